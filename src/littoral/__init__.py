@@ -1,0 +1,1 @@
+"""Littoral: vision models that keep right where they run."""

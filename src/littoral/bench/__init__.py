@@ -1,0 +1,1 @@
+"""Streams, tables and the demo."""

@@ -1,0 +1,21 @@
+"""The deployable artefact: what a device can trust and run. NumPy, safetensors and signatures; no torch."""
+
+from littoral.bundle.bundle import Bundle
+from littoral.bundle.manifest import InputSpec, Manifest, ProbeSpec, Segment, StatisticsSpec, TorchModel
+from littoral.bundle.signing import PublicKey, SigningKey
+from littoral.bundle.update import Envelope, SignedVersion, VersionManifest
+
+__all__ = [
+    "Bundle",
+    "Envelope",
+    "InputSpec",
+    "Manifest",
+    "ProbeSpec",
+    "PublicKey",
+    "Segment",
+    "SignedVersion",
+    "SigningKey",
+    "StatisticsSpec",
+    "TorchModel",
+    "VersionManifest",
+]

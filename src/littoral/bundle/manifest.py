@@ -1,0 +1,171 @@
+"""``bundle.json`` as frozen dataclasses: what a device must know before it loads anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from littoral.core.affine import NormLayer
+from littoral.errors import BundleError
+
+SCHEMA = 1
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """What a frame is: uint8 ``(height, width, channels)``; normalisation happens inside segment 0.
+
+    ``mean`` and ``std`` are per channel on the scale 0..1.
+    """
+
+    height: int
+    width: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (self.height, self.width, self.channels)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.height * self.width * self.channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """One weightless ONNX graph. ``tensors`` names the initialisers that it takes from ``weights.safetensors``."""
+
+    file: str
+    input: str
+    output: str
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsSpec:
+    """The graph that a device runs now and then to estimate BatchNorm statistics.
+
+    Inputs: ``frames`` (uint8 BHWC), ``alpha`` (float32 scalar: the weight of this batch in the statistics that the
+    graph itself normalises with), and for each BatchNorm layer its four tensors by name. Outputs for each layer:
+    ``<layer>.batch_mean`` ``(C,)`` and ``<layer>.batch_mean_square`` ``(C,)``.
+
+    ``drift_threshold`` is the distance between the source's statistics and those of a batch of ``drift_batch`` source
+    frames that is not exceeded by chance (`littoral.core.drift.distance`), calibrated at build.
+    """
+
+    file: str
+    tensors: tuple[str, ...]
+    drift_threshold: float
+    drift_batch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeSpec:
+    """Source frames with the labels the source model gives them; an update must keep ``min_agreement`` of them."""
+
+    file: str
+    num_frames: int
+    min_agreement: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchModel:
+    """How the cloud rebuilds a network: ``package.module:factory``, its keyword arguments, and a state dict file."""
+
+    factory: str
+    kwargs: dict[str, Any]
+    file: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The whole of ``bundle.json``."""
+
+    schema: int = SCHEMA
+    name: str
+    task: str
+    class_names: tuple[str, ...]
+    input: InputSpec
+    segments: tuple[Segment, ...]
+    weights_file: str
+    norm_layers: tuple[NormLayer, ...]
+    statistics: StatisticsSpec | None
+    probe: ProbeSpec
+    envelope_max_delta: dict[str, float]
+    source_metrics: dict[str, float]
+    student: TorchModel
+    teacher: TorchModel
+    replay_file: str
+    files: dict[str, str] = field(default_factory=dict)
+    """Relative path -> SHA-256 in hexadecimal, for every file of the bundle but bundle.json and bundle.sig."""
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def to_json(self) -> bytes:
+        """Canonical bytes: sorted keys, no white space; their SHA-256 is the bundle's digest."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Manifest:
+        """Parse and check the shape of every field.
+
+        Raises:
+            BundleError: not JSON, another schema, an unknown or missing field, or a value of the wrong type.
+        """
+        try:
+            raw = json.loads(data)
+        except ValueError as error:
+            raise BundleError(f"bundle.json is not JSON ({error}); build the bundle again") from error
+        if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
+            came = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
+            raise BundleError(f"bundle.json has schema {came!r}, this littoral reads schema {SCHEMA}; build it again")
+        return _parse(cls, raw, "bundle.json")
+
+
+def _parse(kind: type[T], raw: Any, where: str) -> T:
+    """Turn parsed JSON into a dataclass, strictly: the dataclass's own annotations are the schema."""
+    if not isinstance(raw, dict):
+        raise BundleError(f"{where} should be an object, got {type(raw).__name__}")
+    hints = typing.get_type_hints(kind)
+    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    required = {
+        f.name
+        for f in dataclasses.fields(kind)  # type: ignore[arg-type]
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    if set(raw) - known or required - set(raw):
+        raise BundleError(f"{where}: unknown fields {sorted(set(raw) - known)}, missing {sorted(required - set(raw))}")
+    return kind(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in raw.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return None if value is None else _value(next(a for a in args if a is not type(None)), value, where)
+    if origin is typing.Literal:
+        if value not in args:
+            raise BundleError(f"{where} is {value!r}, expected one of {args}")
+        return value
+    if origin is tuple and isinstance(value, list):
+        return tuple(_value(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        return {str(k): _value(args[1], v, f"{where}.{k}") for k, v in value.items()}
+    if hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint):
+        return _parse(hint, value, where)  # type: ignore[arg-type]
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise BundleError(f"{where} is {type(value).__name__} {str(value)[:40]!r}, expected {hint}")

@@ -1,0 +1,1 @@
+"""The cloud's side: teacher, adaptation, gate, record and gateway."""

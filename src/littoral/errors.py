@@ -1,0 +1,75 @@
+"""The errors of Littoral: whose fault it is decides the family.
+
+    LittoralError
+    ├── BundleError          the artefact is damaged, incomplete, unsigned, or of another kind
+    ├── UpdateRejected       an affine version is not fit to be installed here (``.code`` says why)
+    ├── ModelOutputError     a network produced NaN or infinity
+    ├── StorageError         the state folder cannot hold what must be kept (disk full, read only)
+    ├── LinkError            the road between device and cloud
+    │   ├── ProtocolError    bytes that break the wire format
+    │   └── LinkRefused      the other side said no (``.code`` says why)
+    ├── FrameError           a frame is not what the bundle's input says (also a ValueError)
+    └── MissingExtra         a command needs packages that are not installed (also an ImportError)
+
+The caller's other mistakes are ``ValueError``. Every message says what came, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+
+class LittoralError(Exception):
+    """Base of all errors that Littoral raises on purpose."""
+
+
+class BundleError(LittoralError):
+    """The bundle is damaged, incomplete, unsigned, or not the one that was expected."""
+
+
+class UpdateRejected(LittoralError):
+    """An affine version was refused; the installed one goes on serving.
+
+    Attributes:
+        code: One of ``unsigned``, ``other-bundle``, ``other-cohort``, ``older``, ``truncated``, ``out-of-bounds``,
+            ``not-finite``, ``probe``, ``storage``, ``malformed``, ``watch``.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ModelOutputError(LittoralError):
+    """A network's output is not finite."""
+
+
+class StorageError(LittoralError):
+    """What must be kept could not be written; nothing was half applied."""
+
+
+class LinkError(LittoralError):
+    """The road between device and cloud failed."""
+
+
+class ProtocolError(LinkError):
+    """Bytes that break the wire format; nothing of them was used."""
+
+
+class LinkRefused(LinkError):
+    """The other side answered and said no.
+
+    Attributes:
+        code: One of ``not-enrolled``, ``revoked``, ``bad-signature``, ``bad-token``, ``other-bundle``, ``protocol``,
+            ``busy``, ``storage``.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class FrameError(LittoralError, ValueError):
+    """A frame does not have the size, channels or dtype that the bundle's input states."""
+
+
+class MissingExtra(LittoralError, ImportError):
+    """A command needs packages that are not installed."""

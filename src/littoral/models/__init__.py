@@ -1,0 +1,1 @@
+"""Torch modules: the zoo of networks that Littoral knows by name."""

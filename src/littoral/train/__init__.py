@@ -1,0 +1,1 @@
+"""Offline: a torch model and data become a bundle."""

@@ -1,0 +1,210 @@
+"""The messages, each a frozen dataclass and a msgpack array of its fields in order.
+
+    cloud -> device   Challenge  Welcome  Refusal  Ack  Credit  Version
+    device -> cloud   Hello  Status   and, durable, by way of the outbox:   Sample  Receipt
+
+A session: the cloud sends Challenge; the device answers Hello, signed with its device key; the cloud answers Welcome or
+Refusal. Then the device sends durable messages in order while its bytes in flight are below the credit, the cloud
+acknowledges cumulatively *after* its commit is synced, and sends Version whenever there is one newer than the device
+has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import msgpack
+
+from littoral.errors import ProtocolError
+from littoral.wire.envelope import CONTROL_STREAM, MAX_FRAME_BYTES, Frame
+
+HELLO_PURPOSE = "hello"
+NONCE_BYTES = 32
+MAX_TEXT_CHARS = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Challenge:
+    """The first message of a session: a fresh nonce to sign."""
+
+    TYPE: ClassVar[int] = 1
+    nonce: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hello:
+    """The device names itself. ``signature`` covers `hello_message` under the device key.
+
+    ``highest_version`` is the highest affine version that the device has seen, so the cloud sends only newer ones.
+    ``outbox_stream`` is the stream of its durable messages.
+    """
+
+    TYPE: ClassVar[int] = 2
+    device_id: str
+    bundle_digest: bytes
+    highest_version: int
+    outbox_stream: int
+    signature: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Welcome:
+    """The session is open. ``acked_sequence`` is the last sequence of the device's outbox stream that is committed.
+
+    ``envelope`` and its signature tell the device who may sign versions and how far they may go
+    (`littoral.bundle.update.Envelope`); ``credit_bytes`` is how many unacknowledged bytes may be in flight, 0 to hold.
+    """
+
+    TYPE: ClassVar[int] = 3
+    acked_sequence: int
+    credit_bytes: int
+    envelope: bytes
+    envelope_signature: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """The cloud says no and why (`littoral.errors.LinkRefused.code`); the session ends.
+
+    ``retry_after_ms`` 0 means: do not try again by yourself, a person must act.
+    """
+
+    TYPE: ClassVar[int] = 4
+    code: str
+    message: str
+    retry_after_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Durable. A frame that the device chose for the teacher; ``image`` is coded as ``coding`` says: ``png`` or ``raw``.
+
+    ``predicted`` is the class that the device answered, ``version`` the affine version it answered with.
+    """
+
+    TYPE: ClassVar[int] = 5
+    frame_id: int
+    version: int
+    predicted: int
+    entropy_nats: float
+    coding: str
+    image: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """Durable. What became of a version: ``installed``, ``rejected`` or ``reverted``, and why."""
+
+    TYPE: ClassVar[int] = 6
+    version: int
+    outcome: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Not durable: the device's counters, for people to look at. Lost ones do not matter."""
+
+    TYPE: ClassVar[int] = 7
+    version: int
+    frames: int
+    selected: int
+    queued: int
+    dropped: int
+    statistics_resets: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ack:
+    """Every durable message of the device's stream up to and including ``sequence`` is committed and synced."""
+
+    TYPE: ClassVar[int] = 8
+    sequence: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credit:
+    """How many unacknowledged bytes may be in flight from now on; 0 to hold."""
+
+    TYPE: ClassVar[int] = 9
+    credit_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """A signed affine version (`littoral.bundle.update.SignedVersion`)."""
+
+    TYPE: ClassVar[int] = 10
+    manifest: bytes
+    signature: bytes
+    payload: bytes
+
+
+Message = Challenge | Hello | Welcome | Refusal | Sample | Receipt | Status | Ack | Credit | Version
+DurableMessage = Sample | Receipt
+
+_BY_TYPE: dict[int, type[Message]] = {kind.TYPE: kind for kind in typing.get_args(Message)}
+_FIELDS: dict[type[Message], list[tuple[str, type]]] = {
+    kind: [(f.name, typing.get_type_hints(kind)[f.name]) for f in dataclasses.fields(kind)]
+    for kind in _BY_TYPE.values()
+}
+
+M = TypeVar("M", bound=Message)
+
+
+def hello_message(nonce: bytes, device_id: str, bundle_digest: bytes, outbox_stream: int) -> bytes:
+    """What the device signs: the nonce and what it claims to be."""
+    packed: bytes = msgpack.packb([nonce, device_id, bundle_digest, outbox_stream])
+    return packed
+
+
+def to_frame(message: Message, *, stream: int = CONTROL_STREAM, sequence: int = 0) -> Frame:
+    """Wrap a message for the wire. A durable message takes its outbox's stream and its sequence there."""
+    body: bytes = msgpack.packb([getattr(message, name) for name, _ in _FIELDS[type(message)]])
+    return Frame(type=message.TYPE, stream=stream, sequence=sequence, body=body)
+
+
+def from_frame(frame: Frame) -> Message:
+    """Parse a frame's body; the dataclass's annotations are the schema, trailing unknown fields are ignored.
+
+    Raises:
+        ProtocolError: an unknown type, or a field that is missing, of the wrong type, or out of range.
+    """
+    kind = _BY_TYPE.get(frame.type)
+    if kind is None:
+        raise ProtocolError(f"a message of the unknown type {frame.type} came; update the older of the two sides")
+    try:
+        values = msgpack.unpackb(
+            frame.body,
+            max_bin_len=MAX_FRAME_BYTES,
+            max_str_len=4 * MAX_TEXT_CHARS,
+            max_array_len=32,
+            max_map_len=0,
+            max_ext_len=0,
+        )
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise ProtocolError(f"a {kind.__name__} that is not msgpack came: {error}") from error
+    fields = _FIELDS[kind]
+    if not isinstance(values, list) or len(values) < len(fields):
+        raise ProtocolError(f"a {kind.__name__} should have {len(fields)} fields")
+    for (name, expected), value in zip(fields, values, strict=False):
+        good = type(value) is expected and not (expected is int and not 0 <= value < 2**64)
+        if not good or (expected is float and not math.isfinite(value)):
+            raise ProtocolError(f"{kind.__name__}.{name} is {value!r:.40}, expected {expected.__name__}")
+    return kind(**{name: value for (name, _), value in zip(fields, values, strict=False)})
+
+
+def expect(message: Message, kind: type[M]) -> M:
+    """The message as the kind that must come now.
+
+    Raises:
+        ProtocolError: it is another one.
+    """
+    if not isinstance(message, kind):
+        raise ProtocolError(f"a {type(message).__name__} came where a {kind.__name__} was expected")
+    return message
