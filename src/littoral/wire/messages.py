@@ -81,7 +81,7 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Durable. A frame that the device chose for the teacher; ``image`` is coded as ``coding`` says: ``png`` or ``raw``.
+    """Durable. A frame that the device chose for the teacher; ``image`` is coded as ``coding`` says: ``png``, ``raw``.
 
     ``predicted`` is the class that the device answered, ``version`` the affine version it answered with.
     """
@@ -193,8 +193,12 @@ def from_frame(frame: Frame) -> Message:
     if not isinstance(values, list) or len(values) < len(fields):
         raise ProtocolError(f"a {kind.__name__} should have {len(fields)} fields")
     for (name, expected), value in zip(fields, values, strict=False):
-        good = type(value) is expected and not (expected is int and not 0 <= value < 2**64)
-        if not good or (expected is float and not math.isfinite(value)):
+        good = type(value) is expected
+        if isinstance(value, int):
+            good = good and 0 <= value < 2**64
+        elif isinstance(value, float):
+            good = good and math.isfinite(value)
+        if not good:
             raise ProtocolError(f"{kind.__name__}.{name} is {value!r:.40}, expected {expected.__name__}")
     return kind(**{name: value for (name, _), value in zip(fields, values, strict=False)})
 

@@ -1,0 +1,132 @@
+"""Normalisation statistics that follow the device's own frames, and the distance that says the world has changed.
+
+The estimate of a BatchNorm layer's mean and mean square starts at the source's, with the weight of ``source_frames``
+frames; each observed batch is blended in by its share of all frames that count. What counts is bounded, so the estimate
+keeps moving; when a batch lies further from the estimate than chance allows, the weight falls back and the next batches
+count for nearly all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from littoral.core.affine import NormLayer
+from littoral.core.arrays import FloatArray, Tensors
+
+MEAN_SUFFIX = ".batch_mean"
+MEAN_SQUARE_SUFFIX = ".batch_mean_square"
+_CAP_PER_CHANNEL = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsConfig:
+    """How fast statistics follow. Weights are in frames."""
+
+    source_frames: float = 16.0
+    """The weight of the source's statistics at the start, and after a reset."""
+    max_frames: float = 128.0
+    """The most that what was seen before may weigh against a new batch."""
+    drift_factor: float = 3.0
+    """A batch further from the estimate than ``drift_factor * drift_threshold`` of the bundle is drift."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.source_frames <= self.max_frames:
+            raise ValueError(
+                f"0 < source_frames <= max_frames must hold, got {self.source_frames} and {self.max_frames}"
+            )
+
+
+def batch_norm_layers(layers: Sequence[NormLayer]) -> list[NormLayer]:
+    """The layers that have statistics."""
+    return [layer for layer in layers if layer.kind == "batch"]
+
+
+def distance(a: Tensors, b: Tensors, layers: Sequence[NormLayer]) -> float:
+    """How far two sets of statistics are apart: symmetric Gaussian divergence, mean over channels, then layers.
+
+    Only the first half of the BatchNorm layers count: they tell the domain, the later ones more and more the class.
+
+    Args:
+        a, b: Tensors ``<layer>.running_mean`` and ``<layer>.running_var``.
+    Returns:
+        At least 0; 0 when equal; bounded, since no channel counts for more than 10.
+    """
+    counted = batch_norm_layers(layers)
+    counted = counted[: max(1, (len(counted) + 1) // 2)]
+    if not counted:
+        return 0.0
+    total = 0.0
+    for layer in counted:
+        var_a, var_b = a[layer.var] + layer.eps, b[layer.var] + layer.eps
+        square = (a[layer.mean] - b[layer.mean]) ** 2
+        per_channel = 0.5 * ((var_a + square) / var_b + (var_b + square) / var_a) - 1.0
+        total += float(np.minimum(per_channel, _CAP_PER_CHANNEL).mean())
+    return total / len(counted)
+
+
+def from_moments(moments: Tensors, layers: Sequence[NormLayer]) -> dict[str, FloatArray]:
+    """Statistics ``.running_mean``, ``.running_var`` of the moments that the statistics graph gives for a batch."""
+    out: dict[str, FloatArray] = {}
+    for layer in batch_norm_layers(layers):
+        mean = moments[layer.name + MEAN_SUFFIX]
+        out[layer.mean] = mean
+        out[layer.var] = np.maximum(moments[layer.name + MEAN_SQUARE_SUFFIX] - mean * mean, 0)
+    return out
+
+
+def blend(a: Tensors, b: Tensors, alpha: float, layers: Sequence[NormLayer]) -> dict[str, FloatArray]:
+    """The statistics of a mixture of ``1 - alpha`` parts of ``a`` and ``alpha`` parts of ``b``, by moments."""
+    keep, take = np.float32(1 - alpha), np.float32(alpha)
+    out: dict[str, FloatArray] = {}
+    for layer in batch_norm_layers(layers):
+        mean = keep * a[layer.mean] + take * b[layer.mean]
+        square = keep * (a[layer.var] + a[layer.mean] ** 2) + take * (b[layer.var] + b[layer.mean] ** 2)
+        out[layer.mean], out[layer.var] = mean, np.maximum(square - mean * mean, 0)
+    return out
+
+
+@dataclass
+class StatisticsEstimate:
+    """The device's running estimate. `alpha` before a batch is measured, `observe` after."""
+
+    layers: Sequence[NormLayer]
+    source: Tensors
+    drift_threshold: float
+    config: StatisticsConfig = field(default_factory=StatisticsConfig)
+    resets: int = 0
+
+    def __post_init__(self) -> None:
+        self.values: dict[str, FloatArray] = {
+            name: self.source[name] for layer in batch_norm_layers(self.layers) for name in (layer.mean, layer.var)
+        }
+        self.weight_frames = self.config.source_frames
+
+    def alpha(self, num_frames: int) -> float:
+        """The weight that a batch of ``num_frames`` gets."""
+        return num_frames / (num_frames + self.weight_frames)
+
+    def is_drift(self, moments: Tensors) -> bool:
+        """True when a batch's moments lie further from the estimate than chance allows."""
+        away = distance(from_moments(moments, self.layers), self.values, self.layers)
+        return away > self.config.drift_factor * self.drift_threshold
+
+    def reset(self) -> None:
+        """Forget what was seen: back to the source's statistics at their starting weight."""
+        self.values = {name: self.source[name] for name in self.values}
+        self.weight_frames = self.config.source_frames
+        self.resets += 1
+
+    def observe(self, moments: Tensors, num_frames: int) -> None:
+        """Blend the moments of a batch in.
+
+        Raises:
+            ValueError: a moment is not finite; nothing was blended.
+        """
+        for name, value in moments.items():
+            if not np.isfinite(value).all():
+                raise ValueError(f"{name} of the last {num_frames} frames is not finite; the batch is not used")
+        self.values = blend(self.values, from_moments(moments, self.layers), self.alpha(num_frames), self.layers)
+        self.weight_frames = min(self.weight_frames + num_frames, self.config.max_frames)
