@@ -1,0 +1,104 @@
+"""ONNX Runtime in one place: a weightless skeleton and named tensors become something that runs.
+
+A swap of values is a new session: `add_external_initializers` puts the tensors in *before* the optimiser runs, so gamma,
+beta and statistics are folded into the convolutions and cost nothing at inference. (The look-alike `add_initializer` is
+silently ignored for tensors that the optimiser has folded.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+
+from littoral.bundle import Bundle
+from littoral.core.affine import NormLayer
+from littoral.core.arrays import FloatArray, Frame, Tensors
+from littoral.core.drift import MEAN_SQUARE_SUFFIX, MEAN_SUFFIX, batch_norm_layers
+from littoral.errors import BundleError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionConfig:
+    """How ONNX Runtime runs. Spinning threads burn a small device's battery, so there is one and it does not spin."""
+
+    threads: int = 1
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+
+
+def open_session(
+    skeleton: bytes, names: Sequence[str], tensors: Tensors, config: SessionConfig = SessionConfig()
+) -> ort.InferenceSession:
+    """A session from a skeleton and the values of its external initialisers.
+
+    Raises:
+        BundleError: a tensor is missing, or ONNX Runtime does not take the graph.
+    """
+    if missing := [name for name in names if name not in tensors]:
+        raise BundleError(f"the skeleton needs tensors that the bundle lacks: {missing[:3]}; build the bundle again")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = config.threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensors[name])) for name in names]
+    options.add_external_initializers(list(names), values)
+    try:
+        return ort.InferenceSession(skeleton, options, providers=list(config.providers))
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
+        raise BundleError(f"ONNX Runtime {ort.__version__} does not take the skeleton: {error}") from error
+
+
+class Model:
+    """All segments of a bundle with one set of values: immutable, so a frame never mixes versions.
+
+    Args:
+        bundle: Where the skeletons and fixed weights come from.
+        values: Tensors that replace the bundle's: affine values and statistics.
+        version: The affine version, for the answers.
+    """
+
+    def __init__(
+        self, bundle: Bundle, values: Tensors | None = None, *, version: int = 0, config: SessionConfig | None = None
+    ) -> None:
+        tensors = {**bundle.weights, **(values or {})}
+        self.version = version
+        self._steps = []
+        for segment in bundle.manifest.segments:
+            session = open_session(bundle.read(segment.file), segment.tensors, tensors, config or SessionConfig())
+            self._steps.append((session.run, segment.input, [segment.output]))
+
+    def run(self, frames_BHWC: Frame) -> FloatArray:
+        """Logits ``(B, K)`` of uint8 frames ``(B, H, W, C)``."""
+        value = frames_BHWC
+        for run, name, outputs in self._steps:
+            (value,) = run(outputs, {name: value})
+        return value  # type: ignore[return-value]
+
+
+class StatisticsModel:
+    """The graph that measures what reaches each BatchNorm. Values are its inputs, so a swap does not touch it."""
+
+    def __init__(self, bundle: Bundle, config: SessionConfig | None = None) -> None:
+        spec = bundle.manifest.statistics
+        if spec is None:
+            raise BundleError(f"bundle {bundle.path} has no BatchNorm layer, so there are no statistics to measure")
+        self._session = open_session(bundle.read(spec.file), spec.tensors, bundle.weights, config or SessionConfig())
+        self._layers: list[NormLayer] = batch_norm_layers(bundle.manifest.norm_layers)
+        self._outputs = [layer.name + end for layer in self._layers for end in (MEAN_SUFFIX, MEAN_SQUARE_SUFFIX)]
+
+    def moments(self, frames_BHWC: Frame, values: Tensors, alpha: float) -> dict[str, FloatArray]:
+        """Per-channel mean and mean square of every BatchNorm's input over these frames.
+
+        Args:
+            frames_BHWC: uint8 ``(B, H, W, C)``.
+            values: Affine values and current statistics of every BatchNorm layer.
+            alpha: The weight of these frames in the statistics that the graph itself normalises with, 0..1.
+        """
+        feeds: dict[str, np.ndarray] = {"frames": frames_BHWC, "alpha": np.array(alpha, dtype=np.float32)}
+        for layer in self._layers:
+            for name in (layer.gamma, layer.beta, layer.mean, layer.var):
+                feeds[name] = values[name]
+        return dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True))
