@@ -1,0 +1,76 @@
+"""``littoral.__all__`` is the promise: sorted, documented, complete, and free until it is used."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import littoral
+
+HEAVY = ("numpy", "onnxruntime", "torch", "onnx", "PIL", "cryptography", "websockets", "starlette")
+
+
+def face() -> list[str]:
+    """The public names, and none before the face is written: `test_there_is_a_face` says so."""
+    return list(getattr(littoral, "__all__", []))
+
+
+def fresh(code: str) -> Any:
+    """What a fresh interpreter prints as JSON."""
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_there_is_a_face_of_a_size_to_remember() -> None:
+    assert 5 <= len(face()) <= 30
+
+
+def test_the_face_is_sorted_and_names_nothing_twice() -> None:
+    assert face() == sorted(set(face()))
+
+
+def test_what_is_visible_is_what_is_promised() -> None:
+    """``dir`` shows the promised names; beyond them only submodules that somebody imported."""
+    visible = {name for name in dir(littoral) if not name.startswith("_") and name != "annotations"}
+    promised = {name for name in face() if not name.startswith("_")}
+    beyond = {name for name in visible - promised if not isinstance(getattr(littoral, name), ModuleType)}
+    assert promised <= visible
+    assert beyond == set()
+
+
+@pytest.mark.parametrize("name", face())
+def test_each_name_resolves_and_says_what_it_is(name: str) -> None:
+    value = getattr(littoral, name)
+    if not name.startswith("__") and (inspect.isclass(value) or callable(value)):
+        # `getdoc` would also take a base class's words, so a class must have its own.
+        assert (value.__doc__ if inspect.isclass(value) else inspect.getdoc(value)) or "", f"{name} has no docstring"
+
+
+@pytest.mark.parametrize("name", face())
+def test_each_name_resolves_in_a_fresh_interpreter(name: str) -> None:
+    assert fresh(f"import json, littoral; littoral.{name}; print(json.dumps('{name}' in vars(littoral)))") in (
+        True,
+        False,
+    )
+
+
+def test_the_package_itself_loads_nothing_heavy() -> None:
+    loaded = fresh("import json, sys, littoral; print(json.dumps(sorted({n.partition('.')[0] for n in sys.modules})))")
+    assert sorted(set(HEAVY) & set(loaded)) == []
+
+
+def test_the_harness_sees_a_heavy_import() -> None:
+    loaded = fresh("import json, sys, onnxruntime; print(json.dumps(sorted(sys.modules)))")
+    assert "onnxruntime" in loaded
+
+
+def test_an_unknown_name_is_an_attribute_error_that_names_it() -> None:
+    with pytest.raises(AttributeError, match="no_such_name"):
+        littoral.no_such_name  # noqa: B018
