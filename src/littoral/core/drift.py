@@ -2,13 +2,13 @@
 
 The estimate of a BatchNorm layer's mean and mean square starts at the source's, with the weight of ``source_frames``
 frames; each observed batch is blended in by its share of all frames that count. What counts is bounded, so the estimate
-keeps moving; when a batch lies further from the estimate than chance allows, the weight falls back and the next batches
-count for nearly all of it.
+keeps moving; when two batches in a row lie further apart than chance allows, the estimate starts afresh from the source
+and the newest batch counts for nearly all of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,12 +25,12 @@ _CAP_PER_CHANNEL = 10.0
 class StatisticsConfig:
     """How fast statistics follow. Weights are in frames."""
 
-    source_frames: float = 16.0
+    source_frames: float = 4.0
     """The weight of the source's statistics at the start, and after a reset."""
     max_frames: float = 128.0
     """The most that what was seen before may weigh against a new batch."""
-    drift_factor: float = 3.0
-    """A batch further from the estimate than ``drift_factor * drift_threshold`` of the bundle is drift."""
+    drift_factor: float = 6.0
+    """Two batches in a row further apart than ``drift_factor * drift_threshold`` of the bundle are drift."""
 
     def __post_init__(self) -> None:
         if not 0 < self.source_frames <= self.max_frames:
@@ -88,9 +88,13 @@ def blend(a: Tensors, b: Tensors, alpha: float, layers: Sequence[NormLayer]) -> 
     return out
 
 
+Measure = Callable[[Tensors, float], Tensors]
+"""Statistics to normalise with and the batch's own weight among them (alpha), to the batch's moments."""
+
+
 @dataclass
 class StatisticsEstimate:
-    """The device's running estimate. `alpha` before a batch is measured, `observe` after."""
+    """The device's running estimate of every BatchNorm layer's mean and variance."""
 
     layers: Sequence[NormLayer]
     source: Tensors
@@ -99,34 +103,47 @@ class StatisticsEstimate:
     resets: int = 0
 
     def __post_init__(self) -> None:
-        self.values: dict[str, FloatArray] = {
-            name: self.source[name] for layer in batch_norm_layers(self.layers) for name in (layer.mean, layer.var)
-        }
+        names = [name for layer in batch_norm_layers(self.layers) for name in (layer.mean, layer.var)]
+        self.values: dict[str, FloatArray] = {name: self.source[name] for name in names}
         self.weight_frames = self.config.source_frames
+        self._last_batch: Tensors = dict(self.values)
 
     def alpha(self, num_frames: int) -> float:
         """The weight that a batch of ``num_frames`` gets."""
         return num_frames / (num_frames + self.weight_frames)
 
-    def is_drift(self, moments: Tensors) -> bool:
-        """True when a batch's moments lie further from the estimate than chance allows."""
-        away = distance(from_moments(moments, self.layers), self.values, self.layers)
-        return away > self.config.drift_factor * self.drift_threshold
+    def update(self, measure: Measure, num_frames: int) -> bool:
+        """Measure a batch of the newest frames and blend it in; start afresh from the source if the world changed.
 
-    def reset(self) -> None:
-        """Forget what was seen: back to the source's statistics at their starting weight."""
-        self.values = {name: self.source[name] for name in self.values}
-        self.weight_frames = self.config.source_frames
-        self.resets += 1
+        A batch is held against the one before it, not against the estimate: right after a shift the estimate still
+        holds a share of the old world, and would call every new batch another shift.
 
-    def observe(self, moments: Tensors, num_frames: int) -> None:
-        """Blend the moments of a batch in.
-
+        Args:
+            measure: Called once, or twice at a shift.
+            num_frames: In the batch.
+        Returns:
+            True when drift was found.
         Raises:
-            ValueError: a moment is not finite; nothing was blended.
+            ValueError: a moment is not finite; nothing was changed.
         """
-        for name, value in moments.items():
-            if not np.isfinite(value).all():
-                raise ValueError(f"{name} of the last {num_frames} frames is not finite; the batch is not used")
-        self.values = blend(self.values, from_moments(moments, self.layers), self.alpha(num_frames), self.layers)
+        moments = _finite(measure(self.values, self.alpha(num_frames)), num_frames)
+        batch = from_moments(moments, self.layers)
+        away = distance(batch, self._last_batch, self.layers)
+        drifted = away > self.config.drift_factor * self.drift_threshold
+        if drifted:
+            source = {name: self.source[name] for name in self.values}
+            alpha = num_frames / (num_frames + self.config.source_frames)
+            batch = from_moments(_finite(measure(source, alpha), num_frames), self.layers)
+            self.values, self.weight_frames = source, self.config.source_frames
+            self.resets += 1
+        self.values = blend(self.values, batch, self.alpha(num_frames), self.layers)
         self.weight_frames = min(self.weight_frames + num_frames, self.config.max_frames)
+        self._last_batch = batch
+        return drifted
+
+
+def _finite(moments: Tensors, num_frames: int) -> Tensors:
+    for name, value in moments.items():
+        if not np.isfinite(value).all():
+            raise ValueError(f"{name} of the last {num_frames} frames is not finite; the batch is not used")
+    return moments

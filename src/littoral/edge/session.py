@@ -1,8 +1,8 @@
 """ONNX Runtime in one place: a weightless skeleton and named tensors become something that runs.
 
-A swap of values is a new session: `add_external_initializers` puts the tensors in *before* the optimiser runs, so gamma,
-beta and statistics are folded into the convolutions and cost nothing at inference. (The look-alike `add_initializer` is
-silently ignored for tensors that the optimiser has folded.)
+A swap of values is a new session: `add_external_initializers` puts the tensors in *before* the optimiser runs, so
+gamma, beta and statistics are folded into the convolutions and cost nothing at inference. (The look-alike
+`add_initializer` is silently ignored for tensors that the optimiser has folded.)
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def open_session(
     options.add_external_initializers(list(names), values)
     try:
         return ort.InferenceSession(skeleton, options, providers=list(config.providers))
-    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
+    except Exception as error:  # ONNX Runtime raises its own, unrelated classes
         raise BundleError(f"ONNX Runtime {ort.__version__} does not take the skeleton: {error}") from error
 
 
