@@ -15,7 +15,7 @@ ALLOWED = frozenset(
         *("numpy", "msgpack", "safetensors"),  # the base
         *("onnxruntime", "flatbuffers", "google", "packaging"),  # the engine and what its Python side imports
         *("PIL", "defusedxml", "olefile"),  # images, and what Pillow takes when it is there
-        *("cryptography", "cffi", "_cffi_backend", "pycparser"),
+        *("cryptography", "_openssl", "cffi", "_cffi_backend", "pycparser"),
         *("websockets",),
     }
 )
@@ -28,8 +28,9 @@ for name in json.loads(sys.argv[1]):
     root = importlib.import_module(name)
     for module in pkgutil.walk_packages(getattr(root, "__path__", []), name + "."):
         importlib.import_module(module.name)
-top = {name.partition(".")[0] for name in set(sys.modules) - before}
-print(json.dumps(sorted(top - sys.stdlib_module_names - {"__mp_main__"})))
+top = {name.partition(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names
+# Modules that Cython makes in memory, one for each of its versions.
+print(json.dumps(sorted(name for name in top if not name.startswith(("_cython_", "cython_runtime")))))
 """
 
 
