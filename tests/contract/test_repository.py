@@ -14,10 +14,10 @@ MAX_MODULE_LINES = 400
 
 # Written so that this file does not hold what it looks for.
 REGISTRY = re.compile(
-    r"pypi\.(?:org|python)|pythonhosted\.|download\.pytorch\.|npmjs\.(?:org|com)|conda\.anaconda\.|"
-    r"--(?:extra-)?index-url\s*[=\s]\s*\S*//|index-url\s*="
+    r"p[y]pi\.(?:org|python)|python[h]osted\.|download\.[p]ytorch\.|npm[j]s\.(?:org|com)|conda\.[a]naconda\.|"
+    r"--(?:extra-)?index-url[=\s]\s*\S*//|index-url\s*="
 )
-MACHINE = re.compile(r"(?<![\w.}])/(?:work|root)/|/opt/(?:wheels|pypi)|/tmp/bash_jobs")
+MACHINE = re.compile(r"(?<![\w.}])/(?:work|root)/|/opt/(?:wheels|pypi)|/tmp/(?:bash_jobs)")
 
 
 def tracked() -> list[Path]:
