@@ -1,0 +1,106 @@
+"""A torch network prepared for adaptation: only the affine values of its normalisation layers can move.
+
+BatchNorm normalises in one of two ways while it learns:
+
+    batch    by the statistics of the batch at hand (TENT; the published system with its ``is_tbr`` off)
+    renorm   by running statistics, with the gradient of batch statistics (test-time batch renormalisation, DELTA,
+             arXiv 2301.13018; the published system as shipped). Here they start from the *source's* statistics: the
+             published code throws those away and starts from its first batch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import nn
+
+Normalisation = Literal["batch", "renorm"]
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_NORMS = (*_BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
+
+
+class AdaptiveBatchNorm(nn.Module):
+    """A BatchNorm with the same state-dict names whose normalisation is chosen from outside.
+
+    Modes: ``eval`` uses running statistics; ``train`` normalises as ``normalisation`` says and moves the running ones.
+    """
+
+    def __init__(self, source: nn.Module, normalisation: Normalisation) -> None:
+        super().__init__()
+        assert isinstance(source, _BATCH_NORMS)
+        if source.running_mean is None or source.running_var is None or not source.affine:
+            raise ValueError("adaptation needs BatchNorm layers with affine values and running statistics")
+        self.weight = nn.Parameter(source.weight.detach().clone())
+        self.bias = nn.Parameter(source.bias.detach().clone())
+        self.register_buffer("running_mean", source.running_mean.detach().clone())
+        self.register_buffer("running_var", source.running_var.detach().clone())
+        self.running_mean: torch.Tensor
+        self.running_var: torch.Tensor
+        self.eps, self.momentum = source.eps, 0.1
+        self.normalisation = normalisation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise ``(B, C, ...)``."""
+        shape = (1, -1) + (1,) * (x.dim() - 2)
+        if not self.training:
+            return self._scale(x, self.running_mean, self.running_var, shape)
+        axes = [0, *range(2, x.dim())]
+        var, mean = torch.var_mean(x, axes, correction=0)
+        if self.normalisation == "batch":
+            y = self._scale(x, mean, var, shape)
+        else:
+            r = ((var + self.eps).sqrt() / (self.running_var + self.eps).sqrt()).detach()
+            d = ((mean - self.running_mean) / (self.running_var + self.eps).sqrt()).detach()
+            normal = (x - mean.view(shape)) / (var + self.eps).sqrt().view(shape) * r.view(shape) + d.view(shape)
+            y = normal * self.weight.view(shape) + self.bias.view(shape)
+        count = x.numel() // x.shape[1]
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.detach(), self.momentum)
+            self.running_var.lerp_(var.detach() * (count / max(count - 1, 1)), self.momentum)
+        return y
+
+    def _scale(self, x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        scale = self.weight / (var + self.eps).sqrt()
+        return x * scale.view(shape) + (self.bias - mean * scale).view(shape)
+
+
+def prepare(model: nn.Module, normalisation: Normalisation) -> nn.Module:
+    """A copy of ``model`` in which only normalisation layers learn.
+
+    Raises:
+        ValueError: the model has no normalisation layer with affine values, so there is nothing to adapt.
+    """
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, _BATCH_NORMS):
+            parent = model.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], AdaptiveBatchNorm(module, normalisation))
+        elif isinstance(module, _NORMS) and module.weight is not None:
+            module.requires_grad_(True)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(
+            "the model has no normalisation layer with affine values (BatchNorm, GroupNorm or LayerNorm), "
+            "so there is nothing to adapt; choose a model that has them"
+        )
+    return model
+
+
+def learn(model: nn.Module, on: bool) -> None:
+    """Batch statistics on or off, in BatchNorm alone: dropout and stochastic depth stay as at inference."""
+    for module in model.modules():
+        if isinstance(module, AdaptiveBatchNorm):
+            module.train(on)
+
+
+def adaptive_state(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and tensors of all that adaptation changes: affine values, and running statistics of BatchNorm."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            yield name, parameter
+    for name, module in model.named_modules():
+        if isinstance(module, AdaptiveBatchNorm):
+            yield f"{name}.running_mean", module.running_mean
+            yield f"{name}.running_var", module.running_var

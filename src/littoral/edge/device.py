@@ -1,0 +1,235 @@
+"""The device: frames in, answers out, whatever happens to the link, the disk or the cloud.
+
+`Device.infer` runs in the caller's thread and touches nothing that can block: it reads one reference to the model in
+service, runs it, and hands what it saw to a background thread over a queue. That thread (`littoral.edge.maintenance`)
+does the rest: statistics, samples for the cloud, new versions. A swap is one assignment: a frame never mixes versions.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from littoral.bundle import Bundle
+from littoral.core.arrays import FloatArray, Frame
+from littoral.core.drift import StatisticsConfig
+from littoral.core.selection import SelectionConfig, Selector
+from littoral.edge.link import CloudLink
+from littoral.edge.maintenance import Maintenance
+from littoral.edge.session import Model, SessionConfig
+from littoral.edge.updater import UpdaterConfig
+from littoral.errors import FrameError, ModelOutputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceConfig:
+    """Everything that a device lets one set, with its defaults."""
+
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
+    session: SessionConfig = field(default_factory=SessionConfig)
+    updater: UpdaterConfig = field(default_factory=UpdaterConfig)
+    statistics_batch_frames: int = 32
+    """Frames that are measured at a time; at least 2, so that there is a variance."""
+    statistics_stride_frames: int = 2
+    """Every so-manieth frame is measured. The extra work is about 1.7 forward passes per measured frame."""
+    adapt_statistics: bool = True
+    """False serves the source's statistics for ever."""
+    outbox_capacity_bytes: int = 16 * 1024 * 1024
+    max_waiting_samples: int = 64
+    """Chosen frames that may wait for the background thread; beyond it they are counted as dropped."""
+
+    def __post_init__(self) -> None:
+        if self.statistics_batch_frames < 2 or self.statistics_stride_frames < 1:
+            raise ValueError(
+                "statistics need statistics_batch_frames >= 2 and statistics_stride_frames >= 1, got "
+                f"{self.statistics_batch_frames} and {self.statistics_stride_frames}"
+            )
+
+
+class Answer(NamedTuple):
+    """What the device says of a frame."""
+
+    frame_id: int
+    """Counts the frames of this run from 1."""
+    label: int
+    name: str
+    """The class name of ``label``."""
+    confidence: float
+    """Probability of ``label``."""
+    entropy_nats: float
+    probabilities: FloatArray
+    """float32 ``(K,)``."""
+    version: int
+    """The affine version that answered; 0 is the source."""
+    cloud: str
+    """``connected``, ``away``, or ``none`` for a device without a link."""
+    latency_ms: float
+
+
+class DeviceStatus(NamedTuple):
+    """The device's counters. ``accepted = acked + queued + dropped`` holds for samples and receipts in the outbox."""
+
+    version: int
+    cloud: str
+    link_error: str | None
+    storage_error: str | None
+    frames: int
+    selected: int
+    accepted: int
+    acked: int
+    queued: int
+    dropped: int
+    """Dropped by the outbox, or before it because the background thread could not keep up."""
+    measured_frames: int
+    """Frames that the statistics graph ran on."""
+    statistics_resets: int
+    swaps: int
+    versions_installed: int
+    versions_rejected: int
+    bytes_up: int
+    bytes_down: int
+
+
+class Device:
+    """Runs a bundle on frames; adapts when it has a link.
+
+    Args:
+        bundle: What to run.
+        state_dir: Where the outbox, the versions and the device's key live. Without it nothing is kept.
+        link: The way to the cloud; needs ``state_dir``. The device starts it and stops it.
+        config: See `DeviceConfig`.
+
+    `infer` is for one thread at a time. Use the device as a context manager, or call `close`.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        state_dir: Path | str | None = None,
+        link: CloudLink | None = None,
+        config: DeviceConfig | None = None,
+    ) -> None:
+        if link is not None and state_dir is None:
+            raise ValueError("a device with a link needs a state_dir, where it keeps what is not yet sent")
+        self.bundle = bundle
+        self.config = config or DeviceConfig()
+        self._shape = bundle.manifest.input.shape
+        self._names = bundle.manifest.class_names
+        self._selector = Selector(bundle.manifest.num_classes, self.config.selection)
+        self._frames = self._selected = self._overflowed = 0
+        self._maintenance = Maintenance(
+            bundle, self.config, state_dir=None if state_dir is None else Path(state_dir), link=link, status=self.status
+        )
+        self._maintenance.start()
+
+    @property
+    def version(self) -> int:
+        """The affine version in service; 0 is the source."""
+        return self._maintenance.model.version
+
+    def infer(self, frame: Frame) -> Answer:
+        """Answer for one frame.
+
+        Args:
+            frame: uint8 ``(H, W, C)`` as the bundle's input says.
+        Raises:
+            FrameError: another size, number of channels or dtype.
+            ModelOutputError: the network gave NaN or infinity; if an update caused it, it is being reverted.
+        """
+        started = time.perf_counter_ns()
+        if not isinstance(frame, np.ndarray) or frame.shape != self._shape or frame.dtype != np.uint8:
+            raise self._frame_error(frame)
+        maintenance = self._maintenance
+        model = maintenance.model
+        logits: FloatArray = model.run(frame[None])[0]
+        label = int(logits.argmax())
+        shifted = logits - logits[label]
+        exponentials = np.exp(shifted)
+        total = float(exponentials.sum())
+        probabilities = exponentials / np.float32(total)
+        entropy = math.log(total) - float(probabilities @ shifted)
+        self._frames += 1
+        if not math.isfinite(entropy):
+            raise self._not_finite(model, logits)
+        maintenance.saw(frame, entropy)
+        if maintenance.uplink and self._selector.select_one(probabilities, entropy):
+            self._selected += 1
+            if not maintenance.offer(frame, self._frames, label, entropy, model.version):
+                self._overflowed += 1
+        return Answer(
+            self._frames,
+            label,
+            self._names[label],
+            1.0 / total,
+            max(entropy, 0.0),
+            probabilities,
+            model.version,
+            maintenance.cloud,
+            (time.perf_counter_ns() - started) * 1e-6,
+        )
+
+    def status(self) -> DeviceStatus:
+        """The counters as of now."""
+        m = self._maintenance
+        outbox, link = m.outbox, m.link
+        return DeviceStatus(
+            version=m.model.version,
+            cloud=m.cloud,
+            link_error=link.last_error if link else None,
+            storage_error=outbox.last_error if outbox else None,
+            frames=self._frames,
+            selected=self._selected,
+            accepted=outbox.accepted if outbox else 0,
+            acked=outbox.acked if outbox else 0,
+            queued=outbox.queued if outbox else 0,
+            dropped=(outbox.dropped if outbox else 0) + self._overflowed,
+            measured_frames=m.measured_frames,
+            statistics_resets=m.statistics_resets,
+            swaps=m.swaps,
+            versions_installed=m.outcomes.count("installed"),
+            versions_rejected=m.outcomes.count("rejected"),
+            bytes_up=link.bytes_up if link else 0,
+            bytes_down=link.bytes_down if link else 0,
+        )
+
+    def settle(self, timeout_s: float = 10.0) -> bool:
+        """Wait until the background thread has done all that was handed to it; True when it has."""
+        return self._maintenance.settle(timeout_s)
+
+    def close(self, flush_s: float = 5.0) -> None:
+        """Stop. Samples that the cloud has not acknowledged after ``flush_s`` seconds stay in the outbox."""
+        self._maintenance.stop(flush_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _frame_error(self, frame: object) -> FrameError:
+        height, width, channels = self._shape
+        came = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        return FrameError(
+            f"a frame of {came} came, bundle {self.bundle.manifest.name!r} takes uint8 "
+            f"({height}, {width}, {channels}); resize it and convert it before you call infer"
+        )
+
+    def _not_finite(self, model: Model, logits: FloatArray) -> ModelOutputError:
+        self._maintenance.not_finite()
+        bad: Sequence[int] = np.flatnonzero(~np.isfinite(logits)).tolist()
+        what = "the bundle's own weights are at fault: build it again" if model.version == 0 else "it is being reverted"
+        return ModelOutputError(
+            f"affine version {model.version} gave an output that is not finite for classes {list(bad)[:5]} of frame "
+            f"{self._frames}; {what}"
+        )

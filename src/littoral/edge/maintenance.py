@@ -1,0 +1,304 @@
+"""Everything that a device does beside answering, in one background thread.
+
+The hot path hands over frames and events through a queue and two buffers; this thread measures statistics, codes chosen
+frames for the outbox, takes new versions through the updater, and puts a new model into service by one assignment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from littoral.bundle import Bundle, Envelope, SignedVersion
+from littoral.core.arrays import FloatArray, Frame, Tensors
+from littoral.core.drift import StatisticsEstimate
+from littoral.edge.images import encode_image
+from littoral.edge.link import CloudLink
+from littoral.edge.outbox import Outbox
+from littoral.edge.session import Model, StatisticsModel
+from littoral.edge.updater import Updater
+from littoral.edge.versions import VersionStore
+from littoral.errors import LittoralError
+from littoral.wire.messages import Receipt, Sample, Status
+
+if TYPE_CHECKING:
+    from littoral.edge.device import DeviceConfig, DeviceStatus
+
+log = logging.getLogger(__name__)
+
+_NICENESS = 10
+Task = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A version built but not yet in service: as it would serve, and as the probe sees it."""
+
+    affine: Tensors
+    live: Model
+    probed: Model
+
+
+class Maintenance:
+    """The background thread and what it owns. ``model`` is the model in service: read it once per frame."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        config: DeviceConfig,
+        *,
+        state_dir: Path | None,
+        link: CloudLink | None,
+        status: Callable[[], DeviceStatus],
+    ) -> None:
+        self.bundle, self.config, self.link = bundle, config, link
+        self.uplink = link is not None
+        self.outbox: Outbox | None = None
+        self.updater: Updater[Candidate] | None = None
+        self.outcomes: list[str] = []
+        self.swaps = self.measured_frames = 0
+        self._state_dir, self._status = state_dir, status
+        self._tasks: SimpleQueue[Task | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="littoral-maintenance", daemon=True)
+        self._waiting_samples = 0
+
+        version, affine = 0, dict(bundle.source_affine)
+        if state_dir is not None:
+            self.outbox = Outbox(state_dir / "outbox.sqlite", capacity_bytes=config.outbox_capacity_bytes)
+            self.updater = Updater(
+                bundle,
+                VersionStore(state_dir),
+                build=self._build,
+                probe=self._probe,
+                install=self._install,
+                config=config.updater,
+            )
+            version, affine = self.updater.boot()
+        self._affine: Tensors = affine
+        self._estimate, self._measurer = self._statistics()
+        self.model = self._model(affine, version)
+
+        shape = (config.statistics_batch_frames, *bundle.manifest.input.shape)
+        self._filling: Frame = np.empty(shape, np.uint8)
+        self._resting: Frame = np.empty(shape, np.uint8)
+        self._filled = self._seen = 0
+        self._entropy_sum, self._entropy_count = 0.0, 0
+        self._measuring = False
+
+    @property
+    def cloud(self) -> str:
+        """``connected``, ``away`` or ``none``."""
+        if self.link is None:
+            return "none"
+        return "connected" if self.link.connected else "away"
+
+    @property
+    def statistics_resets(self) -> int:
+        return self._estimate.resets if self._estimate else 0
+
+    # -- called by the hot path: must not block ------------------------------------------------------------------------
+
+    def saw(self, frame: Frame, entropy_nats: float) -> None:
+        """Take note of a frame; every so many, hand a full buffer to the background thread."""
+        self._entropy_sum += entropy_nats
+        self._entropy_count += 1
+        self._seen += 1
+        if self._seen % self.config.statistics_stride_frames:
+            return
+        self._filling[self._filled] = frame
+        self._filled += 1
+        if self._filled < len(self._filling):
+            return
+        self._filled = 0
+        if self._measuring:
+            return  # the thread is still busy with the last buffer: measure the next one instead
+        self._measuring = True
+        batch, self._filling, self._resting = self._filling, self._resting, self._filling
+        mean_entropy = self._entropy_sum / self._entropy_count
+        self._entropy_sum, self._entropy_count = 0.0, 0
+        self._tasks.put(lambda: self._measure(batch, mean_entropy))
+
+    def offer(self, frame: Frame, frame_id: int, label: int, entropy_nats: float, version: int) -> bool:
+        """Hand over a chosen frame for the outbox; False when too many are waiting already."""
+        if self._waiting_samples >= self.config.max_waiting_samples:
+            return False
+        self._waiting_samples += 1
+        kept = frame.copy()
+        self._tasks.put(lambda: self._put_sample(kept, frame_id, label, entropy_nats, version))
+        return True
+
+    def not_finite(self) -> None:
+        """An answer was not finite: let the updater judge the version in service."""
+        self._tasks.put(lambda: self._observe(math.nan))
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread, then the link."""
+        self._thread.start()
+        if self.link is None or self.outbox is None or self.updater is None or self._state_dir is None:
+            return
+        updater = self.updater
+        self.link.start(
+            bundle_digest=self.bundle.digest,
+            state_dir=self._state_dir,
+            outbox=self.outbox,
+            highest_version=lambda: updater.highest_version,
+            on_envelope=lambda envelope: self._tasks.put(lambda: self._set_envelope(envelope)),
+            on_version=lambda signed: self._tasks.put(lambda: self._receive(signed)),
+            status=self._wire_status,
+        )
+
+    def settle(self, timeout_s: float) -> bool:
+        """Wait until all tasks handed over so far are done."""
+        done = threading.Event()
+        self._tasks.put(done.set)
+        return done.wait(timeout_s)
+
+    def stop(self, flush_s: float) -> None:
+        """Finish the tasks, give the link ``flush_s`` seconds to empty the outbox, and close."""
+        if not self._thread.is_alive():
+            return
+        deadline = time.monotonic() + flush_s
+        self._tasks.put(None)
+        self._thread.join(max(flush_s, 1.0))
+        if self.link is not None:
+            self.link.stop(max(deadline - time.monotonic(), 0.0))
+        if self.outbox is not None:
+            self.outbox.close()
+
+    def _work(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):  # answers come first; only Linux has a niceness per thread
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        while (task := self._tasks.get()) is not None:
+            try:
+                task()
+            except LittoralError as error:
+                log.warning("%s", error)
+            except Exception:
+                log.exception("background work failed; the device goes on answering")
+
+    # -- tasks ---------------------------------------------------------------------------------------------------------
+
+    def _put_sample(self, frame: Frame, frame_id: int, label: int, entropy_nats: float, version: int) -> None:
+        self._waiting_samples -= 1
+        coding, image = encode_image(frame)
+        sample = Sample(
+            frame_id=frame_id,
+            version=version,
+            predicted=label,
+            entropy_nats=entropy_nats,
+            coding=coding,
+            image=image,
+        )
+        assert self.outbox is not None
+        self.outbox.put(sample, value=entropy_nats)
+        self._wake()
+
+    def _put_receipt(self, receipt: Receipt | None) -> None:
+        if receipt is None or self.outbox is None:
+            return
+        self.outcomes.append(receipt.outcome)
+        log.info("version %d %s %s", receipt.version, receipt.outcome, receipt.reason)
+        self.outbox.put(receipt, value=math.inf)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self.link is not None:
+            self.link.wake()
+
+    def _set_envelope(self, envelope: Envelope) -> None:
+        assert self.updater is not None
+        self.updater.set_envelope(envelope)
+
+    def _receive(self, signed: SignedVersion) -> None:
+        assert self.updater is not None
+        self._put_receipt(self.updater.receive(signed))
+
+    def _observe(self, mean_entropy: float) -> None:
+        if self.updater is not None:
+            self._put_receipt(self.updater.observe(mean_entropy))
+
+    def _measure(self, batch: Frame, mean_entropy: float) -> None:
+        try:
+            self._observe(mean_entropy)
+            if self._estimate is not None and self._measurer is not None:
+                self._estimate.update(self._moments(batch, self._measurer), len(batch))
+                self._serve(self._affine, self.model.version)
+        finally:
+            self._measuring = False
+
+    def _moments(self, batch: Frame, measurer: StatisticsModel) -> Callable[[Tensors, float], dict[str, FloatArray]]:
+        def measure(statistics: Tensors, alpha: float) -> dict[str, FloatArray]:
+            self.measured_frames += len(batch)
+            return measurer.moments(batch, {**self._affine, **statistics}, alpha)
+
+        return measure
+
+    # -- models --------------------------------------------------------------------------------------------------------
+
+    def _statistics(self) -> tuple[StatisticsEstimate, StatisticsModel] | tuple[None, None]:
+        manifest = self.bundle.manifest
+        if manifest.statistics is None or not self.config.adapt_statistics:
+            return None, None
+        estimate = StatisticsEstimate(
+            layers=manifest.norm_layers,
+            source=self.bundle.weights,
+            drift_threshold=manifest.statistics.drift_threshold,
+            config=self.config.statistics,
+        )
+        return estimate, StatisticsModel(self.bundle, self.config.session)
+
+    def _model(self, affine: Tensors, version: int) -> Model:
+        statistics = self._estimate.values if self._estimate is not None else {}
+        return Model(self.bundle, {**affine, **statistics}, version=version, config=self.config.session)
+
+    def _serve(self, affine: Tensors, version: int) -> None:
+        self.model = self._model(affine, version)
+        self._affine = affine
+        self.swaps += 1
+
+    def _build(self, affine: dict[str, FloatArray]) -> Candidate:
+        """The candidate as it would serve here, and as the probe sees it: with the source's statistics."""
+        live, probed = self._model(affine, 0), Model(self.bundle, affine, config=self.config.session)
+        return Candidate(affine=affine, live=live, probed=probed)
+
+    def _probe(self, candidate: Candidate) -> float:
+        """The share of the probe frames that keep their label; NaN when an output is not finite."""
+        frames, labels = self.bundle.probe
+        agreed = 0
+        if not np.isfinite(candidate.live.run(frames[:1])).all():
+            return math.nan
+        for frame, label in zip(frames, labels, strict=True):  # one by one: a device may not hold a large batch
+            logits = candidate.probed.run(frame[None])[0]
+            if not np.isfinite(logits).all():
+                return math.nan
+            agreed += int(logits.argmax()) == int(label)
+        return agreed / len(labels)
+
+    def _install(self, candidate: Candidate, version: int) -> None:
+        candidate.live.version = version
+        self.model, self._affine = candidate.live, candidate.affine
+        self.swaps += 1
+
+    def _wire_status(self) -> Status:
+        status = self._status()
+        return Status(
+            version=status.version,
+            frames=status.frames,
+            selected=status.selected,
+            queued=status.queued,
+            dropped=status.dropped,
+            statistics_resets=status.statistics_resets,
+        )
