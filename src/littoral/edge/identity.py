@@ -1,0 +1,201 @@
+"""Who the device is: its own key, and what it was told when it was enrolled.
+
+A one-time token carries the fingerprint of the cloud's release key, so a device cannot be enrolled with a cloud that
+only claims to be the right one: ``lit1-<secret in base32>-<16 hexadecimal digits>``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import ssl
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from littoral.bundle.signing import PublicKey, SigningKey
+from littoral.errors import LinkError, LinkRefused, ProtocolError
+
+KEY_FILE = "device.key"
+ENROLMENT_FILE = "enrolment.json"
+ENROL_PATH = "/v1/enrol"
+TIMEOUT_SECONDS = 10.0
+MAX_ANSWER_BYTES = 65_536
+_TOKEN = re.compile(r"lit1-([A-Za-z2-7]+)-([0-9a-f]{16})")
+_SCHEMES = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
+
+
+@dataclass(frozen=True)
+class Token:
+    """A one-time token as a person pastes it; does not show its secret."""
+
+    text: str
+    fingerprint: str
+
+    def __repr__(self) -> str:
+        return f"Token(lit1-…-{self.fingerprint})"
+
+    @classmethod
+    def parse(cls, text: str) -> Token:
+        """Take a token apart.
+
+        Raises:
+            ValueError: not the form of a token.
+        """
+        match = _TOKEN.fullmatch(text.strip())
+        if match is None:
+            raise ValueError(
+                "a token looks like lit1-<letters and digits>-<16 hexadecimal digits>; make one with 'littoral enrol'"
+            )
+        return cls(text=text.strip(), fingerprint=match[2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """An enrolled device."""
+
+    device_id: str
+    cohort: str
+    cloud_url: str
+    release_key: PublicKey
+    key: SigningKey
+
+    @classmethod
+    def load(cls, state_dir: Path) -> Identity | None:
+        """Read the identity in a state folder; None when the device is not enrolled or its record is damaged.
+
+        A damaged record is not an error: the device goes on answering, and enrolling again makes a new one.
+        """
+        try:
+            raw = json.loads((state_dir / ENROLMENT_FILE).read_bytes())
+            texts = [raw[name] for name in ("device_id", "cohort", "cloud_url", "release_key")]
+            if not all(isinstance(text, str) for text in texts):
+                return None
+            release_key = PublicKey.from_hex(texts[3])
+            if not (state_dir / KEY_FILE).exists():
+                return None
+            key = SigningKey.load_or_make(state_dir / KEY_FILE)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return cls(device_id=texts[0], cohort=texts[1], cloud_url=texts[2], release_key=release_key, key=key)
+
+    def save(self, state_dir: Path) -> None:
+        """Write the record durably; the key is there already."""
+        record = {
+            "device_id": self.device_id,
+            "cohort": self.cohort,
+            "cloud_url": self.cloud_url,
+            "release_key": self.release_key.hex,
+        }
+        temporary = state_dir / (ENROLMENT_FILE + ".new")
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(record, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, state_dir / ENROLMENT_FILE)
+
+
+def http_url(url: str, path: str = "") -> str:
+    """``url`` with the scheme http or https, and a path below it."""
+    return _with_scheme(url, path, secure="https", plain="http")
+
+
+def websocket_url(url: str, path: str = "") -> str:
+    """``url`` with the scheme ws or wss, and a path below it."""
+    return _with_scheme(url, path, secure="wss", plain="ws")
+
+
+def _with_scheme(url: str, path: str, *, secure: str, plain: str) -> str:
+    parts = urllib.parse.urlsplit(url.strip())
+    if parts.scheme not in _SCHEMES or not parts.hostname:
+        raise ValueError(f"a cloud's URL looks like wss://host:port or https://host:port, got {url!r}")
+    scheme = secure if _SCHEMES[parts.scheme] == "https" else plain
+    return urllib.parse.urlunsplit((scheme, parts.netloc, parts.path.rstrip("/") + path, "", ""))
+
+
+def tls_context(url: str, ca_file: Path | None = None) -> ssl.SSLContext | None:
+    """The TLS settings for a URL: the system's authorities, or those in ``ca_file``; None when it is not secure."""
+    if not http_url(url).startswith("https:"):
+        return None
+    return ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+
+
+def enrol(url: str, token: str, state_dir: Path | str, name: str, *, ca_file: Path | None = None) -> Identity:
+    """Redeem a one-time token and keep what the cloud answers.
+
+    Args:
+        url: The cloud; ws, wss, http or https.
+        token: What ``littoral enrol`` made.
+        state_dir: The device's folder; its key is made there if it has none.
+        name: What people call the device.
+        ca_file: Certificates to trust instead of the system's.
+    Raises:
+        ValueError: the URL or the token has the wrong form.
+        LinkRefused: the cloud says no, or it is not the cloud that the token is for (``bad-token``).
+        ProtocolError: the answer is not one to an enrolment.
+        LinkError: the cloud cannot be reached.
+    """
+    state_dir, wanted = Path(state_dir), Token.parse(token)
+    key = SigningKey.load_or_make(state_dir / KEY_FILE)
+    answer = _post(
+        http_url(url, ENROL_PATH),
+        {"token": wanted.text, "name": name, "public_key": key.public.hex},
+        tls_context(url, ca_file),
+    )
+    fields = ("device_id", "cohort", "release_key", "bundle_digest")
+    if not all(isinstance(answer.get(field), str) for field in fields):
+        raise ProtocolError(f"the cloud's answer to the enrolment lacks one of {', '.join(fields)}")
+    try:
+        release_key = PublicKey.from_hex(answer["release_key"])
+    except ValueError as error:
+        raise ProtocolError(f"the cloud's answer has a release key that is none: {error}") from error
+    if release_key.fingerprint != wanted.fingerprint:
+        raise LinkRefused(
+            "bad-token",
+            f"the cloud at {url} has the release key {release_key.fingerprint}, the token is for {wanted.fingerprint}; "
+            "this is another cloud, or someone stands between: nothing was kept",
+        )
+    identity = Identity(
+        device_id=answer["device_id"], cohort=answer["cohort"], cloud_url=url, release_key=release_key, key=key
+    )
+    identity.save(state_dir)
+    return identity
+
+
+def _post(url: str, document: dict[str, str], context: ssl.SSLContext | None) -> dict[str, Any]:
+    request = urllib.request.Request(
+        url, data=json.dumps(document).encode(), headers={"Content-Type": "application/json"}, method="POST"
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS, context=context) as response:
+            data = response.read(MAX_ANSWER_BYTES + 1)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise _refusal(error.code, error.read(MAX_ANSWER_BYTES)) from error
+    except (OSError, ValueError) as error:
+        raise LinkError(f"the cloud at {url} cannot be reached ({error}); it will be tried again") from error
+    if len(data) > MAX_ANSWER_BYTES:
+        raise ProtocolError(f"the cloud's answer has more than {MAX_ANSWER_BYTES} bytes")
+    return _object(data)
+
+
+def _refusal(status: int, data: bytes) -> LinkError:
+    try:
+        raw = _object(data)
+    except ProtocolError:
+        return LinkError(f"the cloud answered the enrolment with status {status}; it will be tried again")
+    return LinkRefused(str(raw.get("code", "protocol")), f"the cloud refuses to enrol: {raw.get('message', status)}")
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        raw = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"the cloud's answer is not JSON ({error})") from error
+    if not isinstance(raw, dict):
+        raise ProtocolError(f"the cloud's answer is {type(raw).__name__}, expected an object")
+    return raw

@@ -1,0 +1,334 @@
+"""What the device must tell the cloud, kept on disk until the cloud has it.
+
+A message goes from a bounded queue in memory (`Outbox.put` never waits for the disk) by a writer thread into SQLite
+(WAL, ``synchronous=FULL``, many messages in one commit), gets its sequence when it is first handed to the link
+(`Outbox.peek`, committed before the bytes leave), and is deleted on a cumulative ack (`Outbox.ack`).
+
+A message with a sequence may have been sent, so it keeps its sequence and its bytes, whatever happens, until it is
+acked. One without has never left the device: dropping it leaves no gap.
+
+Policy when ``capacity_bytes`` is exceeded: samples that were never sent go, lowest value first, the oldest first among
+equals; the newcomer is among them. Receipts are not samples: they displace samples and may go over the capacity by
+`RECEIPT_RESERVE_BYTES`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from littoral.edge.outbox_file import Connect, Limits, OutboxFile, Row, connect_durably, is_damaged
+from littoral.errors import ProtocolError, StorageError
+from littoral.wire.envelope import Frame, encode_frame
+from littoral.wire.messages import DurableMessage, Receipt, to_frame
+
+log = logging.getLogger("littoral.edge.outbox")
+
+QUEUE_BYTES = 8_388_608
+"""How much may wait in memory for the writer; over it the lowest-value waiting sample goes."""
+RECEIPT_RESERVE_BYTES = 1_048_576
+RETRY_SECONDS = 5.0
+"""How long the writer waits before it tries a failing disk again, when no new sample makes it try."""
+_TOP = 2**63 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counters:
+    """Messages since the outbox was made: ``accepted == acked + queued + dropped`` at any moment."""
+
+    accepted: int
+    acked: int
+    queued: int
+    dropped: int
+
+
+class Outbox:
+    """Durable messages on their way to the cloud. Every method may be called from any thread.
+
+    What waits in memory when the process is killed is lost, and was never counted in the file: the identity of the
+    counters holds after a restart too. `flush` says when all is on disk.
+
+    Args:
+        path: The database file; its folder is made.
+        capacity_bytes: How many bytes of messages are kept on disk.
+        clock: Seconds, of any origin; messages are stamped with it.
+        connect: Opens the database; tests pass disks that fail.
+    Raises:
+        StorageError: another process has this outbox open. A disk that fails is no error here: see `last_error`.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        capacity_bytes: int,
+        clock: Callable[[], float],
+        connect: Connect = connect_durably,
+    ) -> None:
+        self._limits = Limits(capacity_bytes=capacity_bytes, reserve_bytes=RECEIPT_RESERVE_BYTES)
+        self._clock = clock
+        self._state = threading.Condition()  # guards what follows; never held during a disk access
+        self._waiting: list[Row] = []
+        self._waiting_bytes = 0
+        self._writing = 0
+        self._stored = 0
+        self._accepted = self._acked = self._dropped = 0
+        self._ack_wanted = 0
+        self._closing = False
+        self.last_error: str | None = None
+        """Why the disk does not take messages, or None while it does."""
+        self._disk = threading.Lock()  # guards the file; taken before `_state`, never after it
+        self._file = OutboxFile(Path(path), connect=connect)
+        with self._disk:
+            try:
+                self._open()
+            except (sqlite3.Error, OSError) as error:
+                self._note(error)
+        self._writer = threading.Thread(target=self._run, name="littoral-outbox", daemon=True)
+        self._writer.start()
+
+    def _open(self) -> None:
+        if self._file.is_open:
+            return
+        self._file.open()
+        tally = self._file.tally
+        with self._state:
+            self._stored = tally.rows
+            self._accepted += tally.accepted
+            self._acked += tally.acked
+            self._dropped += tally.dropped
+
+    # What the device calls.
+
+    def put(self, message: DurableMessage, *, value: float) -> bool:
+        """Take a message for the cloud, without waiting for the disk.
+
+        Args:
+            message: A Sample or a Receipt.
+            value: How much a sample is worth; when room is short the lowest goes first. Not used for receipts.
+        Returns:
+            False when it was dropped at once: too large, worth less than all that waits, or the outbox is closed.
+        """
+        row = self._row(message, value)
+        with self._state:
+            self._accepted += 1
+            if row is None or self._closing:
+                self._dropped += 1
+                return False
+            self._waiting.append(row)
+            self._waiting_bytes += row.num_bytes
+            taken = True
+            while self._waiting_bytes > QUEUE_BYTES:
+                taken = self._drop_one_waiting() is not row and taken
+            self._state.notify_all()
+            return taken
+
+    def _row(self, message: DurableMessage, value: float) -> Row | None:
+        keep = isinstance(message, Receipt)
+        frame = to_frame(message, stream=_TOP, sequence=_TOP)
+        try:
+            num_bytes = len(encode_frame(frame))
+        except ProtocolError as error:
+            log.warning("a message for the cloud was dropped: %s", error)
+            return None
+        if num_bytes > self._limits.capacity_bytes and not keep:
+            return None
+        return Row(frame.type, frame.body, num_bytes, value if math.isfinite(value) else -1e300, keep, self._clock())
+
+    def _drop_one_waiting(self) -> Row:
+        samples = [row for row in self._waiting if not row.keep]
+        worst = min(samples, key=lambda row: row.value) if samples else self._waiting[-1]
+        self._waiting.remove(worst)
+        self._waiting_bytes -= worst.num_bytes
+        self._dropped += 1
+        return worst
+
+    @property
+    def counters(self) -> Counters:
+        with self._state:
+            queued = self._stored + self._writing + len(self._waiting)
+            return Counters(accepted=self._accepted, acked=self._acked, queued=queued, dropped=self._dropped)
+
+    @property
+    def accepted(self) -> int:
+        return self.counters.accepted
+
+    @property
+    def acked(self) -> int:
+        return self.counters.acked
+
+    @property
+    def queued(self) -> int:
+        return self.counters.queued
+
+    @property
+    def dropped(self) -> int:
+        return self.counters.dropped
+
+    def flush(self, timeout_seconds: float) -> bool:
+        """Wait until all that was put and acked is on disk or dropped; False when it took longer."""
+        with self._state:
+            return self._state.wait_for(lambda: not self._writing and not self._work(), timeout_seconds)
+
+    def close(self) -> None:
+        """Commit what waits and close the file. What is put afterwards counts as dropped."""
+        with self._state:
+            self._closing = True
+            self._state.notify_all()
+        self._writer.join()
+        with self._disk:
+            self._file.close()
+
+    # What the link calls.
+
+    @property
+    def stream(self) -> int:
+        """The random number, below 2**63, under which the cloud knows the messages of this database."""
+        return self._file.stream
+
+    @property
+    def last_sequence(self) -> int:
+        """The highest sequence that was ever handed out in this stream; 0 when none was."""
+        return self._file.tally.last_sequence
+
+    @property
+    def acked_sequence(self) -> int:
+        """The highest sequence that the cloud has acknowledged in this stream."""
+        with self._state:
+            return max(self._ack_wanted, self._file.tally.acked_sequence)
+
+    def peek(self, after_sequence: int, max_bytes: int) -> list[tuple[int, bytes]]:
+        """The messages to send next, each with its sequence and the bytes of its frame.
+
+        Messages that have no sequence yet get theirs here, and it is on disk before this returns. The list ends with
+        the message that reaches ``max_bytes``, so it has at least one when there is any. Waits for the disk.
+
+        Raises:
+            StorageError: the disk failed, or the outbox is closed; nothing was handed out.
+        """
+        if max_bytes <= 0:
+            return []
+        with self._disk:
+            self._refuse_closed()
+            try:
+                self._open()
+                rows = self._file.hand_out(after_sequence, max_bytes)
+            except (sqlite3.Error, OSError) as error:
+                raise self._note(error) from error
+            stream = self._file.stream
+        return [
+            (sequence, encode_frame(Frame(type=kind, stream=stream, sequence=sequence, body=body)))
+            for sequence, kind, body in rows
+        ]
+
+    def ack(self, sequence: int) -> None:
+        """The cloud has committed everything up to ``sequence``; the writer forgets it with its next commit."""
+        with self._state:
+            self._ack_wanted = max(self._ack_wanted, min(sequence, self._file.tally.last_sequence))
+            self._state.notify_all()
+
+    def renew_stream(self) -> None:
+        """Start a new stream and number what is queued anew.
+
+        For when this database and the cloud's record do not belong together any more, because one of them was restored
+        from an older copy.
+
+        Raises:
+            StorageError: the disk failed, or the outbox is closed; the old stream stays.
+        """
+        with self._disk:
+            self._refuse_closed()
+            try:
+                self._open()
+                self._file.renew_stream()
+            except (sqlite3.Error, OSError) as error:
+                raise self._note(error) from error
+            with self._state:
+                self._ack_wanted = 0
+
+    def _refuse_closed(self) -> None:
+        if self._closing and not self._writer.is_alive():
+            raise StorageError("the outbox is closed")
+
+    # The writer thread.
+
+    def _work(self) -> bool:
+        return bool(self._waiting) or self._ack_wanted > self._file.tally.acked_sequence
+
+    def _wait(self) -> None:
+        if self.last_error is None:
+            self._state.wait_for(lambda: self._closing or self._work())
+        else:
+            self._state.wait_for(lambda: self._closing or any(not row.keep for row in self._waiting), RETRY_SECONDS)
+
+    def _run(self) -> None:
+        while True:
+            with self._state:
+                self._wait()
+                last = self._closing
+                batch, self._waiting, self._waiting_bytes = self._waiting, [], 0
+                self._writing = len(batch)
+            with self._disk:
+                self._write(batch)
+            with self._state:
+                self._state.notify_all()
+                if last and (self.last_error is not None or not self._work()):
+                    return
+
+    def _write(self, batch: list[Row]) -> None:
+        """Commit a batch and the ack; on a failing disk count the samples as dropped and keep the receipts waiting."""
+        try:
+            self._open()
+            self._commit(batch)
+        except (sqlite3.Error, OSError, StorageError) as error:
+            self._give_up(batch, error)
+            return
+        with self._state:
+            if self.last_error is not None:
+                log.warning("the outbox can be written again; it has dropped %d messages so far", self._dropped)
+            self.last_error = None
+
+    def _commit(self, batch: list[Row]) -> None:
+        with self._state:
+            ack, acked_before, dropped = self._ack_wanted, self._acked, self._dropped
+            accepted = self._accepted - len(self._waiting) - self._writing + len(batch)
+        acked, out = self._file.commit(
+            batch, ack=ack, accepted=accepted, acked=acked_before, dropped=dropped, limits=self._limits
+        )
+        with self._state:
+            self._acked += acked
+            self._dropped += out
+            self._stored += len(batch) - acked - out
+            self._writing -= len(batch)
+
+    def _give_up(self, batch: list[Row], error: Exception) -> None:
+        receipts = [row for row in batch if row.keep]
+        with self._state:
+            self._writing = 0
+            self._dropped += len(batch) - len(receipts)
+            self._waiting = receipts + self._waiting
+            self._waiting_bytes += sum(row.num_bytes for row in receipts)
+        self._note(error)
+        if self._file.is_open and self._ack_wanted > self._file.tally.acked_sequence:
+            with contextlib.suppress(sqlite3.Error):  # what is acked may be what fills the disk
+                self._commit([])
+
+    def _note(self, error: Exception) -> StorageError:
+        """Keep why the disk failed, log it once, and set a damaged file aside; the next access makes a new one."""
+        with self._state:
+            message = f"the outbox {self._file.path} cannot be written ({error}); free some space on its disk"
+            if self.last_error is None:
+                log.error("%s; until then samples are dropped and counted", message)
+            self.last_error = message
+        if is_damaged(error):
+            self._file.set_aside(error)
+            with self._state:
+                self._dropped += self._stored
+                self._stored = self._ack_wanted = 0
+        return StorageError(message)
