@@ -1,0 +1,64 @@
+"""What a build is told: where the networks come from, and its options."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class TorchSource:
+    """A network with its weights, and how the cloud makes the same network again.
+
+    ``factory`` is ``package.module:function``; called with ``kwargs`` it must give a network into which
+    ``module.state_dict()`` fits. ``kwargs`` must survive JSON.
+    """
+
+    module: nn.Module
+    factory: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            same = json.loads(json.dumps(self.kwargs)) == self.kwargs
+        except (TypeError, ValueError):
+            same = False
+        if not same:
+            raise ValueError(
+                f"the keyword arguments {self.kwargs} of {self.factory!r} do not survive JSON; "
+                "use strings, numbers, booleans, lists and dictionaries with string keys"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """How a bundle is made. Every count is in frames unless it says otherwise."""
+
+    num_segments: int = 1
+    """Segments of about equal work, cut automatically; not used where ``cut_points`` are given."""
+    cut_points: tuple[str, ...] = ()
+    """Where to cut: names of ONNX tensors or of torch modules (``layer2``: after its output)."""
+    probe_frames: int = 64
+    replay_frames: int = 512
+    metric_frames: int = 2048
+    """At most so many source frames are run for the source metrics and the choice of the probe."""
+    drift_batch: int = 32
+    drift_batches: int = 20
+    """How many seeded batches of ``drift_batch`` frames calibrate the drift threshold."""
+    min_agreement: float = 0.6
+    """The share of probe labels that an update must keep."""
+    envelope_fraction: float = 1.0
+    """How far gamma and beta may move, as a share of the layer's mean |gamma|."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        counts = ("num_segments", "probe_frames", "replay_frames", "metric_frames", "drift_batch", "drift_batches")
+        if bad := [name for name in counts if getattr(self, name) < 1]:
+            raise ValueError(f"{bad[0]} is {getattr(self, bad[0])}, it must be at least 1")
+        if not 0 <= self.min_agreement <= 1:
+            raise ValueError(f"min_agreement is {self.min_agreement}, it must lie in 0..1")
+        if self.envelope_fraction <= 0:
+            raise ValueError(f"envelope_fraction is {self.envelope_fraction}, it must be above 0")

@@ -1,0 +1,58 @@
+"""Run skeletons on ONNX Runtime, for the checks and measurements of a build."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnxruntime as ort
+from onnx import ModelProto
+
+from littoral.core.arrays import FloatArray, Frame, Tensors
+from littoral.train.export import FRAMES, external_names
+
+BATCH = 64
+
+
+def open_session(graph: ModelProto, tensors: Tensors) -> ort.InferenceSession:
+    """A session on one thread of a skeleton and the tensors that it takes; other tensors are passed over."""
+    names = list(external_names(graph))
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if names:
+        values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensors[name])) for name in names]
+        options.add_external_initializers(names, values)
+    return ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def run_chain(sessions: Sequence[ort.InferenceSession], frames: Frame) -> FloatArray:
+    """Frames through segment after segment: the last one's output."""
+    value: np.ndarray = frames
+    for session in sessions:
+        (value,) = session.run(None, {session.get_inputs()[0].name: value})
+    return value
+
+
+def predict(sessions: Sequence[ort.InferenceSession], frames: Frame) -> FloatArray:
+    """Logits ``(N, classes)`` of any number of frames, in batches of 64."""
+    return np.concatenate([run_chain(sessions, batch) for batch in _batches(frames)])
+
+
+def measure(
+    session: ort.InferenceSession, frames: Frame, layer_tensors: Tensors, alpha: float
+) -> dict[str, FloatArray]:
+    """The moments that a statistics graph gives for one batch of frames, by output name.
+
+    Args:
+        layer_tensors: Holds gamma, beta, mean and variance of each BatchNorm layer, by state-dict name.
+    """
+    feeds: Mapping[str, np.ndarray] = {FRAMES: frames, "alpha": np.array(alpha, dtype=np.float32)}
+    rest = {i.name: layer_tensors[i.name] for i in session.get_inputs() if i.name not in feeds}
+    outputs = [output.name for output in session.get_outputs()]
+    return dict(zip(outputs, session.run(outputs, {**feeds, **rest}), strict=True))
+
+
+def _batches(frames: Frame) -> Iterator[Frame]:
+    return (frames[start : start + BATCH] for start in range(0, len(frames), BATCH))

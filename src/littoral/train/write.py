@@ -1,0 +1,94 @@
+"""Write a bundle's files: whole or not at all, and the same bytes for the same content."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save as save_safetensors
+
+from littoral.bundle.bundle import CLOUD_FOLDER, MANIFEST_FILE, SIGNATURE_FILE, Bundle
+from littoral.bundle.manifest import Manifest
+
+
+def check_target(out: Path) -> None:
+    """Refuse to write over what is not a bundle.
+
+    Raises:
+        ValueError: ``out`` is a file, or a folder with something in it that is not a bundle.
+    """
+    if out.is_dir():
+        if any(out.iterdir()) and not (out / MANIFEST_FILE).is_file():
+            raise ValueError(f"{out} has files in it and is not a bundle; give another folder, or empty it yourself")
+    elif out.exists() or out.is_symlink():
+        raise ValueError(f"{out} is not a folder; give the name of a folder for the bundle")
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A temporary sibling of ``out`` that takes its place when the block ends well, and is removed when it does not."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.new-", dir=out.parent))
+    try:
+        yield folder
+        _take_place(folder, out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _take_place(folder: Path, out: Path) -> None:
+    folder.chmod(0o755)
+    if not out.exists():
+        os.rename(folder, out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old-", dir=out.parent))
+    os.rename(out, old / "bundle")
+    try:
+        os.rename(folder, out)
+    except OSError:
+        os.rename(old / "bundle", out)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -> None:
+    """Write the files and a ``bundle.json`` that lists the SHA-256 of each."""
+    digests = {}
+    for name, data in sorted(files.items()):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        digests[name] = hashlib.sha256(data).hexdigest()
+    (folder / MANIFEST_FILE).write_bytes(replace(manifest, files=digests).to_json())
+
+
+def tensors_to_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """A safetensors file; the same bytes for the same tensors."""
+    return bytes(save_safetensors({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}))
+
+
+def write_device_tar(bundle: Bundle, path: Path) -> None:
+    """Pack a bundle's device part, with its signature if it has one: the same bytes for the same bundle.
+
+    Write it again after the bundle was signed.
+    """
+    names = [name for name in bundle.manifest.files if not name.startswith(CLOUD_FOLDER)]
+    names += [name for name in (MANIFEST_FILE, SIGNATURE_FILE) if (bundle.path / name).exists()]
+    temporary = path.with_name(f".{path.name}.new")
+    with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in sorted(names):
+            data = (bundle.path / name).read_bytes()
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), 0o644
+            tar.addfile(entry, io.BytesIO(data))
+    os.replace(temporary, path)

@@ -1,0 +1,55 @@
+"""What tests of several rooms need: one small bundle, built once. Only a test that asks for it imports torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an unsigned bundle: a BatchNorm CNN for 16x16x1 frames of 10 classes, seeded and briefly trained.
+
+    Do not write into it; copy it where a test changes a file. Its statistics fit its source frames, and it answers every
+    class now and then.
+    """
+    pytest.importorskip("torch", reason="building a bundle needs the cloud extra")
+    pytest.importorskip("onnxscript", reason="building a bundle needs the cloud extra")
+    import torch
+
+    from littoral.bundle import InputSpec
+    from littoral.models.zoo import small_cnn
+    from littoral.train import BuildOptions, TorchSource, build_bundle
+    from littoral.train.fit import fit_classifier, settle_statistics
+
+    spec = InputSpec(height=16, width=16, channels=1, mean=(0.5,), std=(0.25,))
+    rng = np.random.default_rng(0)
+    labels = np.arange(256, dtype=np.int64) % 10
+    patterns = rng.integers(0, 256, size=(10, 16, 16, 1))
+    noisy = 0.7 * patterns[labels] + 0.3 * rng.integers(0, 256, size=(256, 16, 16, 1))
+    frames = noisy.astype(np.uint8)
+    sources = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for width in (4, 6):
+            kwargs = {"width": width, "num_classes": 10, "channels": 1, "depth": 1}
+            model = small_cnn(**kwargs)
+            fit_classifier(model, frames, labels, input=spec, epochs=8, lr=2e-2, batch_size=32)
+            settle_statistics(model, frames, input=spec)
+            sources.append(TorchSource(model, "littoral.models.zoo:small_cnn", kwargs))
+    student, teacher = sources
+    out = tmp_path_factory.mktemp("bundle") / "tiny"
+    build_bundle(
+        student=student,
+        teacher=teacher,
+        out=out,
+        name="tiny",
+        class_names=[str(digit) for digit in range(10)],
+        input=spec,
+        source_frames=frames,
+        source_labels=labels,
+        options=BuildOptions(probe_frames=32, replay_frames=64),
+    )
+    return out
