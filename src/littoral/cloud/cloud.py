@@ -1,0 +1,337 @@
+"""The public class: a bundle, a state folder and a port make a cloud."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Literal, Self
+
+import uvicorn
+
+from littoral.bundle import Bundle
+from littoral.cloud.adapt import AdaptConfig, Worker
+from littoral.cloud.cohort import Check, Cohort, Outcome
+from littoral.cloud.executors import Adapter, InlineExecutor
+from littoral.cloud.gate import Gate, Verdict
+from littoral.cloud.gateway import make_app
+from littoral.cloud.hub import Hub, Limits
+from littoral.cloud.keys import Keys, make_token
+from littoral.cloud.ledger import Ledger
+from littoral.cloud.store import Store
+from littoral.core.arrays import Frame
+from littoral.errors import LittoralError, StorageError
+from littoral.wire.envelope import MAX_FRAME_BYTES
+
+STATE_FILE = "cloud.json"
+LOCK_FILE = "lock"
+PING_INTERVAL_S = 20.0
+BACKLOG = 2_048
+GRACE_S = 3
+"""How long open requests may go on when the cloud stops."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloudConfig:
+    """Where a cloud listens, whom it serves, and what a device may take of it."""
+
+    host: str = "127.0.0.1"
+    port: int = 8600
+    """0 for any free port; `Cloud.url` tells which."""
+    cohort: str = "default"
+    device: str = "auto"
+    """Where torch runs: ``auto``, ``cpu``, ``cuda``."""
+    credit_bytes: int = 262_144
+    idle_timeout_s: float = 300.0
+    max_sessions: int = 10_000
+    max_record_bytes: int | None = None
+    """The most that the record may grow to; None for as much as the disk holds."""
+    tls_certificate: Path | None = None
+    """PEM chain; with ``tls_key`` the port speaks TLS."""
+    tls_key: Path | None = None
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65_535:
+            raise ValueError(f"a port is 0 to 65535, got {self.port}")
+        if not self.cohort or len(self.cohort) > 64 or not self.cohort.isprintable():
+            raise ValueError(f"a cohort's name has 1 to 64 printable characters, got {self.cohort!r:.80}")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("TLS needs both tls_certificate and tls_key")
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            credit_bytes=self.credit_bytes, idle_timeout_s=self.idle_timeout_s, max_sessions=self.max_sessions
+        )
+
+
+WorkerFactory = Callable[[Bundle, CloudConfig], tuple[Adapter, Check]]
+
+
+def make_worker(bundle: Bundle, config: CloudConfig) -> tuple[Adapter, Check]:
+    """The worker and the gate of a real cloud: torch models of the bundle."""
+    worker = Worker(bundle, config.adapt, device=config.device)
+    gate = Gate(bundle, worker)
+
+    def check(payload: bytes, recent_frames: Frame) -> Verdict:
+        return gate.check(payload, recent_frames=recent_frames)
+
+    return worker, check
+
+
+class Cloud:
+    """A cloud for one bundle and one cohort. Use as a context manager, or `start` and `stop`, or `serve`.
+
+    Everything that matters is in ``state_dir``; a cloud that was killed goes on from there.
+
+    Args:
+        bundle: The bundle's directory, with its cloud part. Signed with our release key if it carries no signature.
+        state_dir: Keys and record; locked while the cloud lives.
+        worker_factory: Makes the adapter and the gate's check.
+    Raises:
+        LittoralError: the port or the state folder is in use.
+        BundleError: the bundle is damaged, signed by another release key, or not the one of this state folder.
+        StorageError: the state folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        bundle: Path | str,
+        state_dir: Path | str,
+        config: CloudConfig | None = None,
+        *,
+        worker_factory: WorkerFactory = make_worker,
+    ) -> None:
+        self.config = config or CloudConfig()
+        self.state_dir = Path(state_dir)
+        self._worker_factory = worker_factory
+        with ExitStack() as stack:
+            self._socket = stack.enter_context(_listen(self.config.host, self.config.port))
+            stack.enter_context(_lock(self.state_dir))
+            self.bundle = Bundle.open(bundle, require_cloud=True)
+            self._keys = Keys.load_or_make(self.state_dir)
+            self._keys.adopt(self.bundle)
+            self._store = Store(
+                self.state_dir, bundle_digest=self.bundle.digest, max_bytes=self.config.max_record_bytes
+            )
+            stack.callback(self._store.close)
+            self._ledger = Ledger(self._store, self.config.cohort)
+            self._hub = Hub(
+                store=self._store,
+                ledger=self._ledger,
+                manifest=self.bundle.manifest,
+                bundle_digest=self.bundle.digest,
+                release_key=self._keys.release.public.hex,
+                envelope=self._keys.envelope(self.bundle, self.config.cohort),
+                limits=self.config.limits,
+            )
+            self._close = stack.pop_all()
+        self._address = str(self._socket.getsockname()[0]), int(self._socket.getsockname()[1])
+        self._state: Literal["new", "started", "stopped"] = "new"
+
+    @property
+    def url(self) -> str:
+        """Where devices and browsers go, ``http://host:port``."""
+        host, port = self._address
+        scheme = "https" if self.config.tls_certificate else "http"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+    def new_token(self) -> str:
+        """Make a one-time enrolment token. It is shown once; the record keeps only its hash."""
+        token, digest = make_token(self._keys.release.public)
+        self._store.add_token(digest, now=time.time()).result()
+        return token
+
+    def start(self) -> None:
+        """Load the models, resume the cohort and listen, in background threads; returns when devices can connect.
+
+        Raises:
+            LittoralError: it was started or stopped before, or the listener could not be set up.
+            BundleError: student and teacher answer for different classes.
+        """
+        if self._state != "new":
+            raise LittoralError(f"this cloud was {self._state} before; make a new Cloud")
+        self._state = "started"
+        try:
+            adapter, check = self._worker_factory(self.bundle, self.config)
+            executor = InlineExecutor(adapter)
+            self._close.callback(executor.close)
+            cohort = Cohort(
+                bundle=self.bundle,
+                ledger=self._ledger,
+                executor=executor,
+                check=check,
+                key=self._keys.cohort,
+                config=self.config.adapt,
+                on_version=self._on_version,
+            )
+            self._hub.on_samples = cohort.poke
+            cohort.start()
+            self._close.callback(cohort.stop)
+            listener = _Listener(self._uvicorn_config(), self._hub, self._socket)
+            self._close.callback(listener.stop)
+            listener.start()
+            self._write_state_file()
+        except BaseException:
+            self.stop()
+            raise
+        log.info("cloud for bundle %s, cohort %r at %s", self.bundle.short_digest, self.config.cohort, self.url)
+
+    def stop(self) -> None:
+        """End all sessions, finish the job that runs, and give up port and state folder. Idempotent."""
+        self._state = "stopped"
+        self._close.close()
+
+    def serve(self) -> None:
+        """Start, and block until SIGTERM or SIGINT; then stop cleanly. Call from the main thread."""
+        done = threading.Event()
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            done.set()
+
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            self.start()
+            done.wait()
+        finally:
+            self.stop()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def __enter__(self) -> Self:
+        if self._state == "new":
+            self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _on_version(self, outcome: Outcome) -> None:
+        self._hub.version_made(shipped=outcome.shipped)
+
+    def _uvicorn_config(self) -> uvicorn.Config:
+        return uvicorn.Config(
+            make_app(self._hub),
+            http="h11",
+            ws="websockets-sansio",
+            ws_max_size=MAX_FRAME_BYTES,
+            ws_per_message_deflate=False,
+            ws_ping_interval=PING_INTERVAL_S,
+            ws_ping_timeout=PING_INTERVAL_S,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=GRACE_S,
+            ssl_certfile=self.config.tls_certificate,
+            ssl_keyfile=self.config.tls_key,
+        )
+
+    def _write_state_file(self) -> None:
+        """Tell scripts that we listen, and where."""
+        path = self.state_dir / STATE_FILE
+        temporary = path.with_name(STATE_FILE + ".new")
+        temporary.write_text(json.dumps({"url": self.url, "pid": os.getpid()}))
+        os.replace(temporary, path)
+        self._close.callback(path.unlink, missing_ok=True)
+
+
+class _Server(uvicorn.Server):
+    """Says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
+class _Listener:
+    """The gateway's event loop in a thread."""
+
+    def __init__(self, config: uvicorn.Config, hub: Hub, sock: socket.socket) -> None:
+        self._server, self._hub, self._socket = _Server(config), hub, sock
+        self._problem: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="littoral-gateway", daemon=True)
+
+    def start(self) -> None:
+        """Start and wait until connections are served; `LittoralError` when they cannot be."""
+        self._thread.start()
+        self._server.ready.wait()
+        if self._problem is not None:
+            raise LittoralError(
+                f"the listener cannot be set up: {self._problem}; check the TLS files"
+            ) from self._problem
+
+    def stop(self) -> None:
+        if self._hub.loop is not None and not self._hub.loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop ended just now
+                self._hub.loop.call_soon_threadsafe(self._hub.stopping.set)
+        self._server.should_exit = True
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except (Exception, SystemExit) as error:  # noqa: BLE001 -- the thread's outermost frame; start() reports it
+            log.error("the listener ended: %s", error)
+            self._problem = error
+        finally:
+            self._server.ready.set()
+
+    async def _serve(self) -> None:
+        self._hub.loop = asyncio.get_running_loop()
+        await self._server.serve(sockets=[self._socket])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket, so that the port is ours before anything else is touched."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise LittoralError(
+                f"port {port} on {host} is in use; stop what listens there, or choose another with --port (0: any free)"
+            ) from error
+        raise LittoralError(f"cannot listen on {host} port {port} ({error}); choose another host or port") from error
+
+
+@contextlib.contextmanager
+def _lock(state_dir: Path) -> Iterator[None]:
+    """Hold a state folder; no second cloud may share it."""
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        file = (state_dir / LOCK_FILE).open("a")
+    except OSError as error:
+        raise StorageError(f"the state folder {state_dir} cannot be used ({error}); give a writable one") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise LittoralError(
+                f"another cloud uses the state folder {state_dir}; stop it, or give this one a folder of its own"
+            ) from error
+        yield

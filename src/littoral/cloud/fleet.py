@@ -1,0 +1,76 @@
+"""The fleet as one JSON document: what ``GET /v1/fleet`` gives, and what the dashboard shows."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from littoral.cloud.hub import Hub, Presence
+from littoral.cloud.ledger import VersionEntry
+from littoral.cloud.store import EnrolledDevice
+
+FLEET_SCHEMA = 1
+MAX_VERSIONS = 200
+
+
+def fleet_document(hub: Hub) -> dict[str, Any]:
+    """Devices with presence and counters, the newest versions with verdicts, totals, bytes by purpose.
+
+    Times are seconds since the epoch. May be called from any thread: it reads the hub, never writes.
+
+    Raises:
+        StorageError: the record cannot be read.
+    """
+    receipts = hub.store.last_receipts()
+    presence = dict(hub.presence)
+    devices = [_device(d, presence.get(d.id, Presence()), receipts.get(d.id)) for d in hub.store.devices()]
+    versions = [_version(entry) for entry in hub.ledger.history(limit=MAX_VERSIONS)]
+    return {
+        "schema": FLEET_SCHEMA,
+        "now": hub.clock(),
+        "started_at": hub.started_at,
+        "cohort": hub.ledger.cohort,
+        "bundle": {"name": hub.manifest.name, "digest": hub.bundle_digest.hex()},
+        "release_key": hub.release_key,
+        "head_version": versions[-1]["version"] if versions else 0,
+        "shipped_version": hub.newest.version if hub.newest else 0,
+        "totals": {
+            "devices": len(devices),
+            "online": sum(d["online"] for d in devices),
+            "samples": sum(d["samples"] for d in devices),
+            "sample_bytes": sum(d["sample_bytes"] for d in devices),
+        },
+        "link_bytes": {direction: dict(totals) for direction, totals in hub.metrics.num_bytes.items()},
+        "samples_per_second": hub.rates(),
+        "devices": devices,
+        "versions": versions,
+    }
+
+
+def _device(device: EnrolledDevice, presence: Presence, receipt: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "id": device.id,
+        "name": device.name,
+        "enrolled_at": device.enrolled_at,
+        "revoked_at": device.revoked_at,
+        "online": presence.online,
+        "last_seen": presence.last_seen,
+        "status": dataclasses.asdict(presence.status) if presence.status else None,
+        "samples": device.num_samples,
+        "sample_bytes": device.sample_bytes,
+        "last_receipt": receipt,
+    }
+
+
+def _version(entry: VersionEntry) -> dict[str, Any]:
+    return {
+        "version": entry.version,
+        "base_version": entry.base_version,
+        "status": entry.status,
+        "reason": entry.reason,
+        "payload_bytes": entry.payload_bytes,
+        "report": entry.report,
+        "verdict": entry.verdict,
+        "samples": entry.samples.num_samples,
+        "created_at": entry.created_at,
+    }

@@ -1,0 +1,147 @@
+"""What the gateway's sessions share: who is connected, the version to send, the limits, the counters.
+
+All of it is touched from the gateway's event loop only, except the methods that say otherwise. Nothing here is needed
+after a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from littoral.bundle import Manifest
+from littoral.cloud.keys import SignedEnvelope
+from littoral.cloud.ledger import Ledger, ShippedVersion
+from littoral.cloud.metrics import Metrics
+from littoral.cloud.store import Store
+from littoral.wire.messages import Status
+
+if TYPE_CHECKING:
+    from littoral.cloud.session import Session
+
+RATE_WINDOW_S = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a peer may take of us."""
+
+    credit_bytes: int = 262_144
+    """Unacknowledged bytes of a device in flight; beyond it its socket is not read."""
+    hello_timeout_s: float = 10.0
+    """From the challenge to a signed Hello."""
+    send_timeout_s: float = 30.0
+    """For a peer to take what we send."""
+    idle_timeout_s: float = 300.0
+    """Between two messages of a device; its Status counts."""
+    max_sessions: int = 10_000
+    max_handshakes: int = 512
+    """Sessions that have not yet proved who they are."""
+    max_watchers: int = 32
+    """Open dashboards."""
+
+
+@dataclass
+class Presence:
+    """What is known of a device since this process started. Times are seconds since the epoch."""
+
+    online: bool = False
+    last_seen: float | None = None
+    status: Status | None = None
+
+
+class Hub:
+    """The gateway's memory.
+
+    Args:
+        on_samples: Called when new samples were committed.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        ledger: Ledger,
+        manifest: Manifest,
+        bundle_digest: bytes,
+        release_key: str,
+        envelope: SignedEnvelope,
+        limits: Limits,
+        on_samples: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.store, self.ledger, self.manifest, self.bundle_digest = store, ledger, manifest, bundle_digest
+        self.release_key, self.envelope, self.limits = release_key, envelope, limits
+        self.on_samples, self.clock = on_samples, clock
+        self.metrics = Metrics(ledger.cohort)
+        self.sessions: dict[str, Session] = {}
+        self.presence: dict[str, Presence] = {}
+        self.num_handshakes = 0
+        self.num_watchers = 0
+        self.started_at = clock()
+        self.newest: ShippedVersion | None = ledger.newest_shipped()
+        self.metrics.set_shipped(self.newest.version if self.newest else 0)
+        self.stopping = asyncio.Event()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._rates: collections.deque[list[int]] = collections.deque(maxlen=RATE_WINDOW_S)
+
+    # -- sessions ----------------------------------------------------------------------------------------------------
+
+    def join(self, device_id: str, session: Session) -> None:
+        """A device proved who it is. A session that it already has gives way."""
+        old = self.sessions.get(device_id)
+        if old is not None:
+            old.give_way()
+        self.sessions[device_id] = session
+        self.see(device_id).online = True
+        self.metrics.set_online(len(self.sessions))
+
+    def leave(self, device_id: str, session: Session) -> None:
+        """A session ended; if another one took its place nothing changes."""
+        if self.sessions.get(device_id) is session:
+            del self.sessions[device_id]
+            self.see(device_id).online = False
+            self.metrics.set_online(len(self.sessions))
+
+    def see(self, device_id: str) -> Presence:
+        """The device's presence, its ``last_seen`` set to now."""
+        presence = self.presence.setdefault(device_id, Presence())
+        presence.last_seen = self.clock()
+        return presence
+
+    # -- what happens ------------------------------------------------------------------------------------------------
+
+    def recorded(self, num_samples: int) -> None:
+        """Samples were committed."""
+        if not num_samples:
+            return
+        self.metrics.count_samples(num_samples)
+        second = int(self.clock())
+        if not self._rates or self._rates[-1][0] != second:
+            self._rates.append([second, 0])
+        self._rates[-1][1] += num_samples
+        self.on_samples()
+
+    def rates(self) -> list[int]:
+        """Samples committed in each of the last ``RATE_WINDOW_S`` seconds, the newest last."""
+        by_second = {second: count for second, count in list(self._rates)}
+        now = int(self.clock())
+        return [by_second.get(second, 0) for second in range(now - RATE_WINDOW_S + 1, now + 1)]
+
+    def version_made(self, *, shipped: bool) -> None:
+        """The cohort made a version. May be called from any thread."""
+        if self.loop is not None and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._version_made, shipped)
+
+    def _version_made(self, shipped: bool) -> None:
+        self.metrics.count_version("shipped" if shipped else "held")
+        if shipped:
+            self.newest = self.ledger.newest_shipped()
+            self.metrics.set_shipped(self.newest.version if self.newest else 0)
+            for session in self.sessions.values():
+                session.news.set()

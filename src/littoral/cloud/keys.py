@@ -1,0 +1,111 @@
+"""The cloud's keys, what they sign, and the one-time tokens that let a device in.
+
+Both keys are made at the first start under ``<state>/keys``, readable by their owner only. The release key may be moved
+elsewhere once the bundle and the envelope are signed; until then it lies beside the cohort key.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from littoral.bundle import Bundle, Envelope, PublicKey, SigningKey
+from littoral.bundle.update import ENVELOPE_PURPOSE
+from littoral.errors import BundleError
+
+KEYS_FOLDER = "keys"
+TOKEN_PREFIX = "lit1"
+SECRET_BYTES = 20
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedEnvelope:
+    """An envelope's bytes and the release key's signature of them, as the Welcome carries them."""
+
+    data: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """The release key and the cohort key of one cloud."""
+
+    release: SigningKey
+    cohort: SigningKey
+
+    @classmethod
+    def load_or_make(cls, state_dir: Path) -> Keys:
+        """Read the keys under ``state_dir/keys``, or make them.
+
+        Raises:
+            BundleError: a key file is there and is not a key.
+        """
+        folder = state_dir / KEYS_FOLDER
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            return cls(
+                release=SigningKey.load_or_make(folder / "release.key"),
+                cohort=SigningKey.load_or_make(folder / "cohort.key"),
+            )
+        except ValueError as error:
+            raise BundleError(f"a key under {folder} is not 64 hexadecimal digits; restore it from a backup") from error
+
+    def adopt(self, bundle: Bundle) -> None:
+        """Make sure that the bundle carries our release key's signature; sign it if it carries none.
+
+        Raises:
+            BundleError: it is signed by another release key, or its signature is not valid.
+        """
+        signer = bundle.signer()
+        if signer is None:
+            bundle.sign(self.release)
+            log.warning(
+                "bundle %s was not signed; signed it with this cloud's release key %s",
+                bundle.short_digest,
+                self.release.public.fingerprint,
+            )
+        elif signer != self.release.public:
+            raise BundleError(
+                f"bundle {bundle.path} is signed by release key {signer.fingerprint}, this cloud's is "
+                f"{self.release.public.fingerprint}; put that release key into the state folder's keys/release.key, "
+                "or sign the bundle again with 'littoral bundle sign'"
+            )
+
+    def envelope(self, bundle: Bundle, cohort: str) -> SignedEnvelope:
+        """What our cohort key may change on this bundle and how far, signed by the release key."""
+        data = Envelope(
+            cohort=cohort,
+            cohort_key=self.cohort.public.hex,
+            bundle_digest=bundle.digest.hex(),
+            max_delta=bundle.manifest.envelope_max_delta,
+        ).to_bytes()
+        return SignedEnvelope(data=data, signature=self.release.sign(ENVELOPE_PURPOSE, data))
+
+
+def make_token(release: PublicKey) -> tuple[str, bytes]:
+    """A new token's text, ``lit1-<secret>-<release key fingerprint>``, and its secret's SHA-256, which is stored."""
+    secret = secrets.token_bytes(SECRET_BYTES)
+    text = base64.b32encode(secret).decode().lower()
+    return f"{TOKEN_PREFIX}-{text}-{release.fingerprint}", hashlib.sha256(secret).digest()
+
+
+def token_digest(token: str) -> bytes:
+    """The SHA-256 of a token's secret.
+
+    Raises:
+        ValueError: the text does not have the form of a token.
+    """
+    parts = token.strip().lower().split("-")
+    try:
+        secret = base64.b32decode(parts[1].upper()) if len(parts) == 3 else b""
+    except ValueError:
+        secret = b""
+    if parts[0] != TOKEN_PREFIX or len(secret) != SECRET_BYTES:
+        raise ValueError("a token reads lit1-<32 letters and digits>-<16 digits>; copy it whole")
+    return hashlib.sha256(secret).digest()

@@ -1,0 +1,60 @@
+"""Counters for Prometheus, and the same byte totals for the dashboard. Labels by cohort, never by device."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+Direction = Literal["up", "down"]
+
+
+class Metrics:
+    """One cloud's metrics in a registry of their own."""
+
+    def __init__(self, cohort: str) -> None:
+        self.cohort = cohort
+        self.registry = CollectorRegistry()
+        self.num_bytes: dict[Direction, dict[str, int]] = {"up": {}, "down": {}}
+        self._bytes = Counter(
+            "littoral_link_bytes", "Message bytes by direction and purpose", ["cohort", "direction", "purpose"],
+            registry=self.registry,
+        )  # fmt: skip
+        self._samples = Counter(
+            "littoral_samples", "Samples committed, duplicates not counted", ["cohort"], registry=self.registry
+        )
+        self._refusals = Counter("littoral_refusals", "Sessions refused", ["cohort", "code"], registry=self.registry)
+        self._versions = Counter("littoral_versions", "Versions made", ["cohort", "status"], registry=self.registry)
+        self._online = Gauge("littoral_devices_online", "Open sessions", ["cohort"], registry=self.registry)
+        self._shipped = Gauge("littoral_shipped_version", "The newest shipped", ["cohort"], registry=self.registry)
+        self._commit = Histogram(
+            "littoral_commit_seconds", "From a batch of durable messages to their synced commit", ["cohort"],
+            registry=self.registry,
+        )  # fmt: skip
+
+    def count_bytes(self, direction: Direction, purpose: str, num_bytes: int) -> None:
+        totals = self.num_bytes[direction]
+        totals[purpose] = totals.get(purpose, 0) + num_bytes
+        self._bytes.labels(self.cohort, direction, purpose).inc(num_bytes)
+
+    def count_samples(self, count: int) -> None:
+        self._samples.labels(self.cohort).inc(count)
+
+    def count_refusal(self, code: str) -> None:
+        self._refusals.labels(self.cohort, code).inc()
+
+    def count_version(self, status: str) -> None:
+        self._versions.labels(self.cohort, status).inc()
+
+    def set_online(self, count: int) -> None:
+        self._online.labels(self.cohort).set(count)
+
+    def set_shipped(self, version: int) -> None:
+        self._shipped.labels(self.cohort).set(version)
+
+    def observe_commit(self, seconds: float) -> None:
+        self._commit.labels(self.cohort).observe(seconds)
+
+    def exposition(self) -> bytes:
+        """The text that a Prometheus server reads."""
+        return generate_latest(self.registry)

@@ -1,0 +1,269 @@
+"""One device's session over a WebSocket: prove who you are, then send in order, be acknowledged, get versions.
+
+An Ack leaves only after the commit of what it acknowledges was synced. Whatever breaks a rule ends the session with a
+Refusal that says why; nothing is answered by silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from littoral.cloud.hub import Hub
+from littoral.cloud.images import MAX_INTEGER, check_sample
+from littoral.cloud.store import EnrolledDevice
+from littoral.errors import FrameError, LinkRefused, ProtocolError, StorageError
+from littoral.wire.envelope import CONTROL_STREAM, decode_frame, encode_frame
+from littoral.wire.messages import (
+    HELLO_PURPOSE,
+    NONCE_BYTES,
+    Ack,
+    Challenge,
+    DurableMessage,
+    Hello,
+    Message,
+    Receipt,
+    Refusal,
+    Sample,
+    Status,
+    Version,
+    Welcome,
+    expect,
+    from_frame,
+    hello_message,
+    to_frame,
+)
+
+OUTCOMES = ("installed", "rejected", "reverted")
+PURPOSES: dict[type[Message], str] = {Sample: "sample", Receipt: "receipt", Version: "version"}
+RETRY_AFTER_MS = {"busy": 30_000, "storage": 10_000}
+"""By Refusal code; the others need a person."""
+PROTOCOL_RETRY_MS = 5_000
+"""After bytes that broke the wire format: they may have been damaged on the way, so one may try again."""
+INLINE_IMAGE_BYTES = 65_536
+"""Larger images are decoded off the event loop."""
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """The server's side of one connection."""
+
+    def __init__(self, socket: WebSocket, hub: Hub) -> None:
+        self._socket, self._hub = socket, hub
+        self.news = asyncio.Event()
+        """Set when there may be a newer version to send."""
+        self._device: EnrolledDevice | None = None
+        self._stream = CONTROL_STREAM
+        self._highest_version = 0
+        self._pending: list[tuple[int, DurableMessage]] = []
+        self._in_flight_bytes = 0
+        self._work, self._room = asyncio.Event(), asyncio.Event()
+        self._room.set()
+        self._gives_way = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve the connection to its end; raises nothing that the peer can cause."""
+        await self._socket.accept()
+        try:
+            await self._serve()
+        except LinkRefused as error:
+            await self._refuse(error.code, str(error), RETRY_AFTER_MS.get(error.code, 0))
+        except ProtocolError as error:
+            await self._audit("protocol", str(error))
+            await self._refuse("protocol", str(error), PROTOCOL_RETRY_MS)
+        except StorageError as error:
+            log.error("device %s: %s", self._name, error)
+            await self._refuse("storage", "the cloud cannot store what you send now", RETRY_AFTER_MS["storage"])
+        except (WebSocketDisconnect, TimeoutError):
+            pass
+        finally:
+            if self._device is not None:
+                self._hub.leave(self._device.id, self)
+            with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
+                async with asyncio.timeout(self._hub.limits.send_timeout_s):
+                    await self._socket.close()
+
+    def give_way(self) -> None:
+        """End: the device has opened another session."""
+        self._gives_way.set()
+
+    @property
+    def _name(self) -> str:
+        return self._device.id if self._device else "(not known)"
+
+    async def _serve(self) -> None:
+        self._device = device = await self._handshake()
+        self._hub.join(device.id, self)
+        log.info("device %s (%s): session open", device.id, device.name)
+        await self._send(
+            Welcome(
+                acked_sequence=self._hub.store.acked_sequence(device.id, self._stream),
+                credit_bytes=self._hub.limits.credit_bytes,
+                envelope=self._hub.envelope.data,
+                envelope_signature=self._hub.envelope.signature,
+            )
+        )
+        tasks = [asyncio.create_task(work) for work in (self._read(), self._commit(), self._push(), self._watch())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- who is there ------------------------------------------------------------------------------------------------
+
+    async def _handshake(self) -> EnrolledDevice:
+        hub = self._hub
+        if hub.num_handshakes >= hub.limits.max_handshakes or len(hub.sessions) >= hub.limits.max_sessions:
+            raise LinkRefused("busy", "this cloud has as many sessions as it takes; try again later")
+        hub.num_handshakes += 1
+        try:
+            nonce = os.urandom(NONCE_BYTES)
+            await self._send(Challenge(nonce=nonce))
+            async with asyncio.timeout(hub.limits.hello_timeout_s):
+                data = await self._receive()
+        finally:
+            hub.num_handshakes -= 1
+        hello = expect(from_frame(decode_frame(data)), Hello)
+        hub.metrics.count_bytes("up", "control", len(data))
+        device = self._admit(hello, nonce)
+        self._stream, self._highest_version = hello.outbox_stream, hello.highest_version
+        return device
+
+    def _admit(self, hello: Hello, nonce: bytes) -> EnrolledDevice:
+        """The device that signed this Hello; `LinkRefused` says why not."""
+        hub = self._hub
+        device = hub.store.device(hello.device_id)
+        if device is None or device.cohort != hub.ledger.cohort:
+            raise LinkRefused("not-enrolled", "this cloud does not know the device; enrol it with 'littoral enrol'")
+        message = hello_message(nonce, hello.device_id, hello.bundle_digest, hello.outbox_stream)
+        if not device.public_key.verifies(HELLO_PURPOSE, message, hello.signature):
+            raise LinkRefused("bad-signature", "the Hello is not signed by the key that this device was enrolled with")
+        if device.revoked_at is not None:
+            raise LinkRefused("revoked", f"device {device.id} was revoked; give it a new key and enrol it again")
+        if hello.bundle_digest != hub.bundle_digest:
+            raise LinkRefused(
+                "other-bundle",
+                f"this cloud serves bundle {hub.bundle_digest.hex()[:12]}…, the device runs "
+                f"{hello.bundle_digest.hex()[:12]}…; install the matching bundle",
+            )
+        if hello.outbox_stream == CONTROL_STREAM:
+            raise LinkRefused("protocol", "an outbox cannot have stream 0, which is control")
+        return device
+
+    # -- the four things that go on in a session -----------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        while True:
+            await self._room.wait()
+            async with asyncio.timeout(self._hub.limits.idle_timeout_s):
+                data = await self._receive()
+            frame = decode_frame(data)
+            message = from_frame(frame)
+            self._hub.metrics.count_bytes("up", PURPOSES.get(type(message), "control"), len(data))
+            presence = self._hub.see(self._name)
+            if isinstance(message, Status):
+                presence.status = message
+            elif isinstance(message, Sample | Receipt):
+                if frame.stream != self._stream or not 0 < frame.sequence <= MAX_INTEGER:
+                    raise ProtocolError(f"stream {frame.stream}, sequence {frame.sequence} is not of this outbox")
+                await self._check(message)
+                self._pending.append((frame.sequence, message))
+                self._in_flight_bytes += len(data)
+                if self._in_flight_bytes >= self._hub.limits.credit_bytes:
+                    self._room.clear()
+                self._work.set()
+            else:
+                raise ProtocolError(f"a {type(message).__name__} came, which only the cloud sends")
+
+    async def _check(self, message: DurableMessage) -> None:
+        manifest = self._hub.manifest
+        try:
+            if isinstance(message, Sample):
+                if len(message.image) <= INLINE_IMAGE_BYTES:
+                    check_sample(message, manifest.input, manifest.num_classes)
+                else:
+                    await asyncio.to_thread(check_sample, message, manifest.input, manifest.num_classes)
+            elif message.outcome not in OUTCOMES or message.version > MAX_INTEGER:
+                raise FrameError(f"a receipt says {message.outcome!r:.40} of version {message.version}")
+        except FrameError as error:
+            await self._audit("malformed", str(error))
+            raise LinkRefused("protocol", str(error)) from error
+
+    async def _commit(self) -> None:
+        assert self._device is not None
+        store, metrics = self._hub.store, self._hub.metrics
+        acked = 0
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            batch, self._pending = self._pending, []
+            num_bytes = self._in_flight_bytes
+            begun = time.perf_counter()
+            before = max(acked, store.acked_sequence(self._device.id, self._stream))
+            future = store.record(self._device.id, self._stream, batch, now=self._hub.clock())
+            acked = await asyncio.wrap_future(future)
+            metrics.observe_commit(time.perf_counter() - begun)
+            self._in_flight_bytes -= num_bytes
+            self._room.set()
+            await self._send(Ack(sequence=acked))
+            new = sum(1 for sequence, message in batch if sequence > before and isinstance(message, Sample))
+            self._hub.recorded(new)
+
+    async def _push(self) -> None:
+        while True:
+            newest = self._hub.newest
+            if newest is not None and newest.version > self._highest_version:
+                assert self._device is not None
+                device = self._hub.store.device(self._device.id)
+                if device is None or device.revoked_at is not None:
+                    raise LinkRefused("revoked", f"device {self._device.id} was revoked")
+                signed = newest.signed
+                await self._send(Version(manifest=signed.manifest, signature=signed.signature, payload=signed.payload))
+                self._highest_version = newest.version
+            await self.news.wait()
+            self.news.clear()
+
+    async def _watch(self) -> None:
+        await self._gives_way.wait()
+        raise LinkRefused("busy", "another session of this device took over")
+
+    # -- bytes -------------------------------------------------------------------------------------------------------
+
+    async def _receive(self) -> bytes:
+        event = await self._socket.receive()
+        if event["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(event.get("code", 1005))
+        data = event.get("bytes")
+        if not isinstance(data, bytes):
+            raise ProtocolError("a text message came; frames are binary")
+        return data
+
+    async def _send(self, message: Message) -> None:
+        data = encode_frame(to_frame(message))
+        async with asyncio.timeout(self._hub.limits.send_timeout_s):
+            await self._socket.send_bytes(data)
+        self._hub.metrics.count_bytes("down", PURPOSES.get(type(message), "control"), len(data))
+
+    async def _refuse(self, code: str, message: str, retry_after_ms: int) -> None:
+        log.warning("device %s: refused (%s): %s", self._name, code, message)
+        self._hub.metrics.count_refusal(code)
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
+            await self._send(Refusal(code=code, message=message[:400], retry_after_ms=retry_after_ms))
+
+    async def _audit(self, kind: str, detail: str) -> None:
+        """Only what an authenticated device did is written down: a stranger changes nothing."""
+        if self._device is not None:
+            with contextlib.suppress(StorageError):
+                await asyncio.wrap_future(
+                    self._hub.store.audit(kind, self._device.id, detail[:400], now=self._hub.clock())
+                )

@@ -1,0 +1,330 @@
+"""The record: who is enrolled, what the devices sent, and what was made of it. SQLite, and the only truth.
+
+Every change goes through one `GroupWriter`, so a future that resolved means: committed and synced. Reads use a
+connection of their own and never wait for a commit. What belongs to a cohort's versions is in `littoral.cloud.ledger`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from littoral.bundle.signing import PublicKey
+from littoral.cloud.schema import SCHEMA, TABLES
+from littoral.cloud.writer import GroupWriter, Work
+from littoral.errors import BundleError, LinkRefused, ProtocolError, StorageError
+from littoral.wire.messages import DurableMessage, Sample
+
+RECORD_FILE = "record.sqlite3"
+BUSY_TIMEOUT_S = 5.0
+PAGE_BYTES = 4_096
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnrolledDevice:
+    """A device as the record knows it. Times are seconds since the epoch."""
+
+    id: str
+    name: str
+    public_key: PublicKey
+    cohort: str
+    enrolled_at: float
+    revoked_at: float | None
+    num_samples: int
+    sample_bytes: int
+
+
+class Store:
+    """The record of one cloud; several processes may have it open (the cloud, and a command that makes a token).
+
+    Args:
+        folder: The state folder; made if missing.
+        bundle_digest: The bundle that is served, 32 bytes; None to open an existing record, whatever its bundle is.
+        max_bytes: The most that the record may grow to, in bytes; None for as much as the disk holds.
+    Raises:
+        BundleError: the folder belongs to another bundle.
+        StorageError: the record cannot be opened or written, or is of another schema.
+    """
+
+    def __init__(self, folder: Path, *, bundle_digest: bytes | None, max_bytes: int | None = None) -> None:
+        self.path = folder / RECORD_FILE
+        if bundle_digest is None and not self.path.exists():
+            raise StorageError(f"no record at {self.path}; start a cloud with this state folder first")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            connection = _connect(self.path)
+        except (sqlite3.Error, OSError) as error:
+            raise StorageError(f"the record {self.path} cannot be opened ({error}); give a writable folder") from error
+        try:
+            _prepare(connection, bundle_digest)
+            if max_bytes is not None:
+                connection.execute(f"PRAGMA max_page_count = {max(1, max_bytes // PAGE_BYTES)}")
+            self._reader = _connect(self.path)
+            self._reader.execute("PRAGMA query_only = ON")
+        except sqlite3.Error as error:
+            connection.close()
+            raise StorageError(f"the record {self.path} cannot be used ({error})") from error
+        except BaseException:
+            connection.close()
+            raise
+        self._read_lock = threading.Lock()
+        self._writer = GroupWriter(connection)
+
+    def close(self) -> None:
+        """Commit what was submitted and close. Idempotent."""
+        self._writer.close()
+        with self._read_lock:
+            self._reader.close()
+
+    def write(self, work: Work[Any]) -> Future[Any]:
+        """Submit work to the writer; see `GroupWriter.submit`."""
+        return self._writer.submit(work)
+
+    def read(self, sql: str, *values: Any) -> list[sqlite3.Row]:
+        """Rows of a query over what is committed.
+
+        Raises:
+            StorageError: the record cannot be read.
+        """
+        try:
+            with self._read_lock:
+                return self._reader.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise StorageError(f"the record {self.path} cannot be read ({error})") from error
+
+    # -- tokens and devices ------------------------------------------------------------------------------------------
+
+    def add_token(self, secret_sha256: bytes, *, now: float) -> Future[None]:
+        """Keep the hash of a new enrolment token's secret."""
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("INSERT INTO tokens (sha256, created_at) VALUES (?, ?)", (secret_sha256, now))
+            _audit(db, now, "token-made", secret_sha256.hex()[:12], "")
+
+        return self.write(work)
+
+    def redeem(
+        self, secret_sha256: bytes, *, public_key: PublicKey, name: str, cohort: str, now: float
+    ) -> Future[EnrolledDevice]:
+        """Trade a token for membership of a cohort, once; the same key asking again gets the same answer.
+
+        The future raises `LinkRefused` with ``bad-token`` (unknown or already used) or ``revoked``.
+        """
+
+        def work(db: sqlite3.Connection) -> EnrolledDevice:
+            device_id = public_key.fingerprint
+            token = db.execute("SELECT device_id FROM tokens WHERE sha256 = ?", (secret_sha256,)).fetchone()
+            if token is None or token["device_id"] not in (None, device_id):
+                raise LinkRefused("bad-token", "this token is unknown or was used; make one with 'littoral enrol'")
+            known = _device(db, device_id)
+            if known is not None and known.revoked_at is not None:
+                raise LinkRefused("revoked", f"device {device_id} was revoked; give it a new key, then enrol it again")
+            if token["device_id"] is None:
+                db.execute(
+                    "UPDATE tokens SET redeemed_at = ?, device_id = ? WHERE sha256 = ?", (now, device_id, secret_sha256)
+                )
+                db.execute(
+                    "INSERT INTO devices (id, name, public_key, cohort, enrolled_at) VALUES (?, ?, ?, ?, ?)"
+                    " ON CONFLICT (id) DO UPDATE SET name = excluded.name, cohort = excluded.cohort",
+                    (device_id, name, public_key.raw, cohort, now),
+                )
+                _audit(db, now, "device-enrolled", device_id, name)
+            device = _device(db, device_id)
+            assert device is not None
+            return device
+
+        return self.write(work)
+
+    def revoke(self, device_id: str, *, reason: str, now: float) -> Future[bool]:
+        """Shut a device out for good and withdraw its samples that no job has taken yet; False when already so.
+
+        The future raises `ValueError` when no such device is enrolled.
+        """
+
+        def work(db: sqlite3.Connection) -> bool:
+            device = _device(db, device_id)
+            if device is None:
+                raise ValueError(f"no device {device_id!r} is enrolled; 'littoral fleet list' shows those that are")
+            if device.revoked_at is not None:
+                return False
+            db.execute("UPDATE devices SET revoked_at = ? WHERE id = ?", (now, device_id))
+            db.execute(
+                "UPDATE samples SET withdrawn = 1 WHERE device_id = ?"
+                " AND id > (SELECT coalesce(max(last_sample), 0) FROM jobs WHERE cohort = samples.cohort)",
+                (device_id,),
+            )
+            _audit(db, now, "device-revoked", device_id, reason)
+            return True
+
+        return self.write(work)
+
+    def device(self, device_id: str) -> EnrolledDevice | None:
+        """The device of this id, revoked or not."""
+        rows = self.read("SELECT * FROM devices WHERE id = ?", device_id)
+        return _to_device(rows[0]) if rows else None
+
+    def devices(self) -> list[EnrolledDevice]:
+        """All devices, oldest first."""
+        return [_to_device(row) for row in self.read("SELECT * FROM devices ORDER BY enrolled_at, id")]
+
+    # -- what devices send -------------------------------------------------------------------------------------------
+
+    def record(
+        self, device_id: str, stream: int, entries: Sequence[tuple[int, DurableMessage]], *, now: float
+    ) -> Future[int]:
+        """Commit durable messages of one outbox, in order; the future gives the last sequence committed and synced.
+
+        What was committed before is skipped. The future raises `ProtocolError` when a sequence is missing before one
+        of these, `LinkRefused` (``not-enrolled``, ``revoked``) or `StorageError`; then none of them was recorded.
+        """
+
+        def work(db: sqlite3.Connection) -> int:
+            device = _device(db, device_id)
+            if device is None or device.revoked_at is not None:
+                code = "not-enrolled" if device is None else "revoked"
+                raise LinkRefused(code, f"device {device_id} may not send: {code}")
+            row = db.execute(
+                "SELECT acked_sequence FROM streams WHERE device_id = ? AND stream = ?", (device_id, _signed(stream))
+            ).fetchone()
+            acked: int = row["acked_sequence"] if row else 0
+            for sequence, message in entries:
+                if sequence <= acked:
+                    continue
+                if sequence != acked + 1:
+                    raise ProtocolError(f"sequence {sequence} came after {acked}; send again from {acked + 1}")
+                _insert(db, device, stream, sequence, message, now)
+                acked = sequence
+            db.execute(
+                "INSERT INTO streams (device_id, stream, acked_sequence) VALUES (?, ?, ?)"
+                " ON CONFLICT (device_id, stream) DO UPDATE SET acked_sequence = excluded.acked_sequence",
+                (device_id, _signed(stream), acked),
+            )
+            return acked
+
+        return self.write(work)
+
+    def acked_sequence(self, device_id: str, stream: int) -> int:
+        """The last committed sequence of a device's outbox stream; 0 when there is none (sequences start at 1)."""
+        rows = self.read(
+            "SELECT acked_sequence FROM streams WHERE device_id = ? AND stream = ?", device_id, _signed(stream)
+        )
+        return int(rows[0]["acked_sequence"]) if rows else 0
+
+    def last_receipts(self) -> dict[str, dict[str, Any]]:
+        """Per device id the newest receipt: version, outcome, code, reason, received_at."""
+        rows = self.read(
+            "SELECT device_id, version, outcome, code, reason, received_at FROM receipts"
+            " WHERE id IN (SELECT max(id) FROM receipts GROUP BY device_id)"
+        )
+        return {row["device_id"]: {key: row[key] for key in row.keys() if key != "device_id"} for row in rows}  # noqa: SIM118
+
+    # -- the rest ----------------------------------------------------------------------------------------------------
+
+    def audit(self, kind: str, subject: str, detail: str, *, now: float) -> Future[None]:
+        """Write down that something happened which a person may ask about."""
+        return self.write(lambda db: _audit(db, now, kind, subject, detail))
+
+    def audit_entries(self) -> Iterator[tuple[float, str, str, str]]:
+        """The audit, oldest first: time, kind, subject, detail."""
+        for row in self.read("SELECT at, kind, subject, detail FROM audit ORDER BY id"):
+            yield row["at"], row["kind"], row["subject"], row["detail"]
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(db: sqlite3.Connection, bundle_digest: bytes | None) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    with contextlib.ExitStack() as undo:
+        undo.callback(db.execute, "ROLLBACK")
+        if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is None:
+            if bundle_digest is None:
+                raise StorageError("the record is empty; start a cloud with this state folder first")
+            for statement in TABLES.split(";\n"):
+                if statement.strip():
+                    db.execute(statement)
+            found = {"schema": str(SCHEMA), "bundle_digest": bundle_digest.hex()}
+            db.executemany("INSERT INTO meta (key, value) VALUES (?, ?)", found.items())
+        meta = {row["key"]: row["value"] for row in db.execute("SELECT key, value FROM meta")}
+        if meta.get("schema") != str(SCHEMA):
+            raise StorageError(
+                f"the record has schema {meta.get('schema')}, this littoral reads {SCHEMA}; "
+                "use the littoral that made it, or a new state folder"
+            )
+        if bundle_digest is not None and meta["bundle_digest"] != bundle_digest.hex():
+            raise BundleError(
+                f"the state folder belongs to bundle {meta['bundle_digest'][:12]}…, the bundle given is "
+                f"{bundle_digest.hex()[:12]}…; give each bundle a state folder of its own"
+            )
+        undo.pop_all()
+    db.execute("COMMIT")
+
+
+def _signed(unsigned: int) -> int:
+    """SQLite's integers have a sign; a stream's number is any unsigned 64 bits."""
+    return unsigned - 2**64 if unsigned >= 2**63 else unsigned
+
+
+def _to_device(row: sqlite3.Row) -> EnrolledDevice:
+    values = {key: row[key] for key in row.keys()}  # noqa: SIM118
+    return EnrolledDevice(**{**values, "public_key": PublicKey(row["public_key"])})
+
+
+def _device(db: sqlite3.Connection, device_id: str) -> EnrolledDevice | None:
+    row = db.execute("SELECT * FROM devices WHERE id = ?", (device_id,)).fetchone()
+    return _to_device(row) if row else None
+
+
+def _audit(db: sqlite3.Connection, now: float, kind: str, subject: str, detail: str) -> None:
+    db.execute("INSERT INTO audit (at, kind, subject, detail) VALUES (?, ?, ?, ?)", (now, kind, subject, detail))
+
+
+def _insert(
+    db: sqlite3.Connection, device: EnrolledDevice, stream: int, sequence: int, message: DurableMessage, now: float
+) -> None:
+    where = (device.id, _signed(stream), sequence)
+    if not isinstance(message, Sample):
+        db.execute(
+            "INSERT INTO receipts (device_id, stream, sequence, version, outcome, code, reason, received_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (*where, message.version, message.outcome, message.code, message.reason, now),
+        )
+        return
+    digest = hashlib.sha256(message.image).digest()
+    db.execute("INSERT INTO blobs (sha256, data) VALUES (?, ?) ON CONFLICT DO NOTHING", (digest, message.image))
+    db.execute(
+        "INSERT INTO samples (device_id, stream, sequence, cohort, frame_id, version, predicted, entropy_nats, coding,"
+        " sha256, received_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *where,
+            device.cohort,
+            message.frame_id,
+            message.version,
+            message.predicted,
+            message.entropy_nats,
+            message.coding,
+            digest,
+            now,
+        ),
+    )
+    db.execute(
+        "UPDATE devices SET num_samples = num_samples + 1, sample_bytes = sample_bytes + ? WHERE id = ?",
+        (len(message.image), device.id),
+    )
