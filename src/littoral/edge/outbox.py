@@ -19,6 +19,7 @@ import logging
 import math
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ class Outbox:
         path: Path | str,
         *,
         capacity_bytes: int,
-        clock: Callable[[], float],
+        clock: Callable[[], float] = time.time,
         connect: Connect = connect_durably,
     ) -> None:
         self._limits = Limits(capacity_bytes=capacity_bytes, reserve_bytes=RECEIPT_RESERVE_BYTES)
@@ -83,6 +84,8 @@ class Outbox:
         self._closing = False
         self.last_error: str | None = None
         """Why the disk does not take messages, or None while it does."""
+        self.on_stored: Callable[[], None] | None = None
+        """Called from the writer thread when new messages are on the disk; must be quick."""
         self._disk = threading.Lock()  # guards the file; taken before `_state`, never after it
         self._file = OutboxFile(Path(path), connect=connect)
         with self._disk:
@@ -293,6 +296,8 @@ class Outbox:
             if self.last_error is not None:
                 log.warning("the outbox can be written again; it has dropped %d messages so far", self._dropped)
             self.last_error = None
+        if batch and (on_stored := self.on_stored) is not None:
+            on_stored()
 
     def _commit(self, batch: list[Row]) -> None:
         with self._state:
