@@ -1,0 +1,38 @@
+"""Fixtures of the cloud's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="the cloud needs its extra")
+pytest.importorskip("starlette", reason="the cloud needs its extra")
+
+from cloud_peer import enrolled, write_bundle
+
+from littoral.bundle import Bundle
+from littoral.cloud.store import EnrolledDevice, Store
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture
+def opened(bundle: Path) -> Bundle:
+    return Bundle.open(bundle, require_cloud=True)
+
+
+@pytest.fixture
+def store(tmp_path: Path, opened: Bundle) -> Iterator[Store]:
+    store = Store(tmp_path / "state", bundle_digest=opened.digest)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def device(store: Store) -> EnrolledDevice:
+    return enrolled(store)
