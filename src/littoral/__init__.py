@@ -1,1 +1,83 @@
-"""Littoral: vision models that keep right where they run."""
+"""Littoral: vision models that keep right where they run.
+
+The names below are the public face. Each is loaded when it is first used, so that `import littoral` costs nothing and a
+device never loads what only the cloud needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from littoral.bundle import Bundle as Bundle
+    from littoral.bundle import InputSpec as InputSpec
+    from littoral.cloud.adapt import AdaptConfig as AdaptConfig
+    from littoral.cloud.cloud import Cloud as Cloud
+    from littoral.cloud.cloud import CloudConfig as CloudConfig
+    from littoral.core.drift import StatisticsConfig as StatisticsConfig
+    from littoral.core.selection import SelectionConfig as SelectionConfig
+    from littoral.edge.device import Answer as Answer
+    from littoral.edge.device import Device as Device
+    from littoral.edge.device import DeviceConfig as DeviceConfig
+    from littoral.edge.device import DeviceStatus as DeviceStatus
+    from littoral.edge.link import CloudLink as CloudLink
+    from littoral.errors import BundleError as BundleError
+    from littoral.errors import FrameError as FrameError
+    from littoral.errors import LinkError as LinkError
+    from littoral.errors import LittoralError as LittoralError
+    from littoral.errors import ModelOutputError as ModelOutputError
+    from littoral.errors import UpdateRejected as UpdateRejected
+    from littoral.train.build import BuildOptions as BuildOptions
+    from littoral.train.build import TorchSource as TorchSource
+    from littoral.train.build import build_bundle as build_bundle
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AdaptConfig": "littoral.cloud.adapt",
+    "Answer": "littoral.edge.device",
+    "BuildOptions": "littoral.train.build",
+    "Bundle": "littoral.bundle",
+    "BundleError": "littoral.errors",
+    "Cloud": "littoral.cloud.cloud",
+    "CloudConfig": "littoral.cloud.cloud",
+    "CloudLink": "littoral.edge.link",
+    "Device": "littoral.edge.device",
+    "DeviceConfig": "littoral.edge.device",
+    "DeviceStatus": "littoral.edge.device",
+    "FrameError": "littoral.errors",
+    "InputSpec": "littoral.bundle",
+    "LinkError": "littoral.errors",
+    "LittoralError": "littoral.errors",
+    "ModelOutputError": "littoral.errors",
+    "SelectionConfig": "littoral.core.selection",
+    "StatisticsConfig": "littoral.core.drift",
+    "TorchSource": "littoral.train.build",
+    "UpdateRejected": "littoral.errors",
+    "build_bundle": "littoral.train.build",
+}
+_EXTRA_OF = {"edge": "edge", "cloud": "cloud", "train": "cloud", "bundle": "edge"}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'littoral' has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(home), name)
+    except ModuleNotFoundError as error:
+        from littoral.errors import MissingExtra
+
+        extra = _EXTRA_OF.get(home.split(".")[1])
+        if extra is None or (error.name or "").startswith("littoral"):
+            raise
+        raise MissingExtra(
+            f"'littoral.{name}' needs the package {error.name!r}; run: pip install 'littoral[{extra}]'"
+        ) from error
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,111 @@
+"""``littoral bundle``: look at a bundle, verify it, sign it, make keys."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+Subparsers = argparse._SubParsersAction
+
+
+def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("bundle", help="inspect, verify and sign bundles; make release keys")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    inspect = actions.add_parser("inspect", help="what a bundle is and holds")
+    inspect.add_argument("bundle", type=Path, help="the bundle's directory")
+    verify = actions.add_parser("verify", help="check every byte of a bundle, and its signature")
+    verify.add_argument("bundle", type=Path, help="the bundle's directory")
+    verify.add_argument("--trust", help="the release key that must have signed it, in hexadecimal")
+    sign = actions.add_parser("sign", help="sign a bundle with a release key")
+    sign.add_argument("bundle", type=Path, help="the bundle's directory")
+    sign.add_argument("--key", type=Path, required=True, help="the release key's file")
+    keys = actions.add_parser("keys", help="make a release key, or show the one that is there")
+    keys.add_argument("key", type=Path, help="the key's file")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the action says."""
+    return {"inspect": _inspect, "verify": _verify, "sign": _sign, "keys": _keys}[args.action](args)
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from littoral.bundle import Bundle
+
+    bundle = Bundle.open(args.bundle)
+    manifest, signer = bundle.manifest, bundle.signer()
+    if args.json:
+        print(
+            json.dumps(
+                {
+                    "digest": bundle.digest.hex(),
+                    "signed_by": signer.hex if signer else None,
+                    **json.loads(manifest.to_json()),
+                }
+            )
+        )
+        return 0
+    kinds = [layer.kind for layer in manifest.norm_layers]
+    affine = sum(2 * layer.num_channels for layer in manifest.norm_layers)
+    rows = {
+        "name": manifest.name,
+        "digest": bundle.digest.hex(),
+        "signed by": signer.fingerprint if signer else "nobody",
+        "task": f"{manifest.task}, {manifest.num_classes} classes: {', '.join(manifest.class_names[:6])}"
+        + (", …" if manifest.num_classes > 6 else ""),
+        "input": f"uint8 {manifest.input.height} x {manifest.input.width} x {manifest.input.channels}",
+        "segments": ", ".join(segment.file for segment in manifest.segments),
+        "normalisation": ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))),
+        "affine values": str(affine),
+        "source metrics": ", ".join(f"{key} {value:.4g}" for key, value in manifest.source_metrics.items()),
+        "student": manifest.student.factory,
+        "teacher": manifest.teacher.factory,
+    }
+    for key, value in rows.items():
+        print(f"{key:<15}{value}")
+    for name in sorted(manifest.files):
+        path = bundle.path / name
+        print(f"  {path.stat().st_size if path.exists() else 0:>10}  {name}")
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from littoral.bundle import Bundle, PublicKey
+
+    trust = PublicKey.from_hex(args.trust) if args.trust else None
+    has_cloud = (args.bundle / "cloud").is_dir()
+    bundle = Bundle.open(args.bundle, require_cloud=has_cloud, trust=trust)
+    signer = bundle.signer()
+    told = {"digest": bundle.digest.hex(), "signed_by": signer.hex if signer else None, "cloud_part": has_cloud}
+    signed = f"signed by {signer.fingerprint}" if signer else "not signed"
+    print(json.dumps(told) if args.json else f"good: {bundle.digest.hex()}, {signed}")
+    return 0
+
+
+def _sign(args: argparse.Namespace) -> int:
+    from littoral.bundle import Bundle, SigningKey
+    from littoral.errors import LittoralError
+
+    if not args.key.exists():
+        raise LittoralError(f"there is no key at {args.key}; make one with 'littoral bundle keys {args.key}'")
+    key, bundle = SigningKey.load_or_make(args.key), Bundle.open(args.bundle)
+    bundle.sign(key)
+    told = {"digest": bundle.digest.hex(), "signed_by": key.public.hex}
+    print(json.dumps(told) if args.json else f"signed {bundle.short_digest} with {key.public.fingerprint}")
+    return 0
+
+
+def _keys(args: argparse.Namespace) -> int:
+    from littoral.bundle import SigningKey
+
+    made = not args.key.exists()
+    key = SigningKey.load_or_make(args.key)
+    told = {"public_key": key.public.hex, "fingerprint": key.public.fingerprint, "made": made}
+    text = (
+        f"{'made' if made else 'found'} {args.key}: public key {key.public.hex}, fingerprint {key.public.fingerprint}"
+    )
+    print(json.dumps(told) if args.json else text)
+    return 0

@@ -1,0 +1,58 @@
+"""``littoral cloud``: serve a bundle's cloud side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+Subparsers = argparse._SubParsersAction  # argparse has no public name for it
+
+
+def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("cloud", help="serve a bundle's cloud side: adapt, gate, sign, answer devices")
+    parser.add_argument("bundle", type=Path, help="the bundle's directory, with its cloud part")
+    parser.add_argument("--state", type=Path, required=True, help="folder for keys and record; made if missing")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=8600, help="port to listen on, 0 for any free one (default 8600)")
+    parser.add_argument("--cohort", default="default", help="name of the cohort that this cloud serves")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where torch runs")
+    parser.add_argument("--parity", action="store_true", help="adapt exactly as published, not as we recommend")
+    parser.add_argument("--seed", type=int, default=0, help="seed of replay draws and of adaptation")
+    parser.add_argument(
+        "--tls-certificate", type=Path, help="PEM certificate chain; with --tls-key the port speaks TLS"
+    )
+    parser.add_argument("--tls-key", type=Path, help="PEM private key of the certificate")
+    parser.add_argument("--new-token", action="store_true", help="print a one-time enrolment token at start")
+    parser.add_argument("--json", action="store_true", help="print JSON lines")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT."""
+    from dataclasses import replace
+
+    from littoral.cloud.adapt import AdaptConfig
+    from littoral.cloud.cloud import Cloud, CloudConfig
+
+    adapt = replace(AdaptConfig.parity() if args.parity else AdaptConfig(), seed=args.seed)
+    config = CloudConfig(
+        host=args.host,
+        port=args.port,
+        cohort=args.cohort,
+        device=args.device,
+        tls_certificate=args.tls_certificate,
+        tls_key=args.tls_key,
+        adapt=adapt,
+    )
+    cloud = Cloud(args.bundle, args.state, config)
+    token = cloud.new_token() if args.new_token else None
+    if args.json:
+        print(json.dumps({"url": cloud.url, "bundle": cloud.bundle.digest.hex(), "token": token}), flush=True)
+    else:
+        print(f"cloud for bundle {cloud.bundle.short_digest} at {cloud.url} (dashboard there too); stop with Ctrl-C")
+        hint = f"token: {token}" if token else f"enrol devices: littoral enrol make --state {args.state}"
+        print(hint, flush=True)
+    cloud.serve()
+    return 0

@@ -1,0 +1,172 @@
+"""``littoral edge``: run a device."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from littoral.edge.device import Device
+    from littoral.edge.sources import Item
+
+Subparsers = argparse._SubParsersAction
+
+
+def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("edge", help="run a device: answers for a folder, a pipe or a local HTTP endpoint")
+    parser.add_argument("bundle", type=Path, help="the bundle's directory")
+    parser.add_argument("folder", type=Path, nargs="?", help="a folder of images, answered in the order of their names")
+    parser.add_argument(
+        "--stdin",
+        choices=("paths", "frames"),
+        help="read file names, one to a line, or frames, each after its length (4 bytes, little endian)",
+    )
+    parser.add_argument("--http", type=int, metavar="PORT", help="answer POST /infer on this loopback port, 0 for any")
+    parser.add_argument("--state", type=Path, help="folder for key, outbox and versions; needed with --cloud")
+    parser.add_argument("--cloud", help="the cloud's address, such as https://cloud.example:8600")
+    parser.add_argument("--token", help="one-time token, if this device is not enrolled yet")
+    parser.add_argument("--ca-file", type=Path, help="PEM certificates to trust instead of the system's")
+    parser.add_argument("--name", help="what people will call this device (default: the host's name)")
+    parser.add_argument("--resize", action="store_true", help="scale images of another size instead of refusing them")
+    parser.add_argument("--fps", type=float, help="answer at most so many frames a second")
+    parser.add_argument("--no-adapt", action="store_true", help="keep the source's statistics")
+    parser.add_argument("--stride", type=int, help="measure statistics on every so-manieth frame")
+    parser.add_argument("--measure-batch", type=int, help="frames that are measured at a time")
+    parser.add_argument("--status-every", type=float, metavar="SECONDS", help="also print the counters so often")
+    parser.add_argument(
+        "--flush", type=float, default=5.0, metavar="SECONDS", help="how long to go on sending at the end"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON lines: answer, error and status")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer until the source ends; 1 if any frame could not be answered."""
+    from littoral.bundle import Bundle
+    from littoral.edge.device import Device
+
+    if (args.folder is not None) + (args.stdin is not None) + (args.http is not None) != 1:
+        print("littoral edge: give one of FOLDER, --stdin and --http", file=sys.stderr)
+        return 2
+    if args.cloud and not args.state:
+        print(
+            "littoral edge: --cloud needs --state, the folder where the device keeps what is not yet sent",
+            file=sys.stderr,
+        )
+        return 2
+    bundle = Bundle.open(args.bundle)
+    with Device(bundle, state_dir=args.state, link=_link(args), config=_config(args)) as device:
+        if args.http is not None:
+            return _serve(device, args)
+        failed = _answer_all(device, args)
+        device.close(args.flush)
+        _print_status(device, args)
+    return 1 if failed else 0
+
+
+def _config(args: argparse.Namespace) -> Any:
+    from littoral.edge.device import DeviceConfig
+
+    given = {"statistics_stride_frames": args.stride, "statistics_batch_frames": args.measure_batch}
+    return DeviceConfig(adapt_statistics=not args.no_adapt, **{k: v for k, v in given.items() if v is not None})
+
+
+def _link(args: argparse.Namespace) -> Any:
+    if not args.cloud:
+        return None
+    from littoral.edge.link import CloudLink, LinkConfig
+
+    return CloudLink(args.cloud, config=LinkConfig(ca_file=args.ca_file), token=args.token, name=args.name)
+
+
+def _items(device: Device, args: argparse.Namespace) -> Iterator[Item]:
+    from littoral.edge.sources import from_folder, from_frames, from_paths
+
+    spec = device.bundle.manifest.input
+    if args.folder is not None:
+        return from_folder(args.folder, spec, resize=args.resize)
+    if args.stdin == "paths":
+        return from_paths(sys.stdin, spec, resize=args.resize)
+    return from_frames(sys.stdin.buffer, spec, resize=args.resize)
+
+
+def _answer_all(device: Device, args: argparse.Namespace) -> int:
+    """Answer every frame of the source; how many could not be answered."""
+    from littoral.edge.http import answer_as_dict
+    from littoral.errors import FrameError, ModelOutputError
+
+    failed = 0
+    pace, tell_status = _pacer(args.fps), _teller(device, args)
+    for name, frame in _items(device, args):
+        pace()
+        try:
+            if isinstance(frame, FrameError):
+                raise frame
+            answer = device.infer(frame)
+        except (FrameError, ModelOutputError) as error:
+            failed += 1
+            _print(args, {"type": "error", "input": name, "error": str(error)}, f"{name}: {error}")
+            continue
+        sure = f"{answer.name} ({answer.confidence:.0%}), version {answer.version}, cloud {answer.cloud}"
+        text = f"{name}: {sure}, {answer.latency_ms:.2f} ms"
+        _print(args, {"type": "answer", "input": name, **answer_as_dict(answer)} if args.json else {}, text)
+        tell_status()
+    return failed
+
+
+def _pacer(fps: float | None) -> Callable[[], None]:
+    due = time.monotonic()
+
+    def pace() -> None:
+        nonlocal due
+        if fps:
+            due = max(due + 1 / fps, time.monotonic() - 1)
+            time.sleep(max(due - time.monotonic(), 0))
+
+    return pace
+
+
+def _teller(device: Device, args: argparse.Namespace) -> Callable[[], None]:
+    last = time.monotonic()
+
+    def tell() -> None:
+        nonlocal last
+        if args.status_every and time.monotonic() - last >= args.status_every:
+            last = time.monotonic()
+            _print_status(device, args)
+
+    return tell
+
+
+def _serve(device: Device, args: argparse.Namespace) -> int:
+    from littoral.edge.http import Endpoint
+
+    endpoint = Endpoint(device, port=args.http, resize=args.resize)
+    url = f"http://{endpoint.host}:{endpoint.port}"
+    _print(args, {"type": "listening", "url": url}, f"POST an image to {url}/infer; stop with Ctrl-C")
+    endpoint.serve()
+    return 0
+
+
+def _print_status(device: Device, args: argparse.Namespace) -> None:
+    status = device.status()
+    cloud = {"none": "no cloud"}.get(status.cloud, f"cloud {status.cloud}")
+    text = (
+        f"{status.frames} frames, version {status.version}, {cloud}, "
+        f"{status.acked} of {status.accepted} messages acked, {status.queued} queued, {status.dropped} dropped, {status.bytes_up} bytes up, {status.bytes_down} down"
+    )
+    if status.link_error and status.cloud == "away":
+        text += f"; {status.link_error}"
+    if status.storage_error:
+        text += f"; {status.storage_error}"
+    _print(args, {"type": "status", **status._asdict()}, text)
+
+
+def _print(args: argparse.Namespace, document: dict[str, Any], text: str) -> None:
+    print(json.dumps(document) if args.json else text, flush=True)

@@ -1,0 +1,65 @@
+"""``littoral``: parse, call one public function, print. Exit status 0, 1 (failed) or 2 (usage)."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from littoral import __version__
+from littoral.cli import bench, build, bundle, cloud, demo, doctor, edge, enrol
+from littoral.errors import LittoralError, MissingExtra
+
+_EXTRA_OF_COMMAND = {"edge": "edge", "bundle": "edge", "cloud": "cloud", "build": "cloud"}
+COMMANDS = (demo, build, bundle, cloud, edge, enrol, bench, doctor)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; importing it loads nothing heavy."""
+    parser = argparse.ArgumentParser(
+        prog="littoral", description="Vision models that keep right where they run.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"littoral {__version__}", help="print the version")
+    parser.add_argument("--verbose", action="store_true", help="log what happens inside, on stderr")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the process's exit status."""
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO if args.verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has gone: not an error of ours, and nobody to tell
+        return 1
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("littoral"):
+            raise
+        extra = _EXTRA_OF_COMMAND.get(args.command, "bench")
+        missing = f"'littoral {args.command}' needs the package {error.name!r}"
+        return _fail(MissingExtra(f"{missing}; run: pip install 'littoral[{extra}]'"))
+    except (LittoralError, ValueError) as error:
+        return _fail(error)
+    except Exception as error:
+        logging.getLogger(__name__).debug("", exc_info=True)
+        return _fail(RuntimeError(f"unexpected {type(error).__name__}: {error}; 'littoral --verbose' tells more"))
+
+
+def _fail(error: Exception) -> int:
+    print(f"littoral: {error}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

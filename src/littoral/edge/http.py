@@ -1,0 +1,102 @@
+"""A local HTTP endpoint for programs in other languages: an image goes in, JSON comes out.
+
+POST /infer    an image file, or H * W * C raw bytes      -> the answer
+GET  /status                                              -> the device's counters
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+
+from littoral.edge.device import Answer, Device
+from littoral.edge.sources import MAX_IMAGE_BYTES, decode_image
+from littoral.errors import FrameError, LittoralError, ModelOutputError
+
+_BODY_TIMEOUT_S = 10.0
+
+
+def answer_as_dict(answer: Answer) -> dict[str, Any]:
+    """An answer for JSON: everything but the probabilities, which a thousand classes would make long."""
+    fields = answer._asdict()
+    del fields["probabilities"]
+    for name in ("confidence", "entropy_nats"):
+        fields[name] = round(fields[name], 6)
+    fields["latency_ms"] = round(answer.latency_ms, 4)
+    return fields
+
+
+class Endpoint:
+    """Serves a device on a loopback port.
+
+    Args:
+        port: 0 for any free one; `port` tells.
+    Raises:
+        LittoralError: the port is in use.
+    """
+
+    def __init__(self, device: Device, *, host: str = "127.0.0.1", port: int = 0, resize: bool = False) -> None:
+        lock = threading.Lock()  # a device answers one frame at a time
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            timeout = _BODY_TIMEOUT_S
+
+            def do_GET(self) -> None:
+                if self.path != "/status":
+                    return self._reply(404, {"error": f"there is no {self.path}; GET /status or POST /infer"})
+                return self._reply(200, device.status()._asdict())
+
+            def do_POST(self) -> None:
+                length = self.headers.get("Content-Length", "")
+                if self.path != "/infer" or not length.isdigit() or int(length) > MAX_IMAGE_BYTES:
+                    self.close_connection = True  # the body was not read
+                    wanted = f"POST /infer with a Content-Length of at most {MAX_IMAGE_BYTES}"
+                    return self._reply(404 if self.path != "/infer" else 413, {"error": wanted})
+                data = self.rfile.read(int(length))
+                spec = device.bundle.manifest.input
+                try:
+                    if len(data) == spec.num_bytes:
+                        frame = np.frombuffer(data, dtype=np.uint8).reshape(spec.shape)
+                    else:
+                        frame = decode_image(data, spec, "the image", resize=resize)
+                    with lock:
+                        return self._reply(200, answer_as_dict(device.infer(frame)))
+                except FrameError as error:
+                    return self._reply(400, {"error": str(error)})
+                except ModelOutputError as error:
+                    return self._reply(500, {"error": str(error)})
+
+            def _reply(self, code: int, document: dict[str, Any]) -> None:
+                body = json.dumps(document).encode()
+                self.send_response(code)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Nothing: answers are not news."""
+
+        try:
+            self._server = ThreadingHTTPServer((host, port), Handler)
+        except OSError as error:
+            raise LittoralError(
+                f"port {port} on {host} cannot be opened ({error.strerror}); "
+                "stop what uses it, or give another with --http"
+            ) from error
+        self._server.daemon_threads = True
+        self.host, self.port = host, int(self._server.server_address[1])
+
+    def serve(self) -> None:
+        """Answer until `close` is called from another thread."""
+        self._server.serve_forever(poll_interval=0.2)
+
+    def close(self) -> None:
+        """End `serve` and give up the port."""
+        self._server.shutdown()
+        self._server.server_close()

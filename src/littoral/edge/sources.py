@@ -1,0 +1,127 @@
+"""Where frames come from: a folder of images, names or raw frames on a pipe. Each comes with what to call it.
+
+A source yields ``(name, frame or error)``: one bad file is that file's trouble, and the stream goes on.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from littoral.bundle import InputSpec
+from littoral.core.arrays import Frame
+from littoral.errors import FrameError, LittoralError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+MAX_IMAGE_BYTES = 32 * 1024 * 1024
+MAX_PIXELS = 64 * 1024 * 1024
+_LENGTH = struct.Struct("<I")
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+Item = tuple[str, Frame | FrameError]
+
+
+def decode_image(data: bytes, spec: InputSpec, name: str, *, resize: bool = False) -> Frame:
+    """An image file's bytes as a frame.
+
+    Args:
+        data: PNG, JPEG, WebP or BMP.
+        spec: The size and channels that the bundle takes.
+        name: What to call it in an error.
+        resize: Scale other sizes instead of refusing them.
+    Returns:
+        uint8 ``(H, W, C)``.
+    Raises:
+        FrameError: not an image, damaged, or of another size or number of channels.
+    """
+    mode = _MODES.get(spec.channels)
+    if mode is None:
+        raise FrameError(f"{name}: frames of {spec.channels} channels cannot come from image files; send raw frames")
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "BMP")) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise FrameError(f"{name} has {image.width} x {image.height} pixels, at most {MAX_PIXELS} are read")
+            if image.size != (spec.width, spec.height) and not resize:
+                raise FrameError(
+                    f"{name} is {image.width} x {image.height}, the bundle takes {spec.width} x {spec.height}; "
+                    "resize it, or give --resize"
+                )
+            if image.mode != mode and not (mode == "RGB" and image.mode in ("P", "RGBA", "CMYK")):
+                raise FrameError(f"{name} is of mode {image.mode}, the bundle takes {mode}; convert it first")
+            converted = image.convert(mode)
+            if converted.size != (spec.width, spec.height):
+                converted = converted.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
+            frame: Frame = np.asarray(converted, dtype=np.uint8)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, FrameError):
+            raise
+        raise FrameError(f"{name} is not a readable PNG, JPEG, WebP or BMP ({error}); it is left out") from error
+    return frame.reshape(spec.shape)
+
+
+def _from_file(path: Path, spec: InputSpec, resize: bool) -> Frame | FrameError:
+    try:
+        if path.stat().st_size > MAX_IMAGE_BYTES:
+            return FrameError(f"{path} is over {MAX_IMAGE_BYTES} bytes; it is left out")
+        return decode_image(path.read_bytes(), spec, str(path), resize=resize)
+    except OSError as error:
+        return FrameError(f"{path} cannot be read ({error.strerror}); it is left out")
+    except FrameError as error:
+        return error
+
+
+def from_folder(folder: Path, spec: InputSpec, *, resize: bool = False) -> Iterator[Item]:
+    """Every image below a folder, in the order of their names.
+
+    Raises:
+        LittoralError: there is no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise LittoralError(f"{folder} is not a folder; give a folder of images, --stdin or --http")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise LittoralError(f"there is no image below {folder} ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    for path in paths:
+        yield str(path), _from_file(path, spec, resize)
+
+
+def from_paths(lines: Iterable[str], spec: InputSpec, *, resize: bool = False) -> Iterator[Item]:
+    """Image files named one to a line, as they come."""
+    for line in lines:
+        if name := line.rstrip("\r\n"):
+            yield name, _from_file(Path(name), spec, resize)
+
+
+def from_frames(pipe: BinaryIO, spec: InputSpec, *, resize: bool = False) -> Iterator[Item]:
+    """Length-prefixed frames: four bytes, little endian, then so many bytes.
+
+    A frame of exactly H * W * C bytes is raw uint8; any other is an image file.
+
+    Raises:
+        LittoralError: the stream ends within a frame, or announces one that is too large; what came before was yielded.
+    """
+    number = 0
+    while head := pipe.read(_LENGTH.size):
+        number += 1
+        if len(head) < _LENGTH.size:
+            raise LittoralError(f"the stream ends within the length of frame {number}; send 4 bytes, then the frame")
+        (length,) = _LENGTH.unpack(head)
+        if length > MAX_IMAGE_BYTES:
+            raise LittoralError(f"frame {number} announces {length} bytes, at most {MAX_IMAGE_BYTES} are read")
+        data = pipe.read(length)
+        if len(data) < length:
+            raise LittoralError(f"the stream ends within frame {number}: {len(data)} of {length} bytes came")
+        name = f"frame {number}"
+        if length == spec.num_bytes:
+            yield name, np.frombuffer(data, dtype=np.uint8).reshape(spec.shape)
+            continue
+        try:
+            yield name, decode_image(data, spec, name, resize=resize)
+        except FrameError as error:
+            yield name, error
