@@ -159,7 +159,8 @@ def _print_status(device: Device, args: argparse.Namespace) -> None:
     cloud = {"none": "no cloud"}.get(status.cloud, f"cloud {status.cloud}")
     text = (
         f"{status.frames} frames, version {status.version}, {cloud}, "
-        f"{status.acked} of {status.accepted} messages acked, {status.queued} queued, {status.dropped} dropped, {status.bytes_up} bytes up, {status.bytes_down} down"
+        f"{status.acked} of {status.accepted} messages acked, {status.queued} queued, {status.dropped} dropped, "
+        f"{status.bytes_up} bytes up, {status.bytes_down} down"
     )
     if status.link_error and status.cloud == "away":
         text += f"; {status.link_error}"
