@@ -12,8 +12,8 @@ import pytest
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an unsigned bundle: a BatchNorm CNN for 16x16x1 frames of 10 classes, seeded and briefly trained.
 
-    Do not write into it; copy it where a test changes a file. Its statistics fit its source frames, and it answers every
-    class now and then.
+    Do not write into it; copy it where a test changes a file. Its statistics fit its source frames, and each
+    class is the answer to some of them.
     """
     pytest.importorskip("torch", reason="building a bundle needs the cloud extra")
     pytest.importorskip("onnxscript", reason="building a bundle needs the cloud extra")

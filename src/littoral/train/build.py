@@ -75,7 +75,7 @@ def build_bundle(
     """
     options = options or BuildOptions()
     say = progress or (lambda _line: None)
-    out = Path(out)
+    out = Path(out).absolute()
     check_target(out)
     _check_data(input, source_frames, source_labels, len(class_names))
     _check_sources(student, teacher, input, len(class_names), source_frames[:8])
@@ -172,8 +172,8 @@ def _check_sources(
 
 
 def _logits(model: nn.Module, spec: InputSpec, frames: Frame) -> FloatArray:
-    """What torch gives in eval mode, in float32; the module's mode is put back."""
-    training = model.training
+    """What torch gives in eval mode, in float32; every module's mode is put back."""
+    modes = {module: module.training for module in model.modules()}
     parameter = next(model.parameters(), torch.zeros(()))
     try:
         with torch.no_grad():
@@ -182,7 +182,8 @@ def _logits(model: nn.Module, spec: InputSpec, frames: Frame) -> FloatArray:
     except RuntimeError as error:
         raise ValueError(f"{type(model).__name__} does not take frames of {spec.shape}: {error}") from error
     finally:
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
     return np.asarray(logits.float().cpu().numpy())
 
 

@@ -65,6 +65,8 @@ class _Traced(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
+        if missing := [path for path in self._taps if not isinstance(seen.get(path), Tensor)]:
+            raise ValueError(f"module {missing[0]!r} is not run by the network's forward, or does not give one tensor")
         return (logits, *(seen[path] for path in self._taps))
 
 
@@ -209,8 +211,6 @@ def _quiet_exporter() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec.*")
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
-            warnings.filterwarnings("ignore", category=UserWarning, module=r"torch(\.|$)")
             yield
     finally:
         logger.setLevel(level)

@@ -55,7 +55,8 @@ def fit_classifier(
     batches = max(1, len(frames) // batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=epochs * batches + 1)
-    targets = torch.from_numpy(np.asarray(labels, dtype=np.int64))
+    device = next(model.parameters()).device
+    targets = torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for epoch in range(epochs):
@@ -65,7 +66,7 @@ def fit_classifier(
                 batch = frames[picked]
                 if augment is not None:
                     batch = augment(batch, rng)
-                x = normalise(torch.from_numpy(np.ascontiguousarray(batch)), input)
+                x = normalise(torch.from_numpy(np.ascontiguousarray(batch)).to(device), input)
                 loss = F.cross_entropy(model(x), targets[picked], label_smoothing=label_smoothing)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -85,6 +86,7 @@ def settle_statistics(model: nn.Module, frames: Frame, *, input: InputSpec, batc
     Args:
         frames: uint8 ``(N, H, W, C)``, N at least 2.
     """
+    device = next(model.parameters()).device
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)]
     before = [norm.momentum for norm in norms]
     model.eval()
@@ -94,7 +96,7 @@ def settle_statistics(model: nn.Module, frames: Frame, *, input: InputSpec, batc
         norm.train()
     with torch.no_grad():
         for batch in np.array_split(frames, max(1, len(frames) // batch_size)):
-            model(normalise(torch.from_numpy(np.ascontiguousarray(batch)), input))
+            model(normalise(torch.from_numpy(np.ascontiguousarray(batch)).to(device), input))
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
     model.eval()

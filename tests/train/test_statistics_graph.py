@@ -1,0 +1,129 @@
+"""The statistics graph measures what torch's own BatchNorm layers see.
+
+Errors are relative to the largest magnitude of a layer's values; the reference is in float64.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from traced import random_frames
+
+from littoral.core.drift import batch_norm_layers, from_moments
+from littoral.models.frames import normalise
+from littoral.train.export import external_names
+from littoral.train.run import measure, open_session
+from littoral.train.statistics import statistics_graph
+
+NAMES = ["small_cnn", "resnet20", "mobilenet_v2"]
+
+
+class Blend(nn.Module):
+    """The definition, written once more in torch."""
+
+    def __init__(self, norm: nn.BatchNorm2d, alpha: float) -> None:
+        super().__init__()
+        self.norm, self.alpha = norm, alpha
+
+    def forward(self, x):
+        n, a = self.norm, self.alpha
+        self.mean, self.square = x.mean((0, 2, 3)), (x * x).mean((0, 2, 3))
+        mu = (1 - a) * n.running_mean + a * self.mean
+        square = (1 - a) * (n.running_var + n.running_mean**2) + a * self.square
+        var = (square - mu * mu).clamp(min=0)
+        y = (x - mu.view(1, -1, 1, 1)) / torch.sqrt(var + n.eps).view(1, -1, 1, 1)
+        return y * n.weight.view(1, -1, 1, 1) + n.bias.view(1, -1, 1, 1)
+
+
+def blended(net, alpha, frames):
+    model = copy.deepcopy(net.model).double().eval()
+    found = {}
+    for path, module in list(model.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            parent, _, child = path.rpartition(".")
+            found[path] = Blend(module, alpha)
+            setattr(model.get_submodule(parent), child, found[path])
+    with torch.no_grad():
+        model(normalise(torch.from_numpy(frames), net.spec).double())
+    return {path: (b.mean.numpy(), b.square.numpy()) for path, b in found.items()}
+
+
+def close(value, expected):
+    return np.abs(value - expected).max() < 1e-4 * max(1e-3, np.abs(expected).max())
+
+
+def session_of(net):
+    return open_session(statistics_graph(net.exported.graph, net.exported.norm_layers), net.exported.tensors)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_moments_are_those_of_the_definition(network, name, alpha):
+    net = network(name)
+    session = session_of(net)
+    # One frame of MobileNetV2 leaves 4 pixels, and float32 cannot tell their variance from rounding.
+    for batch in (8,) if name == "mobilenet_v2" else (1, 8):
+        frames = random_frames(net.spec, batch, seed=3)
+        moments = measure(session, frames, net.exported.tensors, alpha)
+        expected = blended(net, alpha, frames)
+        assert len(moments) == 2 * len(expected)
+        for path, (mean, square) in expected.items():
+            assert close(moments[f"{path}.batch_mean"], mean), path
+            assert close(moments[f"{path}.batch_mean_square"], square), path
+
+
+def test_alpha_0_measures_plain_inference_and_alpha_1_training(network):
+    net = network("resnet20")
+    session = session_of(net)
+    frames = random_frames(net.spec, 8, seed=4)
+    for alpha, training in ((0.0, False), (1.0, True)):
+        model = copy.deepcopy(net.model).train(training)
+        seen = {}
+        for path, module in model.named_modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.register_forward_pre_hook(lambda _m, args, path=path, seen=seen: seen.update({path: args[0]}))
+        with torch.no_grad():
+            model(normalise(torch.from_numpy(frames), net.spec))
+        moments = measure(session, frames, net.exported.tensors, alpha)
+        statistics = from_moments(moments, net.exported.norm_layers)
+        for layer in batch_norm_layers(net.exported.norm_layers):
+            x = seen[layer.name]
+            assert close(statistics[layer.mean], x.mean((0, 2, 3)).numpy())
+            assert close(statistics[layer.var], x.var((0, 2, 3), correction=0).numpy())
+
+
+def test_alpha_1_does_not_look_at_the_statistics_that_it_is_given(network):
+    net = network("small_cnn")
+    session = session_of(net)
+    frames = random_frames(net.spec, 8)
+    other = dict(net.exported.tensors)
+    for layer in net.exported.norm_layers:
+        other[layer.mean], other[layer.var] = other[layer.mean] + 3, other[layer.var] * 5
+    for alpha, same in ((1.0, True), (0.5, False)):
+        one = measure(session, frames, net.exported.tensors, alpha)
+        two = measure(session, frames, other, alpha)
+        last = net.exported.norm_layers[-1].name + ".batch_mean"
+        assert np.allclose(one[last], two[last], atol=1e-5) == same
+
+
+def test_interface_and_size(network):
+    net = network("resnet20")
+    graph = statistics_graph(net.exported.graph, net.exported.norm_layers)
+    per_layer = [n for layer in net.exported.norm_layers for n in (layer.gamma, layer.beta, layer.mean, layer.var)]
+    assert [i.name for i in graph.graph.input] == ["frames", "alpha", *per_layer]
+    ends = (".batch_mean", ".batch_mean_square")
+    assert [o.name for o in graph.graph.output] == [x.name + e for x in net.exported.norm_layers for e in ends]
+    assert not {node.op_type for node in graph.graph.node} & {"BatchNormalization", "Gemm"}
+    assert "linear.weight" not in external_names(graph)
+    assert "layer3.2.conv2.weight" in external_names(graph)
+    assert len(graph.SerializeToString()) < 100_000
+
+
+@pytest.mark.parametrize("name", ["group_norm", "vit_tiny"])
+def test_a_network_without_batch_norm_has_no_statistics_graph(network, name):
+    exported = network(name).exported
+    assert statistics_graph(exported.graph, exported.norm_layers) is None
