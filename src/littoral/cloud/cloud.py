@@ -287,7 +287,7 @@ class _Listener:
     def stop(self) -> None:
         if self._hub.loop is not None and not self._hub.loop.is_closed():
             with contextlib.suppress(RuntimeError):  # the loop ended just now
-                self._hub.loop.call_soon_threadsafe(self._hub.stopping.set)
+                self._hub.loop.call_soon_threadsafe(self._hub.stop)
         self._server.should_exit = True
         if self._thread.ident is not None:
             self._thread.join()

@@ -96,7 +96,7 @@ class Hub:
         """A device proved who it is. A session that it already has gives way."""
         old = self.sessions.get(device_id)
         if old is not None:
-            old.give_way()
+            old.end()
         self.sessions[device_id] = session
         self.see(device_id).online = True
         self.metrics.set_online(len(self.sessions))
@@ -113,6 +113,12 @@ class Hub:
         presence = self.presence.setdefault(device_id, Presence())
         presence.last_seen = self.clock()
         return presence
+
+    def stop(self) -> None:
+        """End all sessions and event streams."""
+        self.stopping.set()
+        for session in self.sessions.values():
+            session.end()
 
     # -- what happens ------------------------------------------------------------------------------------------------
 

@@ -65,7 +65,7 @@ class Session:
         self._in_flight_bytes = 0
         self._work, self._room = asyncio.Event(), asyncio.Event()
         self._room.set()
-        self._gives_way = asyncio.Event()
+        self._end = asyncio.Event()
 
     async def run(self) -> None:
         """Serve the connection to its end; raises nothing that the peer can cause."""
@@ -87,11 +87,11 @@ class Session:
                 self._hub.leave(self._device.id, self)
             with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
                 async with asyncio.timeout(self._hub.limits.send_timeout_s):
-                    await self._socket.close()
+                    await self._socket.close(1012 if self._hub.stopping.is_set() else 1000)
 
-    def give_way(self) -> None:
-        """End: the device has opened another session."""
-        self._gives_way.set()
+    def end(self) -> None:
+        """End: the device has opened another session, or the cloud stops."""
+        self._end.set()
 
     @property
     def _name(self) -> str:
@@ -234,8 +234,10 @@ class Session:
             self.news.clear()
 
     async def _watch(self) -> None:
-        await self._gives_way.wait()
-        raise LinkRefused("busy", "another session of this device took over")
+        """Wait for a reason to end that does not come from the peer."""
+        await self._end.wait()
+        if not self._hub.stopping.is_set():
+            raise LinkRefused("busy", "another session of this device took over")
 
     # -- bytes -------------------------------------------------------------------------------------------------------
 

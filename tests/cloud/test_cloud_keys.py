@@ -1,0 +1,72 @@
+"""Keys are made once and kept; a bundle of another owner is not taken over; a token shows nothing of the record."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from pathlib import Path
+
+import pytest
+
+from littoral.bundle import Bundle, Envelope, SigningKey
+from littoral.cloud.keys import Keys, make_token, token_digest
+from littoral.errors import BundleError
+
+
+def test_keys_are_made_once_and_readable_by_their_owner_only(tmp_path: Path) -> None:
+    keys = Keys.load_or_make(tmp_path)
+    again = Keys.load_or_make(tmp_path)
+    assert (keys.release.public, keys.cohort.public) == (again.release.public, again.cohort.public)
+    assert keys.release.public != keys.cohort.public
+    for path in (tmp_path / "keys").iterdir():
+        assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_damaged_key_is_an_error_not_a_new_key(tmp_path: Path) -> None:
+    Keys.load_or_make(tmp_path)
+    (tmp_path / "keys" / "cohort.key").write_text("??")
+    with pytest.raises(BundleError, match="backup"):
+        Keys.load_or_make(tmp_path)
+
+
+def test_an_unsigned_bundle_is_signed_and_the_log_says_so(
+    opened: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = Keys.load_or_make(tmp_path / "state")
+    with caplog.at_level(logging.WARNING):
+        keys.adopt(opened)
+    assert keys.release.public.fingerprint in caplog.text
+    opened.verify_signature(keys.release.public)
+    keys.adopt(opened)
+
+
+def test_a_bundle_of_another_release_key_is_refused(opened: Bundle, tmp_path: Path) -> None:
+    opened.sign(SigningKey(b"o" * 32))
+    with pytest.raises(BundleError, match="littoral bundle sign"):
+        Keys.load_or_make(tmp_path / "state").adopt(opened)
+
+
+def test_the_envelope_is_the_manifests_bounds_signed_by_the_release_key(opened: Bundle, tmp_path: Path) -> None:
+    keys = Keys.load_or_make(tmp_path / "state")
+    signed = keys.envelope(opened, "north")
+    envelope = Envelope.verify(signed.data, signed.signature, trust=keys.release.public, bundle_digest=opened.digest)
+    assert (envelope.cohort, envelope.cohort_key) == ("north", keys.cohort.public.hex)
+    assert envelope.max_delta == opened.manifest.envelope_max_delta
+
+
+def test_a_token_carries_a_secret_and_the_release_keys_fingerprint() -> None:
+    release = SigningKey(b"r" * 32).public
+    token, digest = make_token(release)
+    assert re.fullmatch(rf"lit1-[a-z2-7]{{32}}-{release.fingerprint}", token)
+    assert token_digest(token) == token_digest(f" {token.upper()}\n") == digest
+    assert len(digest) == hashlib.sha256().digest_size
+    assert make_token(release)[0] != token
+
+
+@pytest.mark.parametrize(
+    "text", ["", "lit1", "lit1--", "lit1-a-b", "lit2-" + "a" * 32 + "-00", "lit1-" + "1" * 32 + "-0"]
+)
+def test_what_is_not_a_token_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match="lit1-"):
+        token_digest(text)

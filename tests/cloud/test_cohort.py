@@ -1,0 +1,302 @@
+"""The cohort's loop: a function of the record, whatever happens to the process that runs it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cloud_peer import LAYER, SMALL, FakeGate, FakeWorker, enrolled, image, png, sample, until
+
+from littoral.bundle import Bundle, SigningKey
+from littoral.cloud.adapt import AdaptJob, AdaptResult
+from littoral.cloud.cohort import Cohort, Outcome, job_seeds, plan, replay_count
+from littoral.cloud.executors import InlineExecutor
+from littoral.cloud.ledger import Head, Ledger, NewVersion, SampleRange
+from littoral.cloud.store import EnrolledDevice, Store
+from littoral.core.affine import decode_delta
+from littoral.errors import StorageError
+
+KEY = SigningKey(b"c" * 32)
+NOTHING = NewVersion(status="held", reason="x", payload=b"", signed=None, state=b"", report={}, verdict={})
+
+
+def upload(store: Store, device: EnrolledDevice, first: int, count: int) -> None:
+    entries = [(n, sample(n)) for n in range(first, first + count)]
+    store.record(device.id, 7, entries, now=5.0).result()
+
+
+class Bench:
+    """A cohort over a record, with a fake worker and gate."""
+
+    def __init__(self, store: Store, bundle: Bundle) -> None:
+        self.worker, self.gate, self.outcomes = FakeWorker(), FakeGate(), list[Outcome]()
+        self.ledger = Ledger(store, "default")
+        self.executor = InlineExecutor(self.worker)
+        self.cohort = Cohort(
+            bundle=bundle,
+            ledger=self.ledger,
+            executor=self.executor,
+            check=self.gate.check,
+            key=KEY,
+            config=SMALL,
+            on_version=self.outcomes.append,
+            clock=lambda: 100.0,
+        )
+
+    def work(self) -> list[Outcome]:
+        """Steps until there is nothing to do."""
+        return list(iter(self.cohort.step, None))
+
+
+@pytest.fixture
+def bench(store: Store, opened: Bundle) -> Iterator[Bench]:
+    bench = Bench(store, opened)
+    yield bench
+    bench.executor.close()
+
+
+# -- the decisions -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("waiting", "open_job", "expected"),
+    [
+        pytest.param((1, 2, 3), None, None, id="too-few"),
+        pytest.param((1, 2, 5, 9), None, SampleRange(first=1, last=9, num_samples=4), id="just-enough"),
+        pytest.param((3, 4, 5, 6, 7, 8), None, SampleRange(first=3, last=6, num_samples=4), id="the-oldest-first"),
+        pytest.param(
+            (),
+            SampleRange(first=1, last=4, num_samples=4),
+            SampleRange(first=1, last=4, num_samples=4),
+            id="unfinished",
+        ),
+    ],
+)
+def test_a_job_takes_the_oldest_waiting_samples(
+    waiting: tuple[int, ...], open_job: SampleRange | None, expected: SampleRange | None
+) -> None:
+    assert plan(Head(version=2, base_version=1, open_job=open_job, waiting=waiting), 4) == expected
+
+
+@pytest.mark.parametrize(("buffered", "expected"), [(0, 0), (3, 0), (4, 4), (7, 7), (8, 8), (100, 8)])
+def test_replay_is_used_once_enough_is_kept(buffered: int, expected: int) -> None:
+    assert replay_count(buffered, 4, SMALL) == expected
+
+
+def test_a_jobs_seed_depends_on_seed_and_version_alone() -> None:
+    assert job_seeds(3, 1)[1] == job_seeds(3, 1)[1]
+    assert len({job_seeds(seed, version)[1] for seed in range(3) for version in range(3)}) == 9
+
+
+# -- one job after another ---------------------------------------------------------------------------------------------
+
+
+def test_nothing_happens_below_the_batch_size(bench: Bench, store: Store, device: EnrolledDevice) -> None:
+    upload(store, device, 1, SMALL.batch_size - 1)
+    assert bench.work() == []
+    assert bench.ledger.newest_shipped() is None
+
+
+def test_batches_are_worked_in_commit_order_each_on_the_state_before(
+    bench: Bench, store: Store, device: EnrolledDevice
+) -> None:
+    upload(store, device, 1, 11)
+    assert bench.work() == [Outcome(version=n, shipped=True, reason="") for n in (1, 2)] == bench.outcomes
+    first, second = bench.worker.jobs
+    np.testing.assert_array_equal(first.new_frames, np.stack([image(n) for n in range(1, 5)]))
+    np.testing.assert_array_equal(second.new_frames, np.stack([image(n) for n in range(5, 9)]))
+    assert (first.base_version, first.state, len(first.replay_frames)) == (0, b"", 0)
+    assert (second.base_version, second.state) == (1, bench.ledger.state(1))
+    assert {f.tobytes() for f in second.replay_frames} == {f.tobytes() for f in first.new_frames}
+    upload(store, device, 12, 1)
+    assert [outcome.version for outcome in bench.work()] == [3]
+
+
+def test_png_samples_reach_the_worker_as_frames(bench: Bench, store: Store, device: EnrolledDevice) -> None:
+    entries = [(n, sample(n, coding="png", image=png(image(n)))) for n in range(1, 5)]
+    store.record(device.id, 7, entries, now=5.0).result()
+    bench.work()
+    np.testing.assert_array_equal(bench.worker.jobs[0].new_frames, np.stack([image(n) for n in range(1, 5)]))
+
+
+def test_a_shipped_version_is_signed_for_its_number(bench: Bench, store: Store, device: EnrolledDevice) -> None:
+    upload(store, device, 1, 4)
+    bench.work()
+    shipped = bench.ledger.newest_shipped()
+    assert shipped is not None
+    assert KEY.public.verifies("version", shipped.signed.manifest, shipped.signed.signature)
+    assert b'"version":1' in shipped.signed.manifest
+    assert set(decode_delta(shipped.signed.payload, [LAYER])) == {LAYER.gamma, LAYER.beta}
+    [entry] = bench.ledger.history()
+    assert entry.report == {"loss": "nan", "frames": 4.0}
+    assert entry.verdict == {"probe_agreement": 1.0}
+
+
+def test_a_held_version_is_recorded_and_never_shipped_and_the_next_goes_on_from_the_last_good_state(
+    bench: Bench, store: Store, device: EnrolledDevice
+) -> None:
+    bench.gate.hold = {2}
+    upload(store, device, 1, 12)
+    assert [(o.version, o.shipped) for o in bench.work()] == [(1, True), (2, False), (3, True)]
+    held = bench.ledger.history()[1]
+    assert (held.status, held.reason) == ("held", "<b>collapse</b>")
+    last = bench.worker.jobs[2]
+    assert (last.base_version, last.state) == (1, bench.ledger.state(1))
+    np.testing.assert_array_equal(last.new_frames[0], image(9))
+    poison = {image(n).tobytes() for n in range(5, 9)}
+    assert not poison & {frame.tobytes() for frame in last.replay_frames}, "held samples never enter replay"
+    row = store.read("SELECT signature, payload_sha256 FROM versions WHERE version = 2")[0]
+    assert row["signature"] == b""
+    assert bench.ledger.payload(row["payload_sha256"]) is None
+
+
+def test_a_newest_version_that_is_held_leaves_the_one_before_shipped(
+    bench: Bench, store: Store, device: EnrolledDevice
+) -> None:
+    bench.gate.hold = {2}
+    upload(store, device, 1, 8)
+    bench.work()
+    shipped = bench.ledger.newest_shipped()
+    assert shipped is not None
+    assert shipped.version == 1
+
+
+def test_a_job_that_diverges_is_held_and_does_not_block_the_next(
+    bench: Bench, store: Store, device: EnrolledDevice
+) -> None:
+    bench.worker.fail_on = {1}
+    upload(store, device, 1, 8)
+    assert [(o.version, o.shipped) for o in bench.work()] == [(1, False), (2, True)]
+    assert "not finite" in bench.ledger.history()[0].reason
+
+
+def test_samples_of_a_revoked_device_are_not_used(bench: Bench, store: Store, device: EnrolledDevice) -> None:
+    other = enrolled(store, 2)
+    upload(store, device, 1, 3)
+    upload(store, other, 1, 2)
+    store.revoke(device.id, reason="stolen", now=6.0).result()
+    assert bench.work() == []
+    upload(store, other, 3, 2)
+    bench.work()
+    np.testing.assert_array_equal(bench.worker.jobs[0].new_frames, np.stack([image(n) for n in range(1, 5)]))
+
+
+def test_only_its_own_cohort_is_worked(bench: Bench, store: Store) -> None:
+    upload(store, enrolled(store, 2, cohort="north"), 1, 4)
+    assert bench.work() == []
+
+
+# -- restart, twice, at the same time ----------------------------------------------------------------------------------
+
+
+def test_a_restarted_cloud_makes_the_same_versions(
+    store: Store, opened: Bundle, device: EnrolledDevice, tmp_path: Path
+) -> None:
+    whole, parts = Bench(store, opened), []
+    whole.gate.hold = {3}
+    upload(store, device, 1, 24)
+    whole.work()
+
+    other = Store(tmp_path / "other", bundle_digest=opened.digest)
+    twin = enrolled(other)
+    upload(other, twin, 1, 24)
+    for number in range(1, 7):
+        part = Bench(other, opened)
+        part.gate.hold = {1} if number == 3 else set()
+        assert part.cohort.step() is not None
+        part.executor.close()
+        parts += part.worker.jobs
+    for job, again in zip(whole.worker.jobs, parts, strict=True):
+        assert (job.seed, job.base_version, job.state) == (again.seed, again.base_version, again.state)
+        np.testing.assert_array_equal(job.replay_frames, again.replay_frames)
+    assert whole.ledger.state(6) == Ledger(other, "default").state(6) != b""
+    whole.executor.close()
+    other.close()
+
+
+class Dying:
+    """An executor that is closed while a job waits."""
+
+    def adapt(self, job: AdaptJob) -> Future[AdaptResult]:
+        future: Future[AdaptResult] = Future()
+        future.set_exception(CancelledError())
+        return future
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_unfinished_job_is_done_again_on_the_same_samples(
+    bench: Bench, store: Store, opened: Bundle, device: EnrolledDevice
+) -> None:
+    upload(store, device, 1, 4)
+    dying = Cohort(bundle=opened, ledger=bench.ledger, executor=Dying(), check=bench.gate.check, key=KEY, config=SMALL)
+    assert dying.step() is None
+    store.revoke(device.id, reason="too late for a job that was begun", now=6.0).result()
+    assert bench.work() == [Outcome(version=1, shipped=True, reason="")]
+    assert store.read("SELECT fencing_token FROM jobs")[0][0] == 2
+
+
+def test_a_version_is_committed_once_however_often_its_job_is_done(
+    bench: Bench, store: Store, device: EnrolledDevice
+) -> None:
+    upload(store, device, 1, 8)
+    ledger, head = bench.ledger, bench.ledger.head(at_most=4)
+    samples = plan(head, 4)
+    assert samples is not None
+    slow = ledger.claim(head, samples, now=0.0, lease_s=10.0).result()
+    assert slow is not None
+    assert ledger.claim(head, samples, now=9.0, lease_s=10.0).result() is None, "the lease still runs"
+    fast = ledger.claim(head, samples, now=11.0, lease_s=10.0).result()
+    assert fast is not None
+    assert fast.fencing_token > slow.fencing_token
+    assert ledger.commit(slow, NOTHING, now=12.0).result() is False, "fenced off"
+    assert ledger.commit(fast, NOTHING, now=12.0).result() is True
+    assert ledger.commit(fast, NOTHING, now=12.0).result() is False, "once"
+    assert ledger.claim(head, samples, now=99.0, lease_s=10.0).result() is None, "the head moved on"
+    assert [entry.version for entry in ledger.history()] == [1]
+
+
+def test_two_workers_at_once_make_each_version_once(store: Store, opened: Bundle, device: EnrolledDevice) -> None:
+    upload(store, device, 1, 40)
+    benches = [Bench(store, opened) for _ in range(3)]
+    threads = [threading.Thread(target=bench.work) for bench in benches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for bench in benches:
+        bench.work()
+        bench.executor.close()
+    versions = [outcome.version for bench in benches for outcome in bench.outcomes]
+    assert sorted(versions) == list(range(1, 11))
+    states = [job.state for job in sorted((j for b in benches for j in b.worker.jobs), key=lambda j: j.base_version)]
+    assert states[0] == b""
+
+
+def test_the_thread_works_whenever_it_is_poked(bench: Bench, store: Store, device: EnrolledDevice) -> None:
+    bench.cohort.start()
+    upload(store, device, 1, 4)
+    bench.cohort.poke()
+    until(lambda: len(bench.outcomes) == 1, "the first version")
+    upload(store, device, 5, 4)
+    bench.cohort.poke()
+    until(lambda: len(bench.outcomes) == 2, "the second version")
+    bench.cohort.stop()
+    bench.cohort.stop()
+
+
+def test_a_failing_record_stops_nothing_for_good(bench: Bench, store: Store, device: EnrolledDevice) -> None:
+    upload(store, device, 1, 4)
+    store.write(lambda db: db.execute("PRAGMA query_only = ON").fetchall()).result()
+    with pytest.raises(StorageError):
+        bench.cohort.step()
+    store.close()
+    again = Store(store.path.parent, bundle_digest=None)
+    bench.ledger.store = again
+    assert bench.work() == [Outcome(version=1, shipped=True, reason="")]
+    again.close()

@@ -1,0 +1,477 @@
+"""The gateway over a real WebSocket: who gets in, what is kept, what is answered."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from cloud_peer import SHAPE, FakeGate, FakeWorker, Line, Peer, fetch, image, png, running, sample, until, write_bundle
+from websockets.exceptions import ConnectionClosed
+
+from littoral.bundle import SigningKey
+from littoral.cloud import admin
+from littoral.cloud.cloud import Cloud
+from littoral.cloud.session import Session
+from littoral.errors import StorageError
+from littoral.wire.envelope import MAX_FRAME_BYTES, Frame, decode_frame, encode_frame
+from littoral.wire.messages import Ack, Challenge, Receipt, Refusal, Status, Version, from_frame, to_frame
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gateway")
+
+
+@pytest.fixture(scope="module")
+def cloud(folder: Path) -> Iterator[Cloud]:
+    """One cloud for the tests that need nothing special; each enrols devices of its own."""
+    with running(write_bundle(folder / "bundle"), folder / "state") as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def peer(cloud: Cloud) -> Peer:
+    return Peer(cloud).enrol()
+
+
+def fleet(cloud: Cloud) -> dict[str, object]:
+    status, body, _ = fetch(f"{cloud.url}/v1/fleet")
+    assert status == 200
+    document: dict[str, object] = json.loads(body)
+    return document
+
+
+def device_entry(cloud: Cloud, peer: Peer) -> dict[str, object]:
+    return next(d for d in fleet(cloud)["devices"] if d["id"] == peer.device_id)  # type: ignore[attr-defined]
+
+
+def everything(cloud: Cloud) -> list[tuple[object, ...]]:
+    """All that the record holds, to see that nothing changed."""
+    with sqlite3.connect(cloud.state_dir / "record.sqlite3") as db:
+        tables = [row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
+        found = [row for table in tables for row in db.execute(f"SELECT * FROM {table}")]
+    db.close()
+    return found
+
+
+# -- a session that goes well ------------------------------------------------------------------------------------------
+
+
+def test_samples_are_acknowledged_in_order_and_a_session_resumes_where_the_last_ended(peer: Peer) -> None:
+    with peer.session() as line:
+        assert line.welcome is not None
+        assert (line.welcome.acked_sequence, line.welcome.credit_bytes) == (0, 262_144)
+        line.upload(1, 2)
+    with peer.session() as line:
+        assert line.welcome is not None
+        assert line.welcome.acked_sequence == 2
+        line.send(sample(2), sequence=2)
+        assert line.wait(Ack).sequence == 2, "a duplicate is acknowledged"
+        line.send(sample(3, coding="png", image=png(image(3))), sequence=3)
+        assert line.wait(Ack).sequence == 3
+    assert device_entry(peer.cloud, peer)["samples"] == 3
+
+
+def test_a_version_that_devices_can_verify_is_sent_when_it_ships_and_again_at_the_next_hello(peer: Peer) -> None:
+    with peer.session() as line:
+        line.upload(1, 8)
+        version = line.wait(Version)
+        assert line.welcome is not None
+        claim = peer.verified(version, line.welcome)
+        newest = until(lambda: peer.cloud._hub.newest, "a version")
+    with peer.session(highest_version=claim.version - 1) as line:
+        assert line.welcome is not None
+        assert peer.verified(line.wait(Version), line.welcome).version >= claim.version
+    with peer.session(highest_version=2**63) as line:
+        line.upload(9, 1)  # the Ack is the only thing that comes
+    status, payload, headers = fetch(f"{peer.cloud.url}/v1/artefacts/{claim.payload_sha256}")
+    assert (status, payload) == (200, version.payload)
+    assert headers["etag"] == f'"{claim.payload_sha256}"'
+    assert newest.version >= 1
+
+
+def test_receipts_and_status_are_seen_in_the_fleet(peer: Peer) -> None:
+    with peer.session() as line:
+        line.send(Receipt(version=4, outcome="rejected", code="probe", reason="kept 3 of 32"), sequence=1)
+        line.wait(Ack)
+        line.send(Status(version=4, frames=99, selected=7, queued=1, dropped=2, statistics_resets=3))
+        entry = until(lambda: (e := device_entry(peer.cloud, peer))["status"] and e, "the status")
+        assert isinstance(entry, dict)
+        assert entry["online"] is True
+        assert entry["status"]["frames"] == 99
+        assert entry["last_receipt"]["code"] == "probe"
+    until(lambda: device_entry(peer.cloud, peer)["online"] is False, "the device to be offline")
+
+
+def test_a_second_session_replaces_the_first(peer: Peer) -> None:
+    with peer.session() as first, peer.session() as second:
+        refusal = first.wait(Refusal)
+        assert (refusal.code, refusal.retry_after_ms > 0) == ("busy", True)
+        second.upload(1, 1)
+        assert device_entry(peer.cloud, peer)["online"] is True
+
+
+# -- who does not get in -----------------------------------------------------------------------------------------------
+
+
+def refused(line: Line) -> Refusal:
+    """The Refusal, after which the cloud closes."""
+    refusal = line.wait(Refusal)
+    with pytest.raises(ConnectionClosed):
+        line.socket.recv(timeout=10)
+    return refusal
+
+
+def test_a_device_that_was_not_enrolled_gets_a_refusal_and_changes_nothing(cloud: Cloud) -> None:
+    before = everything(cloud)
+    peer = Peer(cloud)
+    with peer.dial() as line:
+        line.send(peer.hello(line.get(Challenge).nonce))
+        assert refused(line).code == "not-enrolled"
+    assert everything(cloud) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        pytest.param({"signature": bytes(64)}, "bad-signature", id="no-signature"),
+        pytest.param({"outbox_stream": 8}, "bad-signature", id="another-stream-than-signed"),
+        pytest.param({"bundle_digest": b"x" * 32}, "bad-signature", id="another-bundle-than-signed"),
+    ],
+)
+def test_a_hello_must_be_signed_by_the_devices_key(peer: Peer, changes: dict[str, object], code: str) -> None:
+    before = everything(peer.cloud)
+    with peer.dial() as line:
+        line.send(peer.hello(line.get(Challenge).nonce, **changes))
+        assert refused(line).code == code
+    assert everything(peer.cloud) == before
+
+
+def test_a_hello_recorded_in_another_session_is_refused(peer: Peer) -> None:
+    with peer.dial() as line:
+        old = peer.hello(line.get(Challenge).nonce)
+        line.send(old)
+    with peer.dial() as line:
+        line.get(Challenge)
+        line.send(old)
+        assert refused(line).code == "bad-signature"
+
+
+def test_a_device_of_another_bundle_is_refused(peer: Peer) -> None:
+    peer.digest = b"x" * 32
+    with peer.dial() as line:
+        line.send(peer.hello(line.get(Challenge).nonce))
+        refusal = refused(line)
+    assert (refusal.code, refusal.retry_after_ms) == ("other-bundle", 0)
+
+
+def test_a_revoked_device_is_shut_out_of_an_open_session_and_of_the_next(peer: Peer) -> None:
+    with peer.session() as line:
+        assert admin.revoke(peer.cloud.state_dir, peer.device_id, reason="stolen")
+        before = everything(peer.cloud)
+        line.send(sample(1), sequence=1)
+        assert refused(line).code == "revoked"
+    with peer.dial() as line:
+        line.send(peer.hello(line.get(Challenge).nonce))
+        assert refused(line).code == "revoked"
+    assert everything(peer.cloud) == before
+
+
+def test_anything_before_a_hello_is_refused(peer: Peer) -> None:
+    with peer.dial() as line:
+        line.get(Challenge)
+        line.send(Status(version=0, frames=0, selected=0, queued=0, dropped=0, statistics_resets=0))
+        assert refused(line).code == "protocol"
+
+
+# -- what a device may not send ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(sample(1, image=bytes(3)), id="raw-of-another-size"),
+        pytest.param(sample(1, predicted=10), id="a-class-that-does-not-exist"),
+        pytest.param(sample(1, coding="png", image=b"not a png"), id="not-a-png"),
+        pytest.param(sample(1, coding="png", image=png(image(1), "RGB")), id="other-channels"),
+        pytest.param(sample(1, coding="raw", image=bytes(500_000)), id="large"),
+        pytest.param(Receipt(version=1, outcome="thrown away", code="", reason=""), id="unknown-outcome"),
+    ],
+)
+def test_malformed_content_ends_the_session_and_is_written_in_the_audit(peer: Peer, bad: object) -> None:
+    with peer.session() as line:
+        line.send(bad, sequence=1)  # type: ignore[arg-type]
+        refusal = refused(line)
+    assert (refusal.code, refusal.retry_after_ms) == ("protocol", 0), "sending it again would not help"
+    with admin.open_record(peer.cloud.state_dir) as store:
+        assert store.acked_sequence(peer.device_id, peer.stream) == 0
+        assert ("malformed", peer.device_id) in [entry[1:3] for entry in store.audit_entries()]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(b"\xc1", id="not-msgpack"),
+        pytest.param(encode_frame(Frame(type=99)), id="unknown-type"),
+        pytest.param(encode_frame(to_frame(Ack(sequence=1))), id="what-only-the-cloud-sends"),
+        pytest.param(encode_frame(to_frame(sample(1), stream=8, sequence=1)), id="another-stream"),
+        pytest.param(encode_frame(to_frame(sample(1), stream=7, sequence=0)), id="sequence-0"),
+        pytest.param(encode_frame(to_frame(sample(1), stream=7, sequence=2**63)), id="sequence-too-large"),
+        pytest.param(encode_frame(to_frame(sample(1), stream=7, sequence=2)), id="gap"),
+        pytest.param("text", id="text"),
+    ],
+)
+def test_bytes_that_break_the_protocol_end_the_session(peer: Peer, frame: bytes | str) -> None:
+    with peer.session() as line:
+        line.socket.send(frame)
+        refusal = refused(line)
+    assert (refusal.code, refusal.retry_after_ms > 0) == ("protocol", True)
+    assert device_entry(peer.cloud, peer)["samples"] == 0
+
+
+def test_an_oversized_frame_is_refused_by_the_listener(peer: Peer) -> None:
+    with peer.session() as line:
+        line.socket.send(bytes(MAX_FRAME_BYTES + 1))
+        with pytest.raises(ConnectionClosed) as caught:
+            line.wait(Ack)
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1009
+    assert fetch(f"{peer.cloud.url}/healthz")[:2] == (200, b"ok\n")
+
+
+# -- time, credit, storage ---------------------------------------------------------------------------------------------
+
+
+def test_a_silent_peer_is_closed(tmp_path: Path) -> None:
+    with running(write_bundle(tmp_path / "b"), tmp_path / "s", idle_timeout_s=0.2) as cloud:
+        peer = Peer(cloud).enrol()
+        with peer.session() as line, pytest.raises(ConnectionClosed):
+            line.wait(Ack)
+
+
+def test_too_many_sessions_are_told_to_come_back(tmp_path: Path) -> None:
+    with running(write_bundle(tmp_path / "b"), tmp_path / "s", max_sessions=1) as cloud:
+        with Peer(cloud).enrol().session(), Peer(cloud).enrol().dial() as line:
+            refusal = refused(line)
+        assert (refusal.code, refusal.retry_after_ms > 0) == ("busy", True)
+
+
+def test_a_full_record_refuses_and_acknowledges_nothing(tmp_path: Path) -> None:
+    with running(write_bundle(tmp_path / "b"), tmp_path / "s", max_record_bytes=140_000) as cloud:
+        peer = Peer(cloud).enrol()
+        acked = 0
+        with peer.session() as line:
+            line.socket.send(encode_frame(to_frame(sample(1), stream=7, sequence=1)))
+            acked = line.wait(Ack).sequence
+            for sequence in range(2, 4_000):
+                line.send(sample(sequence), sequence=sequence)
+                answer = from_frame(decode_frame(line.socket.recv(timeout=20)))  # type: ignore[arg-type]
+                if isinstance(answer, Refusal):
+                    break
+                while not isinstance(answer, Ack):
+                    answer = from_frame(decode_frame(line.socket.recv(timeout=20)))  # type: ignore[arg-type]
+                acked = answer.sequence
+            assert isinstance(answer, Refusal)
+            assert (answer.code, answer.retry_after_ms > 0) == ("storage", True)
+        with admin.open_record(cloud.state_dir) as store:
+            assert store.acked_sequence(peer.device_id, peer.stream) == acked
+
+
+class SlowRecord:
+    """A store whose commits finish when the test says so."""
+
+    def __init__(self, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[int] = []
+        self.gate = threading.Event()
+        real = cloud._store.record
+
+        def record(device_id: str, stream: int, entries: list[tuple[int, object]], *, now: float) -> Future[int]:
+            self.asked += [sequence for sequence, _ in entries]
+            hold: Future[bool] = cloud._store.write(lambda db: self.gate.wait(20))
+            assert hold is not None
+            return real(device_id, stream, entries, now=now)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(cloud._store, "record", record)
+
+
+def test_no_ack_leaves_before_the_commit(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = SlowRecord(peer.cloud, monkeypatch)
+    with peer.session(highest_version=2**63) as line:
+        line.send(sample(1), sequence=1)
+        until(lambda: slow.asked == [1], "the commit to be asked for")
+        with pytest.raises(TimeoutError):
+            line.socket.recv(timeout=0.1)
+        slow.gate.set()
+        assert line.wait(Ack).sequence == 1
+
+
+def test_a_device_over_its_credit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(write_bundle(tmp_path / "b"), tmp_path / "s", credit_bytes=200) as cloud:
+        peer = Peer(cloud).enrol()
+        slow = SlowRecord(cloud, monkeypatch)
+        with peer.session() as line:
+            assert line.welcome is not None
+            assert line.welcome.credit_bytes == 200
+            for number in range(1, 41):
+                line.send(sample(number), sequence=number)
+            until(lambda: slow.asked, "the first commit")
+            session: Session = cloud._hub.sessions[peer.device_id]
+            until(lambda: not session._room.is_set(), "the credit to be used up")
+            assert session._in_flight_bytes < 200 + len(encode_frame(to_frame(sample(1), stream=7, sequence=1)))
+            slow.gate.set()
+            line.wait(Ack, lambda ack: ack.sequence == 40)
+
+
+def test_a_failing_record_refuses_the_session_with_storage(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def record(*_: object, **__: object) -> Future[int]:
+        raise StorageError("disk on fire")
+
+    monkeypatch.setattr(peer.cloud._store, "record", record)
+    with peer.session() as line:
+        line.send(sample(1), sequence=1)
+        refusal = refused(line)
+    assert (refusal.code, refusal.retry_after_ms > 0) == ("storage", True)
+    assert "fire" not in refusal.message
+
+
+# -- HTTP --------------------------------------------------------------------------------------------------------------
+
+
+def test_enrolment_answers_with_what_a_device_must_know(cloud: Cloud) -> None:
+    token, key = cloud.new_token(), SigningKey.generate()
+    body = {"token": token, "name": "porch", "public_key": key.public.hex}
+    status, answer, _ = fetch(f"{cloud.url}/v1/enrol", body)
+    assert status == 200
+    assert json.loads(answer) == {
+        "device_id": key.public.fingerprint,
+        "cohort": "default",
+        "release_key": cloud._keys.release.public.hex,
+        "bundle_digest": cloud.bundle.digest.hex(),
+    }
+    other = {**body, "public_key": SigningKey.generate().public.hex}
+    status, answer, _ = fetch(f"{cloud.url}/v1/enrol", other)
+    assert (status, json.loads(answer)["code"]) == (403, "bad-token")
+    assert token.split("-")[1].encode() not in (cloud.state_dir / "record.sqlite3").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("raw", "status", "code"),
+    [
+        pytest.param(b"{", 400, "bad-request", id="not-json"),
+        pytest.param(b"[" * 4000, 400, "bad-request", id="nested"),
+        pytest.param(b"[]", 400, "bad-request", id="not-an-object"),
+        pytest.param(b'{"token": 1, "name": "a", "public_key": "00"}', 400, "bad-request", id="wrong-type"),
+        pytest.param(b'{"token": "x", "name": "a", "public_key": "00"}', 400, "bad-request", id="short-key"),
+        pytest.param(
+            b'{"token": "x", "name": "a\\u0007", "public_key": "%s"}' % (b"0" * 64), 400, "bad-request", id="bell"
+        ),
+        pytest.param(b'{"token": "x", "name": "a", "public_key": "%s"}' % (b"0" * 64), 403, "bad-token", id="token"),
+        pytest.param(b" " * 5000, 413, "too-large", id="too-large"),
+    ],
+)
+def test_a_bad_enrolment_gets_a_clear_error(cloud: Cloud, raw: bytes, status: int, code: str) -> None:
+    before = everything(cloud)
+    came, body, _ = fetch(f"{cloud.url}/v1/enrol", raw=raw)
+    answer = json.loads(body)
+    assert (came, answer["code"]) == (status, code)
+    assert answer["message"]
+    assert everything(cloud) == before
+
+
+@pytest.mark.parametrize(("name", "status"), [("zz", 400), ("00" * 32, 404), ("..%2f..%2fcloud.json", 404)])
+def test_an_artefact_that_is_not_there_is_an_error(cloud: Cloud, name: str, status: int) -> None:
+    assert fetch(f"{cloud.url}/v1/artefacts/{name}")[0] == status
+
+
+def test_metrics_are_labelled_by_cohort_and_never_by_device(peer: Peer) -> None:
+    with peer.session() as line:
+        line.upload(1, 1)
+    status, body, _ = fetch(f"{peer.cloud.url}/metrics")
+    text = body.decode()
+    assert status == 200
+    assert 'littoral_link_bytes_total{cohort="default",direction="up",purpose="sample"}' in text
+    assert "littoral_samples_total" in text
+    assert peer.device_id not in text
+
+
+def test_the_dashboard_escapes_what_devices_say_and_needs_no_other_host(tmp_path: Path) -> None:
+    gate = FakeGate()
+    gate.hold = {2}
+    with running(write_bundle(tmp_path / "b"), tmp_path / "s", gate=gate) as cloud:
+        peer = Peer(cloud, name="<script>alert(1)</script>").enrol()
+        with peer.session() as line:
+            line.upload(1, 8)
+            until(lambda: fleet(cloud)["head_version"] == 2, "two versions")
+            line.send(Receipt(version=1, outcome="rejected", code="<i>", reason='"><img src=x>'), sequence=9)
+            line.wait(Ack)
+            status, body, headers = fetch(f"{cloud.url}/")
+    page = body.decode()
+    assert status == 200
+    for said in ("<script>alert", "<b>collapse", "<i>", "<img"):
+        assert said not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "&lt;b&gt;collapse" in page
+    assert 'class="badge held"' in page
+    assert 'class="badge shipped"' in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+    assert "default-src 'none'" in headers["content-security-policy"]
+
+
+def test_the_dashboards_sections_come_as_events(cloud: Cloud) -> None:
+    parts = urlsplit(cloud.url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
+    connection.request("GET", "/v1/events")
+    answer = connection.getresponse()
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    sections = json.loads(answer.readline().decode().removeprefix("data: "))
+    assert set(sections) == {"summary", "chart", "versions", "devices"}
+    answer.readline()
+    assert answer.readline().startswith(b"data: "), "another one a second later"
+    connection.close()
+    until(lambda: cloud._hub.num_watchers == 0, "the stream to end")
+
+
+def test_the_gateway_itself_does_not_import_torch() -> None:
+    code = "import sys, littoral.cloud.gateway; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env={**os.environ}, timeout=60).returncode == 0
+
+
+def test_devices_at_once_are_all_served(cloud: Cloud) -> None:
+    begun = time.monotonic()
+
+    def work(failures: list[BaseException]) -> None:
+        try:
+            with Peer(cloud).enrol().session() as line:
+                line.upload(1, 5)
+        except BaseException as error:  # noqa: BLE001 -- a thread's outermost frame
+            failures.append(error)
+
+    failures: list[BaseException] = []
+    threads = [threading.Thread(target=work, args=(failures,)) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert time.monotonic() - begun < 20
+
+
+def test_a_worker_is_asked_for_what_devices_sent(tmp_path: Path) -> None:
+    worker = FakeWorker()
+    with running(write_bundle(tmp_path / "b"), tmp_path / "s", worker=worker) as cloud:
+        with Peer(cloud).enrol().session() as line:
+            line.upload(1, 4)
+            line.wait(Version)
+        assert worker.jobs[0].new_frames.shape == (4, *SHAPE)
