@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from littoral.errors import LittoralError as LittoralError
     from littoral.errors import ModelOutputError as ModelOutputError
     from littoral.errors import UpdateRejected as UpdateRejected
-    from littoral.train.build import BuildOptions as BuildOptions
-    from littoral.train.build import TorchSource as TorchSource
+    from littoral.train.options import BuildOptions as BuildOptions
+    from littoral.train.options import TorchSource as TorchSource
     from littoral.train.build import build_bundle as build_bundle
 
 __version__ = "0.1.0"
@@ -37,7 +37,7 @@ __version__ = "0.1.0"
 _HOME = {
     "AdaptConfig": "littoral.cloud.adapt",
     "Answer": "littoral.edge.device",
-    "BuildOptions": "littoral.train.build",
+    "BuildOptions": "littoral.train.options",
     "Bundle": "littoral.bundle",
     "BundleError": "littoral.errors",
     "Cloud": "littoral.cloud.cloud",
@@ -53,7 +53,7 @@ _HOME = {
     "ModelOutputError": "littoral.errors",
     "SelectionConfig": "littoral.core.selection",
     "StatisticsConfig": "littoral.core.drift",
-    "TorchSource": "littoral.train.build",
+    "TorchSource": "littoral.train.options",
     "UpdateRejected": "littoral.errors",
     "build_bundle": "littoral.train.build",
 }

@@ -1,6 +1,7 @@
 """Drifting streams of scikit-learn's handwritten digits: 16 x 16 grey frames, seeded, made from the seed alone.
 
-The stream's labels leave this module only in `Stream.labels`, for scoring; what is played to a device is `Stream.frames`.
+The stream's labels leave this module only in `Stream.labels`, for scoring; what is played to a device is
+`Stream.frames`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def _digits() -> tuple[NDArray[np.float32], Labels]:
 
     data = load_digits()
     small = data.images.astype(np.float32) / 16.0
-    return ndimage.zoom(small, (1, 2, 2), order=1, mode="nearest", grid_mode=True).clip(0, 1), data.target.astype(np.int64)
+    large: NDArray[np.float32] = ndimage.zoom(small, (1, 2, 2), order=1, mode="nearest", grid_mode=True).clip(0, 1)
+    return large, data.target.astype(np.int64)
 
 
 def split_digits(seed: int) -> tuple[tuple[NDArray[np.float32], Labels], tuple[NDArray[np.float32], Labels]]:
@@ -66,7 +68,8 @@ def dim(images: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.flo
 
 def blur_and_noise(images: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """A lens out of focus (sigma 1.2 pixels) on a noisy sensor (standard deviation 0.1)."""
-    return ndimage.gaussian_filter(images, (0, 1.2, 1.2)) + rng.normal(0, 0.1, images.shape).astype(np.float32)
+    blurred: NDArray[np.float32] = ndimage.gaussian_filter(images, (0, 1.2, 1.2))
+    return blurred + rng.normal(0, 0.1, images.shape).astype(np.float32)
 
 
 def rotated(images: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -119,7 +122,7 @@ def robust_frames(seed: int, copies: int = 8) -> tuple[Frame, Labels]:
 
 
 def drifting_stream(seed: int, *, device: int, frames_per_phase: int) -> Stream:
-    """What one device sees: the phases one after another, each a fresh draw from the digits that no model trained on."""
+    """What one device sees: the phases one after another, drawn afresh from digits that no model trained on."""
     _, (images, labels) = split_digits(seed)
     frames, told, phase = [], [], []
     for index, (_, corrupt) in enumerate(PHASES):

@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 Subparsers = argparse._SubParsersAction
 
@@ -79,7 +80,7 @@ def _frames(path: Path) -> tuple[Any, Any]:
     try:
         with np.load(path, allow_pickle=False) as data:
             frames, labels = data["frames"], data.get("labels")
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, BadZipFile) as error:
         raise ValueError(f"{path} should be an .npz with an array 'frames' ({error})") from error
     if frames.dtype != np.uint8 or frames.ndim != 4:
         raise ValueError(f"'frames' in {path} is {frames.dtype} {frames.shape}, expected uint8 (N, H, W, C)")
@@ -99,6 +100,7 @@ def _classes(text: str) -> list[str]:
 
 
 def _source(factory: str, kwargs: str, weights: Path) -> Any:
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     from littoral.bundle import TorchModel
@@ -110,4 +112,10 @@ def _source(factory: str, kwargs: str, weights: Path) -> Any:
     except ValueError as error:
         raise ValueError(f"the keyword arguments {kwargs!r} of {factory} are not JSON ({error})") from error
     spec = TorchModel(factory=factory, kwargs=parsed, file=str(weights))
-    return TorchSource(load_model(spec, load_file(weights)), factory, parsed)
+    try:
+        tensors = load_file(weights)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{weights} should be a .safetensors file with the state dict of {factory} ({error})"
+        ) from error
+    return TorchSource(load_model(spec, tensors), factory, parsed)

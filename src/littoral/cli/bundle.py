@@ -24,6 +24,8 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     sign.add_argument("--key", type=Path, required=True, help="the release key's file")
     keys = actions.add_parser("keys", help="make a release key, or show the one that is there")
     keys.add_argument("key", type=Path, help="the key's file")
+    for action in actions.choices.values():  # before or after the action: both are natural
+        action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     parser.set_defaults(run=run)
 
 

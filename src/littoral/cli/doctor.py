@@ -49,7 +49,7 @@ def _version(module: str) -> str | None:
     """The installed version of a module that can really be imported."""
     try:
         found = importlib.import_module(module)
-    except ImportError:
+    except (ImportError, OSError):  # OSError: a shared library that does not load
         return None
     return str(getattr(found, "__version__", "installed"))
 

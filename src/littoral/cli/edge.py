@@ -170,4 +170,5 @@ def _print_status(device: Device, args: argparse.Namespace) -> None:
 
 
 def _print(args: argparse.Namespace, document: dict[str, Any], text: str) -> None:
-    print(json.dumps(document) if args.json else text, flush=True)
+    shown = json.dumps(document) if args.json else text.encode(errors="backslashreplace").decode()  # names are bytes
+    print(shown, flush=True)

@@ -29,6 +29,8 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     revoke.add_argument("device_id", help="as 'enrol list' shows it")
     revoke.add_argument("--state", type=Path, required=True, help="the cloud's state folder")
     revoke.add_argument("--reason", default="", help="kept in the record")
+    for action in actions.choices.values():  # before or after the action: both are natural
+        action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     parser.set_defaults(run=run)
 
 

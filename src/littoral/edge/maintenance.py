@@ -86,7 +86,16 @@ class Maintenance:
             )
             version, affine = self.updater.boot()
         self._affine: Tensors = affine
-        self._estimate, self._measurer = self._statistics()
+        self._estimate: StatisticsEstimate | None = None
+        self._measurer: StatisticsModel | None = None
+        if bundle.manifest.statistics is not None and config.adapt_statistics:
+            self._estimate = StatisticsEstimate(
+                layers=bundle.manifest.norm_layers,
+                source=bundle.weights,
+                drift_threshold=bundle.manifest.statistics.drift_threshold,
+                config=config.statistics,
+            )
+            self._measurer = StatisticsModel(bundle, config.session)
         self.model = self._model(affine, version)
 
         shape = (config.statistics_batch_frames, *bundle.manifest.input.shape)
@@ -125,9 +134,9 @@ class Maintenance:
             return  # the thread is still busy with the last buffer: measure the next one instead
         self._measuring = True
         batch, self._filling, self._resting = self._filling, self._resting, self._filling
-        mean_entropy = self._entropy_sum / self._entropy_count
+        num_frames, mean_entropy = self._entropy_count, self._entropy_sum / self._entropy_count
         self._entropy_sum, self._entropy_count = 0.0, 0
-        self._tasks.put(lambda: self._measure(batch, mean_entropy))
+        self._tasks.put(lambda: self._measure(batch, mean_entropy, num_frames))
 
     def offer(self, frame: Frame, frame_id: int, label: int, entropy_nats: float, version: int) -> bool:
         """Hand over a chosen frame for the outbox; False when too many are waiting already."""
@@ -226,13 +235,13 @@ class Maintenance:
         assert self.updater is not None
         self._put_receipt(self.updater.receive(signed))
 
-    def _observe(self, mean_entropy: float) -> None:
+    def _observe(self, mean_entropy: float, num_frames: int = 1) -> None:
         if self.updater is not None:
-            self._put_receipt(self.updater.observe(mean_entropy))
+            self._put_receipt(self.updater.observe(mean_entropy, frames=num_frames))
 
-    def _measure(self, batch: Frame, mean_entropy: float) -> None:
+    def _measure(self, batch: Frame, mean_entropy: float, num_frames: int) -> None:
         try:
-            self._observe(mean_entropy)
+            self._observe(mean_entropy, num_frames)
             if self._estimate is not None and self._measurer is not None:
                 self._estimate.update(self._moments(batch, self._measurer), len(batch))
                 self._serve(self._affine, self.model.version)
@@ -247,18 +256,6 @@ class Maintenance:
         return measure
 
     # -- models --------------------------------------------------------------------------------------------------------
-
-    def _statistics(self) -> tuple[StatisticsEstimate, StatisticsModel] | tuple[None, None]:
-        manifest = self.bundle.manifest
-        if manifest.statistics is None or not self.config.adapt_statistics:
-            return None, None
-        estimate = StatisticsEstimate(
-            layers=manifest.norm_layers,
-            source=self.bundle.weights,
-            drift_threshold=manifest.statistics.drift_threshold,
-            config=self.config.statistics,
-        )
-        return estimate, StatisticsModel(self.bundle, self.config.session)
 
     def _model(self, affine: Tensors, version: int) -> Model:
         statistics = self._estimate.values if self._estimate is not None else {}

@@ -1,0 +1,113 @@
+"""`littoral demo` and `littoral bench loop`: run the loop, show it, write the report, print the document."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from littoral.bench.document import make_document, write_document
+from littoral.bench.live import LiveView
+from littoral.bench.loop import LoopConfig, LoopResult, run_loop
+from littoral.bench.report import write_report
+from littoral.errors import LittoralError
+
+_OURS = ("bundle", "cloud", "cloud.log", "report.html", "result.json")
+
+
+def run_demo(config: LoopConfig, out: Path, *, quiet: bool = False) -> dict[str, Any]:
+    """The demo: one seed, a live view, a table, ``report.html`` and ``result.json`` in ``out``, and the JSON line.
+
+    Raises:
+        LittoralError: ``out`` holds something that is not an earlier demo's.
+    """
+    _clear(out)
+    torch.set_num_threads(1)
+    with LiveView(quiet=quiet) as live:
+        result = run_loop(config, out, say=live.say, view=live.show)
+    write_report(result, out / "report.html")
+    write_document(result.document, out / "result.json")
+    if not quiet:
+        _print_table(result.document)
+        print(f"report: {out / 'report.html'}")
+    print(json.dumps(result.document))
+    return result.document
+
+
+def bench_loop(
+    seeds: Sequence[int], *, frames_per_phase: int, frames_per_second: float, out: Path | None, quiet: bool
+) -> dict[str, Any]:
+    """The demo on several seeds; one document with every row, and means and extremes in the summary."""
+    torch.set_num_threads(1)
+    base = LoopConfig(frames_per_phase=frames_per_phase, frames_per_second=frames_per_second)
+    results: list[LoopResult] = []
+    with tempfile.TemporaryDirectory() as folder, LiveView(quiet=quiet) as live:
+        for seed in seeds:
+            live.say(f"seed {seed}")
+            where = Path(folder) / str(seed)
+            results.append(run_loop(replace(base, seed=seed), where, say=live.say, view=live.show))
+    document = make_document(
+        table="loop",
+        config={key: value for key, value in results[0].document["config"].items() if key != "seed"},
+        seeds=seeds,
+        rows=[row for result in results for row in result.document["rows"]],
+        summary=_summary([result.document["summary"] for result in results]),
+    )
+    if out is not None:
+        write_document(document, out)
+    if not quiet:
+        _print_table(document)
+    print(json.dumps(document))
+    return document
+
+
+def _summary(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means over the seeds, and the worst seed of what is promised."""
+    merged = {key: round(statistics.fmean(s[key] for s in summaries), 4) for key in summaries[0]}
+    merged["littoral_minus_frozen_worst_seed"] = _worst(summaries, "littoral_accuracy", "frozen_accuracy")
+    merged["littoral_minus_teacher_worst_seed"] = _worst(summaries, "littoral_accuracy", "teacher_accuracy")
+    merged["return_minus_source_worst_seed"] = _worst(summaries, "littoral_return_accuracy", "frozen_return_accuracy")
+    return merged
+
+
+def _worst(summaries: Sequence[dict[str, Any]], ours: str, other: str) -> float:
+    return round(float(min(s[ours] - s[other] for s in summaries)), 2)
+
+
+def _clear(out: Path) -> None:
+    """Remove an earlier demo's files, and nothing else."""
+    if not out.exists():
+        return
+    names = {path.name for path in out.iterdir()}
+    if strange := sorted(name for name in names if name not in _OURS and not name.startswith("device-")):
+        raise LittoralError(f"{out} holds {strange[:3]}, which no demo made; give another folder with --out")
+    shutil.rmtree(out)
+
+
+def _print_table(document: dict[str, Any]) -> None:
+    table = Table(title="right answers, percent", title_justify="left")
+    for column in ("seed", "phase", "frames", "frozen twin", "Littoral", "teacher on every frame"):
+        table.add_column(column, justify="left" if column == "phase" else "right")
+    for row in document["rows"]:
+        scores = [f"{row[f'{who}_accuracy']:.1f}" for who in ("frozen", "littoral", "teacher")]
+        table.add_row(str(row["seed"]), row["phase"], str(row["frames"]), *scores)
+    summary = document["summary"]
+    table.add_section()
+    means = [f"{summary[f'{who}_accuracy']:.1f}" for who in ("frozen", "littoral", "teacher")]
+    table.add_row("", "mean over drift", "", *means, style="bold")
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{summary['upload_ratio']:.0%} of the frames were sent: {summary['uplink_bytes'] / 1e3:.0f} kB up, "
+        f"{summary['downlink_bytes'] / 1e3:.0f} kB down, {summary['versions_installed']:.0f} versions installed, "
+        f"{summary['versions_rejected']:.0f} rejected"
+    )
