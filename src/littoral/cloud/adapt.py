@@ -133,6 +133,14 @@ class Worker:
         loss = float("nan")
         for _ in range(self.config.inner_steps):
             loss = self._student_step(new, replay, optimisers["student"])
+        finite = np.isfinite(loss) and all(
+            bool(tensor.isfinite().all()) for _, model in self._models() for _, tensor in adaptive_state(model)
+        )
+        if not finite:  # asked before the envelope, which would make a bound of an infinity
+            raise ModelOutputError(
+                f"adaptation from version {job.base_version} diverged (loss {loss}); lower student_lr "
+                f"({self.config.student_lr}) or inner_steps ({self.config.inner_steps})"
+            )
         affine = self._shipped_affine()
         report: dict[str, float | str] = {
             "student_loss": loss,
@@ -141,11 +149,6 @@ class Worker:
             "replay_frames": float(len(replay)),
             "device": str(self.device),
         }
-        if not all(np.isfinite(value).all() for value in affine.values()) or not np.isfinite(loss):
-            raise ModelOutputError(
-                f"adaptation from version {job.base_version} diverged (loss {loss}); lower student_lr "
-                f"({self.config.student_lr}) or inner_steps ({self.config.inner_steps})"
-            )
         layers = self.bundle.manifest.norm_layers
         payload = encode_delta(diff(affine, self.bundle.source_affine, layers), layers)
         state = self._state(optimisers)
@@ -272,14 +275,20 @@ class Worker:
 
     def _state(self, optimisers: Mapping[str, torch.optim.Optimizer]) -> bytes:
         tensors: dict[str, np.ndarray] = {}
+        slots_of = self._slots()
         for role, model in self._models():
             for name, tensor in adaptive_state(model):
                 tensors[f"{role}/{name}"] = tensor.detach().cpu().numpy().copy()
             for index, slots in optimisers[role].state_dict()["state"].items():
                 for slot, value in slots.items():
                     if value is not None:
-                        tensors[f"{role}.optimiser/{index}/{slot}"] = value.detach().cpu().numpy().copy()
-        return save_safetensors(tensors, metadata={"schema": _STATE_SCHEMA, "optimiser": self.config.optimiser})
+                        tensors[f"{slots_of[role]}/{index}/{slot}"] = value.detach().cpu().numpy().copy()
+        # One entry of metadata: safetensors writes several in an order of its own, and equal states have equal bytes.
+        return save_safetensors(tensors, metadata={"schema": _STATE_SCHEMA})
+
+    def _slots(self) -> dict[str, str]:
+        """Where the state keeps each optimiser's slots: another optimiser does not find them and starts new."""
+        return {"student": f"student.{self.config.optimiser}", "teacher": "teacher.sgd"}
 
     def _restore(self, state: bytes) -> dict[str, torch.optim.Optimizer]:
         for role, model in self._models():
@@ -292,7 +301,7 @@ class Worker:
             _put(model, {n.removeprefix(f"{role}/"): t for n, t in tensors.items() if n.startswith(f"{role}/")})
             slots: dict[int, dict[str, Tensor]] = {}
             for name, tensor in tensors.items():
-                if name.startswith(f"{role}.optimiser/"):
+                if name.startswith(f"{self._slots()[role]}/"):
                     _, index, slot = name.split("/")
                     slots.setdefault(int(index), {})[slot] = tensor
             optimisers[role].load_state_dict({**optimisers[role].state_dict(), "state": slots})

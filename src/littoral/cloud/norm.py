@@ -77,7 +77,7 @@ def prepare(model: nn.Module, normalisation: Normalisation) -> nn.Module:
     for name, module in list(model.named_modules()):
         if isinstance(module, _BATCH_NORMS):
             parent = model.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], AdaptiveBatchNorm(module, normalisation))
+            setattr(parent, name.rpartition(".")[2], AdaptiveBatchNorm(module, normalisation).eval())
         elif isinstance(module, _NORMS) and module.weight is not None:
             module.requires_grad_(True)
     if not any(p.requires_grad for p in model.parameters()):
