@@ -23,6 +23,7 @@ from littoral.core.drift import StatisticsConfig
 from littoral.core.selection import SelectionConfig, Selector
 from littoral.edge.link import CloudLink
 from littoral.edge.maintenance import Maintenance
+from littoral.edge.outbox import Counters
 from littoral.edge.session import Model, SessionConfig
 from littoral.edge.updater import UpdaterConfig
 from littoral.errors import FrameError, ModelOutputError
@@ -75,7 +76,7 @@ class Answer(NamedTuple):
 
 
 class DeviceStatus(NamedTuple):
-    """The device's counters. ``accepted = acked + queued + dropped`` holds for samples and receipts in the outbox."""
+    """The device's counters. ``accepted = acked + queued + dropped`` holds for samples and receipts."""
 
     version: int
     cloud: str
@@ -152,11 +153,12 @@ class Device:
         model = maintenance.model
         logits: FloatArray = model.run(frame[None])[0]
         label = int(logits.argmax())
-        shifted = logits - logits[label]
-        exponentials = np.exp(shifted)
-        total = float(exponentials.sum())
-        probabilities = exponentials / np.float32(total)
-        entropy = math.log(total) - float(probabilities @ shifted)
+        with np.errstate(invalid="ignore"):  # infinities become NaN here and an error below
+            shifted = logits - logits[label]
+            exponentials = np.exp(shifted)
+            total = float(exponentials.sum())
+            probabilities = exponentials / np.float32(total)
+            entropy = math.log(total) - float(probabilities @ shifted)
         self._frames += 1
         if not math.isfinite(entropy):
             raise self._not_finite(model, logits)
@@ -181,6 +183,7 @@ class Device:
         """The counters as of now."""
         m = self._maintenance
         outbox, link = m.outbox, m.link
+        counters = outbox.counters if outbox else Counters(accepted=0, acked=0, queued=0, dropped=0)
         return DeviceStatus(
             version=m.model.version,
             cloud=m.cloud,
@@ -188,10 +191,10 @@ class Device:
             storage_error=outbox.last_error if outbox else None,
             frames=self._frames,
             selected=self._selected,
-            accepted=outbox.accepted if outbox else 0,
-            acked=outbox.acked if outbox else 0,
-            queued=outbox.queued if outbox else 0,
-            dropped=(outbox.dropped if outbox else 0) + self._overflowed,
+            accepted=counters.accepted + self._overflowed,
+            acked=counters.acked,
+            queued=counters.queued,
+            dropped=counters.dropped + self._overflowed,
             measured_frames=m.measured_frames,
             statistics_resets=m.statistics_resets,
             swaps=m.swaps,

@@ -7,6 +7,7 @@ GET  /status                                              -> the device's counte
 from __future__ import annotations
 
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -18,6 +19,7 @@ from littoral.edge.sources import MAX_IMAGE_BYTES, decode_image
 from littoral.errors import FrameError, LittoralError, ModelOutputError
 
 _BODY_TIMEOUT_S = 10.0
+_LENGTH = re.compile("[0-9]{1,12}")
 
 
 def answer_as_dict(answer: Answer) -> dict[str, Any]:
@@ -53,7 +55,7 @@ class Endpoint:
 
             def do_POST(self) -> None:
                 length = self.headers.get("Content-Length", "")
-                if self.path != "/infer" or not length.isdigit() or int(length) > MAX_IMAGE_BYTES:
+                if self.path != "/infer" or not _LENGTH.fullmatch(length) or int(length) > MAX_IMAGE_BYTES:
                     self.close_connection = True  # the body was not read
                     wanted = f"POST /infer with a Content-Length of at most {MAX_IMAGE_BYTES}"
                     return self._reply(404 if self.path != "/infer" else 413, {"error": wanted})
@@ -84,19 +86,22 @@ class Endpoint:
 
         try:
             self._server = ThreadingHTTPServer((host, port), Handler)
-        except OSError as error:
+        except (OSError, OverflowError) as error:
+            why = error.strerror if isinstance(error, OSError) else "ports are 0 to 65535"
             raise LittoralError(
-                f"port {port} on {host} cannot be opened ({error.strerror}); "
-                "stop what uses it, or give another with --http"
+                f"port {port} on {host} cannot be opened ({why}); stop what uses it, or give another with --http"
             ) from error
         self._server.daemon_threads = True
+        self._served = False
         self.host, self.port = host, int(self._server.server_address[1])
 
     def serve(self) -> None:
         """Answer until `close` is called from another thread."""
+        self._served = True
         self._server.serve_forever(poll_interval=0.2)
 
     def close(self) -> None:
         """End `serve` and give up the port."""
-        self._server.shutdown()
+        if self._served:  # else it would wait for a loop that never ran
+            self._server.shutdown()
         self._server.server_close()

@@ -70,10 +70,12 @@ def _from_file(path: Path, spec: InputSpec, resize: bool) -> Frame | FrameError:
         if path.stat().st_size > MAX_IMAGE_BYTES:
             return FrameError(f"{path} is over {MAX_IMAGE_BYTES} bytes; it is left out")
         return decode_image(path.read_bytes(), spec, str(path), resize=resize)
-    except OSError as error:
-        return FrameError(f"{path} cannot be read ({error.strerror}); it is left out")
     except FrameError as error:
         return error
+    except OSError as error:
+        return FrameError(f"{path} cannot be read ({error.strerror}); it is left out")
+    except ValueError as error:  # a name with a zero byte is no file's
+        return FrameError(f"{str(path)!r} cannot be read ({error}); it is left out")
 
 
 def from_folder(folder: Path, spec: InputSpec, *, resize: bool = False) -> Iterator[Item]:
