@@ -84,7 +84,7 @@ def decode_frame(data: bytes) -> Frame:
         )
     except (ValueError, msgpack.exceptions.UnpackException) as error:
         raise ProtocolError(f"a frame that is not msgpack came: {error}") from error
-    if not isinstance(fields, list) or len(fields) < 9 or fields[0] != SCHEMA:
+    if not isinstance(fields, list) or len(fields) < 9 or type(fields[0]) is not int or fields[0] != SCHEMA:
         raise ProtocolError("a frame of another schema came; this side speaks schema 1: update the older of the two")
     kind, stream, sequence, key, deadline_ms, codec, crc, body = fields[1:9]
     for name, value, top in (
