@@ -74,7 +74,8 @@ def write_files(folder: Path, files: Mapping[str, bytes], manifest: Manifest) ->
 
 def tensors_to_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
     """A safetensors file; the same bytes for the same tensors."""
-    return bytes(save_safetensors({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}))
+    # Not ascontiguousarray: that turns a scalar into a vector of one.
+    return bytes(save_safetensors({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}))
 
 
 def write_device_tar(bundle: Bundle, path: Path) -> None:

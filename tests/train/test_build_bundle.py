@@ -1,0 +1,304 @@
+"""A build writes a whole bundle or nothing, and the same bytes for the same seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+import tarfile
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from torch import nn
+from traced import random_frames, square
+
+from littoral.bundle import Bundle, SigningKey
+from littoral.core.affine import affine_names
+from littoral.core.drift import distance, from_moments
+from littoral.errors import BundleError
+from littoral.models.factory import load_model
+from littoral.models.frames import normalise
+from littoral.models.zoo import small_cnn
+from littoral.train import BuildOptions, TorchSource, build_bundle, write_device_tar
+from littoral.train import build as build_module
+from littoral.train.fit import settle_statistics
+from littoral.train.run import measure
+
+SPEC = square(16, 1)
+FRAMES = random_frames(SPEC, 120)
+LABELS = np.arange(120, dtype=np.int64) % 10
+FACTORY = "littoral.models.zoo:small_cnn"
+
+
+def source(**kwargs):
+    kwargs = {"width": 4, "num_classes": 10, "depth": 1, **kwargs}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(kwargs["width"])
+        model = small_cnn(**kwargs)
+    settle_statistics(model, FRAMES, input=SPEC)
+    return TorchSource(model, FACTORY, kwargs)
+
+
+def make(out, **changes):
+    arguments = {
+        "student": source(),
+        "teacher": source(width=6),
+        "out": out,
+        "name": "test",
+        "class_names": [str(i) for i in range(10)],
+        "input": SPEC,
+        "source_frames": FRAMES,
+        "source_labels": LABELS,
+        "options": BuildOptions(num_segments=2, probe_frames=24, replay_frames=40, drift_batches=4),
+    }
+    return build_bundle(**{**arguments, **changes})
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("build") / "first")
+
+
+def test_every_file_is_there_and_the_bundle_verifies(built):
+    assert set(built.manifest.files) == {
+        "segment-0.onnx",
+        "segment-1.onnx",
+        "statistics.onnx",
+        "weights.safetensors",
+        "probe.safetensors",
+        "cloud/student.safetensors",
+        "cloud/teacher.safetensors",
+        "cloud/replay.safetensors",
+    }
+    assert Bundle.open(built.path, require_cloud=True).digest == built.digest
+    assert built.signer() is None
+    assert [s.input for s in built.manifest.segments] == ["frames", built.manifest.segments[0].output]
+    assert set(built.weights) == {name for s in built.manifest.segments for name in s.tensors}
+    assert all(value.dtype == np.float32 for value in built.weights.values())
+    assert set(built.manifest.statistics.tensors) <= set(built.weights)
+
+
+def test_probe_holds_the_students_own_answers_and_is_balanced_by_class(built):
+    frames, labels = built.probe
+    assert frames.shape == (24, 16, 16, 1)
+    assert labels.dtype == np.int64
+    model = load_model(built.manifest.student, built.load_tensors("cloud/student.safetensors"))
+    with torch.no_grad():
+        assert (model(normalise(torch.from_numpy(frames), SPEC)).argmax(1).numpy() == labels).all()
+    truth = [LABELS[np.flatnonzero((frame == FRAMES).all(axis=(1, 2, 3)))[0]] for frame in frames]
+    assert set(np.bincount(truth, minlength=10)) == {2, 3}
+
+
+def test_replay_is_a_sample_of_source_frames_without_labels(built):
+    tensors = built.load_tensors("cloud/replay.safetensors")
+    assert set(tensors) == {"frames"}
+    assert tensors["frames"].shape == (40, 16, 16, 1)
+    known = {frame.tobytes() for frame in FRAMES}
+    assert all(frame.tobytes() in known for frame in tensors["frames"])
+
+
+def test_the_teacher_is_made_again_from_the_bundle(built):
+    teacher = load_model(built.manifest.teacher, built.load_tensors("cloud/teacher.safetensors"))
+    x = normalise(torch.from_numpy(FRAMES[:4]), SPEC)
+    with torch.no_grad():
+        assert torch.equal(teacher(x), source(width=6).module.eval()(x))
+
+
+def test_envelope_bounds_gamma_and_beta_by_the_layers_mean_gamma(built):
+    bounds = built.manifest.envelope_max_delta
+    assert set(bounds) == set(affine_names(built.manifest.norm_layers))
+    for layer in built.manifest.norm_layers:
+        expected = np.abs(built.weights[layer.gamma]).mean()
+        assert bounds[layer.gamma] == bounds[layer.beta] == pytest.approx(expected, rel=1e-5)
+
+
+def test_source_metrics_are_over_the_source_frames(built):
+    metrics = built.manifest.source_metrics
+    assert metrics["num_frames"] == 120
+    assert 0 <= metrics["accuracy"] <= 1
+    assert 0 < metrics["mean_entropy_nats"] <= np.log(10)
+
+
+def test_drift_threshold_lies_between_source_batches_and_other_frames(built):
+    spec = built.manifest.statistics
+    options = ort.SessionOptions()
+    values = [ort.OrtValue.ortvalue_from_numpy(built.weights[name]) for name in spec.tensors]
+    options.add_external_initializers(list(spec.tensors), values)
+    session = ort.InferenceSession(built.read(spec.file), options, providers=["CPUExecutionProvider"])
+    layers = built.manifest.norm_layers
+
+    def away(frames):
+        moments = measure(session, frames, built.weights, alpha=1.0)
+        return distance(from_moments(moments, layers), built.weights, layers)
+
+    assert 0 < away(FRAMES[40:80]) < 2 * spec.drift_threshold
+    assert away(255 - FRAMES[40:80]) > 6 * spec.drift_threshold
+
+
+def test_same_seed_same_bytes_other_seed_other_probe(built, tmp_path):
+    again = make(tmp_path / "second")
+    assert again.digest == built.digest
+    tars = [bundle.path.with_name(bundle.path.name + ".tar") for bundle in (built, again)]
+    assert len({hashlib.sha256(tar.read_bytes()).hexdigest() for tar in tars}) == 1
+    other = BuildOptions(num_segments=2, probe_frames=24, replay_frames=40, drift_batches=4, seed=1)
+    third = make(tmp_path / "second", options=other)  # in the place of a bundle
+    assert third.digest != built.digest
+    assert third.manifest.files["segment-0.onnx"] == built.manifest.files["segment-0.onnx"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["second", "second.tar"]
+
+
+def test_the_tar_is_the_devices_part_and_takes_a_signature(built, tmp_path):
+    with tarfile.open(built.path.with_name("first.tar")) as tar:
+        names = tar.getnames()
+        tar.extractall(tmp_path / "device", filter="data")
+    assert names == sorted(names)
+    assert not any(name.startswith("cloud") for name in names)
+    device = Bundle.open(tmp_path / "device")
+    assert device.digest == built.digest
+    with pytest.raises(BundleError):
+        Bundle.open(tmp_path / "device", require_cloud=True)
+    copy = Bundle.open(shutil.copytree(built.path, tmp_path / "copy"))
+    key = SigningKey(bytes(range(32)))
+    copy.sign(key)
+    write_device_tar(copy, tmp_path / "signed.tar")
+    with tarfile.open(tmp_path / "signed.tar") as tar:
+        tar.extractall(tmp_path / "signed", filter="data")
+    assert Bundle.open(tmp_path / "signed", trust=key.public).digest == built.digest
+
+
+def test_module_paths_and_tensor_names_are_cut_points(tmp_path):
+    bundle = make(tmp_path / "b", options=BuildOptions(cut_points=("blocks.0", "relu"), drift_batches=1))
+    assert [s.output for s in bundle.manifest.segments] == ["relu", "blocks.0", "logits"]
+
+
+def test_a_network_without_batch_norm_two_frames_no_labels(tmp_path):
+    lines: list[str] = []
+    bundle = make(
+        tmp_path / "b",
+        student=source(norm="group"),
+        source_frames=FRAMES[:2],
+        source_labels=None,
+        options=BuildOptions(),
+        progress=lines.append,
+    )
+    assert bundle.manifest.statistics is None
+    assert bundle.manifest.probe.num_frames == len(bundle.probe[0]) == 2
+    assert set(bundle.manifest.source_metrics) == {"mean_entropy_nats", "num_frames"}
+    assert any("tracing" in line for line in lines)
+
+
+def test_a_build_that_fails_leaves_nothing_and_the_old_bundle_stays(built, tmp_path, monkeypatch):
+    old = Bundle.open(shutil.copytree(built.path, tmp_path / "b"))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(build_module, "write_files", full)
+    for name in ("b", "new"):
+        with pytest.raises(OSError, match="No space"):
+            make(tmp_path / name)
+    assert Bundle.open(tmp_path / "b", require_cloud=True).digest == old.digest
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_folder_that_is_no_bundle_is_not_replaced(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="has files in it and is not a bundle"):
+        make(tmp_path / "home")
+    with pytest.raises(ValueError, match="is not a folder"):
+        make(tmp_path / "home" / "thesis.tex")
+    assert (tmp_path / "home" / "thesis.tex").read_text() == "years of work"
+
+
+class Chancy(nn.Module):
+    """Gives other logits at each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(256, 10)
+
+    def forward(self, x):
+        return self.head(nn.functional.dropout(x.flatten(1), 0.5, training=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "words"),
+    [
+        ({"teacher": source(num_classes=7)}, ValueError, "the teacher has 7 classes, the student 10"),
+        ({"class_names": ["a", "b", "c"], "source_labels": None}, ValueError, "have 10 classes, class_names has 3"),
+        ({"class_names": ["a"]}, ValueError, "at least 2"),
+        ({"source_frames": FRAMES.astype(np.float32)}, ValueError, "source_frames are float32"),
+        ({"source_frames": FRAMES[:, :8]}, ValueError, r"expected uint8 \(N, 16, 16, 1\)"),
+        ({"source_frames": FRAMES[:1], "source_labels": LABELS[:1]}, ValueError, "N at least 2"),
+        ({"source_labels": LABELS[:5]}, ValueError, r"source_labels are int64 \(5,\)"),
+        ({"source_labels": LABELS + 1}, ValueError, r"source_labels lie in 1..10, expected 0..9"),
+        ({"input": square(16, 3)}, ValueError, r"expected uint8 \(N, 16, 16, 3\)"),
+        ({"options": BuildOptions(num_segments=9)}, ValueError, "can be cut into 1 to 4 segments"),
+        ({"options": BuildOptions(cut_points=("layer9",))}, ValueError, "'layer9' is not a cut point.*relu"),
+        (
+            {"student": TorchSource(source().module, FACTORY, {"width": 5, "depth": 1})},
+            BundleError,
+            "does not fit the network",
+        ),
+        (
+            {"student": TorchSource(source().module, "littoral.models.zoo:alexnet", {})},
+            BundleError,
+            "has no 'alexnet'",
+        ),
+        ({"student": TorchSource(Chancy(), f"{__name__}:Chancy", {})}, BundleError, "not the same network"),
+    ],
+    ids=[
+        "teacher-classes",
+        "class-names",
+        "one-class",
+        "float-frames",
+        "frame-size",
+        "one-frame",
+        "label-count",
+        "label-range",
+        "channels",
+        "too-many-segments",
+        "unknown-cut",
+        "other-kwargs",
+        "no-factory",
+        "chance",
+    ],
+)
+def test_what_does_not_fit_is_refused_with_both_sides_named(tmp_path, changes, kind, words):
+    with pytest.raises(kind, match=words):
+        make(tmp_path / "b", **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_segments_that_differ_from_torch_fail_the_build(tmp_path, monkeypatch):
+    """Negative control of the last check: a wrong tensor in the export does not get into a bundle."""
+    honest = build_module.export_model
+
+    def wrong(*args, **kwargs):
+        exported = honest(*args, **kwargs)
+        return dataclasses.replace(
+            exported, tensors={**exported.tensors, "head.bias": exported.tensors["head.bias"] + 1}
+        )
+
+    monkeypatch.setattr(build_module, "export_model", wrong)
+    with pytest.raises(BundleError, match="the exported segments differ from torch"):
+        make(tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_arguments_that_json_cannot_hold_are_refused():
+    with pytest.raises(ValueError, match="do not survive JSON"):
+        TorchSource(nn.Identity(), FACTORY, {"sizes": (1, 2)})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"num_segments": 0}, {"probe_frames": 0}, {"min_agreement": 1.5}, {"envelope_fraction": 0.0}],
+    ids=lambda change: next(iter(change)),
+)
+def test_options_that_make_no_sense_are_refused(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        BuildOptions(**change)
