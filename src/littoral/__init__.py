@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from littoral.errors import LittoralError as LittoralError
     from littoral.errors import ModelOutputError as ModelOutputError
     from littoral.errors import UpdateRejected as UpdateRejected
+    from littoral.train.build import build_bundle as build_bundle
     from littoral.train.options import BuildOptions as BuildOptions
     from littoral.train.options import TorchSource as TorchSource
-    from littoral.train.build import build_bundle as build_bundle
 
 __version__ = "0.1.0"
 

@@ -21,7 +21,7 @@ from littoral.bench.loop import LoopConfig, LoopResult, run_loop
 from littoral.bench.report import write_report
 from littoral.errors import LittoralError
 
-_OURS = ("bundle", "cloud", "cloud.log", "report.html", "result.json")
+_OURS = ("bundle", "bundle.tar", "cloud", "cloud.log", "report.html", "result.json")
 
 
 def run_demo(config: LoopConfig, out: Path, *, quiet: bool = False) -> dict[str, Any]:
