@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import shutil
 import tarfile
@@ -23,6 +24,7 @@ from littoral.models.frames import normalise
 from littoral.models.zoo import small_cnn
 from littoral.train import BuildOptions, TorchSource, build_bundle, write_device_tar
 from littoral.train import build as build_module
+from littoral.train.export import export_model
 from littoral.train.fit import settle_statistics
 from littoral.train.run import measure
 
@@ -32,6 +34,7 @@ LABELS = np.arange(120, dtype=np.int64) % 10
 FACTORY = "littoral.models.zoo:small_cnn"
 
 
+@functools.cache
 def source(**kwargs):
     kwargs = {"width": 4, "num_classes": 10, "depth": 1, **kwargs}
     with torch.random.fork_rng(devices=[]):
@@ -54,6 +57,21 @@ def make(out, **changes):
         "options": BuildOptions(num_segments=2, probe_frames=24, replay_frames=40, drift_batches=4),
     }
     return build_bundle(**{**arguments, **changes})
+
+
+@functools.cache
+def traced_once(student, input, num_classes, taps):
+    return export_model(student, input, num_classes=num_classes, taps=taps)
+
+
+@pytest.fixture
+def quick_trace(monkeypatch):
+    """Tracing takes a second or two: once is enough where it is not what is tested."""
+    monkeypatch.setattr(
+        build_module,
+        "export_model",
+        lambda model, input, *, num_classes, taps: traced_once(model, input, num_classes, tuple(taps)),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +207,7 @@ def test_a_network_without_batch_norm_two_frames_no_labels(tmp_path):
     assert any("tracing" in line for line in lines)
 
 
-def test_a_build_that_fails_leaves_nothing_and_the_old_bundle_stays(built, tmp_path, monkeypatch):
+def test_a_build_that_fails_leaves_nothing_and_the_old_bundle_stays(built, tmp_path, monkeypatch, quick_trace):
     old = Bundle.open(shutil.copytree(built.path, tmp_path / "b"))
 
     def full(*_):
@@ -267,13 +285,13 @@ class Chancy(nn.Module):
         "chance",
     ],
 )
-def test_what_does_not_fit_is_refused_with_both_sides_named(tmp_path, changes, kind, words):
+def test_what_does_not_fit_is_refused_with_both_sides_named(tmp_path, quick_trace, changes, kind, words):
     with pytest.raises(kind, match=words):
         make(tmp_path / "b", **changes)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_segments_that_differ_from_torch_fail_the_build(tmp_path, monkeypatch):
+def test_segments_that_differ_from_torch_fail_the_build(tmp_path, monkeypatch, quick_trace):
     """Negative control of the last check: a wrong tensor in the export does not get into a bundle."""
     honest = build_module.export_model
 
