@@ -36,6 +36,9 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--resize", action="store_true", help="scale images of another size instead of refusing them")
     parser.add_argument("--fps", type=float, help="answer at most so many frames a second")
     parser.add_argument("--no-adapt", action="store_true", help="keep the source's statistics")
+    parser.add_argument("--entropy-max", type=float, metavar="SHARE", help="of ln K; frames above it are not sent")
+    parser.add_argument("--entropy-min", type=float, metavar="SHARE", help="of ln K; frames below it are not sent")
+    parser.add_argument("--diversity-margin", type=float, metavar="COSINE", help="largest likeness to what was sent")
     parser.add_argument("--stride", type=int, help="measure statistics on every so-manieth frame")
     parser.add_argument("--measure-batch", type=int, help="frames that are measured at a time")
     parser.add_argument("--status-every", type=float, metavar="SECONDS", help="also print the counters so often")
@@ -71,10 +74,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> Any:
+    from littoral.core.selection import SelectionConfig
     from littoral.edge.device import DeviceConfig
 
-    given = {"statistics_stride_frames": args.stride, "statistics_batch_frames": args.measure_batch}
-    return DeviceConfig(adapt_statistics=not args.no_adapt, **{k: v for k, v in given.items() if v is not None})
+    selection = _given(
+        entropy_max_fraction=args.entropy_max,
+        entropy_min_fraction=args.entropy_min,
+        diversity_margin=args.diversity_margin,
+    )
+    device = _given(statistics_stride_frames=args.stride, statistics_batch_frames=args.measure_batch)
+    return DeviceConfig(adapt_statistics=not args.no_adapt, selection=SelectionConfig(**selection), **device)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given; the others keep their defaults."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _link(args: argparse.Namespace) -> Any:

@@ -204,6 +204,10 @@ class Device:
             bytes_down=link.bytes_down if link else 0,
         )
 
+    def rebuild(self) -> None:
+        """Build the model in service anew in the background and swap it in, as a new version would be."""
+        self._maintenance.rebuild()
+
     def settle(self, timeout_s: float = 10.0) -> bool:
         """Wait until the background thread has done all that was handed to it; True when it has."""
         return self._maintenance.settle(timeout_s)

@@ -169,6 +169,10 @@ class Maintenance:
             status=self._wire_status,
         )
 
+    def rebuild(self) -> None:
+        """Put a fresh session of the same values into service."""
+        self._tasks.put(lambda: self._serve(self._affine, self.model.version))
+
     def settle(self, timeout_s: float) -> bool:
         """Wait until all tasks handed over so far are done."""
         done = threading.Event()
