@@ -1,0 +1,138 @@
+"""The replay buffer: bounded, the same for the same frames, and no one crowds out the others."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from littoral.core.arrays import Frame
+from littoral.core.replay import ReplayBuffer
+
+SHAPE = (1, 2, 1)
+OFFERS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), max_size=120)
+
+
+def frame(number: int) -> Frame:
+    """A frame that says its number."""
+    return np.array(divmod(number, 256), dtype=np.uint8).reshape(SHAPE)
+
+
+def number(frame: Frame) -> int:
+    return int(frame[0, 0, 0]) * 256 + int(frame[0, 1, 0])
+
+
+def filled(offers: list[tuple[str, int]], *, capacity: int, seed: int = 0) -> ReplayBuffer:
+    buffer = ReplayBuffer(capacity=capacity, frame_shape=SHAPE, seed=seed)
+    for i, (device, label) in enumerate(offers):
+        buffer.add(frame(i), device=device, label=label)
+    return buffer
+
+
+def contents(buffer: ReplayBuffer) -> list[int]:
+    return sorted(number(kept) for kept in buffer.sample(len(buffer), np.random.default_rng(0)))
+
+
+@given(OFFERS, st.integers(1, 20))
+@settings(deadline=None)
+def test_it_holds_what_came_up_to_its_capacity_and_nothing_twice(offers: list[tuple[str, int]], capacity: int) -> None:
+    buffer = filled(offers, capacity=capacity)
+    held = contents(buffer)
+    assert len(buffer) == len(held) == min(len(offers), capacity) == sum(buffer.counts().values())
+    assert len(set(held)) == len(held)
+    assert set(held) <= set(range(len(offers)))
+    by_cell = Counter(offers[i] for i in held)
+    assert by_cell == Counter({cell: count for cell, count in buffer.counts().items() if count})
+
+
+@given(OFFERS, st.integers(1, 20))
+@settings(deadline=None)
+def test_the_same_frames_in_the_same_order_make_the_same_memory(offers: list[tuple[str, int]], capacity: int) -> None:
+    first, second = (filled(offers, capacity=capacity, seed=7) for _ in range(2))
+    draws = [buffer.sample(len(buffer), np.random.default_rng(3)) for buffer in (first, second)]
+    np.testing.assert_array_equal(*draws)
+
+
+def test_another_seed_makes_another_memory() -> None:
+    offers = [("a", 0)] * 500
+    assert contents(filled(offers, capacity=10, seed=0)) != contents(filled(offers, capacity=10, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("flood", "others"),
+    [(("loud", 0), [("quiet", 0), ("still", 0)]), (("one", 0), [("one", 1), ("one", 2)])],
+    ids=["device", "class"],
+)
+@pytest.mark.parametrize("flood_first", [True, False], ids=["flood-first", "flood-last"])
+def test_what_floods_does_not_crowd_out_the_others(
+    flood: tuple[str, int], others: list[tuple[str, int]], flood_first: bool
+) -> None:
+    rare = [cell for cell in others for _ in range(30)]
+    offers = [flood] * 2000 + rare if flood_first else rare + [flood] * 2000
+    counts = filled(offers, capacity=60).counts()
+    assert counts == {flood: 20, **dict.fromkeys(others, 20)}
+    # The negative control: a memory of the newest 60 is one side's alone, or nearly.
+    newest = Counter(offers[-60:])
+    assert newest[flood] == (0 if flood_first else 60)
+
+
+@given(OFFERS.filter(lambda offers: len(offers) > 12))
+@settings(deadline=None)
+def test_no_cell_has_two_more_than_another_that_offered_as_many(offers: list[tuple[str, int]]) -> None:
+    counts, came = filled(offers, capacity=12).counts(), Counter(offers)
+    for cell, kept in counts.items():
+        for other, others_kept in counts.items():
+            if others_kept > kept + 1:
+                assert kept == came[cell], f"{cell} was cut to {kept} of {came[cell]} while {other} has {others_kept}"
+
+
+def test_within_a_cell_early_and_late_frames_have_the_same_chance() -> None:
+    kept = [i for seed in range(200) for i in contents(filled([("a", 0)] * 100, capacity=10, seed=seed))]
+    quarters = np.histogram(kept, bins=4, range=(0, 100))[0] / len(kept)
+    np.testing.assert_allclose(quarters, 0.25, atol=0.05)
+
+
+def test_a_draw_has_nothing_twice_and_reaches_everything() -> None:
+    buffer = filled([("a", 0)] * 30 + [("b", 1)] * 10, capacity=40)
+    rng = np.random.default_rng(0)
+    seen: set[int] = set()
+    for _ in range(60):
+        drawn = [number(f) for f in buffer.sample(8, rng)]
+        assert len(set(drawn)) == 8
+        seen |= set(drawn)
+    assert seen == set(range(40))
+
+
+def test_a_draw_of_nothing_is_empty_and_of_too_many_is_refused() -> None:
+    buffer = filled([("a", 0)] * 3, capacity=5)
+    assert buffer.sample(0, np.random.default_rng(0)).shape == (0, *SHAPE)
+    with pytest.raises(ValueError, match="4 frames were asked of a replay buffer that keeps 3"):
+        buffer.sample(4, np.random.default_rng(0))
+
+
+def test_a_kept_frame_does_not_change_with_the_callers_array() -> None:
+    buffer = ReplayBuffer(capacity=1, frame_shape=SHAPE, seed=0)
+    mine = frame(5)
+    buffer.add(mine, device="a", label=0)
+    mine[:] = 0
+    assert contents(buffer) == [5]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros((2, 1, 1), np.uint8), np.zeros((1, 2), np.uint8), np.zeros(SHAPE, np.float32)],
+    ids=["turned", "no-channels", "float"],
+)
+def test_another_shape_or_dtype_is_refused_and_nothing_is_kept(wrong: np.ndarray) -> None:
+    buffer = ReplayBuffer(capacity=1, frame_shape=SHAPE, seed=0)
+    with pytest.raises(ValueError, match="replay keeps uint8"):
+        buffer.add(wrong, device="a", label=0)
+    assert len(buffer) == 0
+
+
+def test_a_capacity_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1 frame, got 0"):
+        ReplayBuffer(capacity=0, frame_shape=SHAPE, seed=0)
