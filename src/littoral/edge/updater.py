@@ -251,7 +251,10 @@ class Updater(Generic[C]):
                 assert self._signed is not None
                 assert self._envelope is not None
                 bundle = self._bundle
-                self._values = self._signed.affine(self._envelope, bundle.source_affine, bundle.manifest.norm_layers)
+                with np.errstate(over="ignore"):  # infinity is out of bounds too
+                    self._values = self._signed.affine(
+                        self._envelope, bundle.source_affine, bundle.manifest.norm_layers
+                    )
                 return Decoded()
             case Stage(version):
                 assert self._signed is not None

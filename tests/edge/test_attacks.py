@@ -1,0 +1,72 @@
+"""Every attack of ``attacks/`` is refused, and what served before goes on serving."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attacks import hostile_frames, hostile_updates
+from attacks.target import BOUND, Target, make_version
+
+VERSIONS = {**hostile_updates.WITHOUT_A_KEY, **hostile_updates.WITH_THE_COHORT_KEY}
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Target:
+    return hostile_updates.make_target(tmp_path)
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_a_hostile_version_is_refused(target: Target, name: str) -> None:
+    attack, expected = VERSIONS[name]
+    assert hostile_updates.attack_with_version(target, attack) == expected
+    assert (target.version, target.change) == (5, 0.2)
+    target.start()
+    assert (target.version, target.change) == (5, 0.2)
+
+
+@pytest.mark.parametrize("name", hostile_updates.WITHOUT_A_KEY)
+def test_an_attacker_without_a_key_cannot_use_up_version_numbers(target: Target, name: str) -> None:
+    hostile_updates.attack_with_version(target, hostile_updates.WITHOUT_A_KEY[name][0])
+    assert target.updater.highest_version == 5
+
+
+@pytest.mark.parametrize("name", hostile_updates.ENVELOPES)
+def test_a_hostile_envelope_is_refused(target: Target, name: str) -> None:
+    attack, expected = hostile_updates.ENVELOPES[name]
+    assert hostile_updates.attack_with_envelope(target.bundle, attack) == expected
+
+
+def test_an_honest_version_is_taken_after_all_attacks(target: Target) -> None:
+    """Negative control: the refusals are not because nothing is taken."""
+    for attack, _ in hostile_updates.WITHOUT_A_KEY.values():
+        hostile_updates.attack_with_version(target, attack)
+    honest = hostile_updates.attack_with_version(target, lambda b: make_version(b, 9, change=BOUND * 0.99))
+    assert (honest, target.version) == ("installed", 9)
+
+
+@pytest.mark.parametrize("name", hostile_frames.FRAMES)
+def test_a_hostile_frame_is_refused_in_little_memory(name: str) -> None:
+    data = hostile_frames.FRAMES[name]
+    assert hostile_frames.read(data) == "refused"
+    assert hostile_frames.memory_to_read(data) < hostile_frames.MAX_MEMORY_BYTES
+
+
+def test_an_honest_frame_is_read() -> None:
+    assert hostile_frames.read(hostile_frames.encode_frame(hostile_frames.SAMPLE)) == "Sample"
+
+
+@pytest.mark.parametrize("name", hostile_frames.LIES)
+def test_a_cloud_that_lies_is_hung_up_on(name: str) -> None:
+    assert hostile_frames.lie(hostile_frames.LIES[name]()) == "closed"
+
+
+def test_the_scripts_show_what_became_of_each(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile_updates.main()
+    hostile_frames.main()
+    out = capsys.readouterr().out
+    assert "the device serves version 5" in out
+    assert out.count("\n") == 1 + len(VERSIONS) + len(hostile_updates.ENVELOPES) + len(hostile_frames.FRAMES) + len(
+        hostile_frames.LIES
+    )
