@@ -1,0 +1,193 @@
+"""Promises 1 and 2 with real processes: kill -9 the cloud while devices send, start it again, and count.
+
+What a device was told is acknowledged is in the record, once; the devices answer every frame meanwhile; and
+``accepted = acked + queued + dropped`` holds at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from littoral.bench.processes import CloudProcess, DeviceProcess
+from littoral.bundle import Bundle
+from littoral.cloud.admin import new_token
+from littoral.cloud.store import RECORD_FILE
+
+FRAMES_BEFORE, FRAMES_AWAY, FRAMES_AFTER = 150, 100, 100
+SEND_ALL = ("--entropy-max", "1", "--entropy-min", "0", "--diversity-margin", "2", "--status-every", "0.05")
+
+
+@dataclass
+class Told:
+    """What a device printed."""
+
+    answered: int = 0
+    away: int = 0
+    status: dict[str, Any] = field(default_factory=dict)
+
+    def hear(self, line: dict[str, Any]) -> None:
+        if line["type"] == "answer":
+            self.answered += 1
+            self.away += line["cloud"] == "away"
+        elif line["type"] == "status":
+            self.status = line
+
+
+@dataclass
+class Rig:
+    """A cloud and two devices; `record` opens the cloud's database."""
+
+    bundle: Path
+    folder: Path
+    cloud: CloudProcess
+    devices: list[DeviceProcess]
+    told: list[Told]
+    frames: np.ndarray
+
+    def play(self, start: int, count: int) -> None:
+        for frame in self.frames[start : start + count]:
+            for device in self.devices:
+                device.play(frame)
+
+    def wait_for(self, what: Any, seconds: float = 30.0) -> None:
+        """Play on the spot until a condition on what the devices told holds: a status comes with the next answer."""
+
+        deadline = time.monotonic() + seconds
+        while not what():
+            assert time.monotonic() < deadline, [told.status for told in self.told]
+            for device in self.devices:
+                device.play(self.frames[0])
+            time.sleep(0.02)
+
+    def missing(self) -> list[str]:
+        """Messages that a device counts as acknowledged and the record does not hold exactly once."""
+        found = []
+        for index, (told, device_id) in enumerate(zip(self.told, self.device_ids(), strict=True)):
+            kept = stored_sequences(self.folder / "cloud", device_id)
+            expected = list(range(1, told.status["acked"] + 1))
+            if kept[: len(expected)] != expected:
+                found.append(f"device {index}: {len(expected)} acked, the record holds {len(kept)}")
+        return found
+
+    def device_ids(self) -> list[str]:
+
+        folders = [self.folder / f"device-{index}" for index in range(len(self.devices))]
+        return [json.loads((folder / "enrolment.json").read_text())["device_id"] for folder in folders]
+
+
+def stored_sequences(state: Path, device_id: str) -> list[int]:
+    """Sequences of all durable messages of a device in the record, in order, with repeats if there were any."""
+    with closing(sqlite3.connect(state / RECORD_FILE)) as db:
+        rows = db.execute(
+            "SELECT sequence FROM samples WHERE device_id = ?1 UNION ALL "
+            "SELECT sequence FROM receipts WHERE device_id = ?1 ORDER BY sequence",
+            (device_id,),
+        ).fetchall()
+    return [sequence for (sequence,) in rows]
+
+
+@pytest.fixture
+def rig(tiny_bundle: Path, tmp_path: Path) -> Iterator[Rig]:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    shape = Bundle.open(bundle).manifest.input.shape
+    count = FRAMES_BEFORE + FRAMES_AWAY + FRAMES_AFTER
+    frames = np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
+    cloud = CloudProcess(bundle, tmp_path / "cloud")
+    told = [Told(), Told()]
+    made = [
+        DeviceProcess(
+            bundle,
+            tmp_path / f"device-{index}",
+            name=f"device-{index}",
+            cloud_url=cloud.url,
+            token=new_token(cloud.state),
+            options=SEND_ALL,
+            on_line=told[index].hear,
+        )
+        for index in range(2)
+    ]
+    rig = Rig(bundle, tmp_path, cloud, made, told, frames)
+    yield rig
+    for device in rig.devices:
+        if device.process.poll() is None:
+            device.kill()
+        assert device.process.stdin is not None
+        assert device.process.stdout is not None
+        device.process.stdin.close()
+        device.process.stdout.close()
+    rig.cloud.kill()
+
+
+def test_killing_the_cloud_loses_nothing_that_was_acked_and_the_devices_go_on(rig: Rig) -> None:
+    rig.play(0, FRAMES_BEFORE)
+    rig.wait_for(lambda: all(told.status.get("acked", 0) > 50 for told in rig.told))
+    port = rig.cloud.port
+    rig.cloud.kill()
+    acked_at_kill = [told.status["acked"] for told in rig.told]
+    assert rig.missing() == []
+
+    rig.wait_for(lambda: all(told.status["cloud"] == "away" for told in rig.told))
+    answered = [told.answered for told in rig.told]
+    rig.play(FRAMES_BEFORE, FRAMES_AWAY)
+    rig.wait_for(lambda: all(t.answered >= a + FRAMES_AWAY for t, a in zip(rig.told, answered, strict=True)))
+
+    rig.cloud = CloudProcess(rig.bundle, rig.folder / "cloud", port=port)
+    rig.play(FRAMES_BEFORE + FRAMES_AWAY, FRAMES_AFTER)
+    rig.wait_for(lambda: all(told.status["cloud"] == "connected" for told in rig.told))
+    rig.wait_for(lambda: all(t.status["acked"] > a + FRAMES_AWAY for t, a in zip(rig.told, acked_at_kill, strict=True)))
+    assert [device.finish() for device in rig.devices] == [0, 0]
+
+    assert rig.missing() == []
+    for told in rig.told:
+        status = told.status
+        assert status["accepted"] == status["acked"] + status["queued"] + status["dropped"]
+        assert told.answered == status["frames"]
+        assert told.away > 0
+
+
+def test_the_count_sees_a_message_that_was_acked_and_is_gone(rig: Rig) -> None:
+    """Negative control: a cloud that forgot one committed row fails the same check."""
+    rig.play(0, FRAMES_BEFORE)
+    rig.wait_for(lambda: all(told.status.get("acked", 0) > 20 for told in rig.told))
+    rig.cloud.kill()
+    assert rig.missing() == []
+    with closing(sqlite3.connect(rig.folder / "cloud" / RECORD_FILE)) as db, db:
+        db.execute("DELETE FROM samples WHERE device_id = ? AND sequence = 7", (rig.device_ids()[0],))
+    assert len(rig.missing()) == 1
+
+
+def test_a_device_that_was_killed_sends_what_it_had_kept(rig: Rig) -> None:
+    rig.cloud.kill()
+    rig.play(0, FRAMES_BEFORE)
+    rig.wait_for(lambda: all(told.status.get("queued", 0) > 50 for told in rig.told))
+    kept = rig.told[0].status["queued"]
+    rig.devices[0].kill()
+    port = rig.cloud.port
+    rig.cloud = CloudProcess(rig.bundle, rig.folder / "cloud", port=port)
+    for pipe in (rig.devices[0].process.stdin, rig.devices[0].process.stdout):
+        assert pipe is not None
+        pipe.close()
+    rig.told[0] = Told()
+    rig.devices[0] = DeviceProcess(
+        rig.bundle,
+        rig.folder / "device-0",
+        name="device-0",
+        cloud_url=rig.cloud.url,
+        token=new_token(rig.cloud.state),
+        options=SEND_ALL,
+        on_line=rig.told[0].hear,
+    )
+    rig.wait_for(lambda: rig.told[0].status.get("acked", 0) >= kept)
+    assert rig.missing() == []
