@@ -158,7 +158,7 @@ class FakeGate:
         return Verdict(passed=True, reason="", report={"probe_agreement": 1.0})
 
 
-SMALL = AdaptConfig(batch_size=4, replay_ratio=2, replay_after=4, replay_capacity=16, seed=3)
+SMALL = AdaptConfig(batch_size=4, max_batches_per_job=1, replay_ratio=2, replay_after=4, replay_capacity=16, seed=3)
 
 
 @contextmanager

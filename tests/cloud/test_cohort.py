@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 from cloud_peer import LAYER, SMALL, FakeGate, FakeWorker, enrolled, image, png, sample, until
 
 from littoral.bundle import Bundle, SigningKey
-from littoral.cloud.adapt import AdaptJob, AdaptResult
+from littoral.cloud.adapt import AdaptConfig, AdaptJob, AdaptResult
 from littoral.cloud.cohort import Cohort, Outcome, job_seeds, plan, replay_count
 from littoral.cloud.executors import InlineExecutor
+from littoral.cloud.images import decode_image
 from littoral.cloud.ledger import Head, Ledger, NewVersion, SampleRange
 from littoral.cloud.store import EnrolledDevice, Store
 from littoral.core.affine import decode_delta
@@ -32,7 +34,7 @@ def upload(store: Store, device: EnrolledDevice, first: int, count: int) -> None
 class Bench:
     """A cohort over a record, with a fake worker and gate."""
 
-    def __init__(self, store: Store, bundle: Bundle) -> None:
+    def __init__(self, store: Store, bundle: Bundle, config: AdaptConfig = SMALL) -> None:
         self.worker, self.gate, self.outcomes = FakeWorker(), FakeGate(), list[Outcome]()
         self.ledger = Ledger(store, "default")
         self.executor = InlineExecutor(self.worker)
@@ -42,7 +44,7 @@ class Bench:
             executor=self.executor,
             check=self.gate.check,
             key=KEY,
-            config=SMALL,
+            config=config,
             on_version=self.outcomes.append,
             clock=lambda: 100.0,
         )
@@ -79,7 +81,30 @@ def bench(store: Store, opened: Bundle) -> Iterator[Bench]:
 def test_a_job_takes_the_oldest_waiting_samples(
     waiting: tuple[int, ...], open_job: SampleRange | None, expected: SampleRange | None
 ) -> None:
-    assert plan(Head(version=2, base_version=1, open_job=open_job, waiting=waiting), 4) == expected
+    assert plan(Head(version=2, base_version=1, open_job=open_job, waiting=waiting), SMALL) == expected
+
+
+def test_a_cloud_that_is_behind_takes_whole_batches_at_once_up_to_a_bound() -> None:
+    behind = Head(version=2, base_version=1, open_job=None, waiting=tuple(range(1, 15)))
+    assert plan(behind, replace(SMALL, max_batches_per_job=2)) == SampleRange(first=1, last=8, num_samples=8)
+    assert plan(behind, replace(SMALL, max_batches_per_job=9)) == SampleRange(first=1, last=12, num_samples=12)
+
+
+def test_a_cloud_that_is_behind_learns_from_the_newest_batch_and_remembers_the_others(
+    store: Store, opened: Bundle, device: EnrolledDevice
+) -> None:
+    bench = Bench(store, opened, config=replace(SMALL, max_batches_per_job=3, replay_after=8))
+    upload(store, device, 1, 12)
+    bench.work()
+    upload(store, device, 13, 4)
+    bench.work()
+    bench.executor.close()
+    first, second = bench.worker.jobs
+    newest = bench.ledger.samples(SampleRange(first=9, last=12, num_samples=4))
+    assert [
+        decode_image(s.coding, s.image, opened.manifest.input).tolist() for s in newest
+    ] == first.new_frames.tolist()
+    assert len(second.replay_frames) == 8, "all twelve are in replay"
 
 
 @pytest.mark.parametrize(("buffered", "expected"), [(0, 0), (3, 0), (4, 4), (7, 7), (8, 8), (100, 8)])
@@ -246,7 +271,7 @@ def test_a_version_is_committed_once_however_often_its_job_is_done(
 ) -> None:
     upload(store, device, 1, 8)
     ledger, head = bench.ledger, bench.ledger.head(at_most=4)
-    samples = plan(head, 4)
+    samples = plan(head, SMALL)
     assert samples is not None
     slow = ledger.claim(head, samples, now=0.0, lease_s=10.0).result()
     assert slow is not None

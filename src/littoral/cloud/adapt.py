@@ -36,8 +36,10 @@ class AdaptConfig:
 
     batch_size: int = 32
     """New samples per job."""
-    replay_ratio: int = 3
-    """Replayed samples per new one."""
+    max_batches_per_job: int = 8
+    """A cloud that has fallen behind takes so many batches at once, and learns from the newest."""
+    replay_ratio: int = 1
+    """Replayed samples per new one; 3 as published."""
     replay_after: int = 256
     """Samples that must be in the replay buffer before it is used."""
     replay_capacity: int = 10_000
@@ -58,13 +60,17 @@ class AdaptConfig:
     """Of torch, for the whole process: two threads on a busy machine of two cores are slower than one."""
 
     def __post_init__(self) -> None:
-        if min(self.batch_size, self.inner_steps, self.replay_capacity) < 1 or self.batch_size < 2:
-            raise ValueError("adaptation needs batch_size >= 2, inner_steps >= 1 and replay_capacity >= 1")
+        if min(self.max_batches_per_job, self.inner_steps, self.replay_capacity) < 1 or self.batch_size < 2:
+            raise ValueError(
+                "adaptation needs batch_size >= 2, and max_batches_per_job, inner_steps and replay_capacity >= 1"
+            )
 
     @classmethod
     def parity(cls) -> Self:
         """The authors' shipped configuration (dossier of CEMA, 1.1 to 1.5), but for source-initialised statistics."""
         return cls(
+            max_batches_per_job=1,
+            replay_ratio=3,
             inner_steps=1,
             optimiser="sgd",
             student_lr=0.0025,
@@ -130,9 +136,10 @@ class Worker:
         optimisers = self._restore(job.state)
         new, replay = self._input(job.new_frames), self._input(job.replay_frames)
         teacher_logits = self._teacher_step(new, optimisers["teacher"])
+        targets = self._targets(new, replay)
         loss = float("nan")
         for _ in range(self.config.inner_steps):
-            loss = self._student_step(new, replay, optimisers["student"])
+            loss = self._student_step(new, replay, targets, optimisers["student"])
         finite = np.isfinite(loss) and all(
             bool(tensor.isfinite().all()) for _, model in self._models() for _, tensor in adaptive_state(model)
         )
@@ -195,14 +202,20 @@ class Worker:
         learn(self.teacher, False)
         return logits.detach()
 
-    def _student_step(self, new: Tensor, replay: Tensor, optimiser: torch.optim.Optimizer) -> float:
-        config = self.config
+    def _targets(self, new: Tensor, replay: Tensor) -> Tensor:
+        """The teacher's logits, after its step: they serve all student steps of the job.
+
+        The published targets come from running statistics, which follow only what was uploaded and so lag behind every
+        shift; a batch's own do not.
+        """
         with torch.no_grad():
-            # The published targets come from running statistics, which follow only what was uploaded and so lag behind
-            # every shift; a batch's own do not.
-            learn(self.teacher, config.normalisation == "batch")
+            learn(self.teacher, self.config.normalisation == "batch")
             targets = self._by_parts(self.teacher, new, replay)
             learn(self.teacher, False)
+        return targets
+
+    def _student_step(self, new: Tensor, replay: Tensor, targets: Tensor, optimiser: torch.optim.Optimizer) -> float:
+        config = self.config
         learn(self.student, True)
         logits = self._by_parts(self.student, new, replay)
         loss = student_loss(

@@ -38,13 +38,19 @@ RETRY_S = 5.0
 log = logging.getLogger(__name__)
 
 
-def plan(head: Head, batch_size: int) -> SampleRange | None:
-    """What to work on: the job that was begun, else the oldest ``batch_size`` waiting samples, else nothing."""
+def plan(head: Head, config: AdaptConfig) -> SampleRange | None:
+    """What to work on: the job that was begun, else the oldest waiting batches, else nothing.
+
+    A cloud that has fallen behind takes up to ``max_batches_per_job`` whole batches at once. It learns from the newest;
+    the others only enter replay, since the devices that sent them may be in another world by now.
+    """
     if head.open_job is not None:
         return head.open_job
-    if len(head.waiting) < batch_size:
+    batches = min(len(head.waiting) // config.batch_size, config.max_batches_per_job)
+    if batches == 0:
         return None
-    return SampleRange(first=head.waiting[0], last=head.waiting[batch_size - 1], num_samples=batch_size)
+    count = batches * config.batch_size
+    return SampleRange(first=head.waiting[0], last=head.waiting[count - 1], num_samples=count)
 
 
 def replay_count(buffered: int, num_new: int, config: AdaptConfig) -> int:
@@ -139,8 +145,8 @@ class Cohort:
         Raises:
             StorageError: the record failed; nothing was committed.
         """
-        head = self._ledger.head(at_most=self._config.batch_size)
-        samples = plan(head, self._config.batch_size)
+        head = self._ledger.head(at_most=self._config.batch_size * self._config.max_batches_per_job)
+        samples = plan(head, self._config)
         if samples is None:
             return None
         claim = self._ledger.claim(
@@ -152,12 +158,13 @@ class Cohort:
         stored = self._ledger.samples(claim.samples)
         frames = self._decode(stored)
         replay = self._load_replay()
+        new_frames = frames[-self._config.batch_size :]
         rng, seed = job_seeds(self._config.seed, claim.head_version)
         job = AdaptJob(
             base_version=claim.base_version,
             state=self._ledger.state(claim.base_version),
-            new_frames=frames,
-            replay_frames=replay.sample(replay_count(len(replay), len(frames), self._config), rng),
+            new_frames=new_frames,
+            replay_frames=replay.sample(replay_count(len(replay), len(new_frames), self._config), rng),
             seed=seed,
         )
         new = self._make(claim, job)
