@@ -10,7 +10,7 @@ from littoral.bundle import Bundle
 from littoral.cloud.adapt import Worker
 from littoral.core.affine import apply_delta, decode_delta, violations
 from littoral.core.arrays import Frame
-from littoral.core.selection import entropy, softmax
+from littoral.core.selection import entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,5 +81,10 @@ class Gate:
 
 
 def _spread(logits_BK: np.ndarray) -> float:
-    """Entropy in nats of the mean answer: ln K when all classes are answered alike often, 0 at collapse."""
-    return float(entropy(softmax(logits_BK).mean(axis=0, keepdims=True))[0])
+    """Entropy in nats of the labels given: ln K when all classes are answered alike often, 0 for one answer to all.
+
+    Of the labels, not of the mean probabilities: a dead network answers everything with the same blank doubt, whose
+    mean is spread as evenly as can be.
+    """
+    counts = np.bincount(logits_BK.argmax(1), minlength=logits_BK.shape[1])
+    return float(entropy(counts[None] / len(logits_BK))[0])
