@@ -65,7 +65,7 @@ def tensors(limit: float = 1e3) -> st.SearchStrategy[dict[str, FloatArray]]:
     npst.arrays(np.float32, (4, 6), elements=st.floats(-8, 8, width=32)),
     npst.arrays(np.float32, 6, elements=st.floats(0, 16, width=32)),
 )
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_folding_is_batch_norms_own_arithmetic(rows: FloatArray, var: FloatArray) -> None:
     x, gamma, beta, mean = rows
     scale, shift = fold(gamma, beta, mean, var, 1e-3)
@@ -79,7 +79,7 @@ def test_folding_is_batch_norms_own_arithmetic(rows: FloatArray, var: FloatArray
     npst.arrays(np.float32, (3, 6), elements=st.floats(-8, 8, width=32)),
     npst.arrays(np.float32, 6, elements=st.floats(0.0625, 16, width=32)),
 )
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_unfolding_undoes_folding(rows: FloatArray, var: FloatArray) -> None:
     gamma, beta, mean = rows
     back = unfold(*fold(gamma, beta, mean, var, 1e-5), mean, var, 1e-5)
@@ -101,7 +101,7 @@ def test_the_names_are_in_the_order_of_the_layers_gamma_first() -> None:
 
 
 @given(tensors(), tensors())
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_applying_a_difference_gives_the_new_values_back(
     new: dict[str, FloatArray], base: dict[str, FloatArray]
 ) -> None:
@@ -111,7 +111,7 @@ def test_applying_a_difference_gives_the_new_values_back(
 
 
 @given(tensors())
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_decoding_errs_by_at_most_half_a_step_and_zero_stays_zero(delta: dict[str, FloatArray]) -> None:
     data = encode_delta(delta, LAYERS)
     decoded = decode_delta(data, LAYERS)
@@ -124,7 +124,7 @@ def test_decoding_errs_by_at_most_half_a_step_and_zero_stays_zero(delta: dict[st
 
 
 @given(tensors())
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_what_was_decoded_codes_to_the_same_values_again(delta: dict[str, FloatArray]) -> None:
     once = decode_delta(encode_delta(delta, LAYERS), LAYERS)
     twice = decode_delta(encode_delta(once, LAYERS), LAYERS)
@@ -271,7 +271,7 @@ def test_a_tensor_without_a_bound_must_not_move_at_all() -> None:
 
 
 @given(tensors(), tensors(), st.floats(1e-3, 10))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_clipped_values_ship_and_arrive_within_the_envelope(
     new: dict[str, FloatArray], base: dict[str, FloatArray], bound: float
 ) -> None:

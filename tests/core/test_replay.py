@@ -37,7 +37,7 @@ def contents(buffer: ReplayBuffer) -> list[int]:
 
 
 @given(OFFERS, st.integers(1, 20))
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_it_holds_what_came_up_to_its_capacity_and_nothing_twice(offers: list[tuple[str, int]], capacity: int) -> None:
     buffer = filled(offers, capacity=capacity)
     held = contents(buffer)
@@ -49,7 +49,7 @@ def test_it_holds_what_came_up_to_its_capacity_and_nothing_twice(offers: list[tu
 
 
 @given(OFFERS, st.integers(1, 20))
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_same_frames_in_the_same_order_make_the_same_memory(offers: list[tuple[str, int]], capacity: int) -> None:
     first, second = (filled(offers, capacity=capacity, seed=7) for _ in range(2))
     draws = [buffer.sample(len(buffer), np.random.default_rng(3)) for buffer in (first, second)]
@@ -80,7 +80,7 @@ def test_what_floods_does_not_crowd_out_the_others(
 
 
 @given(OFFERS.filter(lambda offers: len(offers) > 12))
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_no_cell_has_two_more_than_another_that_offered_as_many(offers: list[tuple[str, int]]) -> None:
     counts, came = filled(offers, capacity=12).counts(), Counter(offers)
     for cell, kept in counts.items():
