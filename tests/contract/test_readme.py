@@ -36,12 +36,18 @@ def test_a_python_block_compiles_and_is_short(block: Block) -> None:
     assert len([line for line in block.code.splitlines() if line.strip()]) <= 20
 
 
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all blocks: what one makes, the next may use, as for a person who reads from the top."""
+    return tmp_path_factory.mktemp("readme")
+
+
 @pytest.mark.parametrize("block", PYTHON, ids=at_line)
-def test_a_python_block_runs(block: Block, tmp_path: Path) -> None:
+def test_a_python_block_runs(block: Block, story: Path) -> None:
     if block.reason_not_run is not None:
         assert block.reason_not_run, "say why: '# not run: <reason>'"
         pytest.skip(block.reason_not_run)
-    done = run_block(block.code, tmp_path)
+    done = run_block(block.code, story)
     assert done.returncode == 0, done.stderr
 
 

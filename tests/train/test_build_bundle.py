@@ -22,7 +22,7 @@ from littoral.errors import BundleError
 from littoral.models.factory import load_model
 from littoral.models.frames import normalise
 from littoral.models.zoo import small_cnn
-from littoral.train import BuildOptions, TorchSource, build_bundle, write_device_tar
+from littoral.train import BuildOptions, TorchSource, build_bundle
 from littoral.train import build as build_module
 from littoral.train.export import export_model
 from littoral.train.fit import settle_statistics
@@ -179,9 +179,9 @@ def test_the_tar_is_the_devices_part_and_takes_a_signature(built, tmp_path):
         Bundle.open(tmp_path / "device", require_cloud=True)
     copy = Bundle.open(shutil.copytree(built.path, tmp_path / "copy"))
     key = SigningKey(bytes(range(32)))
+    copy.pack()
     copy.sign(key)
-    write_device_tar(copy, tmp_path / "signed.tar")
-    with tarfile.open(tmp_path / "signed.tar") as tar:
+    with tarfile.open(tmp_path / "copy.tar") as tar:
         tar.extractall(tmp_path / "signed", filter="data")
     assert Bundle.open(tmp_path / "signed", trust=key.public).digest == built.digest
 

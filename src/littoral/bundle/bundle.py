@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
+import tarfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -113,11 +116,31 @@ class Bundle:
         return tensors["frames"], tensors["labels"]
 
     def sign(self, key: SigningKey) -> None:
-        """Write ``bundle.sig`` next to the manifest."""
+        """Write ``bundle.sig`` next to the manifest, and pack the tar for devices anew if there is one beside."""
         signature = key.sign(SIGNATURE_PURPOSE, self.digest)
         (self.path / SIGNATURE_FILE).write_text(
             json.dumps({"public_key": key.public.hex, "signature": signature.hex()})
         )
+        if self.device_tar.exists():
+            self.pack()
+
+    @property
+    def device_tar(self) -> Path:
+        """Where `pack` puts the tar for devices: beside the bundle's folder."""
+        return self.path.with_name(self.path.name + ".tar")
+
+    def pack(self) -> None:
+        """Pack what a device needs, with the signature if there is one: the same bytes for the same bundle."""
+        names = [name for name in self.manifest.files if not name.startswith(CLOUD_FOLDER)]
+        names += [name for name in (MANIFEST_FILE, SIGNATURE_FILE) if (self.path / name).exists()]
+        temporary = self.device_tar.with_name(f".{self.device_tar.name}.new")
+        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for name in sorted(names):
+                data = (self.path / name).read_bytes()
+                entry = tarfile.TarInfo(name)
+                entry.size, entry.mode = len(data), 0o644
+                tar.addfile(entry, io.BytesIO(data))
+        os.replace(temporary, self.device_tar)
 
     def signer(self) -> PublicKey | None:
         """The key that signed this bundle, its signature verified; None when there is no signature.

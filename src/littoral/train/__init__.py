@@ -4,7 +4,6 @@ from littoral.train.build import build_bundle
 from littoral.train.export import ExportedModel, export_model
 from littoral.train.fit import fit_classifier
 from littoral.train.options import BuildOptions, TorchSource
-from littoral.train.write import write_device_tar
 
 __all__ = [
     "BuildOptions",
@@ -13,5 +12,4 @@ __all__ = [
     "build_bundle",
     "export_model",
     "fit_classifier",
-    "write_device_tar",
 ]

@@ -22,7 +22,7 @@ from littoral.train.export import ExportedModel, export_model, external_names
 from littoral.train.options import BuildOptions, TorchSource
 from littoral.train.run import measure, open_session, predict
 from littoral.train.statistics import statistics_graph
-from littoral.train.write import check_target, staged, tensors_to_bytes, write_device_tar, write_files
+from littoral.train.write import check_target, staged, tensors_to_bytes, write_files
 
 WEIGHTS_FILE = "weights.safetensors"
 STATISTICS_FILE = "statistics.onnx"
@@ -123,7 +123,7 @@ def build_bundle(
     with staged(out) as folder:
         write_files(folder, files, manifest)
     bundle = Bundle.open(out, require_cloud=True)
-    write_device_tar(bundle, out.with_name(out.name + ".tar"))
+    bundle.pack()
     return bundle
 
 

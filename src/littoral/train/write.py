@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save as save_safetensors
 
-from littoral.bundle.bundle import CLOUD_FOLDER, MANIFEST_FILE, SIGNATURE_FILE, Bundle
+from littoral.bundle.bundle import MANIFEST_FILE
 from littoral.bundle.manifest import Manifest
 
 
@@ -76,20 +74,3 @@ def tensors_to_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
     """A safetensors file; the same bytes for the same tensors."""
     # Not ascontiguousarray: that turns a scalar into a vector of one.
     return bytes(save_safetensors({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}))
-
-
-def write_device_tar(bundle: Bundle, path: Path) -> None:
-    """Pack a bundle's device part, with its signature if it has one: the same bytes for the same bundle.
-
-    Write it again after the bundle was signed.
-    """
-    names = [name for name in bundle.manifest.files if not name.startswith(CLOUD_FOLDER)]
-    names += [name for name in (MANIFEST_FILE, SIGNATURE_FILE) if (bundle.path / name).exists()]
-    temporary = path.with_name(f".{path.name}.new")
-    with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for name in sorted(names):
-            data = (bundle.path / name).read_bytes()
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(data), 0o644
-            tar.addfile(entry, io.BytesIO(data))
-    os.replace(temporary, path)
