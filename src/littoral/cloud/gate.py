@@ -87,4 +87,4 @@ def _spread(logits_BK: np.ndarray) -> float:
     mean is spread as evenly as can be.
     """
     counts = np.bincount(logits_BK.argmax(1), minlength=logits_BK.shape[1])
-    return float(entropy(counts[None] / len(logits_BK))[0])
+    return float(entropy((counts[None] / len(logits_BK)).astype(np.float32))[0])
