@@ -1,0 +1,470 @@
+"""The device answers, whatever happens to the link, the disk or the cloud, and says what happened."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+from littoral.bundle import Bundle, Envelope, SignedVersion, SigningKey
+from littoral.core.affine import apply_delta, decode_delta, encode_delta
+from littoral.core.arrays import FloatArray, Frame
+from littoral.core.selection import SelectionConfig, entropy, softmax
+from littoral.edge.device import Answer, Device, DeviceConfig
+from littoral.edge.outbox import Outbox
+from littoral.edge.session import Model
+from littoral.edge.sources import decode_image
+from littoral.edge.updater import UpdaterConfig
+from littoral.errors import FrameError, ModelOutputError
+from littoral.wire.envelope import decode_frame
+from littoral.wire.messages import Sample, from_frame
+
+KEY = SigningKey(b"k" * 32)
+EVERYTHING = SelectionConfig(entropy_min_fraction=0.0, entropy_max_fraction=1.0, diversity_margin=1.1)
+STILL = DeviceConfig(adapt_statistics=False)
+
+
+class FakeLink:
+    """A link to nowhere: keeps what the device gives it, and lets a test be the cloud."""
+
+    def __init__(self, *, connected: bool = False) -> None:
+        self.connected, self.last_error = connected, None if connected else "the cloud at nowhere does not answer"
+        self.bytes_up = self.bytes_down = self.woken = 0
+        self.ports: dict[str, Any] = {}
+        self.stopped_with: float | None = None
+
+    def start(self, **ports: Any) -> None:
+        self.ports = ports
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def stop(self, flush_seconds: float) -> None:
+        self.stopped_with = flush_seconds
+
+    def send(self, tiny: Bundle, version: int, payload: bytes) -> None:
+        signed = SignedVersion.make(key=KEY, cohort="c", bundle_digest=tiny.digest, version=version, payload=payload)
+        self.ports["on_version"](signed)
+
+    def allow(self, tiny: Bundle) -> None:
+        bounds = tiny.manifest.envelope_max_delta
+        envelope = Envelope(cohort="c", cohort_key=KEY.public.hex, bundle_digest=tiny.digest.hex(), max_delta=bounds)
+        self.ports["on_envelope"](envelope)
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_bundle: Path) -> Bundle:
+    return Bundle.open(tiny_bundle)
+
+
+@contextmanager
+def linked(tiny: Bundle, state: Path, config: DeviceConfig = STILL) -> Iterator[tuple[Device, FakeLink]]:
+    link = FakeLink()
+    with Device(tiny, state_dir=state, link=link, config=config) as device:  # type: ignore[arg-type]
+        link.allow(tiny)
+        yield device, link
+        device.close(1.0)
+
+
+def payload(tiny: Bundle, share: float, seed: int = 0) -> bytes:
+    rng = np.random.default_rng(seed)
+    bounds = tiny.manifest.envelope_max_delta
+    delta = {
+        name: (share * bounds[name] * rng.uniform(-1, 1, size=value.shape)).astype(np.float32)
+        for name, value in tiny.source_affine.items()
+    }
+    return encode_delta(delta, tiny.manifest.norm_layers)
+
+
+def affine(tiny: Bundle, data: bytes) -> dict[str, FloatArray]:
+    layers = tiny.manifest.norm_layers
+    return apply_delta(tiny.source_affine, decode_delta(data, layers), layers)
+
+
+def changed(tiny: Bundle, tmp_path: Path, change: Callable[[dict[str, np.ndarray]], None]) -> Bundle:
+    """The bundle with other weights, made consistent again."""
+    copy = tmp_path / "changed"
+    shutil.copytree(tiny.path, copy)
+    document = json.loads((copy / "bundle.json").read_bytes())
+    file = document["weights_file"]
+    tensors = {name: value.copy() for name, value in load((copy / file).read_bytes()).items()}
+    change(tensors)
+    (copy / file).write_bytes(save(tensors))
+    document["files"][file] = hashlib.sha256((copy / file).read_bytes()).hexdigest()
+    (copy / "bundle.json").write_text(json.dumps(document))
+    return Bundle.open(copy)
+
+
+def darker(frames: Frame) -> Frame:
+    out: Frame = (frames // 3 + 20).astype(np.uint8)
+    return out
+
+
+# Answers.
+
+
+def test_an_answer_says_what_the_model_says(tiny: Bundle) -> None:
+    frames, _ = tiny.probe
+    logits = Model(tiny).run(frames)
+    expected = softmax(logits)
+    with Device(tiny, config=STILL) as device:
+        answers = [device.infer(frame) for frame in frames]
+    for i, answer in enumerate(answers):
+        assert (answer.frame_id, answer.version, answer.cloud) == (i + 1, 0, "none")
+        assert answer.label == logits[i].argmax()
+        assert answer.name == tiny.manifest.class_names[answer.label]
+        assert answer.confidence == pytest.approx(float(expected[i].max()), rel=1e-4)
+        assert answer.entropy_nats == pytest.approx(float(entropy(expected[i : i + 1])[0]), abs=1e-4)
+        np.testing.assert_allclose(answer.probabilities, expected[i], atol=1e-5)
+        assert answer.latency_ms > 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "came"),
+    [
+        (np.zeros((16, 15, 1), np.uint8), r"uint8 \(16, 15, 1\)"),
+        (np.zeros((16, 16, 3), np.uint8), r"uint8 \(16, 16, 3\)"),
+        (np.zeros((16, 16), np.uint8), r"uint8 \(16, 16\)"),
+        (np.zeros((1, 16, 16, 1), np.uint8), r"uint8 \(1, 16, 16, 1\)"),
+        (np.zeros((16, 16, 1), np.float32), r"float32 \(16, 16, 1\)"),
+        (np.zeros((16, 16, 1), np.int8), r"int8 \(16, 16, 1\)"),
+        ([[0]], "list"),
+        (None, "NoneType"),
+        (b"\0" * 256, "bytes"),
+    ],
+    ids=["size", "channels", "no-channels", "batch", "float", "signed", "list", "none", "bytes"],
+)
+def test_a_wrong_frame_is_an_error_that_says_what_came_and_what_to_do(tiny: Bundle, wrong: Any, came: str) -> None:
+    told = rf"a frame of {came} came, bundle 'tiny' takes uint8 \(16, 16, 1\); resize it and convert it"
+    with Device(tiny, config=STILL) as device:
+        with pytest.raises(FrameError, match=told) as caught:
+            device.infer(wrong)
+        assert isinstance(caught.value, ValueError)
+        assert device.infer(tiny.probe[0][0]).frame_id == 1, "a refused frame must not count"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_an_output_that_is_not_finite_is_an_error_that_names_the_version_and_the_classes(
+    tiny: Bundle, tmp_path: Path, bad: float
+) -> None:
+    def poison(tensors: dict[str, np.ndarray]) -> None:
+        tensors["head.bias"][3] = bad
+
+    told = r"affine version 0 gave an output that is not finite for classes \[3\] of frame 1; .* build it again"
+    with Device(changed(tiny, tmp_path, poison), config=STILL) as device, pytest.raises(ModelOutputError, match=told):
+        device.infer(tiny.probe[0][0])
+
+
+def test_a_device_without_link_or_state_folder_works(tiny: Bundle) -> None:
+    with Device(tiny) as device:
+        for frame in tiny.probe[0]:
+            device.infer(frame)
+        assert device.settle()
+        status = device.status()
+    assert (status.cloud, status.frames, status.selected, status.accepted) == ("none", 32, 0, 0)
+    assert status.link_error is None
+    assert status.storage_error is None
+
+
+def test_a_link_without_a_state_folder_is_refused(tiny: Bundle) -> None:
+    with pytest.raises(ValueError, match="a device with a link needs a state_dir"):
+        Device(tiny, link=FakeLink())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [{"statistics_batch_frames": 1}, {"statistics_stride_frames": 0}], ids=str)
+def test_statistics_of_one_frame_or_of_none_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="statistics need statistics_batch_frames >= 2"):
+        DeviceConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_closing_twice_is_harmless_and_so_is_an_answer_afterwards(tiny: Bundle) -> None:
+    device = Device(tiny)
+    device.close()
+    device.close()
+    assert device.infer(tiny.probe[0][0]).label == tiny.probe[1][0]
+
+
+# Statistics.
+
+
+def play(device: Device, frames: Frame, rounds: int) -> list[Answer]:
+    """Give the device all frames so often, waiting for its background work after each round."""
+    answers = []
+    for _ in range(rounds):
+        answers += [device.infer(frame) for frame in frames]
+        assert device.settle()
+    return answers
+
+
+@pytest.mark.parametrize("adapts", [True, False], ids=["following", "still"])
+def test_statistics_follow_a_shifted_stream_and_bring_answers_back(tiny: Bundle, adapts: bool) -> None:
+    frames, labels = tiny.probe
+    config = DeviceConfig(statistics_batch_frames=32, statistics_stride_frames=1, adapt_statistics=adapts)
+
+    def right(answers: list[Answer]) -> float:
+        return float(np.mean([answer.label for answer in answers] == labels))
+
+    with Device(tiny, config=config) as device:
+        clean = right(play(device, frames, 3)[-32:])
+        resets = device.status().statistics_resets
+        at_once = right(play(device, darker(frames), 1))
+        later = right(play(device, darker(frames), 3)[-32:])
+        status = device.status()
+        back = right(play(device, frames, 4)[-32:])
+    assert resets == 0
+    assert clean > 0.9
+    assert at_once < 0.7, "the shift should hurt, or this tests nothing"
+    assert back > 0.9
+    if adapts:
+        assert later > at_once + 0.2
+        assert status.statistics_resets == 1
+        assert status.swaps == 7
+        assert status.measured_frames == 8 * 32, "each of 7 batches once, the one at the shift twice"
+    else:
+        assert later == at_once
+        assert (status.statistics_resets, status.swaps, status.measured_frames) == (0, 0, 0)
+
+
+def test_every_second_frame_is_measured_by_default(tiny: Bundle) -> None:
+    config = DeviceConfig(statistics_batch_frames=8)
+    with Device(tiny, config=config) as device:
+        play(device, tiny.probe[0][:16], 3)
+        assert device.status().measured_frames in (24, 32)  # 32: a small batch may look like a shift
+
+
+# Samples.
+
+
+def stored(outbox_path: Path) -> list[Sample]:
+    outbox = Outbox(outbox_path, capacity_bytes=1 << 24)
+    try:
+        found = [from_frame(decode_frame(data)) for _, data in outbox.peek(0, 1 << 24)]
+    finally:
+        outbox.close()
+    return [message for message in found if isinstance(message, Sample)]
+
+
+def test_chosen_frames_land_in_the_outbox_bit_by_bit_and_are_there_at_the_next_start(
+    tiny: Bundle, tmp_path: Path
+) -> None:
+    frames = tiny.probe[0]
+    config = DeviceConfig(adapt_statistics=False, selection=EVERYTHING)
+    with linked(tiny, tmp_path, config) as (device, link):
+        answers = play(device, frames, 1)
+        status = device.status()
+        assert status.cloud == "away"
+        assert status.link_error == "the cloud at nowhere does not answer"
+        assert status.selected == status.accepted == status.queued == len(frames)
+        assert link.woken >= len(frames)
+    samples = stored(tmp_path / "outbox.sqlite")
+    assert [s.frame_id for s in samples] == list(range(1, 33))
+    assert [s.predicted for s in samples] == [a.label for a in answers]
+    assert [s.entropy_nats for s in samples] == pytest.approx([a.entropy_nats for a in answers], abs=1e-6)
+    spec = tiny.manifest.input
+    for sample, frame in zip(samples, frames, strict=True):
+        raw = np.frombuffer(sample.image, np.uint8).reshape(spec.shape) if sample.coding == "raw" else None
+        np.testing.assert_array_equal(decode_image(sample.image, spec, "") if raw is None else raw, frame)
+    with linked(tiny, tmp_path, config) as (device, _):
+        assert (device.status().queued, device.status().accepted) == (32, 32)
+        play(device, frames[:4], 1)
+        assert (device.status().queued, device.status().accepted) == (36, 36)
+
+
+def test_every_selected_sample_is_acked_queued_or_counted_as_dropped(tiny: Bundle, tmp_path: Path) -> None:
+    """With a tiny outbox, a background thread that cannot keep up, and a cloud that acks some."""
+    config = DeviceConfig(
+        adapt_statistics=False, selection=EVERYTHING, outbox_capacity_bytes=4_000, max_waiting_samples=3
+    )
+    hold = threading.Event()
+    with linked(tiny, tmp_path, config) as (device, link):
+        device._maintenance._tasks.put(lambda: hold.wait(10) and None)
+        for frame in tiny.probe[0]:
+            device.infer(frame)
+        overflowed = device.status()
+        hold.set()
+        assert device.settle()
+        outbox = link.ports["outbox"]
+        assert outbox.flush(10)
+        sent = outbox.peek(0, 1_000)
+        outbox.ack(sent[-1][0])
+        assert outbox.flush(10)
+        play(device, np.repeat(tiny.probe[0], 2, axis=0), 1)
+        assert outbox.flush(10)
+        status = device.status()
+    assert overflowed.dropped == 32 - 3
+    assert status.selected == status.accepted == 96
+    assert status.accepted == status.acked + status.queued + status.dropped
+    assert min(status.acked, status.queued, status.dropped) > 0, status
+
+
+def test_without_a_link_nothing_is_chosen_though_there_is_a_state_folder(tiny: Bundle, tmp_path: Path) -> None:
+    with Device(tiny, state_dir=tmp_path, config=DeviceConfig(adapt_statistics=False, selection=EVERYTHING)) as device:
+        play(device, tiny.probe[0], 1)
+        assert (device.status().selected, device.status().accepted) == (0, 0)
+
+
+def test_the_link_is_given_what_is_left_of_the_time_to_flush(tiny: Bundle, tmp_path: Path) -> None:
+    link = FakeLink()
+    device = Device(tiny, state_dir=tmp_path, link=link, config=STILL)  # type: ignore[arg-type]
+    device.close(3.0)
+    assert link.stopped_with is not None
+    assert 0 < link.stopped_with <= 3.0
+
+
+# A state folder that fails.
+
+
+def full_disk(path: Path) -> sqlite3.Connection:
+    raise sqlite3.OperationalError("database or disk is full")
+
+
+def test_with_a_full_disk_it_goes_on_answering_and_says_so(
+    tiny: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("littoral.edge.maintenance.Outbox", functools.partial(Outbox, connect=full_disk))
+    config = DeviceConfig(adapt_statistics=False, selection=EVERYTHING)
+    with linked(tiny, tmp_path, config) as (device, link):
+        answers = play(device, tiny.probe[0], 1)
+        link.ports["outbox"].flush(0.2)
+        status = device.status()
+    assert [answer.label for answer in answers] == tiny.probe[1].tolist()
+    assert status.storage_error is not None
+    assert "disk is full" in status.storage_error
+    assert "free some space" in status.storage_error
+    assert status.selected == status.accepted == status.queued + status.dropped == 32
+
+
+def test_a_state_folder_that_cannot_be_made_does_not_stop_the_answers(tiny: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with linked(tiny, tmp_path / "file" / "state") as (device, link):
+        assert device.infer(tiny.probe[0][0]).label == tiny.probe[1][0]
+        link.send(tiny, 1, payload(tiny, 0.05))
+        assert device.settle()
+        status = device.status()
+        assert device.infer(tiny.probe[0][0]).version == 0, "what cannot be kept must not be installed"
+    assert status.storage_error is not None
+    assert (status.versions_installed, status.versions_rejected) == (0, 1)
+
+
+# Versions.
+
+
+def test_a_version_is_served_with_exactly_its_values_and_again_after_a_restart(tiny: Bundle, tmp_path: Path) -> None:
+    frames, data = tiny.probe[0], payload(tiny, 0.05)
+    expected = Model(tiny, affine(tiny, data)).run(frames[:1])[0]
+    with linked(tiny, tmp_path) as (device, link):
+        before = device.infer(frames[0])
+        link.send(tiny, 3, data)
+        assert device.settle()
+        answer = device.infer(frames[0])
+        status = device.status()
+    assert (before.version, answer.version, device.version) == (0, 3, 3)
+    np.testing.assert_allclose(answer.probabilities, softmax(expected), atol=1e-6)
+    assert np.abs(answer.probabilities - before.probabilities).max() > 1e-4
+    assert (status.swaps, status.versions_installed, status.versions_rejected) == (1, 1, 0)
+    assert status.accepted == status.queued == 1, "the receipt"
+    with Device(tiny, state_dir=tmp_path, config=STILL) as again:
+        answer = again.infer(frames[0])
+    assert answer.version == 3
+    np.testing.assert_allclose(answer.probabilities, softmax(expected), atol=1e-6)
+
+
+def test_a_version_that_forgets_the_probe_is_refused_and_the_one_before_goes_on_serving(
+    tiny: Bundle, tmp_path: Path
+) -> None:
+    dead = {
+        name: np.full_like(value, -0.99 * tiny.manifest.envelope_max_delta[name])
+        for name, value in tiny.source_affine.items()
+    }
+    with linked(tiny, tmp_path) as (device, link):
+        link.send(tiny, 1, payload(tiny, 0.05))
+        link.send(tiny, 2, encode_delta(dead, tiny.manifest.norm_layers))
+        assert device.settle()
+        assert device.infer(tiny.probe[0][0]).version == 1
+        status = device.status()
+    assert (status.versions_installed, status.versions_rejected) == (1, 1)
+
+
+def test_a_version_that_answers_with_nan_is_taken_back(tiny: Bundle, tmp_path: Path) -> None:
+    with linked(tiny, tmp_path) as (device, link):
+        link.send(tiny, 1, payload(tiny, 0.05))
+        assert device.settle()
+        good = device._maintenance.model
+
+        class Broken:
+            version = 1
+
+            def run(self, frames: Frame) -> FloatArray:
+                return good.run(frames) * np.float32("nan")
+
+        device._maintenance.model = Broken()  # type: ignore[assignment]
+        with pytest.raises(ModelOutputError, match=r"affine version 1 .* it is being reverted"):
+            device.infer(tiny.probe[0][0])
+        assert device.settle()
+        assert device.infer(tiny.probe[0][0]).version == 0
+
+
+def test_the_watch_over_a_version_counts_frames_and_not_batches(tiny: Bundle, tmp_path: Path) -> None:
+    config = DeviceConfig(
+        adapt_statistics=False,
+        statistics_batch_frames=8,
+        statistics_stride_frames=1,
+        updater=UpdaterConfig(watch_frames=32),
+    )
+    with linked(tiny, tmp_path, config) as (device, link):
+        link.send(tiny, 1, payload(tiny, 0.02))
+        assert device.settle()
+        updater = device._maintenance.updater
+        assert updater is not None
+        phases = []
+        for i in range(0, 48, 8):
+            play(device, np.resize(tiny.probe[0], (48, 16, 16, 1))[i : i + 8], 1)
+            phases.append(updater.state.phase)
+    assert phases[0] == "watched"
+    assert phases[-1] == "trusted"
+
+
+def test_a_frame_never_mixes_versions(tiny: Bundle, tmp_path: Path) -> None:
+    """Answers while versions are swapped in: each equals what one version alone says, the one that it names."""
+    frame = tiny.probe[0][0]
+    payloads = {version: payload(tiny, 0.1, seed=version) for version in range(1, 7)}
+    expected = {
+        version: softmax(Model(tiny, affine(tiny, data)).run(frame[None]))[0] for version, data in payloads.items()
+    }
+    expected[0] = softmax(Model(tiny).run(frame[None]))[0]
+    config = DeviceConfig(adapt_statistics=False, updater=UpdaterConfig(max_entropy_rise_nats=100.0))
+    with linked(tiny, tmp_path, config) as (device, link):
+        answers, sent = [device.infer(frame)], 0
+        while answers[-1].version < 6 and len(answers) < 1_000_000:
+            if answers[-1].version == sent:
+                sent += 1
+                link.send(tiny, sent, payloads[sent])
+            answers.append(device.infer(frame))
+    seen = [answer.version for answer in answers]
+    assert seen == sorted(seen)
+    assert set(seen) == set(expected)
+    for answer in answers:
+        np.testing.assert_allclose(answer.probabilities, expected[answer.version], rtol=0, atol=1e-6)
+    apart = [np.abs(expected[a] - expected[b]).max() for a in expected for b in expected if a < b]
+    assert min(apart) > 1e-5, "versions that say the same would hide a mixture"
+
+
+def test_the_status_for_the_cloud_is_the_devices(tiny: Bundle, tmp_path: Path) -> None:
+    with linked(tiny, tmp_path, DeviceConfig(adapt_statistics=False, selection=EVERYTHING)) as (device, link):
+        play(device, tiny.probe[0], 1)
+        told, status = link.ports["status"](), device.status()
+    assert (told.version, told.frames, told.selected, told.queued, told.dropped) == (0, 32, 32, status.queued, 0)
+    assert link.ports["bundle_digest"] == tiny.digest
+    assert link.ports["highest_version"]() == 0
