@@ -22,6 +22,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 MAX_IMAGE_BYTES = 32 * 1024 * 1024
 MAX_PIXELS = 64 * 1024 * 1024
 _LENGTH = struct.Struct("<I")
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)  # the warning where warnings are errors
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 Item = tuple[str, Frame | FrameError]
@@ -58,9 +59,9 @@ def decode_image(data: bytes, spec: InputSpec, name: str, *, resize: bool = Fals
             if converted.size != (spec.width, spec.height):
                 converted = converted.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
             frame: Frame = np.asarray(converted, dtype=np.uint8)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, FrameError):
-            raise
+    except FrameError:
+        raise
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, *_BOMBS) as error:
         raise FrameError(f"{name} is not a readable PNG, JPEG, WebP or BMP ({error}); it is left out") from error
     return frame.reshape(spec.shape)
 
