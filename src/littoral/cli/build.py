@@ -78,7 +78,7 @@ def _frames(path: Path) -> tuple[Any, Any]:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             frames, labels = data["frames"], data.get("labels")
     except (OSError, KeyError, ValueError, BadZipFile) as error:
         raise ValueError(f"{path} should be an .npz with an array 'frames' ({error})") from error

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from littoral import __version__
 from littoral.cli import bench, build, bundle, cloud, demo, doctor, edge, enrol
@@ -16,11 +17,16 @@ _EXTRA_OF_COMMAND = {"edge": "edge", "bundle": "edge", "enrol": "edge", "cloud":
 COMMANDS = (demo, build, bundle, cloud, edge, enrol, bench, doctor)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Options in full, in every command: a shortened one changes its meaning when another option comes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; importing it loads nothing heavy."""
-    parser = argparse.ArgumentParser(
-        prog="littoral", description="Vision models that keep right where they run.", allow_abbrev=False
-    )
+    parser = _Parser(prog="littoral", description="Vision models that keep right where they run.")
     parser.add_argument("--version", action="version", version=f"littoral {__version__}", help="print the version")
     parser.add_argument("--verbose", action="store_true", help="log what happens inside, on stderr")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -1,0 +1,371 @@
+"""Every command as people call it: what it prints, its exit status, and one line for what is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from littoral.bundle import Bundle
+from littoral.cli.main import main
+
+Said = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
+    """Run a command; its status, stdout and stderr."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+@pytest.fixture
+def signed(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy that a test may sign and damage."""
+    copy = tmp_path / "signed"
+    shutil.copytree(tiny_bundle, copy)
+    return copy
+
+
+@pytest.fixture
+def frames(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A folder with three frames of the bundle's probe, one file that is no image, and one of another size."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for i, frame in enumerate(Bundle.open(tiny_bundle).probe[0][:3]):
+        Image.fromarray(frame[..., 0]).save(folder / f"{i}.png")
+    return folder
+
+
+def lines(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def one_line(err: str) -> str:
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    assert err.startswith("littoral: ")
+    return err
+
+
+# Usage.
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["nonsense"],
+        ["bundle"],
+        ["bundle", "inspect"],
+        ["edge"],
+        ["cloud", "x"],
+        ["cloud", "x", "--state", "y", "--device", "gpu"],
+        ["enrol", "make"],
+        ["edge", "x", "--stdin", "video"],
+        ["build", "out"],
+        ["bench"],
+        ["doctor", "--js"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_ends_with_2_and_says_the_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert "usage: littoral" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["edge", "x"], "give one of FOLDER, --stdin and --http"),
+        (["edge", "x", "folder", "--http", "0"], "give one of FOLDER, --stdin and --http"),
+        (["edge", "x", "folder", "--cloud", "https://c"], "--cloud needs --state"),
+    ],
+    ids=["no-source", "two-sources", "cloud-without-state"],
+)
+def test_a_device_without_a_clear_source_or_state_ends_with_2(said: Said, words: list[str], told: str) -> None:
+    status, out, err = said(*words)
+    assert (status, out) == (2, "")
+    assert told in err
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    from littoral import __version__
+
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"littoral {__version__}\n")
+
+
+# bundle.
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_inspect_as_json_is_the_manifest_and_json_stands_before_or_after_the_action(
+    said: Said, tiny_bundle: Path, place: str
+) -> None:
+    words = (
+        ["bundle", "--json", "inspect", tiny_bundle]
+        if place == "before"
+        else ["bundle", "inspect", tiny_bundle, "--json"]
+    )
+    status, out, _ = said(*words)
+    told = json.loads(out)
+    bundle = Bundle.open(tiny_bundle)
+    assert (status, told["digest"], told["signed_by"]) == (0, bundle.digest.hex(), None)
+    assert {key: told[key] for key in ("name", "task", "files")} == {
+        "name": "tiny", "task": "classification", "files": bundle.manifest.files,
+    }  # fmt: skip
+
+
+def test_inspect_shows_people_what_a_bundle_is(said: Said, tiny_bundle: Path) -> None:
+    status, out, _ = said("bundle", "inspect", tiny_bundle)
+    assert status == 0
+    for text in (
+        "tiny",
+        "nobody",
+        "10 classes: 0, 1, 2, 3, 4, 5, …",
+        "uint8 16 x 16 x 1",
+        "3 batch",
+        "weights.safetensors",
+    ):
+        assert text in out
+
+
+def test_a_bundle_is_signed_and_verified_by_its_key_and_by_no_other(said: Said, signed: Path, tmp_path: Path) -> None:
+    keys = {}
+    for name in ("release", "other"):
+        status, out, _ = said("bundle", "keys", tmp_path / name, "--json")
+        keys[name] = json.loads(out)
+        assert (status, keys[name]["made"]) == (0, True)
+    again = json.loads(said("bundle", "keys", tmp_path / "release", "--json")[1])
+    assert again == {**keys["release"], "made": False}
+    assert (tmp_path / "release").stat().st_mode & 0o077 == 0
+
+    assert said("bundle", "verify", signed)[1].endswith(", not signed\n")
+    status, _, err = said("bundle", "verify", signed, "--trust", keys["release"]["public_key"])
+    assert status == 1
+    assert "is not signed; sign it with 'littoral bundle sign'" in one_line(err)
+
+    status, out, _ = said("bundle", "sign", signed, "--key", tmp_path / "release")
+    assert (status, keys["release"]["fingerprint"] in out) == (0, True)
+    status, out, _ = said("bundle", "verify", signed, "--trust", keys["release"]["public_key"], "--json")
+    assert (status, json.loads(out)["signed_by"]) == (0, keys["release"]["public_key"])
+    status, _, err = said("bundle", "verify", signed, "--trust", keys["other"]["public_key"])
+    assert status == 1
+    assert "install the bundle that your cloud serves" in one_line(err)
+
+
+@pytest.mark.parametrize("command", ["bundle verify", "bundle inspect", "edge", "cloud"])
+def test_a_changed_byte_is_one_line_and_status_1(said: Said, signed: Path, tmp_path: Path, command: str) -> None:
+    data = bytearray((signed / "weights.safetensors").read_bytes())
+    data[-3] ^= 1
+    (signed / "weights.safetensors").write_bytes(data)
+    more = {"edge": [tmp_path], "cloud": ["--state", tmp_path / "state"]}.get(command, [])
+    status, out, err = said(*command.split(), signed, *more)
+    assert (status, out) == (1, "")
+    assert "weights.safetensors has changed: SHA-256" in one_line(err)
+    assert "copy the bundle again" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["bundle", "inspect", "{tmp}/none"], "make one with 'littoral build'"),
+        (["bundle", "sign", "{bundle}", "--key", "{tmp}/none"], "make one with 'littoral bundle keys"),
+        (["edge", "{bundle}", "{tmp}/none"], "is not a folder; give a folder of images, --stdin or --http"),
+        (["edge", "{bundle}", "{tmp}"], "there is no image below"),
+        (["edge", "{bundle}", "{tmp}", "--measure-batch", "1"], "statistics_batch_frames >= 2"),
+        (["edge", "{bundle}", "--http", "70000"], "ports are 0 to 65535"),
+        (["enrol", "list", "--state", "{tmp}/none"], "{tmp}/none"),
+    ],
+    ids=["no-bundle", "no-key", "no-folder", "no-image", "batch-of-one", "no-port", "no-record"],
+)
+def test_what_is_missing_is_one_line_that_says_what_to_do(
+    said: Said, tiny_bundle: Path, tmp_path: Path, words: list[str], told: str
+) -> None:
+    status, _, err = said(*(word.format(bundle=tiny_bundle, tmp=tmp_path) for word in words))
+    assert status == 1
+    assert told.format(tmp=tmp_path) in one_line(err)
+
+
+# edge.
+
+
+def test_a_folder_is_answered_line_by_line_and_the_counters_come_last(
+    said: Said, tiny_bundle: Path, frames: Path
+) -> None:
+    status, out, err = said("edge", tiny_bundle, frames, "--json", "--flush", "1")
+    *answers, last = lines(out)
+    labels = Bundle.open(tiny_bundle).probe[1][:3].tolist()
+    assert (status, err) == (0, "")
+    assert [(a["type"], a["input"], a["label"], a["cloud"]) for a in answers] == [
+        ("answer", str(frames / f"{i}.png"), label, "none") for i, label in enumerate(labels)
+    ]
+    assert (last["type"], last["frames"], last["cloud"]) == ("status", 3, "none")
+
+
+def test_people_read_the_same_in_words(said: Said, tiny_bundle: Path, frames: Path) -> None:
+    status, out, _ = said("edge", tiny_bundle, frames, "--no-adapt")
+    assert status == 0
+    assert "0.png: " in out
+    assert "version 0, cloud none" in out
+    assert out.splitlines()[-1].startswith("3 frames, version 0, no cloud, 0 of 0 messages acked")
+
+
+def test_a_bad_image_is_a_line_and_status_1_and_the_stream_goes_on(said: Said, tiny_bundle: Path, frames: Path) -> None:
+    (frames / "1.png").write_bytes(b"no image")
+    Image.fromarray(np.zeros((4, 5), np.uint8)).save(frames / "2.png")
+    status, out, err = said("edge", tiny_bundle, frames, "--json")
+    told = lines(out)
+    assert (status, err) == (1, "")
+    assert [line["type"] for line in told] == ["answer", "error", "error", "status"]
+    assert "not a readable PNG" in str(told[1]["error"])
+    assert "is 5 x 4, the bundle takes 16 x 16; resize it, or give --resize" in str(told[2]["error"])
+    assert said("edge", tiny_bundle, frames, "--resize", "--json")[1].count('"answer"') == 2
+
+
+def test_a_file_name_that_is_not_text_is_shown_and_does_not_end_the_stream(
+    said: Said, tiny_bundle: Path, frames: Path
+) -> None:
+    (frames / "0.png").rename(frames / "\udcff.png")
+    status, out, _ = said("edge", tiny_bundle, frames)
+    assert (status, out.count(" ms\n")) == (0, 3)
+    assert "\\udcff.png" in out
+
+
+def test_names_come_on_stdin(said: Said, tiny_bundle: Path, frames: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{frames}/0.png\n{frames}/none.png\n{frames}/2.png\n"))
+    status, out, _ = said("edge", tiny_bundle, "--stdin", "paths", "--json")
+    assert (status, [line["type"] for line in lines(out)]) == (1, ["answer", "error", "answer", "status"])
+
+
+@pytest.mark.parametrize("cut", [0, 5], ids=["whole", "cut-short"])
+def test_frames_come_on_stdin_and_what_came_before_a_break_was_answered(
+    said: Said, tiny_bundle: Path, frames: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    raw = Bundle.open(tiny_bundle).probe[0][0].tobytes()
+    stream = b"".join(struct.pack("<I", len(data)) + data for data in ((frames / "0.png").read_bytes(), raw, raw))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stream[: len(stream) - cut])))
+    status, out, err = said("edge", tiny_bundle, "--stdin", "frames", "--json")
+    kinds = [line["type"] for line in lines(out)]
+    if cut:
+        assert (status, kinds) == (1, ["answer", "answer"])
+        assert "the stream ends within frame 3: 251 of 256 bytes came" in one_line(err)
+    else:
+        assert (status, kinds) == (0, ["answer"] * 3 + ["status"])
+
+
+def test_a_device_whose_cloud_is_away_answers_and_says_so(said: Said, tiny_bundle: Path, frames: Path) -> None:
+    state = frames.parent / "state"
+    words = ["--cloud", "http://127.0.0.1:9", "--token", "lit1-x", "--state", state, "--flush", "0.1", "--json"]
+    status, out, _ = said("edge", tiny_bundle, frames, *words)
+    *answers, last = lines(out)
+    assert (status, [a["cloud"] for a in answers]) == (0, ["away"] * 3)
+    assert last["cloud"] == "away"
+    assert last["link_error"]
+
+
+# enrol, doctor, build.
+
+
+def test_tokens_are_made_and_devices_listed_beside_a_record(said: Said, tmp_path: Path, tiny_bundle: Path) -> None:
+    pytest.importorskip("torch")
+    from littoral.cloud.store import Store
+
+    Store(tmp_path, bundle_digest=Bundle.open(tiny_bundle).digest).close()
+    status, out, _ = said("enrol", "make", "--state", tmp_path, "--count", "2")
+    assert (status, len(set(out.split()))) == (0, 2)
+    assert all(token.startswith("lit1-") for token in out.split())
+    assert len(json.loads(said("enrol", "make", "--state", tmp_path, "--json")[1])["tokens"]) == 1
+    assert json.loads(said("enrol", "list", "--state", tmp_path, "--json")[1]) == {"devices": []}
+    status, _, err = said("enrol", "revoke", "nobody", "--state", tmp_path)
+    assert status == 1
+    assert "nobody" in one_line(err)
+
+
+def test_the_doctor_says_what_works(said: Said) -> None:
+    status, out, _ = said("doctor", "--json")
+    told = json.loads(out)
+    assert (status, told["works"]["edge"]) == (0, True)
+    assert told["parts"]["edge"]["numpy"] == np.__version__
+    assert "CPUExecutionProvider" in told["providers"]
+
+
+def test_the_doctor_says_what_is_missing_and_how_to_get_it(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    from littoral.cli import doctor
+
+    monkeypatch.setattr(doctor, "PARTS", {"edge": ("numpy", "no_such_package")})
+    monkeypatch.setattr(doctor, "_accelerators", list)
+    monkeypatch.setitem(doctor.PARTS, "edge", ("numpy", "no_such_package", "onnxruntime"))
+    status, out, _ = said("doctor")
+    assert status == 1
+    assert "edge   lacks no_such_package; run: pip install 'littoral[edge]'" in out
+
+
+@pytest.mark.parametrize("spoil", ["frames", "weights", "kwargs", "floats"])
+def test_what_build_cannot_read_is_one_line(said: Said, tmp_path: Path, spoil: str) -> None:
+    pytest.importorskip("torch")
+    if spoil == "frames":
+        (tmp_path / "frames.npz").write_bytes(b"PK\x03\x04 a damaged archive")
+    else:
+        np.savez(tmp_path / "frames.npz", frames=np.zeros((4, 16, 16, 1), np.uint8))
+    (tmp_path / "weights").write_bytes(b"no tensors")
+    words = ["--frames", tmp_path / "frames.npz", "--classes", "a,b"]
+    for role in ("student", "teacher"):
+        words += [f"--{role}", "littoral.models.zoo:small_cnn", f"--{role}-weights", tmp_path / "weights"]
+    words += ["--student-kwargs", "{width" if spoil == "kwargs" else "{}"]
+    words += ["--mean", "0.1,0.2" if spoil == "floats" else "0.1"]
+    status, _, err = said("build", tmp_path / "out", *words)
+    told = {
+        "frames": "should be an .npz with an array 'frames'",
+        "weights": "should be a .safetensors file with the state dict of littoral.models.zoo:small_cnn",
+        "kwargs": "'{width' of littoral.models.zoo:small_cnn are not JSON",
+        "floats": "'0.1,0.2' has 2 values, expected 1 or 1",
+    }
+    assert status == 1
+    assert told[spoil] in one_line(err)
+    assert not (tmp_path / "out").exists()
+
+
+# What no command expects.
+
+
+def test_a_missing_package_is_named_with_the_extra_that_has_it(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "littoral.cloud.cloud", None)
+
+    def needs(args: object) -> int:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr("littoral.cli.cloud.run", needs)
+    status, _, err = said("cloud", "bundle", "--state", "x")
+    assert status == 1
+    assert "'littoral cloud' needs the package 'torch'; run: pip install 'littoral[cloud]'" in one_line(err)
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_the_unexpected_is_one_line_and_verbose_tells_more(tmp_path: Path, verbose: bool) -> None:
+    """In a process of its own: logging is set up once in each."""
+    words = ["--verbose"] if verbose else []
+    code = f"from littoral.cli.main import main; raise SystemExit(main({[*words, 'bundle', 'keys', str(tmp_path)]!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert ("Traceback" in done.stderr) == verbose
+    assert "littoral: unexpected IsADirectoryError" in done.stderr.splitlines()[-1]
