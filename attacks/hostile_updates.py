@@ -104,7 +104,7 @@ WITH_THE_COHORT_KEY: dict[str, tuple[Attack, str]] = {
     "step below zero": (lambda b: _claim(b, _patched(b, 12, struct.pack("<f", -1.0))), "malformed"),
     "step that overflows": (
         lambda b: _claim(b, _patched(b, 12, struct.pack("<f", 3.4e38))),
-        "out-of-bounds",
+        "malformed",
     ),
     "count of four billion tensors": (lambda b: _claim(b, _patched(b, 4, b"\xff\xff\xff\xff")), "malformed"),
     "checksum wrong": (lambda b: _claim(b, _patched(b, 20, b"\x55", mend=False)), "malformed"),

@@ -82,6 +82,10 @@ class Envelope:
         if not all(isinstance(v, (int, float)) and math.isfinite(v) and v >= 0 for v in raw["max_delta"].values()):
             raise UpdateRejected("malformed", "the envelope: every bound must be a finite number, not negative")
         envelope = cls(**raw)
+        try:
+            PublicKey.from_hex(envelope.cohort_key)
+        except ValueError as error:
+            raise UpdateRejected("malformed", f"the envelope's cohort key is not a key: {error}") from error
         if envelope.bundle_digest != bundle_digest.hex():
             raise UpdateRejected(
                 "other-bundle",

@@ -25,6 +25,7 @@ NormKind = Literal["batch", "group", "layer"]
 DELTA_MAGIC = b"LAD1"
 _HEADER = struct.Struct("<4sII")  # magic, number of tensors, crc32 of all that follows
 _LEVELS = 127  # int8, symmetric
+_MAX_STEP = 1e30  # so that 127 steps are still a float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +157,8 @@ def decode_delta(data: bytes, layers: Sequence[NormLayer]) -> dict[str, FloatArr
     for layer in layers:
         for name in (layer.gamma, layer.beta):
             (step,) = struct.unpack_from("<f", data, at)
-            if not (np.isfinite(step) and step >= 0):
-                raise ValueError(f"the step of {name!r} is {step}; it must be finite and not negative")
+            if not 0 <= step <= _MAX_STEP:
+                raise ValueError(f"the step of {name!r} is {step}; it must be within 0 and {_MAX_STEP:g}")
             symbols = np.frombuffer(data, dtype=np.int8, count=layer.num_channels, offset=at + 4)
             out[name] = symbols.astype(np.float32) * np.float32(step)
             at += 4 + layer.num_channels

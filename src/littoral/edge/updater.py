@@ -251,10 +251,7 @@ class Updater(Generic[C]):
                 assert self._signed is not None
                 assert self._envelope is not None
                 bundle = self._bundle
-                with np.errstate(over="ignore"):  # infinity is out of bounds too
-                    self._values = self._signed.affine(
-                        self._envelope, bundle.source_affine, bundle.manifest.norm_layers
-                    )
+                self._values = self._signed.affine(self._envelope, bundle.source_affine, bundle.manifest.norm_layers)
                 return Decoded()
             case Stage(version):
                 assert self._signed is not None
