@@ -157,7 +157,9 @@ def _pairs(bare: Callable[[Frame], object], device: Device, frames: Frame, round
 
 def _while_swapping(device: Device, frames: Frame, rounds: int) -> dict[str, float]:
     """Medians of answers in stretches without and with swaps, in turns. A swap is asked for every tenth of a second."""
-    quiet, swapping, swaps = [], [], device.status().swaps
+    quiet: list[float] = []
+    swapping: list[float] = []
+    swaps = device.status().swaps
     for stretch in range(10):
         collected = swapping if stretch % 2 else quiet
         due = time.monotonic()

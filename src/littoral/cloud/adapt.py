@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from littoral.bundle import Bundle, TorchModel
 from littoral.cloud.norm import Normalisation, adaptive_state, learn, prepare
-from littoral.cloud.teacher import entropy, student_loss, teacher_loss
+from littoral.cloud.teacher import divergence_from_teacher, entropy, student_loss, teacher_loss
 from littoral.core.affine import affine_names, clip_to_envelope, diff, encode_delta
 from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.errors import BundleError, ModelOutputError
@@ -43,8 +43,10 @@ class AdaptConfig:
     replay_after: int = 256
     """Samples that must be in the replay buffer before it is used."""
     replay_capacity: int = 10_000
-    inner_steps: int = 8
-    """Student steps per job; the published system takes one."""
+    inner_steps: int = 16
+    """The most student steps per job; the published system takes one."""
+    settled_nats: float = 0.03
+    """A job ends early once the student's mean divergence from the teacher is below this; 0 takes every step."""
     optimiser: Literal["sgd", "adam"] = "adam"
     student_lr: float = 0.002
     teacher_lr: float = 0.00025
@@ -72,6 +74,7 @@ class AdaptConfig:
             max_batches_per_job=1,
             replay_ratio=3,
             inner_steps=1,
+            settled_nats=0.0,
             optimiser="sgd",
             student_lr=0.0025,
             entropy_weight=3.0,
@@ -137,9 +140,11 @@ class Worker:
         new, replay = self._input(job.new_frames), self._input(job.replay_frames)
         teacher_logits = self._teacher_step(new, optimisers["teacher"])
         targets = self._targets(new, replay)
-        loss = float("nan")
-        for _ in range(self.config.inner_steps):
-            loss = self._student_step(new, replay, targets, optimisers["student"])
+        loss = divergence = float("nan")
+        steps = 0
+        while steps < self.config.inner_steps and not divergence < self.config.settled_nats:
+            loss, divergence = self._student_step(new, replay, targets, optimisers["student"])
+            steps += 1
         finite = np.isfinite(loss) and all(
             bool(tensor.isfinite().all()) for _, model in self._models() for _, tensor in adaptive_state(model)
         )
@@ -151,6 +156,8 @@ class Worker:
         affine = self._shipped_affine()
         report: dict[str, float | str] = {
             "student_loss": loss,
+            "divergence_nats": divergence,
+            "student_steps": float(steps),
             "teacher_entropy_nats": float(entropy(teacher_logits).mean()),
             "new_frames": float(len(new)),
             "replay_frames": float(len(replay)),
@@ -214,7 +221,10 @@ class Worker:
             learn(self.teacher, False)
         return targets
 
-    def _student_step(self, new: Tensor, replay: Tensor, targets: Tensor, optimiser: torch.optim.Optimizer) -> float:
+    def _student_step(
+        self, new: Tensor, replay: Tensor, targets: Tensor, optimiser: torch.optim.Optimizer
+    ) -> tuple[float, float]:
+        """One step; the loss and the divergence from the teacher (nats) before it."""
         config = self.config
         learn(self.student, True)
         logits = self._by_parts(self.student, new, replay)
@@ -230,7 +240,7 @@ class Worker:
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         learn(self.student, False)
-        return float(loss.detach())
+        return float(loss.detach()), float(divergence_from_teacher(logits.detach(), targets).mean())
 
     def _by_parts(self, model: nn.Module, new: Tensor, replay: Tensor) -> Tensor:
         """New and replayed frames are of different domains, so under batch statistics each part has its own."""

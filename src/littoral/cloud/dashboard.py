@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MAX_DEVICES = 200
-MAX_VERSIONS = 40
-_CHART_WIDTH, _CHART_HEIGHT = 720, 120
+MAX_VERSIONS = 12
+_CHART_WIDTH, _CHART_HEIGHT, _MARKS_HEIGHT = 720, 120, 20
 
 Document = Mapping[str, Any]
 
@@ -57,111 +57,184 @@ def _ago(then: float | None, now: float) -> str:
 
 
 def _summary(document: Document) -> str:
-    totals, link = document["totals"], document["link_bytes"]
-    held = sum(version["status"] == "held" for version in document["versions"])
+    totals, link, now = document["totals"], document["link_bytes"], document["now"]
+    serving = _serving(document)
     tiles = [
-        ("cohort", document["cohort"], f"bundle {document['bundle']['name']} {document['bundle']['digest'][:12]}"),
-        ("version", document["shipped_version"], f"{held} held back, head {document['head_version']}"),
+        (
+            "serving version",
+            document["shipped_version"] or "source",
+            f"made {_ago(serving['created_at'], now)}{_what_runs(document)}"
+            if serving
+            else "nothing shipped yet: the devices run the bundle as it was built",
+        ),
         (
             "devices online",
             f"{totals['online']} / {totals['devices']}",
-            f"cloud started {_ago(document['started_at'], document['now'])}",
+            f"bundle {document['bundle']['name']} {document['bundle']['digest'][:12]}",
         ),
-        ("samples", totals["samples"], _bytes(totals["sample_bytes"])),
-        ("uplink", _bytes(sum(link["up"].values())), _purposes(link["up"])),
-        ("downlink", _bytes(sum(link["down"].values())), _purposes(link["down"])),
+        ("samples recorded", f"{totals['samples']:,}", f"{_bytes(totals['sample_bytes'])} of images"),
+        ("came up", _bytes(sum(link["up"].values())), _purposes(link["up"])),
+        ("went down", _bytes(sum(link["down"].values())), _purposes(link["down"])),
     ]
-    return "".join(
+    cards = "".join(
         f'<div class="tile"><span class="label">{_text(label)}</span><span class="value">{_text(value)}</span>'
         f'<span class="note">{_text(note)}</span></div>'
         for label, value, note in tiles
     )
+    return f'<div class="tiles">{cards}</div>{_last_held(document)}'
+
+
+def _what_runs(document: Document) -> str:
+    """What the online devices last said they run; a device says so every few seconds."""
+    runs = [d["status"]["version"] for d in document["devices"] if d["online"] and d["status"]]
+    if not runs:
+        return ""
+    oldest, newest = min(runs), max(runs)
+    if oldest >= document["shipped_version"]:
+        return "; every online device runs it"
+    return f"; online devices run {oldest}" if oldest == newest else f"; online devices run {oldest} to {newest}"
+
+
+def _serving(document: Document) -> Mapping[str, Any] | None:
+    return next((v for v in document["versions"] if v["version"] == document["shipped_version"]), None)
+
+
+def _last_held(document: Document) -> str:
+    """A sentence on the newest version that was held back, loud if nothing has been shipped since."""
+    held = [version for version in document["versions"] if version["status"] == "held"]
+    if not held:
+        return ""
+    last = held[-1]
+    loud = " loud" if last["version"] == document["head_version"] else ""
+    made = _ago(last["created_at"], document["now"])
+    return (
+        f'<p class="alert{loud}"><b>Version {last["version"]} was held back</b> {made}, no device got it: '
+        f"{_text(last['reason'])}. Held back: {len(held)} of the last {len(document['versions'])}.</p>"
+    )
 
 
 def _purposes(totals: Mapping[str, int]) -> str:
-    return ", ".join(f"{purpose} {_bytes(count)}" for purpose, count in sorted(totals.items())) or "nothing yet"
+    parts = sorted(totals.items(), key=lambda item: -item[1])
+    return ", ".join(f"{purpose} {_bytes(count)}" for purpose, count in parts) or "nothing since the cloud started"
 
 
 def _chart(document: Document) -> str:
-    """Samples per second as bars, versions as marks: green shipped, red held."""
+    """Samples per second as bars; above them a mark for each version, taller and red if it was held."""
     rates: Sequence[int] = document["samples_per_second"]
     top, step = max(1, *rates), _CHART_WIDTH / len(rates)
     parts = [
         f'<rect class="bar" x="{i * step:.1f}" y="{_CHART_HEIGHT - height:.1f}" width="{step * 0.8:.1f}" '
         f'height="{height:.1f}"/>'
         for i, rate in enumerate(rates)
-        if (height := rate / top * (_CHART_HEIGHT - 20)) > 0
+        if (height := rate / top * (_CHART_HEIGHT - _MARKS_HEIGHT)) > 0
     ]
     begin = int(document["now"]) - len(rates) + 1
     for version in document["versions"]:
         x = (version["created_at"] - begin) * step
         if 0 <= x <= _CHART_WIDTH:
+            foot = _CHART_HEIGHT if version["status"] == "held" else _MARKS_HEIGHT - 8
             parts.append(
-                f'<line class="{_text(version["status"])}" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{_CHART_HEIGHT}">'
+                f'<line class="{_text(version["status"])}" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{foot}">'
                 f"<title>version {version['version']} {_text(version['status'])}</title></line>"
             )
     label = f"samples per second over the last {len(rates)} s, at most {top}"
+    started = _ago(document["started_at"], document["now"])
     return (
         f'<svg viewBox="0 0 {_CHART_WIDTH} {_CHART_HEIGHT}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{label}">{"".join(parts)}</svg><p class="note">{label}; lines are versions</p>'
+        f'aria-label="{label}">{"".join(parts)}</svg>'
+        f'<p class="note ends"><span>{len(rates)} s ago</span><span>now</span></p>'
+        f'<p class="note">Bars: samples a second, at most {top}. '
+        'Marks above: versions, <span class="shipped">shipped</span> or <span class="held">held back</span>. '
+        f"The cloud started {started}.</p>"
     )
 
 
 def _versions(document: Document) -> str:
-    rows = [
-        f'<tr><td class="number">{version["version"]}</td>'
-        f'<td><span class="badge {_text(version["status"])}">{_text(version["status"])}</span></td>'
-        f"<td>{_text(version['reason'])}</td><td class='note'>{_numbers(version['verdict'])}</td>"
-        f'<td class="number">{version["samples"]}</td><td class="number">{_bytes(version["payload_bytes"])}</td>'
-        f'<td class="note">{_ago(version["created_at"], document["now"])}</td></tr>'
-        for version in list(document["versions"])[: -MAX_VERSIONS - 1 : -1]
-    ]
-    head = ("version", "gate", "reason", "measured", "samples", "payload", "made")
-    return _table(head, rows, "No version yet: the first is made when enough samples have come.")
+    versions = list(document["versions"])
+    rows = [_version_row(version, document) for version in versions[: -MAX_VERSIONS - 1 : -1]]
+    head = ("version", "gate", "probe kept", "agrees with teacher", "spread / teacher's", "from", "payload", "made")
+    more = document["head_version"] - len(rows)
+    tail = f'<p class="note">and {more} before these: /v1/fleet has the newest</p>' if rows and more > 0 else ""
+    return _table(head, rows, "No version yet: the first is made when enough samples have come.") + tail
 
 
-def _numbers(report: Mapping[str, float | str]) -> str:
-    return ", ".join(
-        f"{_text(key)} {value:.4g}" if isinstance(value, (int, float)) else f"{_text(key)} {_text(value)}"
-        for key, value in sorted(report.items())
+def _version_row(version: Mapping[str, Any], document: Document) -> str:
+    measured = dict(version["verdict"])
+    share = "".join(
+        f'<td class="number">{f"{measured[key]:.0%}" if key in measured else "–"}</td>'
+        for key in ("probe_agreement", "teacher_agreement")
     )
+    spread = " / ".join(
+        f"{measured[key]:.2f}" for key in ("spread_nats", "teacher_spread_nats") if measured.get(key) is not None
+    )
+    serving = version["version"] == document["shipped_version"]
+    badge = f'<span class="badge {_text(version["status"])}">{_text(version["status"])}</span>'
+    if serving:
+        badge += ' <span class="note">serving</span>'
+    row = (
+        f'<tr class="{"serving" if serving else "version"}"><td class="number">{version["version"]}</td>'
+        f"<td>{badge}</td>{share}"
+        f'<td class="number">{f"{spread} nats" if spread else "–"}</td>'
+        f'<td class="number">{version["samples"]} samples</td>'
+        f'<td class="number">{_bytes(version["payload_bytes"])}</td>'
+        f'<td class="note number">{_ago(version["created_at"], document["now"])}</td></tr>'
+    )
+    if version["reason"]:
+        row += f'<tr class="why"><td></td><td colspan="7">why: {_text(version["reason"])}</td></tr>'
+    return row
 
 
 def _devices(document: Document) -> str:
     devices = sorted(document["devices"], key=lambda d: (not d["online"], d["name"], d["id"]))
-    rows = [_device_row(device, document["now"]) for device in devices[:MAX_DEVICES]]
+    rows = [_device_row(device, document) for device in devices[:MAX_DEVICES]]
     head = (
         "device",
         "state",
-        "version",
+        "runs version",
         "frames",
         "selected",
         "queued",
         "dropped",
         "resets",
         "samples",
-        "last receipt",
+        "last said",
     )
     more = len(devices) - MAX_DEVICES
     tail = f'<p class="note">and {more} more: /v1/fleet has them all</p>' if more > 0 else ""
     return _table(head, rows, "No device yet: make a token with 'littoral enrol'.") + tail
 
 
-def _device_row(device: Mapping[str, Any], now: float) -> str:
+def _device_row(device: Mapping[str, Any], document: Document) -> str:
     state = "revoked" if device["revoked_at"] is not None else "online" if device["online"] else "offline"
-    status, receipt = device["status"], device["last_receipt"]
-    counters = [
-        status[key] if status else "–"
-        for key in ("version", "frames", "selected", "queued", "dropped", "statistics_resets")
-    ]
-    said = " ".join(filter(None, (f"{receipt['version']}", receipt["outcome"], receipt["code"]))) if receipt else "–"
-    seen = _ago(device["last_seen"], now)
+    status, now = device["status"], document["now"]
+    seen = "" if state == "online" else f' <span class="note">seen {_ago(device["last_seen"], now)}</span>'
+    if status:
+        share = f' <span class="note">{status["selected"] / max(status["frames"], 1):.0%}</span>'
+        counters = [
+            f"{status['version'] or 'source'}",
+            f"{status['frames']:,}",
+            f"{status['selected']:,}{share}",
+            *(f"{status[key]:,}" for key in ("queued", "dropped", "statistics_resets")),
+        ]
+    else:
+        counters = ["–"] * 6
     return (
         f'<tr><td>{_text(device["name"])} <span class="note">{_text(device["id"])}</span></td>'
-        f'<td><span class="badge {state}">{state}</span> <span class="note">{seen}</span></td>'
-        + "".join(f'<td class="number">{_text(counter)}</td>' for counter in (*counters, device["samples"]))
-        + f'<td title="{_text(receipt["reason"]) if receipt else ""}">{_text(said)}</td></tr>'
+        f'<td><span class="badge {state}">{state}</span>{seen}</td>'
+        + "".join(f'<td class="number">{counter}</td>' for counter in (*counters, f"{device['samples']:,}"))
+        + f"<td>{_receipt(device['last_receipt'])}</td></tr>"
     )
+
+
+def _receipt(receipt: Mapping[str, Any] | None) -> str:
+    """What the device last said of a version: ``31 installed``, or what went wrong and why."""
+    if receipt is None:
+        return "–"
+    said = f"{_text(receipt['version'])} {_text(receipt['outcome'])}"
+    if receipt["outcome"] == "installed":
+        return said
+    why = ": ".join(_text(receipt[key]) for key in ("code", "reason") if receipt[key])
+    return f'<span class="held">{said}</span><br><span class="note">{why}</span>'
 
 
 def _table(head: Sequence[str], rows: Sequence[str], when_empty: str) -> str:

@@ -37,6 +37,12 @@ def teacher_loss(logits_BK: torch.Tensor, *, mean_one: bool) -> torch.Tensor:
     return (certainty_weights(entropy_B, logits_BK.shape[1], mean_one=mean_one) * entropy_B).mean()
 
 
+def divergence_from_teacher(student_BK: torch.Tensor, teacher_BK: torch.Tensor) -> torch.Tensor:
+    """KL divergence of the student's answer from the teacher's in nats, ``(B,)``, at temperature 1."""
+    student_log, teacher_log = student_BK.log_softmax(1), teacher_BK.log_softmax(1)
+    return F.kl_div(student_log, teacher_log, reduction="none", log_target=True).sum(1)
+
+
 def student_loss(
     student_BK: torch.Tensor,
     teacher_BK: torch.Tensor,

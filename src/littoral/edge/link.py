@@ -16,12 +16,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from littoral.bundle import Envelope, SignedVersion
+from littoral.edge.counted import CountedConnection
 from littoral.edge.identity import Identity, enrol, tls_context, websocket_url
 from littoral.edge.outbox import Outbox
 from littoral.errors import LinkError, LinkRefused, ProtocolError, StorageError, UpdateRejected
@@ -255,7 +256,7 @@ class CloudLink:
             open_timeout=self.config.open_timeout_s,
             ping_interval=self.config.ping_interval_s,
             close_timeout=self.config.close_timeout_s,
-            create_connection=cast("type[ClientConnection]", functools.partial(_CountedConnection, link=self)),
+            create_connection=cast("type[ClientConnection]", functools.partial(CountedConnection, tally=self)),
         ) as connection:
             session = _Session(self, identity, link, connection)
             link.on_connected()
@@ -371,36 +372,6 @@ class _Session:
             if not actions:
                 return
             await self._do(actions)
-
-
-class _CountedTransport:
-    """An asyncio transport that counts what is written to it."""
-
-    def __init__(self, transport: asyncio.Transport, link: CloudLink) -> None:
-        self._transport, self._link = transport, link
-
-    def write(self, data: bytes) -> None:
-        self._link.bytes_up += len(data)
-        self._transport.write(data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
-class _CountedConnection(ClientConnection):
-    """A WebSocket whose bytes are counted where they meet the socket."""
-
-    def __init__(self, *args: Any, link: CloudLink, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._counting_link = link
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        counted = _CountedTransport(cast(asyncio.Transport, transport), self._counting_link)
-        super().connection_made(cast(asyncio.Transport, counted))
-
-    def data_received(self, data: bytes) -> None:
-        self._counting_link.bytes_down += len(data)
-        super().data_received(data)
 
 
 def _retry_after_ms(error: Exception) -> int | None:
