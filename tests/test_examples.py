@@ -1,0 +1,46 @@
+"""The examples run as they stand, the cloud and the device as two programs."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name: str, *args: object, timeout: float = 100) -> str:
+    """What an example prints."""
+    command = [sys.executable, str(EXAMPLES / name), *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_is_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < 60
+
+
+def test_a_network_becomes_a_bundle_that_answers_alike(tmp_path: Path) -> None:
+    said = run("01_build_a_bundle.py", tmp_path / "b")
+    assert "3 segments, 19 BatchNorm layers" in said
+    assert "the same as PyTorch within 1e-5" in said
+
+
+def test_a_cloud_and_a_device_in_two_terminals(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "b")
+    command = [sys.executable, str(EXAMPLES / "02_cloud.py"), str(bundle), str(tmp_path / "cloud"), "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as cloud:
+        try:
+            assert cloud.stdout is not None
+            url, token = cloud.stdout.readline().split()[-2:]
+            said = run("03_device.py", bundle, tmp_path / "device", url, token, 200)
+        finally:
+            cloud.terminate()
+    assert "200 of" in said or "acknowledged" in said
+    acked, accepted = (int(word) for word in said.splitlines()[-1].split()[0:3:2])
+    assert acked == accepted > 150
