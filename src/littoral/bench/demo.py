@@ -22,6 +22,7 @@ from littoral.bench.report import write_report
 from littoral.errors import LittoralError
 
 _OURS = ("bundle", "bundle.tar", "cloud", "cloud.log", "report.html", "result.json")
+_WHO = ("frozen", "littoral", "teacher")
 
 
 def run_demo(config: LoopConfig, out: Path, *, quiet: bool = False) -> dict[str, Any]:
@@ -33,10 +34,11 @@ def run_demo(config: LoopConfig, out: Path, *, quiet: bool = False) -> dict[str,
     _clear(out)
     torch.set_num_threads(1)
     with LiveView(quiet=quiet) as live:
-        result = run_loop(config, out, say=live.say, view=live.show)
+        result = run_loop(config, out, say=live.say, view=live.show, step=live.step)
     write_report(result, out / "report.html")
     write_document(result.document, out / "result.json")
     if not quiet:
+        print()
         _print_table(result.document)
         print(f"report: {out / 'report.html'}")
     print(json.dumps(result.document))
@@ -54,7 +56,7 @@ def bench_loop(
         for seed in seeds:
             live.say(f"seed {seed}")
             where = Path(folder) / str(seed)
-            results.append(run_loop(replace(base, seed=seed), where, say=live.say, view=live.show))
+            results.append(run_loop(replace(base, seed=seed), where, say=live.say, view=live.show, step=live.step))
     document = make_document(
         table="loop",
         config={key: value for key, value in results[0].document["config"].items() if key != "seed"},
@@ -94,20 +96,34 @@ def _clear(out: Path) -> None:
 
 
 def _print_table(document: dict[str, Any]) -> None:
+    several = len(document["seeds"]) > 1
     table = Table(title="right answers, percent", title_justify="left")
-    for column in ("seed", "phase", "frames", "frozen twin", "Littoral", "teacher on every frame"):
+    for column in (*(["seed"] if several else []), "phase", "frames", "frozen twin", "Littoral", "teacher"):
         table.add_column(column, justify="left" if column == "phase" else "right")
     for row in document["rows"]:
-        scores = [f"{row[f'{who}_accuracy']:.1f}" for who in ("frozen", "littoral", "teacher")]
-        table.add_row(str(row["seed"]), row["phase"], str(row["frames"]), *scores)
+        scores = [f"{row[f'{who}_accuracy']:.1f}" for who in _WHO]
+        table.add_row(*([str(row["seed"])] if several else []), row["phase"], str(row["frames"]), *scores)
     summary = document["summary"]
     table.add_section()
-    means = [f"{summary[f'{who}_accuracy']:.1f}" for who in ("frozen", "littoral", "teacher")]
-    table.add_row("", "mean over drift", "", *means, style="bold")
+    means = [f"{summary[f'{who}_accuracy']:.1f}" for who in _WHO]
+    table.add_row(*([""] if several else []), "mean under drift", "", *means, style="bold")
     console = Console()
     console.print(table)
-    console.print(
-        f"{summary['upload_ratio']:.0%} of the frames were sent: {summary['uplink_bytes'] / 1e3:.0f} kB up, "
-        f"{summary['downlink_bytes'] / 1e3:.0f} kB down, {summary['versions_installed']:.0f} versions installed, "
-        f"{summary['versions_rejected']:.0f} rejected"
-    )
+    for line in closing_lines(document):
+        console.print(line, soft_wrap=not console.is_terminal, highlight=False)
+
+
+def closing_lines(document: dict[str, Any]) -> list[str]:
+    """What the table does not say, in sentences."""
+    summary, seeds = document["summary"], len(document["seeds"])
+    gain = summary["littoral_accuracy"] - summary["frozen_accuracy"]
+    return [
+        "frozen twin: the same network left alone; teacher: the cloud's large one, adapted on every frame"
+        + (f"; below, means of {seeds} seeds" if seeds > 1 else ""),
+        f"Under drift Littoral is right on {summary['littoral_accuracy']:.1f} % of the frames, the frozen twin on "
+        f"{summary['frozen_accuracy']:.1f} % ({gain:+.0f} points).",
+        f"{100 * summary['upload_ratio']:.0f} % of {summary['frames']:.0f} frames were sent: "
+        f"{summary['uplink_bytes'] / 1e3:.0f} kB up, {summary['downlink_bytes'] / 1e3:.0f} kB down; "
+        f"the devices installed versions {summary['versions_installed']:.0f} times and rejected "
+        f"{summary['versions_rejected']:.0f}.",
+    ]

@@ -90,27 +90,32 @@ Progress = Callable[[str], None]
 View = Callable[[Sequence[DeviceTrack]], None]
 
 
-def run_loop(config: LoopConfig, out: Path, *, say: Progress, view: View) -> LoopResult:
+def run_loop(
+    config: LoopConfig, out: Path, *, say: Progress, view: View, step: Progress = lambda _line: None
+) -> LoopResult:
     """Train, build, start, play, score.
 
     Args:
         out: Folder for the bundle and for the processes' state.
         say: Told what is being done, a line at a time.
         view: Shown the tracks a few times a second while the stream plays.
+        step: Told what is being done at the moment, for a line that moves.
     Raises:
         LittoralError: a process did not start or went away.
     """
-    bundle = build_digits(out / "bundle", config.seed, say)
+    bundle = build_digits(out / "bundle", config.seed, say, step)
+    step("making the streams")
     tracks = []
     for device in range(config.devices):
         stream = drifting_stream(config.seed, device=device, frames_per_phase=config.frames_per_phase)
         unanswered = np.full(len(stream.frames), _UNANSWERED, dtype=np.int64)
         frozen = frozen_answers(bundle, stream.frames)
         tracks.append(DeviceTrack(f"device-{device + 1}", stream, frozen, unanswered, unanswered.copy()))
-    say("starting the cloud and the devices")
+    say("starting the cloud and the devices, each a process")
+    step("waiting for the cloud")
     fleet = _play(config, bundle, out, tracks, say, view)
-    say("adapting the teacher to every frame, as a yardstick")
-    teacher = _teacher(bundle, tracks)
+    say("the yardstick: the teacher itself, adapted on every frame")
+    teacher = _teacher(bundle, tracks, step)
     return LoopResult(config, bundle, tracks, teacher, fleet, _document(config, tracks, teacher))
 
 
@@ -132,7 +137,7 @@ def _play(
                     on_line=track.hear,
                 )
             )
-        say(f"cloud at {cloud.url} (its dashboard is there while the stream plays)")
+        say(f"cloud at {cloud.url} - open it in a browser while the stream plays")
         players = [_Player(track, device, config) for track, device in zip(tracks, devices, strict=True)]
         for player in players:
             player.start()
@@ -195,10 +200,15 @@ def _fleet(url: str) -> dict[str, Any]:
     return fleet
 
 
-def _teacher(bundle: Bundle, tracks: Sequence[DeviceTrack]) -> list[NDArray[np.int64]]:
+def _teacher(bundle: Bundle, tracks: Sequence[DeviceTrack], step: Progress) -> list[NDArray[np.int64]]:
     """The devices' streams taken in turns, as the cloud would have seen them had everything been sent."""
-    frames = np.stack([track.stream.frames for track in tracks], axis=1)
-    answers = teacher_answers(bundle, frames.reshape(-1, *frames.shape[2:]), AdaptConfig())
+    stacked = np.stack([track.stream.frames for track in tracks], axis=1)
+    frames = stacked.reshape(-1, *stacked.shape[2:])
+
+    def on_batch(done: int) -> None:
+        step(f"the teacher: {done / len(frames):.0%} of {len(frames)} frames")
+
+    answers = teacher_answers(bundle, frames, AdaptConfig(), on_batch)
     return list(answers.reshape(-1, len(tracks)).T)
 
 
