@@ -19,6 +19,8 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnxscript", reason="building a bundle needs the cloud extra")
     import torch
 
+    torch.set_num_threads(1)  # two on a busy machine of two cores are several times slower
+
     from littoral.bundle import InputSpec
     from littoral.models.zoo import small_cnn
     from littoral.train import BuildOptions, TorchSource, build_bundle

@@ -285,7 +285,7 @@ def test_chosen_frames_land_in_the_outbox_bit_by_bit_and_are_there_at_the_next_s
 def test_every_selected_sample_is_acked_queued_or_counted_as_dropped(tiny: Bundle, tmp_path: Path) -> None:
     """With a tiny outbox, a background thread that cannot keep up, and a cloud that acks some."""
     config = DeviceConfig(
-        adapt_statistics=False, selection=EVERYTHING, outbox_capacity_bytes=4_000, max_waiting_samples=3
+        adapt_statistics=False, selection=EVERYTHING, outbox_capacity_bytes=4_000, max_waiting_bytes=3 * 256
     )
     hold = threading.Event()
     with linked(tiny, tmp_path, config) as (device, link):

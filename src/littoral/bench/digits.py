@@ -18,8 +18,8 @@ from littoral.train.fit import fit_classifier
 from littoral.train.options import BuildOptions, TorchSource
 
 FACTORY = "littoral.models.zoo:small_cnn"
-STUDENT: dict[str, Any] = {"width": 16, "num_classes": 10, "channels": 1, "depth": 2}
-TEACHER: dict[str, Any] = {"width": 24, "num_classes": 10, "channels": 1, "depth": 2}
+STUDENT: dict[str, Any] = {"width": 24, "num_classes": 10, "channels": 1, "depth": 2}
+TEACHER: dict[str, Any] = {"width": 32, "num_classes": 10, "channels": 1, "depth": 2}
 INPUT = InputSpec(height=SIDE, width=SIDE, channels=1, mean=(0.3,), std=(1.0,))
 MEASURE_BATCH = 16
 STUDENT_EPOCHS, TEACHER_EPOCHS = 6, 5

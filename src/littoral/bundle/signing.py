@@ -36,7 +36,10 @@ class PublicKey:
 
     @classmethod
     def from_hex(cls, text: str) -> PublicKey:
-        return cls(bytes.fromhex(text))
+        try:
+            return cls(bytes.fromhex(text))
+        except ValueError as error:
+            raise ValueError(f"{text!r:.80} is not a public key: {2 * KEY_BYTES} hexadecimal digits") from error
 
     @property
     def hex(self) -> str:

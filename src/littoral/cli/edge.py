@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         )
         return 2
     bundle = Bundle.open(args.bundle)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # by way of Device.close
     with Device(bundle, state_dir=args.state, link=_link(args), config=_config(args)) as device:
         if args.http is not None:
             return _serve(device, args)

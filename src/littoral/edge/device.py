@@ -44,8 +44,8 @@ class DeviceConfig:
     adapt_statistics: bool = True
     """False serves the source's statistics for ever."""
     outbox_capacity_bytes: int = 16 * 1024 * 1024
-    max_waiting_samples: int = 64
-    """Chosen frames that may wait for the background thread; beyond it they are counted as dropped."""
+    max_waiting_bytes: int = 8 * 1024 * 1024
+    """Chosen frames that may wait in memory for the background thread; beyond it they are counted as dropped."""
 
     def __post_init__(self) -> None:
         if self.statistics_batch_frames < 2 or self.statistics_stride_frames < 1:

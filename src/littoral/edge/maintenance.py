@@ -71,7 +71,7 @@ class Maintenance:
         self._state_dir, self._status = state_dir, status
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="littoral-maintenance", daemon=True)
-        self._waiting_samples = 0
+        self._waiting_bytes = 0
 
         version, affine = 0, dict(bundle.source_affine)
         if state_dir is not None:
@@ -140,9 +140,9 @@ class Maintenance:
 
     def offer(self, frame: Frame, frame_id: int, label: int, entropy_nats: float, version: int) -> bool:
         """Hand over a chosen frame for the outbox; False when too many are waiting already."""
-        if self._waiting_samples >= self.config.max_waiting_samples:
+        if self._waiting_bytes + frame.nbytes > self.config.max_waiting_bytes:
             return False
-        self._waiting_samples += 1
+        self._waiting_bytes += frame.nbytes
         kept = frame.copy()
         self._tasks.put(lambda: self._put_sample(kept, frame_id, label, entropy_nats, version))
         return True
@@ -205,7 +205,7 @@ class Maintenance:
     # -- tasks ---------------------------------------------------------------------------------------------------------
 
     def _put_sample(self, frame: Frame, frame_id: int, label: int, entropy_nats: float, version: int) -> None:
-        self._waiting_samples -= 1
+        self._waiting_bytes -= frame.nbytes
         coding, image = encode_image(frame)
         sample = Sample(
             frame_id=frame_id,
