@@ -19,6 +19,7 @@ from littoral.core.selection import (
     dynamic_entropy_max,
     entropy,
     is_diverse,
+    judge_one,
     softmax,
     within_entropy_bounds,
 )
@@ -177,6 +178,34 @@ def test_the_same_answer_over_and_over_is_sent_once_and_again_with_the_criterion
     assert all(off.select(same, nats)[0] for _ in range(5))
 
 
+def scores(probabilities: np.ndarray) -> np.ndarray:
+    """Finite scores whose softmax is this."""
+    return np.log(np.maximum(probabilities, 1e-30)).astype(np.float32)
+
+
+# One answer, for the hot path.
+
+
+@given(st.integers(2, 1000), st.integers(0, 2**32 - 1), st.floats(0.01, 30))
+def test_judging_one_answer_is_softmax_and_entropy(num_classes: int, seed: int, spread: float) -> None:
+    logits = (np.random.default_rng(seed).normal(size=num_classes) * spread).astype(np.float32)
+    probabilities = softmax(logits[None].astype(np.float64))
+    label, confidence, nats = judge_one(logits)
+    assert label == int(logits.argmax())
+    assert confidence == pytest.approx(float(probabilities.max()), rel=1e-5)
+    assert nats == pytest.approx(float(entropy(probabilities)[0]), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("num_classes", [10, 64, 65, 1000])
+def test_scores_that_are_not_finite_are_judged_as_nan(num_classes: int, bad: float) -> None:
+    logits = np.zeros(num_classes, dtype=np.float32)
+    logits[num_classes // 2] = bad
+    _, confidence, nats = judge_one(logits)
+    assert math.isnan(nats)
+    assert math.isnan(confidence)
+
+
 # The dynamic threshold.
 
 
@@ -188,7 +217,7 @@ def test_the_dynamic_threshold_is_the_telescoped_one() -> None:
     p = np.full(10, 0.1, dtype=np.float32)
     trace = []
     for nats in (0.2, 0.8, 0.4, 0.6, 1.0, 0.1, 0.1):
-        selector.select_one(p, nats)
+        selector.select_one(scores(p), nats)
         trace.append(selector.entropy_max)
     means = (2.0 / 4, 3.0 / 5, 3.1 / 6, 3.2 / 7)
     expected = [initial] * 3 + [0.5 * initial * mean / 0.5 for mean in means]
@@ -198,7 +227,7 @@ def test_the_dynamic_threshold_is_the_telescoped_one() -> None:
 def test_without_warm_up_the_threshold_stays() -> None:
     selector = Selector(10, SelectionConfig(warm_up_frames=None))
     for nats in (0.1, 2.0, 2.0, 2.0):
-        selector.select_one(np.full(10, 0.1, dtype=np.float32), nats)
+        selector.select_one(scores(np.full(10, 0.1)), nats)
     assert selector.entropy_max == pytest.approx(0.4 * math.log(10))
 
 
@@ -218,7 +247,7 @@ def test_a_selector_never_ends_up_with_crossed_thresholds(stream: list[float]) -
     selector = Selector(1000, SelectionConfig(warm_up_frames=1, entropy_max_factor=0.6))
     p = np.full(1000, 1e-3, dtype=np.float32)
     for nats in stream:
-        selector.select_one(p, nats)
+        selector.select_one(scores(p), nats)
         assert selector.entropy_min < selector.entropy_max <= math.log(1000)
 
 
@@ -230,7 +259,7 @@ def test_one_answer_at_a_time_is_a_batch_of_one(num_classes: int) -> None:
     stream = answers(num_classes, 400)
     by_batch, by_one = Selector(num_classes), Selector(num_classes)
     batched = select_in_batches(by_batch, stream, 1)
-    single = [by_one.select_one(p, float(nats)) for p, nats in zip(*stream, strict=True)]
+    single = [by_one.select_one(scores(p), float(nats)) for p, nats in zip(*stream, strict=True)]
     assert batched.tolist() == single
     assert by_one.num_kept == by_batch.num_kept == sum(single)
     assert by_one.entropy_max == pytest.approx(by_batch.entropy_max, rel=1e-6)
@@ -274,7 +303,7 @@ def test_an_early_answer_weighs_no_more_than_those_after_it() -> None:
     selector = Selector(4, config)
     rows = np.eye(4, dtype=np.float32)
     for row in rows:
-        selector.select_one(row, 0.5)
+        selector.select_one(scores(row), 0.5)
     assert selector.mean_answer is not None
     np.testing.assert_allclose(selector.mean_answer, rows.mean(0), atol=1e-6)
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from littoral.core.arrays import FloatArray, Mask
 
+_PLAIN_FLOATS = 64
 _EMA_KEEP = 0.9
 _EMA_FRAMES = 64.0
 """The published mean answer keeps 0.9 of itself per batch of 64."""
@@ -65,6 +66,37 @@ def entropy(probabilities_BK: FloatArray) -> FloatArray:
     terms = np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0)
     nats: FloatArray = np.maximum(-terms.sum(axis=-1), 0).astype(np.float32)
     return nats
+
+
+def judge_one(logits_K: FloatArray) -> tuple[int, float, float]:
+    """Label, its probability and the entropy in nats of one answer: `softmax` and `entropy` for the hot path.
+
+    Right after a network has run, its data has driven NumPy's code out of the processor's caches, and each kind of call
+    costs 5 to 20 microseconds on a small machine. Up to 64 classes plain floats take half the time.
+
+    Returns:
+        The first of the highest scores, its probability, and the entropy; NaN for both where a score is not finite.
+    """
+    if len(logits_K) > _PLAIN_FLOATS:
+        label = int(logits_K.argmax())
+        top = float(logits_K[label])
+        if not (math.isfinite(top) and math.isfinite(float(logits_K.min()))):
+            return label, math.nan, math.nan
+        shifted = logits_K - np.float32(top)
+        exponentials = np.exp(shifted)
+        total = float(np.add.reduce(exponentials))
+        return label, 1.0 / total, max(math.log(total) - float(exponentials.dot(shifted)) / total, 0.0)
+    scores: list[float] = logits_K.tolist()
+    top = max(scores)
+    if not math.isfinite(sum(scores)):
+        return int(logits_K.argmax()), math.nan, math.nan
+    total = weighted = 0.0
+    for score in scores:
+        away = score - top
+        exponential = math.exp(away)
+        total += exponential
+        weighted += exponential * away
+    return scores.index(top), 1.0 / total, max(math.log(total) - weighted / total, 0.0)
 
 
 def within_entropy_bounds(entropy_B: FloatArray, *, entropy_min: float, entropy_max: float) -> Mask:
@@ -160,15 +192,16 @@ class Selector:
         self._move_threshold(float(entropy_B.sum()), len(entropy_B))
         return kept
 
-    def select_one(self, probabilities_K: FloatArray, entropy_nats: float) -> bool:
-        """`select` for a single answer, on plain floats: this runs for every frame."""
+    def select_one(self, logits_K: FloatArray, entropy_nats: float) -> bool:
+        """`select` for a single answer, given by its scores: most frames are settled by their entropy alone."""
         kept = (entropy_nats > self.entropy_min or self.entropy_min == 0) and entropy_nats < self.entropy_max
-        if kept and (mean := self.mean_answer) is not None:
-            p = probabilities_K
-            cosine = float(p @ mean) / math.sqrt(max(float(p @ p) * float(mean @ mean), 1e-24))
-            kept = cosine < self.margin
         if kept:
-            self._move_mean(probabilities_K, 1)
+            p = softmax(logits_K)
+            if (mean := self.mean_answer) is not None:
+                cosine = float(p @ mean) / math.sqrt(max(float(p @ p) * float(mean @ mean), 1e-24))
+                kept = cosine < self.margin
+            if kept:
+                self._move_mean(p, 1)
         self._move_threshold(entropy_nats, 1)
         return kept
 

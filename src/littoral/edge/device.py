@@ -7,7 +7,6 @@ does the rest: statistics, samples for the cloud, new versions. A swap is one as
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,13 +19,15 @@ import numpy as np
 from littoral.bundle import Bundle
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.drift import StatisticsConfig
-from littoral.core.selection import SelectionConfig, Selector
+from littoral.core.selection import SelectionConfig, Selector, judge_one, softmax
 from littoral.edge.link import CloudLink
 from littoral.edge.maintenance import Maintenance
 from littoral.edge.outbox import Counters
 from littoral.edge.session import Model, SessionConfig
 from littoral.edge.updater import UpdaterConfig
 from littoral.errors import FrameError, ModelOutputError
+
+_UINT8 = np.dtype(np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +67,18 @@ class Answer(NamedTuple):
     confidence: float
     """Probability of ``label``."""
     entropy_nats: float
-    probabilities: FloatArray
-    """float32 ``(K,)``."""
+    logits: FloatArray
+    """float32 ``(K,)``, the scores before softmax."""
     version: int
     """The affine version that answered; 0 is the source."""
     cloud: str
     """``connected``, ``away``, or ``none`` for a device without a link."""
     latency_ms: float
+
+    @property
+    def probabilities(self) -> FloatArray:
+        """float32 ``(K,)``, made when asked for."""
+        return softmax(self.logits)
 
 
 class DeviceStatus(NamedTuple):
@@ -147,23 +153,17 @@ class Device:
             ModelOutputError: the network gave NaN or infinity; if an update caused it, it is being reverted.
         """
         started = time.perf_counter_ns()
-        if not isinstance(frame, np.ndarray) or frame.shape != self._shape or frame.dtype != np.uint8:
+        if not isinstance(frame, np.ndarray) or frame.shape != self._shape or frame.dtype != _UINT8:
             raise self._frame_error(frame)
         maintenance = self._maintenance
         model = maintenance.model
         logits: FloatArray = model.run(frame[None])[0]
-        label = int(logits.argmax())
-        with np.errstate(invalid="ignore"):  # infinities become NaN here and an error below
-            shifted = logits - logits[label]
-            exponentials = np.exp(shifted)
-            total = float(exponentials.sum())
-            probabilities = exponentials / np.float32(total)
-            entropy = math.log(total) - float(probabilities @ shifted)
         self._frames += 1
-        if not math.isfinite(entropy):
+        label, confidence, entropy = judge_one(logits)
+        if entropy != entropy:
             raise self._not_finite(model, logits)
         maintenance.saw(frame, entropy)
-        if maintenance.uplink and self._selector.select_one(probabilities, entropy):
+        if maintenance.uplink and self._selector.select_one(logits, entropy):
             self._selected += 1
             if not maintenance.offer(frame, self._frames, label, entropy, model.version):
                 self._overflowed += 1
@@ -171,9 +171,9 @@ class Device:
             self._frames,
             label,
             self._names[label],
-            1.0 / total,
-            max(entropy, 0.0),
-            probabilities,
+            confidence,
+            entropy,
+            logits,
             model.version,
             maintenance.cloud,
             (time.perf_counter_ns() - started) * 1e-6,

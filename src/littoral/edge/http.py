@@ -23,9 +23,9 @@ _LENGTH = re.compile("[0-9]{1,12}")
 
 
 def answer_as_dict(answer: Answer) -> dict[str, Any]:
-    """An answer for JSON: everything but the probabilities, which a thousand classes would make long."""
+    """An answer for JSON: everything but the scores, which a thousand classes would make long."""
     fields = answer._asdict()
-    del fields["probabilities"]
+    del fields["logits"]
     for name in ("confidence", "entropy_nats"):
         fields[name] = round(fields[name], 6)
     fields["latency_ms"] = round(answer.latency_ms, 4)

@@ -26,7 +26,7 @@ from littoral.core.drift import StatisticsEstimate
 from littoral.edge.images import encode_image
 from littoral.edge.link import CloudLink
 from littoral.edge.outbox import Outbox
-from littoral.edge.session import Model, StatisticsModel
+from littoral.edge.session import Model, StatisticsModel, release_memory
 from littoral.edge.updater import Updater
 from littoral.edge.versions import VersionStore
 from littoral.errors import LittoralError
@@ -99,6 +99,7 @@ class Maintenance:
         self.model = self._model(affine, version)
 
         shape = (config.statistics_batch_frames, *bundle.manifest.input.shape)
+        self._stride = config.statistics_stride_frames
         self._filling: Frame = np.empty(shape, np.uint8)
         self._resting: Frame = np.empty(shape, np.uint8)
         self._filled = self._seen = 0
@@ -123,7 +124,7 @@ class Maintenance:
         self._entropy_sum += entropy_nats
         self._entropy_count += 1
         self._seen += 1
-        if self._seen % self.config.statistics_stride_frames:
+        if self._seen % self._stride:
             return
         self._filling[self._filled] = frame
         self._filled += 1
@@ -266,9 +267,7 @@ class Maintenance:
         return Model(self.bundle, {**affine, **statistics}, version=version, config=self.config.session)
 
     def _serve(self, affine: Tensors, version: int) -> None:
-        self.model = self._model(affine, version)
-        self._affine = affine
-        self.swaps += 1
+        self._put_into_service(self._model(affine, version), affine)
 
     def _build(self, affine: dict[str, FloatArray]) -> Candidate:
         """The candidate as it would serve here, and as the probe sees it: with the source's statistics."""
@@ -290,8 +289,12 @@ class Maintenance:
 
     def _install(self, candidate: Candidate, version: int) -> None:
         candidate.live.version = version
-        self.model, self._affine = candidate.live, candidate.affine
+        self._put_into_service(candidate.live, candidate.affine)
+
+    def _put_into_service(self, model: Model, affine: Tensors) -> None:
+        self.model, self._affine = model, affine
         self.swaps += 1
+        release_memory()
 
     def _wire_status(self) -> Status:
         status = self._status()
