@@ -8,8 +8,9 @@ ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.littoral-setup
 
-# Two OpenMP threads that spin while they wait make torch several times slower on a busy machine.
+# Two OpenMP threads that spin while they wait make torch several times slower on a busy machine; tests run two at a time.
 export OMP_WAIT_POLICY = PASSIVE
+test: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint bench docs clean python-is-new-enough
@@ -38,7 +39,7 @@ demo: $(STAMP)
 	@$(BIN)/littoral demo $(ARGS)
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(STAMP)
 	@failed=0; \

@@ -1,4 +1,6 @@
-"""Write ``docs/results/<table>.md`` from ``benchmarks/results/<table>.json``. With ``--check``, only compare.
+"""Write ``docs/results/<table>.md`` and the README's tables from ``benchmarks/results/<table>.json``.
+
+With ``--check``, only compare. In the README a table stands between ``<!-- loop -->`` and ``<!-- /loop -->``.
 
 Nobody edits the pages by hand: a number in them comes from a run that left a file.
 """
@@ -8,6 +10,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,21 +85,82 @@ def page(name: str, document: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def loop_table(document: dict[str, Any]) -> str:
+    """Accuracy by phase, the mean over the seeds, and what it cost."""
+    phases = list(dict.fromkeys(row["phase"] for row in document["rows"]))
+    who = ("frozen", "littoral", "teacher")
+    lines: list[list[Any]] = []
+    for phase in phases:
+        rows = [row for row in document["rows"] if row["phase"] == phase]
+        lines.append([phase, *(f"{fmean(row[f'{name}_accuracy'] for row in rows):.1f}" for name in who)])
+    summary = document["summary"]
+    lines.append(["**mean under drift**", *(f"**{summary[f'{name}_accuracy']:.1f}**" for name in who)])
+    head = ["right, %", "frozen twin", "Littoral", "the teacher, adapted to every frame"]
+    seeds = ", ".join(map(str, document["seeds"]))
+    words = (
+        f"Two devices, seeds {seeds}, means. {summary['upload_ratio']:.0%} of the frames were sent; per run "
+        f"{summary['uplink_bytes'] / 1e3:.0f} kB up and {summary['downlink_bytes'] / 1e3:.0f} kB down for "
+        f"{summary['frames']:.0f} frames, counted at the sockets; {summary['versions_installed']:.0f} installations of "
+        f"a version, {summary['versions_rejected']:.0f} rejections. Made by `littoral bench loop`."
+    )
+    return table(head, lines) + "\n\n" + words
+
+
+def runtime_table(document: dict[str, Any]) -> str:
+    """What the device adds to a bare session, what a swap costs, and memory."""
+    rows = {(row["case"], row["what"]): row for row in document["rows"]}
+    lines: list[list[Any]] = []
+    for case in dict.fromkeys(row["case"] for row in document["rows"]):
+        infer, swap, memory = (rows[case, what] for what in ("infer", "swap", "memory"))
+        lines.append(
+            [
+                f"{case} at {infer['side']} x {infer['side']}",
+                f"{infer['bare_us']:.0f} us",
+                f"+ {infer['added_us']:.0f} us ({infer['added_share']:.1%})",
+                f"{swap['raised_share']:+.1%}",
+                f"{memory['grown_mib']:+.1f} MiB over {memory['swaps']} swaps",
+            ]
+        )
+    head = ["network", "bare ONNX Runtime session", "`device.infer` adds", "median while swapping", "resident memory"]
+    words = "Batch 1, one thread, bare and device in turns in one process. Made by `littoral bench runtime`."
+    return table(head, lines) + "\n\n" + words
+
+
+README_TABLES = {"loop": loop_table, "runtime": runtime_table}
+
+
+def with_tables(readme: str, documents: dict[str, dict[str, Any]]) -> str:
+    """The README with each table that has a result put between its marks."""
+    for name, make in README_TABLES.items():
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if name in documents and start in readme and end in readme:
+            before, rest = readme.split(start, 1)
+            readme = f"{before}{start}\n{make(documents[name])}\n{end}{rest.split(end, 1)[1]}"
+    return readme
+
+
 def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a page is stale")
     check = parser.parse_args(argv).check
     folder = root / "docs" / "results"
     try:
-        wanted = {
-            path.stem + ".md": page(path.stem, load_result(path))
-            for path in sorted((root / "benchmarks" / "results").glob("*.json"))
-        }
+        results = sorted((root / "benchmarks" / "results").glob("*.json"))
+        documents = {path.stem: load_result(path) for path in results}
+        wanted = {f"{name}.md": page(name, document) for name, document in documents.items()}
     except BadResult as error:
         print(f"make docs: {error}", file=sys.stderr)
         return 1
     there = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
     stale = sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name))
+    readme_path = root / "README.md"
+    readme = readme_path.read_text(encoding="utf-8") if readme_path.exists() else ""
+    if (fresh := with_tables(readme, documents)) != readme:
+        if check:
+            print("README.md does not match benchmarks/results; run 'make docs'", file=sys.stderr)
+            return 1
+        readme_path.write_text(fresh, encoding="utf-8")
+        print("wrote the tables of README.md")
     if check:
         for name in stale:
             print(f"docs/results/{name} does not match benchmarks/results; run 'make docs'", file=sys.stderr)

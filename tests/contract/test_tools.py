@@ -150,3 +150,23 @@ def test_a_file_that_is_no_result_is_refused(
 
 def test_the_committed_pages_match_the_committed_results() -> None:
     assert make_docs.main(["--check"]) == 0
+
+
+def test_a_readme_gets_its_table_between_the_marks_and_is_checked(tmp_path: Path) -> None:
+    summary = {f"{who}_accuracy": 90.0 for who in ("frozen", "littoral", "teacher")}
+    summary |= {"upload_ratio": 0.3, "uplink_bytes": 1e6, "downlink_bytes": 1e5, "frames": 100}
+    summary |= {"versions_installed": 7, "versions_rejected": 0}
+    row = {"phase": "dim", "frozen_accuracy": 10.0, "littoral_accuracy": 95.0, "teacher_accuracy": 98.0}
+    keys = {"schema": 1, "config": {}, "commit": "c", "versions": {}, "machine": {}}
+    rows = [{**row, "seed": 1}, {**row, "seed": 2, "littoral_accuracy": 96.0}]
+    write_result(tmp_path, {**keys, "seeds": [1, 2], "rows": rows, "summary": summary})
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- loop -->\nold\n<!-- /loop -->\nafter\n")
+    assert make_docs.main([], tmp_path) == 0
+    text = readme.read_text()
+    assert "| dim | 10.0 | 95.5 | 98.0 |" in text
+    assert text.startswith("before\n<!-- loop -->\n| right")
+    assert text.endswith("\n<!-- /loop -->\nafter\n")
+    assert make_docs.main(["--check"], tmp_path) == 0
+    readme.write_text(text.replace("95.5", "99.9"))
+    assert make_docs.main(["--check"], tmp_path) == 1, "a figure that no run gave"

@@ -38,7 +38,7 @@ class LoopConfig:
     seed: int = 0
     devices: int = 2
     frames_per_phase: int = 1500
-    frames_per_second: float = 75.0
+    frames_per_second: float = 60.0
     """Per device."""
     kill_cloud: bool = False
     """Kill the cloud with SIGKILL in the middle of the stream, and start it again two seconds later."""
@@ -243,6 +243,7 @@ def _document(
         "downlink_bytes": total["bytes_down"],
         "versions_installed": total["versions_installed"],
         "versions_rejected": total["versions_rejected"],
+        "versions_reverted": total["versions_reverted"],
         "frames": total["frames"],
         "frames_measured": total["measured_frames"],
         "samples_acked": total["acked"],
@@ -256,5 +257,5 @@ def _document(
 
 _COUNTERS = (
     *("frames", "selected", "measured_frames", "acked", "queued", "dropped"),
-    *("bytes_up", "bytes_down", "versions_installed", "versions_rejected"),
+    *("bytes_up", "bytes_down", "versions_installed", "versions_rejected", "versions_reverted"),
 )

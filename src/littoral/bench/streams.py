@@ -50,10 +50,17 @@ def split_digits(seed: int) -> tuple[tuple[NDArray[np.float32], Labels], tuple[N
     return (images[source], labels[source]), (images[stream], labels[stream])
 
 
+def _turn(images: NDArray[np.float32], angles: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Each image turned by its angle, in degrees."""
+    turned = [ndimage.rotate(i, a, reshape=False, order=1) for i, a in zip(images, angles, strict=True)]
+    return np.stack(turned).astype(np.float32)
+
+
 def _jitter(images: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """A shift of at most one pixel, as of a hand-held camera."""
+    """A shift of at most one pixel and a tilt of at most six degrees, as of a hand-held camera."""
     shifts = rng.integers(-1, 2, size=(len(images), 2))
-    return np.stack([np.roll(image, shift, axis=(0, 1)) for image, shift in zip(images, shifts, strict=True)])
+    moved = np.stack([np.roll(image, shift, axis=(0, 1)) for image, shift in zip(images, shifts, strict=True)])
+    return _turn(moved, rng.uniform(-6, 6, len(images)))
 
 
 def clean(images: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -74,9 +81,7 @@ def blur_and_noise(images: NDArray[np.float32], rng: np.random.Generator) -> NDA
 
 def rotated(images: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """The camera hangs askew: 15 to 25 degrees."""
-    angles = rng.uniform(15, 25, len(images))
-    turn = [ndimage.rotate(i, a, reshape=False, order=1) for i, a in zip(images, angles, strict=True)]
-    return np.stack(turn).astype(np.float32)
+    return _turn(images, rng.uniform(15, 25, len(images)))
 
 
 PHASES: tuple[tuple[str, Corruption], ...] = (
@@ -103,15 +108,14 @@ def source_frames(seed: int, copies: int = 4) -> tuple[Frame, Labels]:
     return frames, np.tile(labels, copies)
 
 
-def robust_frames(seed: int, copies: int = 8) -> tuple[Frame, Labels]:
+def robust_frames(seed: int, copies: int = 6) -> tuple[Frame, Labels]:
     """What makes the teacher strong: random contrast, blur, noise and turns, milder and wider than the stream's own."""
     (images, labels), _ = split_digits(seed)
     rng = np.random.default_rng([seed, 2])
     made = []
     for _ in range(copies):
         batch = _jitter(images, rng)
-        turns = rng.uniform(-40, 40, len(batch))
-        batch = np.stack([ndimage.rotate(i, a, reshape=False, order=1) for i, a in zip(batch, turns, strict=True)])
+        batch = _turn(batch, rng.uniform(-40, 40, len(batch)))
         sigma = rng.uniform(0, 1.0, len(batch))
         batch = np.stack([ndimage.gaussian_filter(i, s) for i, s in zip(batch, sigma, strict=True)])
         gain = rng.uniform(0.4, 1.0, (len(batch), 1, 1))

@@ -45,26 +45,24 @@ def batch_norm_layers(layers: Sequence[NormLayer]) -> list[NormLayer]:
 
 
 def distance(a: Tensors, b: Tensors, layers: Sequence[NormLayer]) -> float:
-    """How far two sets of statistics are apart: symmetric Gaussian divergence, mean over channels, then layers.
+    """How far two sets of statistics are apart: symmetric Gaussian divergence, mean over channels.
 
-    Only the first half of the BatchNorm layers count: they tell the domain, the later ones more and more the class.
+    Only the first BatchNorm layer counts. What reaches it depends on the frames alone; what reaches a later one depends
+    on how the layers before it were normalised, so two batches of one world would differ after every reset and swap.
 
     Args:
         a, b: Tensors ``<layer>.running_mean`` and ``<layer>.running_var``.
     Returns:
         At least 0; 0 when equal; bounded, since no channel counts for more than 10.
     """
-    counted = batch_norm_layers(layers)
-    counted = counted[: max(1, (len(counted) + 1) // 2)]
+    counted = batch_norm_layers(layers)[:1]
     if not counted:
         return 0.0
-    total = 0.0
-    for layer in counted:
-        var_a, var_b = a[layer.var] + layer.eps, b[layer.var] + layer.eps
-        square = (a[layer.mean] - b[layer.mean]) ** 2
-        per_channel = 0.5 * ((var_a + square) / var_b + (var_b + square) / var_a) - 1.0
-        total += float(np.minimum(per_channel, _CAP_PER_CHANNEL).mean())
-    return total / len(counted)
+    (layer,) = counted
+    var_a, var_b = a[layer.var] + layer.eps, b[layer.var] + layer.eps
+    square = (a[layer.mean] - b[layer.mean]) ** 2
+    per_channel = 0.5 * ((var_a + square) / var_b + (var_b + square) / var_a) - 1.0
+    return float(np.minimum(per_channel, _CAP_PER_CHANNEL).mean())
 
 
 def from_moments(moments: Tensors, layers: Sequence[NormLayer]) -> dict[str, FloatArray]:

@@ -101,6 +101,7 @@ class DeviceStatus(NamedTuple):
     swaps: int
     versions_installed: int
     versions_rejected: int
+    versions_reverted: int
     bytes_up: int
     bytes_down: int
 
@@ -200,6 +201,7 @@ class Device:
             swaps=m.swaps,
             versions_installed=m.outcomes.count("installed"),
             versions_rejected=m.outcomes.count("rejected"),
+            versions_reverted=m.outcomes.count("reverted"),
             bytes_up=link.bytes_up if link else 0,
             bytes_down=link.bytes_down if link else 0,
         )
