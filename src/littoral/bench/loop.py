@@ -37,8 +37,8 @@ class LoopConfig:
 
     seed: int = 0
     devices: int = 2
-    frames_per_phase: int = 1500
-    frames_per_second: float = 60.0
+    frames_per_phase: int = 1200
+    frames_per_second: float = 50.0
     """Per device."""
     kill_cloud: bool = False
     """Kill the cloud with SIGKILL in the middle of the stream, and start it again two seconds later."""

@@ -14,8 +14,8 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     tables = parser.add_subparsers(dest="table", required=True, metavar="TABLE")
     loop = tables.add_parser("loop", help="the demo on several seeds: accuracy, uploads, bytes")
     loop.add_argument("--seeds", default="1,2,3", help="by commas")
-    loop.add_argument("--frames", type=int, default=1500, help="frames per phase and device")
-    loop.add_argument("--fps", type=float, default=60.0, help="frames a second that each device gets")
+    loop.add_argument("--frames", type=int, default=1200, help="frames per phase and device")
+    loop.add_argument("--fps", type=float, default=50.0, help="frames a second that each device gets")
     runtime = tables.add_parser("runtime", help="what the device adds to a bare ONNX Runtime session; swaps; memory")
     runtime.add_argument("--quick", action="store_true", help="fewer rounds and swaps")
     for table in (loop, runtime):
