@@ -169,6 +169,7 @@ def test_the_count_sees_a_message_that_was_acked_and_is_gone(rig: Rig) -> None:
 
 
 def test_a_device_that_was_killed_sends_what_it_had_kept(rig: Rig) -> None:
+    rig.wait_for(lambda: all(told.status.get("cloud") == "connected" for told in rig.told))  # so they are enrolled
     rig.cloud.kill()
     rig.play(0, FRAMES_BEFORE)
     rig.wait_for(lambda: all(told.status.get("queued", 0) > 50 for told in rig.told))
