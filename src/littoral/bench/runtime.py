@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -82,9 +83,13 @@ def _case(case: Case, folder: Path, quick: bool, say: Callable[[str], None]) -> 
         say(_said(row))
     rows = [row]
     with Device(bundle) as device:
-        say(f"{case.name}: {rounds} rounds while a background thread swaps")
-        rows.append({"case": case.name, "side": case.side, "what": "swap", **_while_swapping(device, frames, rounds)})
-        say(f"  median {rows[-1]['quiet_us']:.0f} us quiet, {rows[-1]['swapping_us']:.0f} us while swapping")
+        stretch_s = 1.0 if quick else 4.0
+        say(f"{case.name}: no swaps, one a second, one after another: three times {stretch_s:.0f} s of each")
+        rows.append(
+            {"case": case.name, "side": case.side, "what": "swap", **_while_swapping(device, frames, stretch_s)}
+        )
+        said = rows[-1]
+        say(f"  medians {said['quiet_us']:.0f}, {said['swapping_us']:.0f} and {said['always_us']:.0f} us")
         say(f"{case.name}: memory over {swaps} swaps")
         rows.append({"case": case.name, "side": case.side, "what": "memory", **_memory(device, frames, swaps, say)})
         say(f"  {rows[-1]['first_mib']:.1f} MiB after the first tenth, {rows[-1]['last_mib']:.1f} MiB at the end")
@@ -155,26 +160,26 @@ def _pairs(bare: Callable[[Frame], object], device: Device, frames: Frame, round
     }
 
 
-def _while_swapping(device: Device, frames: Frame, rounds: int) -> dict[str, float]:
-    """Medians of answers in stretches without and with swaps, in turns. A swap is asked for every tenth of a second."""
-    quiet: list[float] = []
-    swapping: list[float] = []
+def _while_swapping(device: Device, frames: Frame, stretch_s: float) -> dict[str, float]:
+    """Medians of answers in stretches without swaps, with one a second, and with one after another, in turns."""
+    times: dict[str, list[float]] = {"quiet": [], "swapping": [], "always": []}
+    pause_s = {"quiet": math.inf, "swapping": 1.0, "always": 0.0}
     swaps = device.status().swaps
-    for stretch in range(10):
-        collected = swapping if stretch % 2 else quiet
-        due = time.monotonic()
-        for index in range(max(rounds // 5, 10)):
-            if stretch % 2 and time.monotonic() >= due:
-                due = time.monotonic() + 0.1
+    for name in ("quiet", "swapping", "always") * 3:
+        end, due = time.monotonic() + stretch_s, time.monotonic() if name != "quiet" else math.inf
+        pending = device.status().swaps
+        while (now := time.monotonic()) < end:
+            if now >= due and device.status().swaps >= pending:
+                pending, due = device.status().swaps + 1, now + pause_s[name]
                 device.rebuild()
-            collected.append(_timed(device.infer, frames[index % len(frames)]))
+            times[name].append(_timed(device.infer, frames[len(times[name]) % len(frames)]))
         device.settle()
+    medians = {name: float(np.median(values)) for name, values in times.items()}
     return {
-        "quiet_us": round(float(np.median(quiet)), 2),
-        "swapping_us": round(float(np.median(swapping)), 2),
-        "raised_share": round(float(np.median(swapping) / np.median(quiet)) - 1, 5),
-        "quiet_p95_us": round(float(np.percentile(quiet, 95)), 2),
-        "swapping_p95_us": round(float(np.percentile(swapping, 95)), 2),
+        **{f"{name}_us": round(value, 2) for name, value in medians.items()},
+        "raised_share": round(medians["swapping"] / medians["quiet"] - 1, 5),
+        "raised_share_always": round(medians["always"] / medians["quiet"] - 1, 5),
+        **{f"{name}_p95_us": round(float(np.percentile(values, 95)), 2) for name, values in times.items()},
         "swaps": device.status().swaps - swaps,
     }
 
@@ -218,6 +223,8 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "added_share_resnet18": of["resnet18", "infer"]["added_share"],
         "swap_raised_share_resnet20": of["resnet20", "swap"]["raised_share"],
         "swap_raised_share_resnet18": of["resnet18", "swap"]["raised_share"],
+        "swap_raised_share_always_resnet20": of["resnet20", "swap"]["raised_share_always"],
+        "swap_raised_share_always_resnet18": of["resnet18", "swap"]["raised_share_always"],
         "memory_grown_mib_resnet20": of["resnet20", "memory"]["grown_mib"],
         "memory_grown_mib_resnet18": of["resnet18", "memory"]["grown_mib"],
         "descriptors_grown": max(row["descriptors_grown"] for row in rows if row["what"] == "memory"),
