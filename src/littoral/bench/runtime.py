@@ -32,6 +32,7 @@ from littoral.train.options import BuildOptions, TorchSource
 
 MAX_ADDED_US = 60.0
 MAX_ADDED_SHARE = 0.05
+_TURNS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +84,8 @@ def _case(case: Case, folder: Path, quick: bool, say: Callable[[str], None]) -> 
         say(_said(row))
     rows = [row]
     with Device(bundle) as device:
-        stretch_s = 1.0 if quick else 4.0
-        say(f"{case.name}: no swaps, one a second, one after another: three times {stretch_s:.0f} s of each")
+        stretch_s = 0.2 if quick else 1.0
+        say(f"{case.name}: no swaps, one a second, one after another: {_TURNS} times {stretch_s:.1f} s of each")
         rows.append(
             {"case": case.name, "side": case.side, "what": "swap", **_while_swapping(device, frames, stretch_s)}
         )
@@ -165,7 +166,7 @@ def _while_swapping(device: Device, frames: Frame, stretch_s: float) -> dict[str
     times: dict[str, list[float]] = {"quiet": [], "swapping": [], "always": []}
     pause_s = {"quiet": math.inf, "swapping": 1.0, "always": 0.0}
     swaps = device.status().swaps
-    for name in ("quiet", "swapping", "always") * 3:
+    for name in ("quiet", "swapping", "always") * _TURNS:
         end, due = time.monotonic() + stretch_s, time.monotonic() if name != "quiet" else math.inf
         pending = device.status().swaps
         while (now := time.monotonic()) < end:
