@@ -18,7 +18,9 @@ def test_samples_of_a_real_bundle_become_a_version_or_a_reasoned_no(tiny_bundle:
     folder = tmp_path / "bundle"
     shutil.copytree(tiny_bundle, folder)
     frames = Bundle.open(folder).probe[0][:16]
-    config = CloudConfig(port=0, device="cpu", adapt=AdaptConfig(batch_size=8, inner_steps=2, replay_after=8))
+    config = CloudConfig(
+        port=0, device="cpu", adapt=AdaptConfig(batch_size=8, max_batches_per_job=1, inner_steps=2, replay_after=8)
+    )
     with Cloud(folder, tmp_path / "state", config) as cloud:
         peer = Peer(cloud).enrol()
         with peer.session() as line:
