@@ -41,7 +41,7 @@ class DeviceConfig:
     statistics_batch_frames: int = 32
     """Frames that are measured at a time; at least 2, so that there is a variance."""
     statistics_stride_frames: int = 2
-    """Every so-manieth frame is measured. The extra work is about 1.7 forward passes per measured frame."""
+    """Every so-manieth frame is measured. Measuring costs 1.4 (batch 32) to 1.8 (batch 1) forward passes a frame."""
     adapt_statistics: bool = True
     """False serves the source's statistics for ever."""
     outbox_capacity_bytes: int = 16 * 1024 * 1024
