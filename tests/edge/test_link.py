@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import ipaddress
 import os
@@ -273,6 +274,27 @@ def test_bytes_are_counted_at_the_socket_by_purpose(cloud: TinyCloud, device: Ti
     assert purposes["overhead"] < 2_000
     assert sum(purposes.values()) == link.bytes_up + link.bytes_down
     assert not link.connected
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_session_that_is_woken_in_the_moment_it_is_ended_still_ends(
+    cloud: TinyCloud, device: TinyDevice, turns: int
+) -> None:
+    with serving(cloud) as url:
+        link = device.start(url, config=LinkConfig(status_interval_s=3600.0, close_timeout_s=0.2))
+        cloud.wait(lambda: cloud.statuses)
+
+        async def wake_and_end() -> bool:
+            (pump,) = [t for t in asyncio.all_tasks() if getattr(t.get_coro(), "__name__", "") == "_pump"]
+            link._woken.set()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            pump.cancel()
+            await asyncio.wait([pump], timeout=2.0)
+            return pump.done()
+
+        assert link._loop is not None
+        assert asyncio.run_coroutine_threadsafe(wake_and_end(), link._loop).result(WAIT_S)
 
 
 def test_what_is_put_later_is_sent_without_waiting_for_the_status(cloud: TinyCloud, device: TinyDevice) -> None:

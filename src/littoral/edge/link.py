@@ -7,6 +7,7 @@ the one this device was enrolled with, and counts bytes at the socket. Nothing h
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import random
@@ -353,10 +354,9 @@ class _Session:
             if loop.time() >= report_at:
                 report_at = loop.time() + self._owner.config.status_interval_s
                 await self._do(self._link.report(self._ports.status()))
-            try:
-                await asyncio.wait_for(woken.wait(), max(0.0, report_at - loop.time()))
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(report_at):  # wait_for may swallow the cancellation that ends the session
+                    await woken.wait()
 
     async def _send_durable(self) -> None:
         outbox, link = self._ports.outbox, self._link
