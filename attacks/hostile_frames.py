@@ -34,7 +34,9 @@ def _huge(code: int) -> bytes:
 
 
 SAMPLE = to_frame(
-    Sample(frame_id=1, version=0, predicted=0, entropy_nats=0.5, coding="raw", image=bytes(100)), stream=7, sequence=1
+    Sample(frame_id=1, version=0, predicted=0, entropy_nats=0.5, coding="raw", image=bytes(100), scene=0),
+    stream=7,
+    sequence=1,
 )
 
 FRAMES: dict[str, bytes] = {

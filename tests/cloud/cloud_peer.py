@@ -103,6 +103,7 @@ def sample(number: int, **changes: object) -> Sample:
         "predicted": number % 10,
         "entropy_nats": 1.0,
         "coding": "raw",
+        "scene": 0,
         "image": image(number).tobytes(),
     }
     return Sample(**{**fields, **changes})  # type: ignore[arg-type]

@@ -26,7 +26,14 @@ def test_samples_of_a_real_bundle_become_a_version_or_a_reasoned_no(tiny_bundle:
         with peer.session() as line:
             for number, frame in enumerate(frames, 1):
                 dark = (frame.astype(np.float32) * 0.6).astype(np.uint8)
-                fields = {"frame_id": number, "version": 0, "predicted": 0, "entropy_nats": 1.0, "coding": "raw"}
+                fields = {
+                    "frame_id": number,
+                    "version": 0,
+                    "predicted": 0,
+                    "entropy_nats": 1.0,
+                    "coding": "raw",
+                    "scene": 0,
+                }
                 line.send(Sample(image=dark.tobytes(), **fields), sequence=number)
             line.wait(Ack, lambda ack: ack.sequence == 16)
             until(lambda: len(cloud._ledger.history()) == 2, "two versions")

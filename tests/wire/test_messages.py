@@ -55,7 +55,7 @@ EXAMPLES: list[Message] = [
     ),
     Welcome(acked_sequence=70_000, credit_bytes=1_048_576, envelope=b"{}", envelope_signature=b"\x02" * 64),
     Refusal(code="revoked", message="die Küste", retry_after_ms=0),
-    Sample(frame_id=12, version=3, predicted=9, entropy_nats=0.625, coding="png", image=b"\x89PNG"),
+    Sample(frame_id=12, version=3, predicted=9, entropy_nats=0.625, coding="png", image=b"\x89PNG", scene=0),
     Receipt(version=3, outcome="rejected", code="probe", reason="81 % of the probe frames keep their label"),
     Status(version=3, frames=1000, selected=40, queued=2, dropped=1, statistics_resets=0),
     Ack(sequence=2**40),

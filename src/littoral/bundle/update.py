@@ -20,6 +20,7 @@ from typing import Any
 from littoral.bundle.signing import PublicKey, SigningKey
 from littoral.core.affine import NormLayer, apply_delta, decode_delta, violations
 from littoral.core.arrays import FloatArray, Tensors
+from littoral.core.recall import NO_DOMAIN
 from littoral.errors import UpdateRejected
 
 ENVELOPE_PURPOSE = "envelope"
@@ -97,7 +98,11 @@ class Envelope:
 
 @dataclass(frozen=True, kw_only=True)
 class VersionManifest:
-    """What an affine version claims about itself. ``version`` grows by the cohort; 0 is the source."""
+    """What an affine version claims about itself. ``version`` grows by the cohort; 0 is the source.
+
+    ``domain`` is the domain that it was learned in and ``fingerprint`` that domain's centre in hexadecimal
+    (`littoral.core.recall.encode_fingerprint`); 0 and "" where there are no fingerprints.
+    """
 
     schema: int = 1
     cohort: str
@@ -105,6 +110,8 @@ class VersionManifest:
     version: int
     payload_sha256: str
     payload_bytes: int
+    domain: int
+    fingerprint: str
 
     def to_bytes(self) -> bytes:
         return _canonical(self)
@@ -119,7 +126,17 @@ class SignedVersion:
     payload: bytes
 
     @classmethod
-    def make(cls, *, key: SigningKey, cohort: str, bundle_digest: bytes, version: int, payload: bytes) -> SignedVersion:
+    def make(
+        cls,
+        *,
+        key: SigningKey,
+        cohort: str,
+        bundle_digest: bytes,
+        version: int,
+        payload: bytes,
+        domain: int = NO_DOMAIN,
+        fingerprint: bytes = b"",
+    ) -> SignedVersion:
         """Sign a coded delta (`littoral.core.affine.encode_delta`) as version ``version`` of a cohort."""
         manifest = VersionManifest(
             cohort=cohort,
@@ -127,6 +144,8 @@ class SignedVersion:
             version=version,
             payload_sha256=hashlib.sha256(payload).hexdigest(),
             payload_bytes=len(payload),
+            domain=domain,
+            fingerprint=fingerprint.hex(),
         ).to_bytes()
         return cls(manifest=manifest, signature=key.sign(VERSION_PURPOSE, manifest), payload=payload)
 
@@ -146,6 +165,8 @@ class SignedVersion:
             "version": int,
             "payload_sha256": str,
             "payload_bytes": int,
+            "domain": int,
+            "fingerprint": str,
         }
         claim = VersionManifest(**_document(self.manifest, fields, "the version's manifest", MAX_MANIFEST_BYTES))
         if claim.cohort != envelope.cohort:
