@@ -25,7 +25,7 @@ from littoral.errors import UpdateRejected
 
 ENVELOPE_PURPOSE = "envelope"
 VERSION_PURPOSE = "version"
-MAX_MANIFEST_BYTES = 4_096
+MAX_MANIFEST_BYTES = 16_384
 MAX_ENVELOPE_BYTES = 262_144
 
 
@@ -46,6 +46,13 @@ def _document(data: bytes, fields: dict[str, type], what: str, limit: int) -> di
         if not isinstance(raw[key], kind) or (kind is int and isinstance(raw[key], bool)):
             raise UpdateRejected("malformed", f"{what}: {key} is {type(raw[key]).__name__}, expected {kind.__name__}")
     return raw
+
+
+def _is_hexadecimal(text: str) -> bool:
+    try:
+        return bytes.fromhex(text).hex() == text
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +176,12 @@ class SignedVersion:
             "fingerprint": str,
         }
         claim = VersionManifest(**_document(self.manifest, fields, "the version's manifest", MAX_MANIFEST_BYTES))
+        if claim.domain < NO_DOMAIN or not _is_hexadecimal(claim.fingerprint):
+            raise UpdateRejected(
+                "malformed",
+                f"version {claim.version}: a domain is 0 or more and a fingerprint hexadecimal, "
+                f"got {claim.domain} and {claim.fingerprint!r:.40}",
+            )
         if claim.cohort != envelope.cohort:
             raise UpdateRejected(
                 "other-cohort",
