@@ -1,9 +1,9 @@
 """Domains remembered by a fingerprint: which world is this, and have we been here before?
 
 A *fingerprint* is what the first BatchNorm layer sees of a world: per channel the mean, then the variance, float32
-``(2C,)``. A device has it anyway (`littoral.core.drift`), it depends on the frames alone and not on any adapted value, and
-it takes 4 C bytes on the wire. A *scene* is a stretch of one device's stream within one world; a *domain* is a set of
-scenes, of whatever devices, whose fingerprints lie within a radius.
+``(2C,)``. A device has it anyway (`littoral.core.drift`), it depends on the frames alone and not on any adapted value,
+and it takes 4 C bytes on the wire. A *scene* is a stretch of one device's stream within one world; a *domain* is a set
+of scenes, of whatever devices, whose fingerprints lie within a radius.
 """
 
 from __future__ import annotations
