@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from littoral.core.arrays import Frame
 from littoral.core.replay import Cell, ReplayBuffer
 
+Offers = list[tuple[str, int, int]]
 SHAPE = (1, 2, 1)
 OFFERS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2), st.integers(0, 3)), max_size=160)
 
@@ -25,7 +26,7 @@ def number(frame: Frame) -> int:
     return int(frame[0, 0, 0]) * 256 + int(frame[0, 1, 0])
 
 
-def filled(offers: list[tuple[str, int, int]], *, capacity: int, seed: int = 0) -> ReplayBuffer:
+def filled(offers: Offers, *, capacity: int, seed: int = 0) -> ReplayBuffer:
     buffer = ReplayBuffer(capacity=capacity, frame_shape=SHAPE, seed=seed)
     for i, (device, domain, label) in enumerate(offers):
         buffer.add(frame(i), device=device, domain=domain, label=label)
@@ -38,7 +39,7 @@ def contents(buffer: ReplayBuffer) -> list[int]:
 
 @given(OFFERS, st.integers(1, 20))
 @settings(max_examples=40, deadline=None)
-def test_it_holds_what_came_up_to_its_capacity_and_nothing_twice(offers: list[tuple[str, int, int]], capacity: int) -> None:
+def test_it_holds_what_came_up_to_its_capacity_and_nothing_twice(offers: Offers, capacity: int) -> None:
     buffer = filled(offers, capacity=capacity)
     held = contents(buffer)
     assert len(buffer) == len(held) == min(len(offers), capacity) == sum(buffer.counts().values())
@@ -50,7 +51,7 @@ def test_it_holds_what_came_up_to_its_capacity_and_nothing_twice(offers: list[tu
 
 @given(OFFERS, st.integers(1, 20))
 @settings(max_examples=40, deadline=None)
-def test_the_same_frames_in_the_same_order_make_the_same_memory(offers: list[tuple[str, int, int]], capacity: int) -> None:
+def test_the_same_frames_in_the_same_order_make_the_same_memory(offers: Offers, capacity: int) -> None:
     first, second = (filled(offers, capacity=capacity, seed=7) for _ in range(2))
     draws = [buffer.sample(len(buffer), np.random.default_rng(3)) for buffer in (first, second)]
     np.testing.assert_array_equal(*draws)
@@ -72,7 +73,7 @@ def test_another_seed_makes_another_memory() -> None:
 )
 @pytest.mark.parametrize("flood_first", [True, False], ids=["flood-first", "flood-last"])
 def test_what_floods_does_not_crowd_out_the_others(
-    flood: tuple[str, int, int], others: list[tuple[str, int, int]], flood_first: bool
+    flood: tuple[str, int, int], others: Offers, flood_first: bool
 ) -> None:
     rare = [cell for cell in others for _ in range(30)]
     offers = [flood] * 2000 + rare if flood_first else rare + [flood] * 2000
@@ -85,9 +86,7 @@ def test_what_floods_does_not_crowd_out_the_others(
 
 @given(OFFERS.filter(lambda offers: len(offers) > 12), st.integers(1, 3))
 @settings(max_examples=60, deadline=None)
-def test_no_part_has_two_more_than_another_that_lost_something(
-    offers: list[tuple[str, int, int]], length: int
-) -> None:
+def test_no_part_has_two_more_than_another_that_lost_something(offers: Offers, length: int) -> None:
     """At each of the three steps: devices, the domains of a device, the classes of a device's domain."""
     counts = filled(offers, capacity=12).counts()
     kept = Counter({cell[:length]: 0 for cell in counts})

@@ -33,7 +33,7 @@ def fleet_document(hub: Hub) -> dict[str, Any]:
         "bundle": {"name": hub.manifest.name, "digest": hub.bundle_digest.hex()},
         "release_key": hub.release_key,
         "head_version": versions[-1]["version"] if versions else 0,
-        "shipped_version": hub.newest.version if hub.newest else 0,
+        "shipped_version": hub.shipped_version,
         "totals": {
             "devices": len(devices),
             "online": sum(d["online"] for d in devices),
@@ -71,6 +71,6 @@ def _version(entry: VersionEntry) -> dict[str, Any]:
         "payload_bytes": entry.payload_bytes,
         "report": entry.report,
         "verdict": entry.verdict,
-        "samples": entry.samples.num_samples,
+        "samples": entry.num_samples,
         "created_at": entry.created_at,
     }
