@@ -285,14 +285,20 @@ class Line:
         assert isinstance(data, bytes)
         return expect(from_frame(decode_frame(data)), kind)
 
-    def wait(self, kind: type[M], accept: Callable[[M], bool] = lambda message: True) -> M:
-        """The next message of a kind that is accepted, whatever comes between."""
+    def wait(
+        self,
+        kind: type[M],
+        accept: Callable[[M], bool] = lambda message: True,
+        between: Callable[[Message], object] = lambda message: None,
+    ) -> M:
+        """The next message of a kind that is accepted; what comes before it is given to ``between``."""
         while True:
             data = self.socket.recv(timeout=DEADLINE_S)
             assert isinstance(data, bytes)
             message = from_frame(decode_frame(data))
             if isinstance(message, kind) and accept(message):
                 return message
+            between(message)
 
     def upload(self, first: int, count: int) -> None:
         """Send samples ``first`` on, each numbered as its sequence, and wait until the last is acknowledged."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -118,7 +119,9 @@ def test_beyond_the_bound_the_least_visited_gives_way_and_no_number_is_used_twic
     record(store, device, 1, *(scene(n, world) for n, world in enumerate(worlds, 1)))
     assert domains_of_scenes(store) == [1, 1, 2, 3, 4, 5]
     assert known(store) == [1, 5]
-    assert [entry.number for entry in Ledger(store, "default").domains()] == [1, 2, 3, 4, 5], "their samples stay theirs"
+    assert [entry.number for entry in Ledger(store, "default").domains()] == [1, 2, 3, 4, 5], (
+        "their samples stay theirs"
+    )
 
 
 def test_a_device_that_claims_new_worlds_without_end_pushes_out_its_own_only(
@@ -146,7 +149,7 @@ def test_however_scenes_are_batched_and_repeated_the_domains_are_the_same(
         device = enrolled(store)
         entries = [(n, scene(n, world, jitter=0.01 * n)) for n, world in enumerate(worlds, 1)]
         edges = [0, *sorted(cut for cut in cuts if cut < len(entries)), len(entries)] if batched else [0, len(entries)]
-        for begin, end in zip(edges, edges[1:], strict=False):
+        for begin, end in itertools.pairwise(edges):
             back = data.draw(st.integers(0, begin)) if batched else 0
             store.record(device.id, 7, entries[begin - back : end], now=5.0).result()
         centres = [(e.number, e.centre.tolist(), e.num_scenes, e.known) for e in Ledger(store, "default").domains()]
