@@ -387,6 +387,12 @@ def test_no_version_is_issued_again_without_need(
     assert day_and_night.work() == [], why
 
 
+def test_a_device_of_another_cohort_causes_none(day_and_night: Rig) -> None:
+    stranger = enrolled(day_and_night.store, 9, cohort="north")
+    day_and_night.enter(stranger, 1, version=2, highest=2)
+    assert day_and_night.work() == []
+
+
 def test_one_reissue_serves_all_devices_that_need_it(day_and_night: Rig, device: EnrolledDevice) -> None:
     rig = day_and_night
     for number in range(2, 6):

@@ -151,7 +151,8 @@ class Cohort:
             claim = self._ledger.resume(head, now=self._clock(), lease_s=LEASE_S, take_over=self._sole_worker).result()
             return None if claim is None else self._work(claim)
         for domain in forgotten(self._ledger):
-            return self._reissue(head, domain)
+            if domain in head.shipped:
+                return self._reissue(head, domain)
         claim = self._claim(head)
         return None if claim is None else self._work(claim)
 

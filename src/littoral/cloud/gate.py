@@ -75,19 +75,19 @@ class Gate:
         report["spread_nats"], report["teacher_spread_nats"] = spread, expected
         if other_frames is not None and len(other_frames) >= self.config.min_others:
             base = self._affine(decode_delta(base_payload, manifest.norm_layers) if base_payload else None)
-            report["others_agreement"] = self._agreement(other_frames, affine)
-            report["others_base_agreement"] = self._agreement(other_frames, base)
+            answers = self.worker.logits(other_frames, role="teacher").argmax(1)
+            report["others_agreement"] = self._agreement(other_frames, answers, affine)
+            report["others_base_agreement"] = self._agreement(other_frames, answers, base)
         return self._judge(report)
 
     def _affine(self, delta: Tensors | None) -> Tensors:
         source = self.bundle.source_affine
         return source if delta is None else apply_delta(source, delta, self.bundle.manifest.norm_layers)
 
-    def _agreement(self, frames: Frame, affine: Tensors) -> float:
-        """The share of frames on which a student with these values answers as the teacher does."""
-        teacher = self.worker.logits(frames, role="teacher")
+    def _agreement(self, frames: Frame, answers: np.ndarray, affine: Tensors) -> float:
+        """The share of frames on which a student with these values gives the answers."""
         student = self.worker.logits(frames, role="student", affine=affine)
-        return float((student.argmax(1) == teacher.argmax(1)).mean())
+        return float((student.argmax(1) == answers).mean())
 
     def _judge(self, report: dict[str, float]) -> Verdict:
         needed = min(self.bundle.manifest.probe.min_agreement + self.config.probe_margin, 1.0)

@@ -17,6 +17,8 @@ from littoral.wire.messages import DurableMessage, Receipt, Sample, Scene
 OUTCOMES = ("installed", "rejected", "reverted")
 DURABLE_TYPES = {kind.TYPE: kind for kind in typing.get_args(DurableMessage)}
 MAX_REASON_CHARS = 400
+MAX_AUDITED = 1_000
+"""Of a device's malformed messages so many are written into the audit; the others are only counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,13 @@ def insert(db: sqlite3.Connection, entry: Entry, origin: Origin, *, rule: Domain
             (*_where(origin), entry.version, entry.outcome, entry.code, entry.reason, origin.now),
         )
     else:
-        db.execute("UPDATE devices SET num_malformed = num_malformed + 1 WHERE id = ?", (origin.device_id,))
+        _note_malformed(db, entry, origin)
+
+
+def _note_malformed(db: sqlite3.Connection, entry: Malformed, origin: Origin) -> None:
+    db.execute("UPDATE devices SET num_malformed = num_malformed + 1 WHERE id = ?", (origin.device_id,))
+    count = db.execute("SELECT num_malformed FROM devices WHERE id = ?", (origin.device_id,)).fetchone()[0]
+    if count <= MAX_AUDITED:
         db.execute(
             "INSERT INTO audit (at, kind, subject, detail) VALUES (?, 'malformed', ?, ?)",
             (origin.now, origin.device_id, f"{entry.kind} {origin.sequence}: {entry.reason}"[:MAX_REASON_CHARS]),

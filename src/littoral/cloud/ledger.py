@@ -308,8 +308,8 @@ class Ledger:
     def newest_shipped(self) -> dict[int, ShippedVersion]:
         """By domain the version that its devices should have."""
         rows = self.store.read(
-            "SELECT version, domain, manifest, signature, payload FROM versions v WHERE cohort = ?1 AND version ="
-            " (SELECT max(version) FROM versions WHERE cohort = ?1 AND domain = v.domain AND status = 'shipped')",
+            "SELECT version, domain, manifest, signature, payload FROM versions WHERE cohort = ?1 AND version IN"
+            " (SELECT max(version) FROM versions WHERE cohort = ?1 AND status = 'shipped' GROUP BY domain)",
             self.cohort,
         )
         return {
