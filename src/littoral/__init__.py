@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from littoral.bundle import Bundle as Bundle
     from littoral.bundle import InputSpec as InputSpec
-    from littoral.cloud.adapt import AdaptConfig as AdaptConfig
     from littoral.cloud.cloud import Cloud as Cloud
     from littoral.cloud.cloud import CloudConfig as CloudConfig
+    from littoral.cloud.jobs import AdaptConfig as AdaptConfig
     from littoral.core.drift import StatisticsConfig as StatisticsConfig
     from littoral.core.selection import SelectionConfig as SelectionConfig
     from littoral.edge.device import Answer as Answer
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "AdaptConfig": "littoral.cloud.adapt",
+    "AdaptConfig": "littoral.cloud.jobs",
     "Answer": "littoral.edge.device",
     "BuildOptions": "littoral.train.options",
     "Bundle": "littoral.bundle",

@@ -32,10 +32,10 @@ from littoral.bundle import (
     TorchModel,
 )
 from littoral.bundle.update import VersionManifest
-from littoral.cloud.adapt import AdaptConfig, AdaptJob, AdaptResult
 from littoral.cloud.cloud import Cloud, CloudConfig
 from littoral.cloud.cohort import Check
 from littoral.cloud.gate import Verdict
+from littoral.cloud.jobs import AdaptConfig, AdaptJob, AdaptResult
 from littoral.cloud.store import EnrolledDevice, Store
 from littoral.core.affine import NormLayer, encode_delta
 from littoral.core.arrays import Frame

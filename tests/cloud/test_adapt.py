@@ -17,7 +17,8 @@ import torch
 from safetensors.numpy import load, save
 
 from littoral.bundle import Bundle
-from littoral.cloud.adapt import AdaptConfig, AdaptJob, Worker
+from littoral.cloud.adapt import Worker
+from littoral.cloud.jobs import AdaptConfig, AdaptJob
 from littoral.cloud.norm import adaptive_state
 from littoral.core.affine import apply_delta, decode_delta, delta_bytes, violations
 from littoral.core.arrays import Frame
@@ -169,7 +170,7 @@ def test_the_report_says_what_was_done(tiny: Bundle, replay: int) -> None:
 
 def test_the_students_loss_falls_with_more_steps(tiny: Bundle) -> None:
     def loss(steps: int) -> float:
-        config = AdaptConfig(inner_steps=steps, student_lr=0.01, teacher_lr=0.0)
+        config = AdaptConfig(inner_steps=steps, student_lr=0.01, teacher_lr=0.0, augment=False)
         return float(Worker(tiny, config).adapt(job(tiny, replay=0)).report["student_loss"])
 
     assert loss(12) < loss(1)

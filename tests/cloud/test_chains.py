@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from littoral.bundle import Bundle, SigningKey
-from littoral.cloud.adapt import AdaptConfig, AdaptJob, AdaptResult
 from littoral.cloud.cohort import Cohort, Outcome
 from littoral.cloud.domains import DomainConfig, DomainRule
 from littoral.cloud.executors import InlineExecutor
+from littoral.cloud.jobs import AdaptConfig, AdaptJob, AdaptResult
 from littoral.cloud.ledger import Ledger
 from littoral.cloud.reissue import forgotten, reissue
 from littoral.cloud.store import EnrolledDevice, Store

@@ -11,8 +11,8 @@ import pytest
 from cloud_peer import Line, Peer, fetch, until
 
 from littoral.bundle import Bundle, Envelope
-from littoral.cloud.adapt import AdaptConfig
 from littoral.cloud.cloud import Cloud, CloudConfig
+from littoral.cloud.jobs import AdaptConfig
 from littoral.core.arrays import Frame
 from littoral.core.recall import encode_fingerprint, fingerprint, fingerprint_layer
 from littoral.wire.messages import Ack, Sample, Scene, Welcome

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from littoral.bundle import Bundle
-from littoral.cloud.adapt import AdaptConfig, AdaptJob, Worker
+from littoral.cloud.adapt import Worker
 from littoral.cloud.gate import Gate, GateConfig
+from littoral.cloud.jobs import AdaptConfig, AdaptJob
 from littoral.core.affine import encode_delta
 from littoral.core.arrays import FloatArray
 

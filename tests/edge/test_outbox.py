@@ -407,7 +407,8 @@ from littoral.edge.outbox import Outbox
 from littoral.wire.messages import Sample
 outbox = Outbox(sys.argv[1], capacity_bytes=10**9, clock=lambda: 0.0)
 for i in range(int(sys.argv[2]), 10**9):
-    outbox.put(Sample(frame_id=i, version=0, predicted=0, entropy_nats=0.0, coding="raw", image=b"x" * 50, scene=0), value=1.0)
+    sample = Sample(frame_id=i, version=0, predicted=0, entropy_nats=0.0, coding="raw", image=b"x" * 50, scene=0)
+    outbox.put(sample, value=1.0)
     if i % 7 == 0:
         assert outbox.flush(10)
         print("durable", i, flush=True)

@@ -24,8 +24,8 @@ from littoral.bench.processes import CloudProcess, DeviceProcess
 from littoral.bench.streams import DRIFT_PHASES, PHASES, Stream, drifting_stream
 from littoral.bench.yardsticks import frozen_answers, teacher_answers
 from littoral.bundle import Bundle
-from littoral.cloud.adapt import AdaptConfig, as_dict
 from littoral.cloud.admin import new_token
+from littoral.cloud.jobs import AdaptConfig, as_dict
 from littoral.errors import LittoralError
 
 _UNANSWERED = -1

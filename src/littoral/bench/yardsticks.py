@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from littoral.bundle import Bundle
-from littoral.cloud.adapt import AdaptConfig
+from littoral.cloud.jobs import AdaptConfig
 from littoral.cloud.norm import learn, prepare
 from littoral.cloud.teacher import teacher_loss
 from littoral.core.arrays import Frame

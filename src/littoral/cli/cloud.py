@@ -33,8 +33,8 @@ def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
     from dataclasses import replace
 
-    from littoral.cloud.adapt import AdaptConfig
     from littoral.cloud.cloud import Cloud, CloudConfig
+    from littoral.cloud.jobs import AdaptConfig
 
     adapt = replace(AdaptConfig.parity() if args.parity else AdaptConfig(), seed=args.seed)
     config = CloudConfig(

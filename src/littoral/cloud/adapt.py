@@ -6,11 +6,9 @@ job's state. Restart, retry and double execution are therefore harmless, and eve
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,8 +17,9 @@ from safetensors.numpy import save as save_safetensors
 from torch import Tensor, nn
 
 from littoral.bundle import Bundle, TorchModel
-from littoral.cloud.norm import Normalisation, adaptive_state, learn, prepare
-from littoral.cloud.teacher import divergence_from_teacher, entropy, student_loss, teacher_loss
+from littoral.cloud.jobs import AdaptConfig, AdaptJob, AdaptResult
+from littoral.cloud.norm import adaptive_state, learn, prepare
+from littoral.cloud.teacher import divergence_from_teacher, entropy, shifted, spread, student_loss, teacher_loss
 from littoral.core.affine import affine_names, clip_to_envelope, diff, encode_delta
 from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.errors import BundleError, ModelOutputError
@@ -28,82 +27,8 @@ from littoral.models.factory import load_model
 from littoral.models.frames import normalise
 
 _STATE_SCHEMA = "1"
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdaptConfig:
-    """How the cloud learns. The defaults are what we run; `parity` is the published configuration."""
-
-    batch_size: int = 32
-    """New samples per job."""
-    max_batches_per_job: int = 8
-    """A cloud that has fallen behind takes so many batches at once, and learns from the newest."""
-    replay_ratio: int = 1
-    """Replayed samples per new one; 3 as published."""
-    replay_after: int = 256
-    """Samples that must be in the replay buffer before it is used."""
-    replay_capacity: int = 10_000
-    inner_steps: int = 16
-    """The most student steps per job; the published system takes one."""
-    settled_nats: float = 0.03
-    """A job ends early once the student's mean divergence from the teacher is below this; 0 takes every step."""
-    optimiser: Literal["sgd", "adam"] = "adam"
-    student_lr: float = 0.002
-    teacher_lr: float = 0.00025
-    """Of the teacher's SGD with momentum 0.9."""
-    entropy_weight: float = 0.0
-    distillation_weight: float = 3.0
-    label_weight: float = 1.0
-    mean_one_weights: bool = True
-    """Divide the certainty weights by their mean, so that one learning rate serves 10 classes and 1000."""
-    normalisation: Normalisation = "batch"
-    seed: int = 0
-    threads: int = 1
-    """Of torch, for the whole process: two threads on a busy machine of two cores are slower than one."""
-
-    def __post_init__(self) -> None:
-        if min(self.max_batches_per_job, self.inner_steps, self.replay_capacity) < 1 or self.batch_size < 2:
-            raise ValueError(
-                "adaptation needs batch_size >= 2, and max_batches_per_job, inner_steps and replay_capacity >= 1"
-            )
-
-    @classmethod
-    def parity(cls) -> Self:
-        """The authors' shipped configuration (dossier of CEMA, 1.1 to 1.5), but for source-initialised statistics."""
-        return cls(
-            max_batches_per_job=1,
-            replay_ratio=3,
-            inner_steps=1,
-            settled_nats=0.0,
-            optimiser="sgd",
-            student_lr=0.0025,
-            entropy_weight=3.0,
-            mean_one_weights=False,
-            normalisation="renorm",
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdaptJob:
-    """Everything that an adaptation depends on."""
-
-    base_version: int
-    state: bytes
-    """`AdaptResult.state` of the version before; empty at the source."""
-    new_frames: Frame
-    """uint8 ``(N, H, W, C)`` in commit order."""
-    replay_frames: Frame
-    """uint8 ``(M, H, W, C)``; M may be 0."""
-    seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdaptResult:
-    """What a job made. ``payload`` is the coded delta to the source affine values: what would ship."""
-
-    state: bytes
-    payload: bytes
-    report: dict[str, float | str]
+MIRROR_AGREEMENT = 0.9
+"""Of the teacher's labels for source frames and their mirror images, from which on mirroring is taken for harmless."""
 
 
 class Worker:
@@ -127,6 +52,8 @@ class Worker:
         known = {name for name, _ in adaptive_state(self.student)}
         if missing := [name for name in affine_names(bundle.manifest.norm_layers) if name not in known]:
             raise BundleError(f"the student lacks the bundle's affine tensors {missing[:3]}; build the bundle again")
+        self.mirrors = self.config.augment and self._mirror_agreement() >= MIRROR_AGREEMENT
+        """Whether a frame and its mirror image mean the same here; the teacher says so of the bundle's probe frames."""
 
     def adapt(self, job: AdaptJob) -> AdaptResult:
         """One job: a teacher step on the new frames, then student steps on new and replayed ones.
@@ -140,10 +67,15 @@ class Worker:
         new, replay = self._input(job.new_frames), self._input(job.replay_frames)
         teacher_logits = self._teacher_step(new, optimisers["teacher"])
         targets = self._targets(new, replay)
+        restarted = self._collapsed(new, targets[: len(new)])
+        if restarted:
+            _put(self.teacher, self._source["teacher"])
+            optimisers["teacher"] = self._optimisers()["teacher"]
+            targets = self._targets(new, replay)
         loss = divergence = float("nan")
         steps = 0
         while steps < self.config.inner_steps and not divergence < self.config.settled_nats:
-            loss, divergence = self._student_step(new, replay, targets, optimisers["student"])
+            loss, divergence = self._student_step(*self._draw(new, replay, targets), optimisers["student"])
             steps += 1
         finite = np.isfinite(loss) and all(
             bool(tensor.isfinite().all()) for _, model in self._models() for _, tensor in adaptive_state(model)
@@ -159,6 +91,7 @@ class Worker:
             "divergence_nats": divergence,
             "student_steps": float(steps),
             "teacher_entropy_nats": float(entropy(teacher_logits).mean()),
+            "teacher_restarted": float(restarted),
             "new_frames": float(len(new)),
             "replay_frames": float(len(replay)),
             "device": str(self.device),
@@ -207,19 +140,54 @@ class Worker:
         teacher_loss(logits, mean_one=self.config.mean_one_weights).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         learn(self.teacher, False)
+        if self.config.teacher_recall:
+            with torch.no_grad():
+                for name, tensor in adaptive_state(self.teacher):
+                    tensor.lerp_(self._source["teacher"][name], self.config.teacher_recall)
         return logits.detach()
 
     def _targets(self, new: Tensor, replay: Tensor) -> Tensor:
         """The teacher's logits, after its step: they serve all student steps of the job.
 
         The published targets come from running statistics, which follow only what was uploaded and so lag behind every
-        shift; a batch's own do not.
+        shift; a batch's own do not. Where mirroring is harmless, the answers to a frame and to its mirror image are
+        averaged.
         """
         with torch.no_grad():
             learn(self.teacher, self.config.normalisation == "batch")
             targets = self._by_parts(self.teacher, new, replay)
+            if self.mirrors:
+                mirrored = self._by_parts(self.teacher, new.flip(3), replay.flip(3))
+                targets = ((targets.softmax(1) + mirrored.softmax(1)) / 2).clamp_min(1e-12).log()
             learn(self.teacher, False)
         return targets
+
+    def _collapsed(self, new: Tensor, targets: Tensor) -> bool:
+        """Whether the teacher gives few classes where its source gives many: entropy minimisation run away."""
+        share = self.config.teacher_min_spread
+        if not share:
+            return False
+        kept = _copy_state(self.teacher)
+        _put(self.teacher, self._source["teacher"])
+        with torch.no_grad():
+            learn(self.teacher, True)
+            source = self._forward(self.teacher, new)
+            learn(self.teacher, False)
+        _put(self.teacher, kept)
+        return spread(targets.cpu().numpy()) < share * spread(source.cpu().numpy())
+
+    def _draw(self, new: Tensor, replay: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The frames and targets of one student step, drawn by torch's generator, which the job has seeded."""
+        config = self.config
+        if config.minibatch_size is not None and len(new) + len(replay) > config.minibatch_size:
+            chosen = torch.randperm(len(targets))[: config.minibatch_size].sort().values
+            ours, old = chosen[chosen < len(new)], chosen[chosen >= len(new)] - len(new)
+            new, replay, targets = new[ours], replay[old], targets[chosen]
+        if config.augment:
+            mirror = self.mirrors and bool(torch.rand(()) < 0.5)
+            shift = [int(torch.randint(-(side // 16), side // 16 + 1, ())) for side in new.shape[2:]]
+            new, replay = shifted(new, shift, mirror), shifted(replay, shift, mirror)
+        return new, replay, targets
 
     def _student_step(
         self, new: Tensor, replay: Tensor, targets: Tensor, optimiser: torch.optim.Optimizer
@@ -243,16 +211,24 @@ class Worker:
         return float(loss.detach()), float(divergence_from_teacher(logits.detach(), targets).mean())
 
     def _by_parts(self, model: nn.Module, new: Tensor, replay: Tensor) -> Tensor:
-        """New and replayed frames are of different domains, so under batch statistics each part has its own."""
+        """Where new and replayed frames are of different domains, each part has its own batch statistics."""
         if len(replay) == 0:
             return self._forward(model, new)
-        if self.config.normalisation == "batch":
-            return torch.cat([self._forward(model, new), self._forward(model, replay)])
+        if self.config.normalisation == "batch" and not self.config.one_domain:
+            return torch.cat([self._forward(model, part) for part in (new, replay) if len(part)])
         return self._forward(model, torch.cat([new, replay]))
 
     def _forward(self, model: nn.Module, x: Tensor) -> Tensor:
         out: Tensor = model(x)
         return out
+
+    def _mirror_agreement(self) -> float:
+        """The share of source frames whose mirror image the teacher gives the same label: near 1 for photographs of
+        things, low for digits and text."""
+        frames = self._input(self.bundle.probe[0])
+        with torch.no_grad():
+            same = self.teacher(frames).argmax(1) == self.teacher(frames.flip(3)).argmax(1)
+        return float(same.float().mean())
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
@@ -270,10 +246,12 @@ class Worker:
                 f"the {role} answers with shape {answered} for one frame, the bundle has "
                 f"{self.bundle.manifest.num_classes} classes; give a {role} of the same classes"
             )
-        return prepare(model, self.config.normalisation).to(self.device)
+        model = prepare(model, self.config.normalisation).to(self.device)
+        return model.to(memory_format=torch.channels_last)  # type: ignore[no-any-return,call-overload]
 
     def _input(self, frames: Frame) -> Tensor:
-        return normalise(torch.from_numpy(np.ascontiguousarray(frames)).to(self.device), self.bundle.manifest.input)
+        x = normalise(torch.from_numpy(np.ascontiguousarray(frames)).to(self.device), self.bundle.manifest.input)
+        return x.contiguous(memory_format=torch.channels_last)
 
     def _shipped_affine(self) -> dict[str, FloatArray]:
         """The student's affine values, drawn back into the envelope; the student keeps what is shipped."""
@@ -348,8 +326,3 @@ def _put(model: nn.Module, values: Mapping[str, Tensor]) -> None:
         for name, tensor in adaptive_state(model):
             if name in values:
                 tensor.copy_(values[name])
-
-
-def as_dict(config: AdaptConfig) -> dict[str, object]:
-    """The configuration for reports and the record."""
-    return dataclasses.asdict(config)

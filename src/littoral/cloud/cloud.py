@@ -23,13 +23,14 @@ from typing import Literal, Self
 import uvicorn
 
 from littoral.bundle import Bundle
-from littoral.cloud.adapt import AdaptConfig, Worker
+from littoral.cloud.adapt import Worker
 from littoral.cloud.cohort import Check, Cohort, Outcome
 from littoral.cloud.domains import DomainConfig, DomainRule
 from littoral.cloud.executors import Adapter, InlineExecutor
 from littoral.cloud.gate import Gate
 from littoral.cloud.gateway import make_app
 from littoral.cloud.hub import Hub, Limits
+from littoral.cloud.jobs import AdaptConfig
 from littoral.cloud.keys import Keys, make_token
 from littoral.cloud.ledger import Ledger
 from littoral.cloud.store import Store

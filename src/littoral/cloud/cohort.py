@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from littoral.bundle import Bundle, SignedVersion, SigningKey
-from littoral.cloud.adapt import AdaptConfig, AdaptJob, AdaptResult
 from littoral.cloud.domains import DomainConfig, start_version
 from littoral.cloud.executors import Executor
 from littoral.cloud.images import decode_image
+from littoral.cloud.jobs import AdaptConfig, AdaptJob, AdaptResult
 from littoral.cloud.ledger import Claim, Head, Ledger, NewVersion, StoredSample
 from littoral.cloud.reissue import forgotten, reissue
 from littoral.cloud.shares import loudest, newest_by_turns, oldest_by_turns, plan

@@ -38,7 +38,7 @@ class DomainConfig:
     """Two scenes closer than so many ``drift_threshold`` of the bundle are of one domain; infinite: one for all."""
     start: Literal["source", "nearest"] = "source"
     """What a domain's first job starts from: the source, or the newest version of the nearest domain that has one."""
-    replay: Literal["all", "own"] = "all"
+    replay: Literal["all", "own"] = "own"
     """Whether replayed frames are drawn from all domains or from the job's own."""
     max_domains: int = 64
     """That new scenes are held against; beyond it the least visited gives way."""

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from littoral.cloud.adapt import AdaptJob, AdaptResult
+    from littoral.cloud.jobs import AdaptJob, AdaptResult
 
 
 class Adapter(Protocol):

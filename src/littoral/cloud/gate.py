@@ -8,9 +8,9 @@ import numpy as np
 
 from littoral.bundle import Bundle
 from littoral.cloud.adapt import Worker
+from littoral.cloud.teacher import spread
 from littoral.core.affine import apply_delta, decode_delta, violations
 from littoral.core.arrays import Frame, Tensors
-from littoral.core.selection import entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +71,7 @@ class Gate:
         report["probe_agreement"] = float((probe.argmax(1) == labels).mean())
         teacher = self.worker.logits(recent_frames, role="teacher")
         report["teacher_agreement"] = float((recent.argmax(1) == teacher.argmax(1)).mean())
-        spread, expected = _spread(recent), _spread(teacher)
-        report["spread_nats"], report["teacher_spread_nats"] = spread, expected
+        report["spread_nats"], report["teacher_spread_nats"] = spread(recent), spread(teacher)
         if other_frames is not None and len(other_frames) >= self.config.min_others:
             base = self._affine(decode_delta(base_payload, manifest.norm_layers) if base_payload else None)
             answers = self.worker.logits(other_frames, role="teacher").argmax(1)
@@ -108,13 +107,3 @@ class Gate:
             )
             return Verdict(passed=False, reason=reason, report=report)
         return Verdict(passed=True, reason="", report=report)
-
-
-def _spread(logits_BK: np.ndarray) -> float:
-    """Entropy in nats of the labels given: ln K when all classes are answered alike often, 0 for one answer to all.
-
-    Of the labels, not of the mean probabilities: a dead network answers everything with the same blank doubt, whose
-    mean is spread as evenly as can be.
-    """
-    counts = np.bincount(logits_BK.argmax(1), minlength=logits_BK.shape[1])
-    return float(entropy((counts[None] / len(logits_BK)).astype(np.float32))[0])

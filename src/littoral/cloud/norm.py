@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 Normalisation = Literal["batch", "renorm"]
@@ -44,27 +45,26 @@ class AdaptiveBatchNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise ``(B, C, ...)``."""
-        shape = (1, -1) + (1,) * (x.dim() - 2)
+        mean, var = self.running_mean, self.running_var
         if not self.training:
-            return self._scale(x, self.running_mean, self.running_var, shape)
-        axes = [0, *range(2, x.dim())]
-        var, mean = torch.var_mean(x, axes, correction=0)
+            return F.batch_norm(x, mean, var, self.weight, self.bias, training=False, eps=self.eps)
         if self.normalisation == "batch":
-            y = self._scale(x, mean, var, shape)
-        else:
-            r = ((var + self.eps).sqrt() / (self.running_var + self.eps).sqrt()).detach()
-            d = ((mean - self.running_mean) / (self.running_var + self.eps).sqrt()).detach()
-            normal = (x - mean.view(shape)) / (var + self.eps).sqrt().view(shape) * r.view(shape) + d.view(shape)
-            y = normal * self.weight.view(shape) + self.bias.view(shape)
+            return F.batch_norm(
+                x, mean, var, self.weight, self.bias, training=True, momentum=self.momentum, eps=self.eps
+            )
+        return self._renormalised(x)
+
+    def _renormalised(self, x: torch.Tensor) -> torch.Tensor:
+        shape = (1, -1) + (1,) * (x.dim() - 2)
+        var, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
+        r = ((var + self.eps).sqrt() / (self.running_var + self.eps).sqrt()).detach()
+        d = ((mean - self.running_mean) / (self.running_var + self.eps).sqrt()).detach()
+        normal = (x - mean.view(shape)) / (var + self.eps).sqrt().view(shape) * r.view(shape) + d.view(shape)
         count = x.numel() // x.shape[1]
         with torch.no_grad():
             self.running_mean.lerp_(mean.detach(), self.momentum)
             self.running_var.lerp_(var.detach() * (count / max(count - 1, 1)), self.momentum)
-        return y
-
-    def _scale(self, x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-        scale = self.weight / (var + self.eps).sqrt()
-        return x * scale.view(shape) + (self.bias - mean * scale).view(shape)
+        return normal * self.weight.view(shape) + self.bias.view(shape)
 
 
 def prepare(model: nn.Module, normalisation: Normalisation) -> nn.Module:

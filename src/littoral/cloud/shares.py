@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from littoral.cloud.adapt import AdaptConfig
+    from littoral.cloud.jobs import AdaptConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,9 @@ Source: Chen et al., ICLR 2024 (CEMA), as the authors' code runs it; the names a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -29,6 +31,31 @@ def certainty_weights(entropy_B: torch.Tensor, num_classes: int, *, mean_one: bo
     """
     weights = torch.exp(ENTROPY_MAX_FRACTION * math.log(num_classes) - entropy_B).detach()
     return weights / weights.mean() if mean_one else weights
+
+
+def spread(logits_BK: np.ndarray) -> float:
+    """Entropy in nats of the labels given: ln K when all classes are answered alike often, 0 for one answer to all.
+
+    Of the labels, not of the mean probabilities: a dead network answers everything with the same blank doubt, whose
+    mean is spread as evenly as can be.
+    """
+    shares = np.bincount(logits_BK.argmax(1), minlength=logits_BK.shape[1]) / len(logits_BK)
+    shares = shares[shares > 0]
+    return float(-(shares * np.log(shares)).sum())
+
+
+def shifted(x_BCHW: torch.Tensor, shift: Sequence[int], mirror: bool) -> torch.Tensor:
+    """Frames moved down and right by ``shift`` pixels, the border reflected, and mirrored left to right if asked."""
+    if len(x_BCHW) == 0:
+        return x_BCHW
+    if mirror:
+        x_BCHW = x_BCHW.flip(3)
+    if any(shift):
+        (down, right), (height, width) = shift, x_BCHW.shape[2:]
+        y, x = abs(down), abs(right)
+        padded = F.pad(x_BCHW, (x, x, y, y), mode="reflect")
+        x_BCHW = padded[:, :, y - down : y - down + height, x - right : x - right + width]
+    return x_BCHW.contiguous(memory_format=torch.channels_last)
 
 
 def teacher_loss(logits_BK: torch.Tensor, *, mean_one: bool) -> torch.Tensor:

@@ -1,0 +1,108 @@
+"""What an adaptation is given and what it gives back: plain values, so that any executor can run it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from littoral.cloud.norm import Normalisation
+from littoral.core.arrays import Frame
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptConfig:
+    """How the cloud learns. The defaults are what we run; `parity` is the published configuration."""
+
+    batch_size: int = 32
+    """New samples per job."""
+    max_batches_per_job: int = 8
+    """A cloud that has fallen behind takes so many batches at once, and learns from the newest."""
+    replay_ratio: int = 3
+    """Replayed samples per new one."""
+    replay_after: int = 1
+    """Samples that must be in the replay buffer before it is used; 256 as published."""
+    replay_capacity: int = 10_000
+    inner_steps: int = 10
+    """The most student steps per job; the published system takes one."""
+    one_domain: bool = True
+    """Replayed frames are of the new ones' domain and share their batch statistics; else each part has its own."""
+    minibatch_size: int | None = 64
+    """Frames, new and replayed, that a student step draws; None takes all in every step, as published."""
+    augment: bool = True
+    """Shift the frames of a step by up to a sixteenth of their size, and mirror them where `Worker.mirrors`."""
+    settled_nats: float = 0.03
+    """A job ends early once the student's mean divergence from the teacher is below this; 0 takes every step."""
+    optimiser: Literal["sgd", "adam"] = "adam"
+    student_lr: float = 0.002
+    teacher_lr: float = 0.00025
+    """Of the teacher's SGD with momentum 0.9."""
+    teacher_recall: float = 0.01
+    """The share by which each job draws the teacher back to its source (1 % a step in ROID); 0 as published."""
+    teacher_min_spread: float = 0.5
+    """A teacher whose answers spread over the classes less than this share of its source's starts anew; 0 never."""
+    entropy_weight: float = 0.0
+    distillation_weight: float = 3.0
+    label_weight: float = 1.0
+    mean_one_weights: bool = True
+    """Divide the certainty weights by their mean, so that one learning rate serves 10 classes and 1000."""
+    normalisation: Normalisation = "batch"
+    seed: int = 0
+    threads: int = 1
+    """Of torch, for the whole process: two threads on a busy machine of two cores are slower than one."""
+
+    def __post_init__(self) -> None:
+        least = 2 if self.minibatch_size is None else self.minibatch_size
+        if min(self.max_batches_per_job, self.inner_steps, self.replay_capacity) < 1 or min(self.batch_size, least) < 2:
+            raise ValueError(
+                "adaptation needs batch_size and minibatch_size >= 2, and max_batches_per_job, inner_steps and "
+                "replay_capacity >= 1"
+            )
+
+    @classmethod
+    def parity(cls) -> Self:
+        """The authors' shipped configuration (dossier of CEMA, 1.1 to 1.5), but for source-initialised statistics."""
+        return cls(
+            max_batches_per_job=1,
+            replay_after=256,
+            inner_steps=1,
+            one_domain=False,
+            minibatch_size=None,
+            augment=False,
+            teacher_recall=0.0,
+            teacher_min_spread=0.0,
+            settled_nats=0.0,
+            optimiser="sgd",
+            student_lr=0.0025,
+            entropy_weight=3.0,
+            mean_one_weights=False,
+            normalisation="renorm",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptJob:
+    """Everything that an adaptation depends on."""
+
+    base_version: int
+    state: bytes
+    """`AdaptResult.state` of the version before; empty at the source."""
+    new_frames: Frame
+    """uint8 ``(N, H, W, C)`` in commit order."""
+    replay_frames: Frame
+    """uint8 ``(M, H, W, C)``; M may be 0."""
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptResult:
+    """What a job made. ``payload`` is the coded delta to the source affine values: what would ship."""
+
+    state: bytes
+    payload: bytes
+    report: dict[str, float | str]
+
+
+def as_dict(config: AdaptConfig) -> dict[str, object]:
+    """The configuration for reports and the record."""
+    return dataclasses.asdict(config)
