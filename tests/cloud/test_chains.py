@@ -199,7 +199,7 @@ def test_the_gate_sees_frames_of_the_jobs_own_domain_only(rig: Rig, device: Enro
     for number, (who, world) in enumerate(((near, 1), (far, 2), (device, 1)), 1):
         rig.enter(who, world)
         rig.send(who, number=number)
-    rig.work()
+        rig.work()
     assert [{frame.tobytes() for frame in others} for others in rig.gate.others] == [
         set(),
         set(),
