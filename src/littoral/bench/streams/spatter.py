@@ -31,7 +31,7 @@ def spatter(frames: Frame, rngs: Generators, c: Constants) -> Frame:
     drops = to_bytes(layer)
     lit = drops.astype(np.float32) * _relief(drops)
     peak = lit.max(axis=(1, 2), keepdims=True)
-    cover = np.float32(strength) * lit / np.where(peak > 0, peak, np.float32(1))
+    cover = lit / np.where(peak > 0, peak, 1).astype(np.float32) * np.float32(strength)
     return to_bytes(x + cover[..., None] * _WATER)
 
 
