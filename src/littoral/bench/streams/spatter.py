@@ -25,13 +25,14 @@ def spatter(frames: Frame, rngs: Generators, c: Constants) -> Frame:
     layer = gaussian(np.float32(mean) + np.float32(deviation) * normal(rngs, frames.shape[1:3]), sigma)
     layer[layer < threshold] = 0
     if mud:
-        cover: FloatArray = gaussian((layer > threshold).astype(np.float32), strength)
-        cover[cover < 0.8] = 0
-        return to_bytes(x * (1 - cover[..., None]) + cover[..., None] * _MUD)
+        mask = gaussian((layer > threshold).astype(np.float32), strength)[..., None]
+        mask[mask < 0.8] = 0
+        return to_bytes(x * (1 - mask) + mask * _MUD)
     drops = to_bytes(layer)
     lit = drops.astype(np.float32) * _relief(drops)
     peak = lit.max(axis=(1, 2), keepdims=True)
-    cover = lit / np.where(peak > 0, peak, 1).astype(np.float32) * np.float32(strength)
+    peak[peak == 0] = 1
+    cover: FloatArray = np.float32(strength) * lit / peak
     return to_bytes(x + cover[..., None] * _WATER)
 
 
