@@ -9,15 +9,15 @@ import pytest
 from pictures import pictures
 
 from littoral.bench.streams.orders import continual, fleet, gradual, mixed, per_shift
-from littoral.bench.streams.sources import CorruptedSource
+from littoral.bench.streams.pools import CorruptedPool
 from littoral.bench.streams.stream import Stream
 from littoral.core.arrays import Frame
 
 NAMES = ("brightness", "contrast", "clean", "pixelate")
 
 
-class Counted(CorruptedSource):
-    """A source that keeps the numbers of frames that it was asked for."""
+class Counted(CorruptedPool):
+    """A pool that keeps the numbers of frames that it was asked for."""
 
     asked: list[int]
 
@@ -26,7 +26,7 @@ class Counted(CorruptedSource):
         return super().frames_of(places, name, severity)
 
 
-def source() -> Counted:
+def pool() -> Counted:
     made = Counted(frames=pictures(40), labels=np.arange(40) % 7)
     object.__setattr__(made, "asked", [])
     return made
@@ -44,7 +44,7 @@ STREAMS: dict[str, tuple[Any, dict[str, Any]]] = {
 @pytest.fixture(params=STREAMS)
 def stream(request: pytest.FixtureRequest) -> Stream:
     order, options = STREAMS[request.param]
-    made: Stream = order(source(), NAMES, seed=0, **options)
+    made: Stream = order(pool(), NAMES, seed=0, **options)
     return made
 
 
@@ -60,12 +60,12 @@ def test_batches_have_every_frame_of_each_device_in_its_order(stream: Stream, si
 
 
 def test_devices_take_turns() -> None:
-    stream = fleet(source(), NAMES, frames_per_visit=10, seed=0)
+    stream = fleet(pool(), NAMES, frames_per_visit=10, seed=0)
     assert [batch.device for batch in stream.batches(4)] == [*range(8)] * 10
 
 
 def test_a_reset_ends_a_batch_and_begins_the_next() -> None:
-    stream = per_shift(source(), NAMES, frames_per_shift=25, seed=0)
+    stream = per_shift(pool(), NAMES, frames_per_shift=25, seed=0)
     batches = list(stream.batches(10, window=30))
     assert [len(batch.frames) for batch in batches] == [10, 10, 5] * 4
     assert [batch.begins for batch in batches] == [False] * 3 + [True, False, False] * 3
@@ -73,14 +73,14 @@ def test_a_reset_ends_a_batch_and_begins_the_next() -> None:
 
 
 def test_without_resets_a_batch_may_cross_a_shift() -> None:
-    batches = list(continual(source(), NAMES, frames_per_shift=25, seed=0).batches(10))
+    batches = list(continual(pool(), NAMES, frames_per_shift=25, seed=0).batches(10))
     assert [len(batch.frames) for batch in batches] == [10] * 10
     assert not any(batch.begins for batch in batches)
     assert len(set(batches[2].shift)) == 2
 
 
 def test_no_more_than_a_window_of_frames_is_made_before_it_is_played() -> None:
-    frames = source()
+    frames = pool()
     stream = continual(frames, NAMES, frames_per_shift=25, seed=0)
     assert frames.asked == []
     batches = stream.batches(5, window=20)
@@ -94,7 +94,7 @@ def test_no_more_than_a_window_of_frames_is_made_before_it_is_played() -> None:
 
 
 def test_frames_can_be_asked_for_in_any_order() -> None:
-    stream = mixed(source(), NAMES, frames_per_shift=25, seed=0)
+    stream = mixed(pool(), NAMES, frames_per_shift=25, seed=0)
     positions = np.array([80, 3, 3, 41])
     np.testing.assert_array_equal(stream.frames_at(positions), stream.frames[positions])
     with pytest.raises(ValueError, match="no positions"):
@@ -103,4 +103,4 @@ def test_frames_can_be_asked_for_in_any_order() -> None:
 
 def test_a_batch_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="batch size is 0"):
-        next(continual(source(), NAMES, frames_per_shift=25, seed=0).batches(0))
+        next(continual(pool(), NAMES, frames_per_shift=25, seed=0).batches(0))

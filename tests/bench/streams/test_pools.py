@@ -9,32 +9,32 @@ import numpy as np
 import pytest
 from pictures import pictures
 
-from littoral.bench.streams import cifar, sources
+from littoral.bench.streams import cifar, pools
 from littoral.bench.streams.corruptions import corrupt
-from littoral.bench.streams.sources import CorruptedSource, OfficialCifar10C
+from littoral.bench.streams.pools import CorruptedPool, OfficialCifar10C
 
 FRAMES, LABELS = pictures(12), np.arange(12) % 3
 PLACES = np.array([7, 2, 2, 11])
 
 
-def source(cache: Path | None = None, seed: int = 4) -> CorruptedSource:
-    return CorruptedSource(frames=FRAMES, labels=LABELS, seed=seed, cache=cache)
+def pool(cache: Path | None = None, seed: int = 4) -> CorruptedPool:
+    return CorruptedPool(frames=FRAMES, labels=LABELS, seed=seed, cache=cache)
 
 
 def test_a_place_has_the_same_bytes_in_any_company() -> None:
     whole = corrupt(FRAMES, "gaussian_noise", severity=2, seed=4)
-    np.testing.assert_array_equal(source().frames_of(PLACES, "gaussian_noise", 2), whole[PLACES])
+    np.testing.assert_array_equal(pool().frames_of(PLACES, "gaussian_noise", 2), whole[PLACES])
 
 
 def test_clean_frames_are_as_they_are() -> None:
-    np.testing.assert_array_equal(source().frames_of(PLACES, "clean", 5), FRAMES[PLACES])
+    np.testing.assert_array_equal(pool().frames_of(PLACES, "clean", 5), FRAMES[PLACES])
 
 
 def test_the_cache_changes_no_byte_and_serves_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = source().frames_of(PLACES, "fog", 3)
-    np.testing.assert_array_equal(source(tmp_path / "new").frames_of(PLACES, "fog", 3), expected)
-    monkeypatch.setattr(sources, "corrupt", unreachable)
-    np.testing.assert_array_equal(source(tmp_path / "new").frames_of(PLACES, "fog", 3), expected)
+    expected = pool().frames_of(PLACES, "fog", 3)
+    np.testing.assert_array_equal(pool(tmp_path / "new").frames_of(PLACES, "fog", 3), expected)
+    monkeypatch.setattr(pools, "corrupt", unreachable)
+    np.testing.assert_array_equal(pool(tmp_path / "new").frames_of(PLACES, "fog", 3), expected)
     assert len(list((tmp_path / "new").iterdir())) == 1
 
 
@@ -45,40 +45,40 @@ def unreachable(*args: object, **kwargs: object) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        lambda folder: source(folder, seed=5).frames_of(PLACES, "fog", 3),
-        lambda folder: source(folder).frames_of(PLACES, "fog", 4),
-        lambda folder: source(folder).frames_of(PLACES, "snow", 3),
-        lambda folder: CorruptedSource(
+        lambda folder: pool(folder, seed=5).frames_of(PLACES, "fog", 3),
+        lambda folder: pool(folder).frames_of(PLACES, "fog", 4),
+        lambda folder: pool(folder).frames_of(PLACES, "snow", 3),
+        lambda folder: CorruptedPool(
             frames=FRAMES, labels=LABELS, seed=4, constants="imagenet", cache=folder
         ).frames_of(PLACES, "fog", 3),
-        lambda folder: CorruptedSource(frames=FRAMES[::-1], labels=LABELS, seed=4, cache=folder).frames_of(
+        lambda folder: CorruptedPool(frames=FRAMES[::-1], labels=LABELS, seed=4, cache=folder).frames_of(
             PLACES, "fog", 3
         ),
     ],
     ids=["seed", "severity", "name", "constants", "frames"],
 )
 def test_whatever_matters_is_in_the_key(tmp_path: Path, other: Callable[[Path], object]) -> None:
-    source(tmp_path).frames_of(PLACES, "fog", 3)
+    pool(tmp_path).frames_of(PLACES, "fog", 3)
     other(tmp_path)
     assert len(list(tmp_path.glob("*.npy"))) == 2
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY half"], ids=["empty", "cut off"])
 def test_a_damaged_file_is_made_again(tmp_path: Path, damage: bytes) -> None:
-    expected = source(tmp_path).frames_of(PLACES, "fog", 3)
+    expected = pool(tmp_path).frames_of(PLACES, "fog", 3)
     (kept,) = tmp_path.glob("*.npy")
     kept.unlink()
     kept.write_bytes(damage)
-    np.testing.assert_array_equal(source(tmp_path).frames_of(PLACES, "fog", 3), expected)
+    np.testing.assert_array_equal(pool(tmp_path).frames_of(PLACES, "fog", 3), expected)
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: object, **kwargs: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(sources.np, "save", full)
+    monkeypatch.setattr(pools.np, "save", full)
     with pytest.raises(OSError, match="no space left"):
-        source(tmp_path).frames_of(PLACES, "fog", 3)
+        pool(tmp_path).frames_of(PLACES, "fog", 3)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -93,7 +93,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 )
 def test_a_source_of_another_form_is_refused(frames: np.ndarray, labels: np.ndarray, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        CorruptedSource(frames=frames, labels=labels)
+        CorruptedPool(frames=frames, labels=labels)
 
 
 def test_the_official_frames_are_a_source_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
