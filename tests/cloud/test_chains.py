@@ -194,8 +194,23 @@ def test_a_job_learns_from_every_device_and_the_gate_sees_the_others_frames(rig:
     assert {frame.tobytes() for frame in rig.gate.others[2]} == {image(2).tobytes()}, "not those of the loudest"
 
 
+def test_the_gate_sees_frames_of_the_jobs_own_domain_only(rig: Rig, device: EnrolledDevice) -> None:
+    near, far = enrolled(rig.store, 2), enrolled(rig.store, 3)
+    for number, (who, world) in enumerate(((near, 1), (far, 2), (device, 1)), 1):
+        rig.enter(who, world)
+        rig.send(who, number=number)
+        rig.work()
+    assert [{frame.tobytes() for frame in others} for others in rig.gate.others] == [
+        set(),
+        set(),
+        {image(1).tobytes()},
+    ]
+
+
 def test_revoking_withdraws_what_waits_in_every_domain(rig: Rig, device: EnrolledDevice) -> None:
     other = enrolled(rig.store, 2)
+    rig.send(device)
+    assert rig.work() == [shipped(1, 0)]
     for world in (1, 2):
         rig.enter(device, world)
         rig.send(device, 3)
@@ -204,8 +219,9 @@ def test_revoking_withdraws_what_waits_in_every_domain(rig: Rig, device: Enrolle
     rig.store.revoke(device.id, reason="stolen", now=6.0).result()
     assert rig.work() == []
     rig.send(other, 1)
-    assert rig.work() == [shipped(1, 1)]
-    assert rig.store.read("SELECT count(*) FROM samples WHERE withdrawn = 1 AND job IS NOT NULL")[0][0] == 0
+    assert rig.work() == [shipped(2, 1)]
+    withdrawn = rig.store.read("SELECT count(*), count(job) FROM samples WHERE withdrawn = 1")[0]
+    assert tuple(withdrawn) == (6, 0), "all that waited, and nothing that a job had taken"
 
 
 # -- faults ------------------------------------------------------------------------------------------------------------
