@@ -53,13 +53,13 @@ def make_world() -> World:
     rng = np.random.default_rng(0)
     patterns = rng.integers(0, 256, size=(CLASSES, 8, 8, 3))
     labels = rng.integers(0, CLASSES, 512)
-    source = (0.5 * patterns[labels] + 0.5 * rng.integers(0, 256, size=(512, 8, 8, 3))).astype(np.uint8)
+    source = (0.6 * patterns[labels] + 0.4 * rng.integers(0, 256, size=(512, 8, 8, 3))).astype(np.uint8)
     models = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for width in (4, 6):
             model = small_cnn(width=width, num_classes=CLASSES, channels=3, depth=1)
-            fit_classifier(model, source[:256], labels[:256], input=SPEC, epochs=4, lr=2e-2, batch_size=32)
+            fit_classifier(model, source[:256], labels[:256], input=SPEC, epochs=10, lr=2e-2, batch_size=32)
             settle_statistics(model, source[:256], input=SPEC)
             models.append(model.eval())
     shifted = 40 + 0.4 * source[256:] + rng.normal(0, 20, size=(256, 8, 8, 3))

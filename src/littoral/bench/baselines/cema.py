@@ -67,6 +67,8 @@ class Cema:
         self.devices: dict[int, CemaDevice] = {}
         self.last_mask: Mask = np.zeros(0, dtype=np.bool_)
         """Which frames of the last batch were sent."""
+        self.last_arrived: Mask = self.last_mask
+        """Which of them were not lost."""
         self._edge, self._edge_parameters = renormalised(place(setup.student(), setup))
         self._edge_holds: FloatArray | None = None
         self._first: Push | None = None
@@ -127,7 +129,7 @@ class Cema:
 
     def _upload(self, at: CemaDevice, frames_BHWC: Frame, answers: Labels, selected: Selected) -> list[Frame]:
         """Send what was selected; gives what arrives. Nothing is sent again."""
-        self.last_mask = selected.mask
+        self.last_mask, self.last_arrived = selected.mask, selected.mask.copy()
         arrived = []
         for index in np.flatnonzero(selected.mask):
             self.costs.uplink_bytes += at.counter.weigh(
@@ -138,7 +140,9 @@ class Cema:
                 entropy_nats=float(selected.entropy_nats[index]),
             )
             self.costs.uploads += 1
-            if not at.uplink.loses():
+            if at.uplink.loses():
+                self.last_arrived[index] = False
+            else:
                 arrived.append(frames_BHWC[index])
         return arrived
 
