@@ -21,6 +21,7 @@ from safetensors.numpy import load, save
 from littoral.bundle import Bundle, Envelope, SignedVersion, SigningKey
 from littoral.core.affine import apply_delta, decode_delta, encode_delta
 from littoral.core.arrays import FloatArray, Frame
+from littoral.core.recall import encode_fingerprint
 from littoral.core.selection import SelectionConfig, entropy, softmax
 from littoral.edge.device import Answer, Device, DeviceConfig
 from littoral.edge.outbox import Outbox
@@ -29,7 +30,7 @@ from littoral.edge.sources import decode_image
 from littoral.edge.updater import UpdaterConfig
 from littoral.errors import FrameError, ModelOutputError
 from littoral.wire.envelope import decode_frame
-from littoral.wire.messages import Sample, from_frame
+from littoral.wire.messages import Message, Receipt, Sample, Scene, from_frame
 
 KEY = SigningKey(b"k" * 32)
 EVERYTHING = SelectionConfig(entropy_min_fraction=0.0, entropy_max_fraction=1.0, diversity_margin=1.1)
@@ -54,8 +55,16 @@ class FakeLink:
     def stop(self, flush_seconds: float) -> None:
         self.stopped_with = flush_seconds
 
-    def send(self, tiny: Bundle, version: int, payload: bytes) -> None:
-        signed = SignedVersion.make(key=KEY, cohort="c", bundle_digest=tiny.digest, version=version, payload=payload)
+    def send(self, tiny: Bundle, version: int, payload: bytes, *, domain: int = 0, fingerprint: bytes = b"") -> None:
+        signed = SignedVersion.make(
+            key=KEY,
+            cohort="c",
+            bundle_digest=tiny.digest,
+            version=version,
+            payload=payload,
+            domain=domain,
+            fingerprint=fingerprint,
+        )
         self.ports["on_version"](signed)
 
     def allow(self, tiny: Bundle) -> None:
@@ -247,13 +256,16 @@ def test_every_second_frame_is_measured_by_default(tiny: Bundle) -> None:
 # Samples.
 
 
-def stored(outbox_path: Path) -> list[Sample]:
+def messages(outbox_path: Path) -> list[Message]:
     outbox = Outbox(outbox_path, capacity_bytes=1 << 24)
     try:
-        found = [from_frame(decode_frame(data)) for _, data in outbox.peek(0, 1 << 24)]
+        return [from_frame(decode_frame(data)) for _, data in outbox.peek(0, 1 << 24)]
     finally:
         outbox.close()
-    return [message for message in found if isinstance(message, Sample)]
+
+
+def stored(outbox_path: Path) -> list[Sample]:
+    return [message for message in messages(outbox_path) if isinstance(message, Sample)]
 
 
 def test_chosen_frames_land_in_the_outbox_bit_by_bit_and_are_there_at_the_next_start(
@@ -321,6 +333,84 @@ def test_the_link_is_given_what_is_left_of_the_time_to_flush(tiny: Bundle, tmp_p
     device.close(3.0)
     assert link.stopped_with is not None
     assert 0 < link.stopped_with <= 3.0
+
+
+# Scenes.
+
+FOLLOWS = DeviceConfig(
+    statistics_batch_frames=32,
+    statistics_stride_frames=1,
+    selection=EVERYTHING,
+    updater=UpdaterConfig(max_entropy_rise_nats=100.0),
+)
+
+
+def test_a_scene_is_opened_at_the_start_and_at_a_shift_and_samples_carry_its_number(
+    tiny: Bundle, tmp_path: Path
+) -> None:
+    frames = tiny.probe[0]
+    with linked(tiny, tmp_path, FOLLOWS) as (device, _):
+        play(device, frames, 3)
+        assert device.status().scene == 1
+        play(device, darker(frames), 2)
+        assert device.status().scene == 2
+    with linked(tiny, tmp_path, FOLLOWS) as (device, _):
+        assert device.status().scene == 0, "it does not know yet what world it is in"
+        play(device, frames, 2)
+        assert device.status().scene == 3, "the numbers go on after a restart"
+    told = messages(tmp_path / "outbox.sqlite")
+    scenes = [message for message in told if isinstance(message, Scene)]
+    assert [scene.scene for scene in scenes] == [1, 2, 3]
+    assert {len(scene.fingerprint) for scene in scenes} == {4 * tiny.manifest.norm_layers[0].num_channels}
+    current = 0
+    for message in told[32 + 1 :]:  # samples handed over before the first statistics are of scene 0
+        if isinstance(message, Scene):
+            current = message.scene
+        elif isinstance(message, Sample) and current:
+            assert message.scene in (current, 0), "0 only right after a restart"
+    numbers = {message.scene for message in told if isinstance(message, Sample)}
+    assert numbers == {0, 1, 2, 3}
+
+
+def test_when_a_world_is_back_its_version_is_recalled_without_the_cloud(tiny: Bundle, tmp_path: Path) -> None:
+    frames, day, night = tiny.probe[0], payload(tiny, 0.02, seed=1), payload(tiny, 0.02, seed=2)
+    with linked(tiny, tmp_path, FOLLOWS) as (device, link):
+        play(device, frames, 2)
+        by_day = device._maintenance.scenes._tracker
+        assert by_day is not None
+        assert by_day.reference is not None
+        link.send(tiny, 1, day, domain=1, fingerprint=encode_fingerprint(by_day.reference))
+        play(device, darker(frames), 2)
+        link.send(tiny, 2, night, domain=2, fingerprint=encode_fingerprint(by_day.reference))
+        assert device.settle()
+        assert device.version == 2
+    with Device(tiny, state_dir=tmp_path, config=FOLLOWS) as device:  # no cloud
+        assert device.version == 2
+        versions = []
+        for light in (frames, darker(frames), frames):
+            play(device, light, 2)
+            versions.append(device.version)
+            expected = affine(tiny, {1: day, 2: night}[device.version])
+            assert all((device._maintenance._affine[name] == value).all() for name, value in expected.items())
+        status = device.status()
+    assert versions == [1, 2, 1]
+    assert (status.recalls, status.scene) == (3, 5)
+    receipts = [message for message in messages(tmp_path / "outbox.sqlite") if isinstance(message, Receipt)]
+    assert [(r.version, r.outcome) for r in receipts] == [
+        *((1, "installed"), (2, "installed")),
+        *((1, "recalled"), (2, "recalled"), (1, "recalled")),
+    ]
+
+
+def test_a_device_that_does_not_follow_statistics_has_no_scenes_and_takes_every_version(
+    tiny: Bundle, tmp_path: Path
+) -> None:
+    centre = encode_fingerprint(np.ones(2 * tiny.manifest.norm_layers[0].num_channels, np.float32))
+    with linked(tiny, tmp_path) as (device, link):
+        play(device, tiny.probe[0], 2)
+        link.send(tiny, 1, payload(tiny, 0.02), domain=7, fingerprint=centre)
+        assert device.settle()
+        assert (device.version, device.status().scene) == (1, 0)
 
 
 # A state folder that fails.

@@ -1,9 +1,9 @@
 """Domains remembered by a fingerprint: which world is this, and have we been here before?
 
 A *fingerprint* is what the first BatchNorm layer sees of a world: per channel the mean, then the variance, float32
-``(2C,)``. A device has it anyway (`littoral.core.drift`), it depends on the frames alone and not on any adapted value, and
-it takes 4 C bytes on the wire. A *scene* is a stretch of one device's stream within one world; a *domain* is a set of
-scenes, of whatever devices, whose fingerprints lie within a radius.
+``(2C,)``. A device has it anyway (`littoral.core.drift`), it depends on the frames alone and not on any adapted value,
+and it takes 4 C bytes on the wire. A *scene* is a stretch of one device's stream within one world; a *domain* is a set
+of scenes, of whatever devices, whose fingerprints lie within a radius.
 """
 
 from __future__ import annotations
@@ -51,6 +51,14 @@ def decode_fingerprint(data: bytes, layer: NormLayer) -> FloatArray:
     if not np.isfinite(values).all() or (values[layer.num_channels :] < 0).any():
         raise ValueError("a fingerprint holds finite means and variances that are not negative")
     return values
+
+
+def mix_fingerprints(a: FloatArray, b: FloatArray, share: np.float32) -> FloatArray:
+    """The fingerprint of a mixture of ``1 - share`` parts of ``a`` and ``share`` parts of ``b``, by moments."""
+    half = len(a) // 2
+    mean = (1 - share) * a[:half] + share * b[:half]
+    square = (1 - share) * (a[half:] + a[:half] ** 2) + share * (b[half:] + b[:half] ** 2)
+    return np.concatenate([mean, np.maximum(square - mean * mean, 0)]).astype(np.float32)
 
 
 def fingerprint_distance(a: FloatArray, b: FloatArray, *, eps: float) -> float:

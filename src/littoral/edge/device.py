@@ -19,6 +19,7 @@ import numpy as np
 from littoral.bundle import Bundle
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.drift import StatisticsConfig
+from littoral.core.scenes import RecallConfig
 from littoral.core.selection import SelectionConfig, Selector, judge_one, softmax
 from littoral.edge.link import CloudLink
 from littoral.edge.maintenance import Maintenance
@@ -36,6 +37,7 @@ class DeviceConfig:
 
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
+    recall: RecallConfig = field(default_factory=RecallConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
     updater: UpdaterConfig = field(default_factory=UpdaterConfig)
     statistics_batch_frames: int = 32
@@ -102,6 +104,10 @@ class DeviceStatus(NamedTuple):
     versions_installed: int
     versions_rejected: int
     versions_reverted: int
+    scene: int
+    """The number of the world that the device is in; 0 before the first statistics."""
+    recalls: int
+    """Remembered versions that were put into service again."""
     bytes_up: int
     bytes_down: int
 
@@ -163,7 +169,7 @@ class Device:
         label, confidence, entropy = judge_one(logits)
         if entropy != entropy:
             raise self._not_finite(model, logits)
-        maintenance.saw(frame, entropy)
+        maintenance.saw(frame, label, entropy)
         if maintenance.uplink and self._selector.select_one(logits, entropy):
             self._selected += 1
             if not maintenance.offer(frame, self._frames, label, entropy, model.version):
@@ -199,9 +205,11 @@ class Device:
             measured_frames=m.measured_frames,
             statistics_resets=m.statistics_resets,
             swaps=m.swaps,
-            versions_installed=m.outcomes.count("installed"),
-            versions_rejected=m.outcomes.count("rejected"),
-            versions_reverted=m.outcomes.count("reverted"),
+            versions_installed=m.outcomes["installed"],
+            versions_rejected=m.outcomes["rejected"],
+            versions_reverted=m.outcomes["reverted"],
+            scene=m.scenes.number,
+            recalls=m.outcomes["recalled"],
             bytes_up=link.bytes_up if link else 0,
             bytes_down=link.bytes_down if link else 0,
         )
