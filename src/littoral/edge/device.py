@@ -21,6 +21,7 @@ from littoral.core.arrays import FloatArray, Frame
 from littoral.core.drift import StatisticsConfig
 from littoral.core.scenes import RecallConfig
 from littoral.core.selection import SelectionConfig, Selector, judge_one, softmax
+from littoral.edge.images import LOSSLESS, check_coding
 from littoral.edge.link import CloudLink
 from littoral.edge.maintenance import Maintenance
 from littoral.edge.outbox import Counters
@@ -46,11 +47,14 @@ class DeviceConfig:
     """Every so-manieth frame is measured. Measuring costs 1.4 (batch 32) to 1.8 (batch 1) forward passes a frame."""
     adapt_statistics: bool = True
     """False serves the source's statistics for ever."""
+    uplink_coding: str = LOSSLESS
+    """How a chosen frame is coded: ``lossless`` takes what is smallest; see `littoral.edge.images.encode_image`."""
     outbox_capacity_bytes: int = 16 * 1024 * 1024
     max_waiting_bytes: int = 8 * 1024 * 1024
     """Chosen frames that may wait in memory for the background thread; beyond it they are counted as dropped."""
 
     def __post_init__(self) -> None:
+        check_coding(self.uplink_coding)
         if self.statistics_batch_frames < 2 or self.statistics_stride_frames < 1:
             raise ValueError(
                 "statistics need statistics_batch_frames >= 2 and statistics_stride_frames >= 1, got "

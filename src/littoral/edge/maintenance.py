@@ -212,7 +212,7 @@ class Maintenance:
 
     def _put_sample(self, frame: Frame, frame_id: int, label: int, entropy_nats: float, version: int) -> None:
         self._waiting_bytes -= frame.nbytes
-        coding, image = encode_image(frame)
+        coding, image = encode_image(frame, self.config.uplink_coding)
         sample = Sample(
             frame_id=frame_id,
             version=version,
