@@ -11,6 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from safetensors.numpy import load, save
 from littoral.bundle import Bundle, Envelope, SignedVersion, SigningKey
 from littoral.core.affine import apply_delta, decode_delta, encode_delta
 from littoral.core.arrays import FloatArray, Frame
+from littoral.core.budget import BudgetConfig
+from littoral.core.product import SAMPLE_OVERHEAD_BYTES, ProductConfig
 from littoral.core.recall import encode_fingerprint
 from littoral.core.selection import SelectionConfig, entropy, softmax
 from littoral.edge.device import Answer, Device, DeviceConfig
@@ -34,7 +37,7 @@ from littoral.wire.messages import Message, Receipt, Sample, Scene, from_frame
 
 KEY = SigningKey(b"k" * 32)
 EVERYTHING = SelectionConfig(entropy_min_fraction=0.0, entropy_max_fraction=1.0, diversity_margin=1.1)
-STILL = DeviceConfig(adapt_statistics=False)
+STILL = DeviceConfig(adapt_statistics=False, selection=SelectionConfig())
 
 
 class FakeLink:
@@ -319,6 +322,52 @@ def test_every_selected_sample_is_acked_queued_or_counted_as_dropped(tiny: Bundl
     assert status.selected == status.accepted == 96
     assert status.accepted == status.acked + status.queued + status.dropped
     assert min(status.acked, status.queued, status.dropped) > 0, status
+
+
+def product(**changes: Any) -> DeviceConfig:
+    return DeviceConfig(adapt_statistics=False, selection=ProductConfig(**{"entropy_min_fraction": 0.0, **changes}))
+
+
+def test_by_default_samples_keep_within_a_budget_that_counts_their_bytes_on_the_wire(
+    tiny: Bundle, tmp_path: Path
+) -> None:
+    noisy = np.random.default_rng(0).integers(0, 256, (300, 16, 16, 1), dtype=np.uint8)  # nothing to compress
+    budget = BudgetConfig(bytes_per_1000_frames=60_000, burst_bytes=3_000)
+    with linked(tiny, tmp_path, product(budget=budget)) as (device, link):
+        for at in range(0, 300, 10):
+            play(device, noisy[at : at + 10], 1)
+        device.infer(noisy[0])  # takes note of the last sizes
+        status = device.status()
+        outbox = link.ports["outbox"]
+        assert outbox.flush(10)
+        frames = [data for _, data in outbox.peek(0, 1 << 24)]
+    samples = [data for data in frames if isinstance(from_frame(decode_frame(data)), Sample)]
+    on_the_wire = sum(map(len, samples))
+    assert status.selected == len(samples) > 20
+    assert status.sample_bytes - 20 * len(samples) <= on_the_wire <= status.sample_bytes
+    assert status.sample_bytes <= 3_000 + 60 * 301
+    assert status.sample_bytes > 0.6 * (3_000 + 60 * 301)
+    assert len(samples[0]) <= 256 + SAMPLE_OVERHEAD_BYTES
+
+
+def test_a_camera_that_does_not_move_sends_one_frame_and_says_that_others_were_alike(
+    tiny: Bundle, tmp_path: Path
+) -> None:
+    with linked(tiny, tmp_path, product(budget=BudgetConfig(bytes_per_1000_frames=1e9))) as (device, _):
+        play(device, tiny.probe[0][:1], 50)
+        status = device.status()
+    assert (status.selected, status.duplicates) == (1, 49)
+
+
+def test_the_bytes_of_a_frame_that_was_not_kept_are_given_back(tiny: Bundle, tmp_path: Path) -> None:
+    config = replace(product(duplicate_distance=0.0, budget=BudgetConfig(burst_bytes=1e6)), max_waiting_bytes=0)
+    with linked(tiny, tmp_path, config) as (device, _):
+        play(device, tiny.probe[0], 1)
+        device.infer(tiny.probe[0][0])
+        status = device.status()
+    assert status.selected == status.dropped >= 32
+    assert status.sample_bytes == 0
+    assert status.budget_bytes >= 1e6 - 2 * (256 + SAMPLE_OVERHEAD_BYTES)
 
 
 def test_without_a_link_nothing_is_chosen_though_there_is_a_state_folder(tiny: Bundle, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from littoral.bundle import Bundle
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.drift import StatisticsConfig
+from littoral.core.product import ProductConfig, ProductSelector
 from littoral.core.scenes import RecallConfig
 from littoral.core.selection import SelectionConfig, Selector, judge_one, softmax
 from littoral.edge.images import LOSSLESS, check_coding
@@ -36,7 +37,8 @@ _UINT8 = np.dtype(np.uint8)
 class DeviceConfig:
     """Everything that a device lets one set, with its defaults."""
 
-    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    selection: ProductConfig | SelectionConfig = field(default_factory=ProductConfig)
+    """What is sent, within the byte budget in it; a `SelectionConfig` chooses as published, without a budget."""
     statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
     recall: RecallConfig = field(default_factory=RecallConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
@@ -112,6 +114,14 @@ class DeviceStatus(NamedTuple):
     """The number of the world that the device is in; 0 before the first statistics."""
     recalls: int
     """Remembered versions that were put into service again."""
+    sample_bytes: int
+    """Of the samples chosen within the byte budget, on the wire, whether sent yet or not."""
+    budget_bytes: int
+    """What the byte budget has at the moment; below 0 after a scene opened."""
+    duplicates: int
+    """Frames not chosen because they look like one that was."""
+    over_budget: int
+    """Frames not chosen for want of budget alone."""
     bytes_up: int
     bytes_down: int
 
@@ -142,7 +152,11 @@ class Device:
         self.config = config or DeviceConfig()
         self._shape = bundle.manifest.input.shape
         self._names = bundle.manifest.class_names
-        self._selector = Selector(bundle.manifest.num_classes, self.config.selection)
+        num_classes, selection = bundle.manifest.num_classes, self.config.selection
+        self._published = Selector(num_classes, selection) if isinstance(selection, SelectionConfig) else None
+        self._selector = (
+            ProductSelector(num_classes, self._shape, selection) if isinstance(selection, ProductConfig) else None
+        )
         self._frames = self._selected = self._overflowed = 0
         self._maintenance = Maintenance(
             bundle, self.config, state_dir=None if state_dir is None else Path(state_dir), link=link, status=self.status
@@ -174,10 +188,8 @@ class Device:
         if entropy != entropy:
             raise self._not_finite(model, logits)
         maintenance.saw(frame, label, entropy)
-        if maintenance.uplink and self._selector.select_one(logits, entropy):
-            self._selected += 1
-            if not maintenance.offer(frame, self._frames, label, entropy, model.version):
-                self._overflowed += 1
+        if maintenance.uplink:
+            self._select(maintenance, frame, logits, label, entropy, model.version)
         return Answer(
             self._frames,
             label,
@@ -190,10 +202,29 @@ class Device:
             (time.perf_counter_ns() - started) * 1e-6,
         )
 
+    def _select(
+        self, maintenance: Maintenance, frame: Frame, logits: FloatArray, label: int, entropy: float, version: int
+    ) -> None:
+        """Hand the frame over for the cloud if it is worth it."""
+        value, selector = entropy, self._selector
+        if selector is None:
+            kept = self._published is not None and self._published.select_one(logits, entropy)
+        else:
+            while maintenance.settled:
+                selector.settle(maintenance.settled.popleft())
+            kept = selector.select_one(frame, logits, entropy, scene=maintenance.scenes.number)
+            value = selector.last_score
+        if not kept:
+            return
+        self._selected += 1
+        if not maintenance.offer(frame, self._frames, label, entropy, version, value):
+            self._overflowed += 1
+
     def status(self) -> DeviceStatus:
         """The counters as of now."""
         m = self._maintenance
         outbox, link = m.outbox, m.link
+        selector = self._selector
         counters = outbox.counters if outbox else Counters(accepted=0, acked=0, queued=0, dropped=0)
         return DeviceStatus(
             version=m.model.version,
@@ -214,6 +245,10 @@ class Device:
             versions_reverted=m.outcomes["reverted"],
             scene=m.scenes.number,
             recalls=m.outcomes["recalled"],
+            sample_bytes=selector.budget.spent_bytes if selector else 0,
+            budget_bytes=int(selector.budget.level_bytes) if selector else 0,
+            duplicates=selector.num_duplicates if selector else 0,
+            over_budget=selector.num_over_budget if selector else 0,
             bytes_up=link.bytes_up if link else 0,
             bytes_down=link.bytes_down if link else 0,
         )

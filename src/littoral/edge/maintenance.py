@@ -12,7 +12,7 @@ import math
 import os
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,11 @@ import numpy as np
 
 from littoral.bundle import Bundle, Envelope, SignedVersion
 from littoral.core.arrays import FloatArray, Frame, Tensors
+from littoral.core.product import ProductConfig
 from littoral.edge.follow import Follower
 from littoral.edge.images import encode_image
 from littoral.edge.link import CloudLink
-from littoral.edge.outbox import Outbox
+from littoral.edge.outbox import Outbox, wire_bytes
 from littoral.edge.scenes import Scenes
 from littoral.edge.session import Model, release_memory
 from littoral.edge.updater import Updater
@@ -74,6 +75,8 @@ class Maintenance:
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="littoral-maintenance", daemon=True)
         self._waiting_bytes = 0
+        self.settled: deque[int | None] = deque()
+        """The bytes on the wire of each frame offered, None if it was not kept; whoever has a budget takes them out."""
 
         version, affine = 0, dict(bundle.source_affine)
         if state_dir is not None:
@@ -144,13 +147,14 @@ class Maintenance:
         self._entropy_sum, self._entropy_count = 0.0, 0
         self._tasks.put(lambda: self._measure(batch, labels, mean_entropy, num_frames))
 
-    def offer(self, frame: Frame, frame_id: int, label: int, entropy_nats: float, version: int) -> bool:
+    def offer(self, frame: Frame, frame_id: int, label: int, entropy_nats: float, version: int, value: float) -> bool:
         """Hand over a chosen frame for the outbox; False when too many are waiting already."""
         if self._waiting_bytes + frame.nbytes > self.config.max_waiting_bytes:
+            self._settle(None)
             return False
         self._waiting_bytes += frame.nbytes
         kept = frame.copy()
-        self._tasks.put(lambda: self._put_sample(kept, frame_id, label, entropy_nats, version))
+        self._tasks.put(lambda: self._put_sample(kept, frame_id, label, entropy_nats, version, value))
         return True
 
     def not_finite(self) -> None:
@@ -210,21 +214,32 @@ class Maintenance:
 
     # -- tasks ---------------------------------------------------------------------------------------------------------
 
-    def _put_sample(self, frame: Frame, frame_id: int, label: int, entropy_nats: float, version: int) -> None:
+    def _put_sample(
+        self, frame: Frame, frame_id: int, label: int, entropy_nats: float, version: int, value: float
+    ) -> None:
         self._waiting_bytes -= frame.nbytes
-        coding, image = encode_image(frame, self.config.uplink_coding)
-        sample = Sample(
-            frame_id=frame_id,
-            version=version,
-            predicted=label,
-            entropy_nats=entropy_nats,
-            coding=coding,
-            image=image,
-            scene=self.scenes.number,
-        )
-        assert self.outbox is not None
-        self.outbox.put(sample, value=entropy_nats)
+        num_bytes = None
+        try:
+            coding, image = encode_image(frame, self.config.uplink_coding)
+            sample = Sample(
+                frame_id=frame_id,
+                version=version,
+                predicted=label,
+                entropy_nats=entropy_nats,
+                coding=coding,
+                image=image,
+                scene=self.scenes.number,
+            )
+            assert self.outbox is not None
+            if self.outbox.put(sample, value=value):
+                num_bytes = wire_bytes(sample)
+        finally:
+            self._settle(num_bytes)
         self._wake()
+
+    def _settle(self, num_bytes: int | None) -> None:
+        if isinstance(self.config.selection, ProductConfig):
+            self.settled.append(num_bytes)
 
     def _put_receipt(self, receipt: Receipt | None) -> None:
         if receipt is None or self.outbox is None:

@@ -42,6 +42,11 @@ RETRY_SECONDS = 5.0
 _TOP = 2**63 - 1
 
 
+def wire_bytes(message: DurableMessage) -> int:
+    """How many bytes a message takes on the wire at most, envelope included: its stream and sequence vary by a few."""
+    return len(encode_frame(to_frame(message, stream=_TOP, sequence=_TOP)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Counters:
     """Messages since the outbox was made: ``accepted == acked + queued + dropped`` at any moment."""
