@@ -336,7 +336,6 @@ def test_by_default_samples_keep_within_a_budget_that_counts_their_bytes_on_the_
     with linked(tiny, tmp_path, product(budget=budget)) as (device, link):
         for at in range(0, 300, 10):
             play(device, noisy[at : at + 10], 1)
-        device.infer(noisy[0])  # takes note of the last sizes
         status = device.status()
         outbox = link.ports["outbox"]
         assert outbox.flush(10)
@@ -359,15 +358,33 @@ def test_a_camera_that_does_not_move_sends_one_frame_and_says_that_others_were_a
     assert (status.selected, status.duplicates) == (1, 49)
 
 
-def test_the_bytes_of_a_frame_that_was_not_kept_are_given_back(tiny: Bundle, tmp_path: Path) -> None:
-    config = replace(product(duplicate_distance=0.0, budget=BudgetConfig(burst_bytes=1e6)), max_waiting_bytes=0)
+def test_a_sample_that_the_outbox_does_not_take_costs_no_budget(tiny: Bundle, tmp_path: Path) -> None:
+    config = replace(product(duplicate_distance=0.0, budget=BudgetConfig(burst_bytes=1e6)), outbox_capacity_bytes=10)
     with linked(tiny, tmp_path, config) as (device, _):
         play(device, tiny.probe[0], 1)
-        device.infer(tiny.probe[0][0])
         status = device.status()
-    assert status.selected == status.dropped >= 32
-    assert status.sample_bytes == 0
-    assert status.budget_bytes >= 1e6 - 2 * (256 + SAMPLE_OVERHEAD_BYTES)
+    assert status.selected == status.dropped == 32
+    assert (status.sample_bytes, status.budget_bytes) == (0, 1_000_000)
+
+
+@pytest.mark.parametrize("max_bytes", [3 * 256, 1 << 20], ids=["few-may-wait", "many-may-wait"])
+def test_frames_that_the_background_thread_cannot_keep_up_with_are_not_chosen(
+    tiny: Bundle, tmp_path: Path, max_bytes: int
+) -> None:
+    hold = threading.Event()
+    config = replace(
+        product(duplicate_distance=0.0, budget=BudgetConfig(bytes_per_1000_frames=1e9)), max_waiting_bytes=max_bytes
+    )
+    with linked(tiny, tmp_path, config) as (device, _):
+        device._maintenance._tasks.put(lambda: hold.wait(10) and None)
+        for frame in np.concatenate([tiny.probe[0]] * 3):
+            device.infer(frame)
+        hold.set()
+        assert device.settle()
+        assert device.settle()
+        status = device.status()
+    assert status.accepted == status.selected == status.queued + status.dropped
+    assert status.selected == 3 if max_bytes == 3 * 256 else status.selected >= 32
 
 
 def test_without_a_link_nothing_is_chosen_though_there_is_a_state_folder(tiny: Bundle, tmp_path: Path) -> None:

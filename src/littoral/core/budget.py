@@ -74,7 +74,7 @@ class ByteBudget:
         self.level_bytes = self.burst_bytes
         self.spent_bytes = 0
         """Of the samples whose size is known."""
-        # A small bucket is full soon, and what comes then is lost: so that three times the usual is due when it is full.
+        # A small bucket is full soon, and what comes then is lost: when it is full, three times the usual is due.
         soon = self.burst_bytes / 4 / max(self.bytes_per_frame, 1e-9)
         self._horizon = max(min(float(config.horizon_frames), soon), 1.0)
         self._max, self._config = max_sample_bytes, config

@@ -125,27 +125,49 @@ class ProductSelector:
             entropy_nats: Of its answer, finite.
             scene: The number of the scene; another one than before opens the budget for a while.
         """
-        budget = self.budget
+        self.enter(scene)
+        at_most = self.worth_at_most(entropy_nats)
+        if at_most > 0 and at_most >= self.gate:
+            return self.judge(frame_HWC, logits_K, entropy_nats)
+        self.skip(at_most)
+        return False
+
+    # The same in parts, for a device that answers in one thread and chooses in another.
+
+    @property
+    def gate(self) -> float:
+        """What a frame must be worth at most to be judged; changes with every frame."""
+        return self.budget.threshold
+
+    def worth_at_most(self, entropy_nats: float) -> float:
+        """The score that a frame has if it is wholly novel; 0 if it is out of bounds. Touches no state."""
+        if (entropy_nats > self.entropy_min or self.entropy_min == 0) and entropy_nats <= self.entropy_max:
+            return upload_score(entropy_nats, self.num_classes, 1.0, self.config)
+        return 0.0
+
+    def enter(self, scene: int) -> None:
+        """Go over into a scene, if it is another one."""
         if scene != self.scene:
             self.scene = scene
-            budget.open_scene()
+            self.budget.open_scene()
             self._sent.clear()
-        score, kept = 0.0, False
-        if (entropy_nats > self.entropy_min or self.entropy_min == 0) and entropy_nats <= self.entropy_max:
-            at_most = upload_score(entropy_nats, self.num_classes, 1.0, self.config)
-            if at_most > 0 and at_most >= (threshold := budget.threshold):
-                score, kept = self._look(frame_HWC, logits_K, entropy_nats, threshold)
-                self._share += _SHARE_STEP * (score / at_most - self._share)
-            else:
-                score = at_most * self._share  # what it would be worth if it were as novel as others
-        budget.see(score)
+
+    def skip(self, at_most: float) -> None:
+        """Take note of a frame that is not judged."""
+        self.last_score = at_most * self._share  # what it would be worth if it were as novel as others
+        self.budget.see(self.last_score)
+
+    def judge(self, frame_HWC: Frame, logits_K: FloatArray, entropy_nats: float) -> bool:
+        """Look at a frame that may be worth it; True as from `select_one`."""
+        score, kept = self._look(frame_HWC, logits_K, entropy_nats, self.budget.threshold)
+        self._share += _SHARE_STEP * (score / max(self.worth_at_most(entropy_nats), 1e-12) - self._share)
+        self.budget.see(score)
         self.last_score = score
         return kept
 
     def _look(
         self, frame_HWC: Frame, logits_K: FloatArray, entropy_nats: float, threshold: float
     ) -> tuple[float, bool]:
-        """The score of a frame that is unsure enough, and whether it is sent."""
         descriptor = self._describe(frame_HWC, logits_K)
         away = self._sent.distance(descriptor)
         if away < self.config.duplicate_distance:

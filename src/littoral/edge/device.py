@@ -19,7 +19,7 @@ import numpy as np
 from littoral.bundle import Bundle
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.drift import StatisticsConfig
-from littoral.core.product import ProductConfig, ProductSelector
+from littoral.core.product import ProductConfig
 from littoral.core.scenes import RecallConfig
 from littoral.core.selection import SelectionConfig, Selector, judge_one, softmax
 from littoral.edge.images import LOSSLESS, check_coding
@@ -154,9 +154,6 @@ class Device:
         self._names = bundle.manifest.class_names
         num_classes, selection = bundle.manifest.num_classes, self.config.selection
         self._published = Selector(num_classes, selection) if isinstance(selection, SelectionConfig) else None
-        self._selector = (
-            ProductSelector(num_classes, self._shape, selection) if isinstance(selection, ProductConfig) else None
-        )
         self._frames = self._selected = self._overflowed = 0
         self._maintenance = Maintenance(
             bundle, self.config, state_dir=None if state_dir is None else Path(state_dir), link=link, status=self.status
@@ -206,25 +203,19 @@ class Device:
         self, maintenance: Maintenance, frame: Frame, logits: FloatArray, label: int, entropy: float, version: int
     ) -> None:
         """Hand the frame over for the cloud if it is worth it."""
-        value, selector = entropy, self._selector
-        if selector is None:
-            kept = self._published is not None and self._published.select_one(logits, entropy)
-        else:
-            while maintenance.settled:
-                selector.settle(maintenance.settled.popleft())
-            kept = selector.select_one(frame, logits, entropy, scene=maintenance.scenes.number)
-            value = selector.last_score
-        if not kept:
-            return
-        self._selected += 1
-        if not maintenance.offer(frame, self._frames, label, entropy, version, value):
-            self._overflowed += 1
+        if (chooser := maintenance.chooser) is not None:
+            chooser.offer(frame, logits, self._frames, label, entropy, version)
+        elif self._published is not None and self._published.select_one(logits, entropy):
+            self._selected += 1
+            if not maintenance.offer(frame, self._frames, label, entropy, version):
+                self._overflowed += 1
 
     def status(self) -> DeviceStatus:
         """The counters as of now."""
         m = self._maintenance
         outbox, link = m.outbox, m.link
-        selector = self._selector
+        chooser = m.chooser
+        selector = None if chooser is None else chooser.selector
         counters = outbox.counters if outbox else Counters(accepted=0, acked=0, queued=0, dropped=0)
         return DeviceStatus(
             version=m.model.version,
@@ -232,7 +223,7 @@ class Device:
             link_error=link.last_error if link else None,
             storage_error=outbox.last_error if outbox else None,
             frames=self._frames,
-            selected=self._selected,
+            selected=self._selected if selector is None else selector.num_kept,
             accepted=counters.accepted + self._overflowed,
             acked=counters.acked,
             queued=counters.queued,

@@ -12,7 +12,7 @@ import math
 import os
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,8 @@ import numpy as np
 
 from littoral.bundle import Bundle, Envelope, SignedVersion
 from littoral.core.arrays import FloatArray, Frame, Tensors
-from littoral.core.product import ProductConfig
+from littoral.core.product import ProductConfig, ProductSelector
+from littoral.edge.choose import Chooser, Waiting
 from littoral.edge.follow import Follower
 from littoral.edge.images import encode_image
 from littoral.edge.link import CloudLink
@@ -74,9 +75,11 @@ class Maintenance:
         self._state_dir, self._status = state_dir, status
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="littoral-maintenance", daemon=True)
-        self._waiting_bytes = 0
-        self.settled: deque[int | None] = deque()
-        """The bytes on the wire of each frame offered, None if it was not kept; whoever has a budget takes them out."""
+        self.waiting = Waiting(config.max_waiting_bytes)
+        self.chooser: Chooser | None = None
+        if isinstance(config.selection, ProductConfig):
+            selector = ProductSelector(bundle.manifest.num_classes, bundle.manifest.input.shape, config.selection)
+            self.chooser = Chooser(selector, self.waiting, put=self._put_sample, later=self._tasks.put)
 
         version, affine = 0, dict(bundle.source_affine)
         if state_dir is not None:
@@ -147,14 +150,12 @@ class Maintenance:
         self._entropy_sum, self._entropy_count = 0.0, 0
         self._tasks.put(lambda: self._measure(batch, labels, mean_entropy, num_frames))
 
-    def offer(self, frame: Frame, frame_id: int, label: int, entropy_nats: float, version: int, value: float) -> bool:
+    def offer(self, frame: Frame, frame_id: int, label: int, entropy_nats: float, version: int) -> bool:
         """Hand over a chosen frame for the outbox; False when too many are waiting already."""
-        if self._waiting_bytes + frame.nbytes > self.config.max_waiting_bytes:
-            self._settle(None)
+        if not self.waiting.has_room(frame):
             return False
-        self._waiting_bytes += frame.nbytes
-        kept = frame.copy()
-        self._tasks.put(lambda: self._put_sample(kept, frame_id, label, entropy_nats, version, value))
+        kept = self.waiting.keep(frame)
+        self._tasks.put(lambda: self._put_chosen(kept, frame_id, label, entropy_nats, version))
         return True
 
     def not_finite(self) -> None:
@@ -214,32 +215,28 @@ class Maintenance:
 
     # -- tasks ---------------------------------------------------------------------------------------------------------
 
-    def _put_sample(
-        self, frame: Frame, frame_id: int, label: int, entropy_nats: float, version: int, value: float
-    ) -> None:
-        self._waiting_bytes -= frame.nbytes
-        num_bytes = None
-        try:
-            coding, image = encode_image(frame, self.config.uplink_coding)
-            sample = Sample(
-                frame_id=frame_id,
-                version=version,
-                predicted=label,
-                entropy_nats=entropy_nats,
-                coding=coding,
-                image=image,
-                scene=self.scenes.number,
-            )
-            assert self.outbox is not None
-            if self.outbox.put(sample, value=value):
-                num_bytes = wire_bytes(sample)
-        finally:
-            self._settle(num_bytes)
-        self._wake()
+    def _put_chosen(self, frame: Frame, frame_id: int, label: int, entropy_nats: float, version: int) -> None:
+        self.waiting.release(frame)
+        self._put_sample(frame, frame_id, label, entropy_nats, version, value=entropy_nats)
 
-    def _settle(self, num_bytes: int | None) -> None:
-        if isinstance(self.config.selection, ProductConfig):
-            self.settled.append(num_bytes)
+    def _put_sample(
+        self, frame: Frame, frame_id: int, label: int, entropy_nats: float, version: int, *, value: float
+    ) -> int | None:
+        """Put a sample into the outbox; its bytes on the wire, or None if it was dropped at once."""
+        coding, image = encode_image(frame, self.config.uplink_coding)
+        sample = Sample(
+            frame_id=frame_id,
+            version=version,
+            predicted=label,
+            entropy_nats=entropy_nats,
+            coding=coding,
+            image=image,
+            scene=self.scenes.number,
+        )
+        assert self.outbox is not None
+        taken = self.outbox.put(sample, value=value)
+        self._wake()
+        return wire_bytes(sample) if taken else None
 
     def _put_receipt(self, receipt: Receipt | None) -> None:
         if receipt is None or self.outbox is None:
@@ -279,6 +276,8 @@ class Maintenance:
             fingerprint, drifted=drifted, updater=self.updater, tell=self._put_receipt, uplink=self.uplink
         )
         if opened:
+            if self.chooser is not None:
+                self.chooser.enter(self.scenes.number)
             self._wake()
 
     # -- models --------------------------------------------------------------------------------------------------------
