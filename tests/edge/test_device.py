@@ -23,6 +23,7 @@ from littoral.bundle import Bundle, Envelope, SignedVersion, SigningKey
 from littoral.core.affine import apply_delta, decode_delta, encode_delta
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.budget import BudgetConfig
+from littoral.core.drift import StatisticsConfig
 from littoral.core.product import SAMPLE_OVERHEAD_BYTES, ProductConfig
 from littoral.core.recall import encode_fingerprint
 from littoral.core.selection import SelectionConfig, entropy, softmax
@@ -254,6 +255,28 @@ def test_every_second_frame_is_measured_by_default(tiny: Bundle) -> None:
     with Device(tiny, config=config) as device:
         play(device, tiny.probe[0][:16], 3)
         assert device.status().measured_frames in (24, 32)  # 32: a small batch may look like a shift
+
+
+def test_a_long_run_of_one_class_does_not_make_balanced_statistics_its_own(tiny: Bundle) -> None:
+    """All classes, then one class alone; drift is off, or it would start afresh in both cases."""
+    frames, labels = tiny.probe
+    moved, measured = {}, {}
+    for balanced in (True, False):
+        config = DeviceConfig(
+            statistics=StatisticsConfig(balanced=balanced, drift_factor=1e9),
+            statistics_batch_frames=32,
+            statistics_stride_frames=1,
+        )
+        with Device(tiny, config=config) as device:
+            play(device, frames, 4)
+            follower = device._maintenance._follower
+            assert follower is not None
+            before = dict(follower.values)
+            play(device, np.repeat(frames[labels == labels[0]][:1], 32, axis=0), 8)
+            moved[balanced] = sum(float(np.abs(follower.values[name] - value).mean()) for name, value in before.items())
+            measured[balanced] = device.status().measured_frames
+    assert measured == {True: 2 * 12 * 32, False: 12 * 32}
+    assert moved[True] < 0.5 * moved[False], moved
 
 
 # Samples.

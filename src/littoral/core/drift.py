@@ -32,7 +32,15 @@ class StatisticsConfig:
     drift_factor: float = 6.0
     """Two batches in a row further apart than ``drift_factor * drift_threshold`` of the bundle are drift."""
 
+    balanced: bool = False
+    """Measure frames of a memory balanced by predicted class in place of the newest; for streams whose classes come in
+    long runs. The newest are measured too, since they tell drift: twice the forward passes."""
+    memory_frames: int = 64
+    """The size of that memory; at least one measured batch."""
+
     def __post_init__(self) -> None:
+        if self.memory_frames < 1:
+            raise ValueError(f"memory_frames is at least 1, got {self.memory_frames}")
         if not 0 < self.source_frames <= self.max_frames:
             raise ValueError(
                 f"0 < source_frames <= max_frames must hold, got {self.source_frames} and {self.max_frames}"

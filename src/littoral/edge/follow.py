@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from littoral.bundle import Bundle
 from littoral.core.arrays import FloatArray, Frame, Tensors
+from littoral.core.balance import ClassBalancedMemory
 from littoral.core.drift import Look, Measure, StatisticsEstimate
 from littoral.edge.session import StatisticsModel
 
@@ -30,6 +31,9 @@ class Follower:
             drift_threshold=spec.drift_threshold,
             config=config.statistics,
         )
+        self._memory: ClassBalancedMemory | None = None
+        if config.statistics.balanced:
+            self._memory = ClassBalancedMemory(max(config.statistics.memory_frames, config.statistics_batch_frames))
         self._measurer = StatisticsModel(bundle, config.session)
         self._affine = affine
         self.measured_frames = 0
@@ -45,8 +49,27 @@ class Follower:
         return self._estimate.resets
 
     def follow(self, batch_BHWC: Frame, labels: list[int], look: Look) -> None:
-        """Take a batch of the newest frames into the estimate; see `StatisticsEstimate.update`."""
-        self._estimate.update(self._measure(batch_BHWC), len(batch_BHWC), look=look)
+        """Take a batch of the newest frames into the estimate; see `StatisticsEstimate.update`.
+
+        Args:
+            labels: What was answered for each of them.
+        """
+        memory = self._memory
+        if memory is None:
+            self._estimate.update(self._measure(batch_BHWC), len(batch_BHWC), look=look)
+            return
+
+        def look_first(fingerprint: FloatArray, drifted: bool) -> None:
+            if drifted:
+                memory.clear()
+            look(fingerprint, drifted)
+
+        def balanced(statistics: Tensors, alpha: float) -> Tensors:
+            for frame, label in zip(batch_BHWC, labels, strict=True):
+                memory.add(frame, label)
+            return self._measure(memory.draw(len(batch_BHWC)))(statistics, alpha)
+
+        self._estimate.update(self._measure(batch_BHWC), len(batch_BHWC), look=look_first, balanced=balanced)
 
     def _measure(self, frames_BHWC: Frame) -> Measure:
         def measure(statistics: Tensors, alpha: float) -> Tensors:
