@@ -10,7 +10,7 @@ import pytest
 
 from littoral.bundle import Bundle
 from littoral.core.arrays import FloatArray, Frame
-from littoral.core.drift import MEAN_SQUARE_SUFFIX, MEAN_SUFFIX
+from littoral.core.recall import MEAN_SQUARE_SUFFIX, MEAN_SUFFIX
 from littoral.edge.session import Model, SessionConfig, StatisticsModel, open_session
 from littoral.errors import BundleError
 

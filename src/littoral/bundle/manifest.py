@@ -57,12 +57,16 @@ class StatisticsSpec:
     graph itself normalises with), and for each BatchNorm layer its four tensors by name. Outputs for each layer:
     ``<layer>.batch_mean`` ``(C,)`` and ``<layer>.batch_mean_square`` ``(C,)``.
 
-    ``drift_threshold`` is the distance between the source's statistics and those of a batch of ``drift_batch`` source
-    frames that is not exceeded by chance (`littoral.core.drift.distance`), calibrated at build.
+    ``fingerprint_file`` is the first part of the source's network, up to the fingerprint's layer
+    (`littoral.core.recall.fingerprint_layer`). Input: ``frames``; outputs: that layer's ``.batch_mean`` and
+    ``.batch_mean_square``. ``drift_threshold`` is the distance between the fingerprints of two batches of
+    ``drift_batch`` source frames that is not exceeded by chance, calibrated at build.
     """
 
     file: str
     tensors: tuple[str, ...]
+    fingerprint_file: str
+    fingerprint_tensors: tuple[str, ...]
     drift_threshold: float
     drift_batch: int
 

@@ -34,7 +34,7 @@ _CENTRE_DTYPE = np.dtype("<f4")
 class DomainConfig:
     """How scenes become domains, and where a domain's versions begin."""
 
-    domain_factor: float = 6.0
+    domain_factor: float = 2.5
     """Two scenes closer than so many ``drift_threshold`` of the bundle are of one domain; infinite: one for all."""
     start: Literal["source", "nearest"] = "source"
     """What a domain's first job starts from: the source, or the newest version of the nearest domain that has one."""

@@ -1,4 +1,4 @@
-"""Normalisation statistics that follow the device's own frames, and the distance that says the world has changed.
+"""Normalisation statistics that follow the device's own frames, and start afresh when the world changes.
 
 The estimate of a BatchNorm layer's mean and mean square starts at the source's, with the weight of ``source_frames``
 frames; each observed batch is blended in by its share of all frames that count. What counts is bounded, so the estimate
@@ -15,10 +15,13 @@ import numpy as np
 
 from littoral.core.affine import NormLayer
 from littoral.core.arrays import FloatArray, Tensors
-from littoral.core.recall import fingerprint, fingerprint_distance, fingerprint_layer, mix_fingerprints
-
-MEAN_SUFFIX = ".batch_mean"
-MEAN_SQUARE_SUFFIX = ".batch_mean_square"
+from littoral.core.recall import (
+    MEAN_SQUARE_SUFFIX,
+    MEAN_SUFFIX,
+    fingerprint_distance,
+    fingerprint_layer,
+    mix_fingerprints,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +32,12 @@ class StatisticsConfig:
     """The weight of the source's statistics at the start, and after a reset."""
     max_frames: float = 128.0
     """The most that what was seen before may weigh against a new batch."""
-    drift_factor: float = 6.0
-    """Two batches in a row further apart than ``drift_factor * drift_threshold`` of the bundle are drift."""
-
+    drift_factor: float = 2.5
+    """Two batches in a row whose fingerprints are further apart than ``drift_factor * drift_threshold`` of the bundle
+    are drift."""
     balanced: bool = False
     """Measure frames of a memory balanced by predicted class in place of the newest; for streams whose classes come in
-    long runs. The newest are measured too, since they tell drift: twice the forward passes."""
+    long runs."""
     memory_frames: int = 64
     """The size of that memory; at least one measured batch."""
 
@@ -50,23 +53,6 @@ class StatisticsConfig:
 def batch_norm_layers(layers: Sequence[NormLayer]) -> list[NormLayer]:
     """The layers that have statistics."""
     return [layer for layer in layers if layer.kind == "batch"]
-
-
-def distance(a: Tensors, b: Tensors, layers: Sequence[NormLayer]) -> float:
-    """How far two sets of statistics are apart: symmetric Gaussian divergence, mean over channels.
-
-    Only the first BatchNorm layer counts. What reaches it depends on the frames alone; what reaches a later one depends
-    on how the layers before it were normalised, so two batches of one world would differ after every reset and swap.
-
-    Args:
-        a, b: Tensors ``<layer>.running_mean`` and ``<layer>.running_var``.
-    Returns:
-        At least 0; 0 when equal; bounded, since no channel counts for more than 10.
-    """
-    layer = fingerprint_layer(layers)
-    if layer is None:
-        return 0.0
-    return fingerprint_distance(fingerprint(a, layer), fingerprint(b, layer), eps=layer.eps)
 
 
 def from_moments(moments: Tensors, layers: Sequence[NormLayer]) -> dict[str, FloatArray]:
@@ -110,7 +96,7 @@ class StatisticsEstimate:
         names = [name for layer in batch_norm_layers(self.layers) for name in (layer.mean, layer.var)]
         self.values: dict[str, FloatArray] = {name: self.source[name] for name in names}
         self.weight_frames = self.config.source_frames
-        self._last_batch: Tensors = dict(self.values)
+        self._last_seen: FloatArray | None = None
         self._layer = fingerprint_layer(self.layers)
         self._fingerprint: FloatArray | None = None
         self._fingerprint_frames = 0.0
@@ -125,48 +111,50 @@ class StatisticsEstimate:
         return self._fingerprint
 
     def update(
-        self, measure: Measure, num_frames: int, *, look: Look | None = None, balanced: Measure | None = None
+        self, measure: Measure, num_frames: int, *, seen: FloatArray | None = None, look: Look | None = None
     ) -> bool:
         """Measure a batch of the newest frames and blend it in; start afresh from the source if the world changed.
 
-        A batch is held against the one before it, not against the estimate: right after a shift the estimate still
-        holds a share of the old world, and would call every new batch another shift.
+        A batch's fingerprint is held against that of the batch before it, not against the running one: right after a
+        shift that one still holds a share of the old world, and would call every new batch another shift.
 
         Args:
-            measure: Called once, or twice at a shift.
+            measure: Called once.
             num_frames: In the batch.
-            look: Called once the fingerprint is known: at a drift before the batch is measured again, so that values
-                recalled for the new world are the ones that it is measured with.
-            balanced: Measures as many frames of a balanced memory, which hold for the newest ones; the newest ones
-                then only tell drift. Called once, after ``look`` at a drift and before it otherwise.
+            seen: The batch's fingerprint; None for a device that does not look for drift.
+            look: Called with the world's fingerprint: at a drift before the batch is measured, so that values recalled
+                for the new world are the ones that it is measured with; otherwise after it.
         Returns:
             True when drift was found.
         Raises:
-            ValueError: a moment is not finite; nothing was changed.
+            ValueError: a moment or the fingerprint is not finite; the estimate was not changed.
         """
+        if seen is not None and not np.isfinite(seen).all():
+            raise ValueError(f"the fingerprint of the last {num_frames} frames is not finite; the batch is not used")
+        drifted = seen is not None and self._last_seen is not None and self._away(seen, self._last_seen)
         values, weight = self.values, self.weight_frames
-        newest = from_moments(_finite(measure(values, self.alpha(num_frames)), num_frames), self.layers)
-        drifted = distance(newest, self._last_batch, self.layers) > self.config.drift_factor * self.drift_threshold
         if drifted:
-            self._look(look, newest, num_frames, drifted=True)
+            self._look(look, seen, num_frames, drifted=True)
             values, weight = {name: self.source[name] for name in values}, self.config.source_frames
         alpha = num_frames / (num_frames + weight)
-        batch = newest
-        if drifted or balanced is not None:
-            batch = from_moments(_finite((balanced or measure)(values, alpha), num_frames), self.layers)
+        batch = from_moments(_finite(measure(values, alpha), num_frames), self.layers)
         if not drifted:
-            self._look(look, batch, num_frames, drifted=False)
+            self._look(look, seen, num_frames, drifted=False)
         self.values = blend(values, batch, alpha, self.layers)
         self.weight_frames = min(weight + num_frames, self.config.max_frames)
-        self._last_batch = newest
+        self._last_seen = seen
         self.resets += drifted
         return drifted
 
-    def _look(self, look: Look | None, batch: Tensors, num_frames: int, *, drifted: bool) -> None:
-        """Take a batch into the fingerprint and show it."""
-        if self._layer is None:
+    def _away(self, a: FloatArray, b: FloatArray) -> bool:
+        assert self._layer is not None
+        return fingerprint_distance(a, b, eps=self._layer.eps) > self.config.drift_factor * self.drift_threshold
+
+    def _look(self, look: Look | None, seen: FloatArray | None, num_frames: int, *, drifted: bool) -> None:
+        """Take a batch's fingerprint into the world's, and show it."""
+        if seen is None:
             return
-        seen, before = fingerprint(batch, self._layer), self._fingerprint
+        before = self._fingerprint
         if before is None or drifted:
             self._fingerprint, self._fingerprint_frames = seen, float(num_frames)
         else:

@@ -1,9 +1,9 @@
 """Domains remembered by a fingerprint: which world is this, and have we been here before?
 
-A *fingerprint* is what the first BatchNorm layer sees of a world: per channel the mean, then the variance, float32
-``(2C,)``. A device has it anyway (`littoral.core.drift`), it depends on the frames alone and not on any adapted value,
-and it takes 4 C bytes on the wire. A *scene* is a stretch of one device's stream within one world; a *domain* is a set
-of scenes, of whatever devices, whose fingerprints lie within a radius.
+A *fingerprint* is what one BatchNorm layer of the *source's* network sees of a world: per channel the mean, then the
+variance, float32 ``(2C,)``. It depends on the frames alone and not on any adapted value or statistic, and it takes 4 C
+bytes on the wire. A *scene* is a stretch of one device's stream within one world; a *domain* is a set of scenes, of
+whatever devices, whose fingerprints lie within a radius.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy as np
 from littoral.core.affine import NormLayer
 from littoral.core.arrays import FloatArray, Tensors
 
+MEAN_SUFFIX = ".batch_mean"
+MEAN_SQUARE_SUFFIX = ".batch_mean_square"
 _CAP_PER_CHANNEL = 10.0
 _WIRE_DTYPE = np.dtype("<f2")
 _WIRE_MAX = float(np.finfo(np.float16).max)
@@ -24,13 +26,19 @@ NO_DOMAIN = 0
 
 
 def fingerprint_layer(layers: Sequence[NormLayer]) -> NormLayer | None:
-    """The layer that fingerprints are of: the first BatchNorm; None where there is none."""
-    return next((layer for layer in layers if layer.kind == "batch"), None)
+    """The layer that fingerprints are of: the BatchNorm at a third of the depth; None where there is none.
+
+    The first layer cannot tell one blur from another; the last ones see classes more than worlds (docs/log.md).
+    """
+    batch = [layer for layer in layers if layer.kind == "batch"]
+    return batch[len(batch) // 3] if batch else None
 
 
-def fingerprint(statistics: Tensors, layer: NormLayer) -> FloatArray:
-    """The fingerprint ``(2C,)`` of statistics ``<layer>.running_mean`` and ``.running_var``."""
-    return np.concatenate([statistics[layer.mean], statistics[layer.var]]).astype(np.float32)
+def fingerprint_of_moments(moments: Tensors, layer: NormLayer) -> FloatArray:
+    """The fingerprint ``(2C,)`` of the moments that the fingerprint graph gives for a batch of frames."""
+    mean = moments[layer.name + MEAN_SUFFIX]
+    var = np.maximum(moments[layer.name + MEAN_SQUARE_SUFFIX] - mean * mean, 0)
+    return np.concatenate([mean, var]).astype(np.float32)
 
 
 def encode_fingerprint(values: FloatArray) -> bytes:

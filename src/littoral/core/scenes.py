@@ -25,11 +25,11 @@ SOURCE = 0
 class RecallConfig:
     """When a scene is opened and what is put into service then. Factors are of the bundle's ``drift_threshold``."""
 
-    scene_factor: float = 6.0
+    scene_factor: float = 2.5
     """A scene is opened without an alarm when the fingerprint is further than this from where the scene began."""
-    recall_factor: float = 4.0
+    recall_factor: float = 2.0
     """A remembered version is recalled when its domain's fingerprint is nearer than this."""
-    fit_factor: float = 6.0
+    fit_factor: float = 3.0
     """A version from the cloud is put into service when its domain's fingerprint is nearer than this to the scene's;
     larger than ``recall_factor``, because a domain's centre moves as other devices add scenes to it."""
     unknown_domain: Literal["keep", "source"] = "keep"

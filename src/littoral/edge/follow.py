@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from littoral.bundle import Bundle
 from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.core.balance import ClassBalancedMemory
-from littoral.core.drift import Look, Measure, StatisticsEstimate
-from littoral.edge.session import StatisticsModel
+from littoral.core.drift import Look, StatisticsEstimate
+from littoral.edge.session import FingerprintModel, StatisticsModel
 
 if TYPE_CHECKING:
     from littoral.edge.device import DeviceConfig
@@ -35,6 +35,7 @@ class Follower:
         if config.statistics.balanced:
             self._memory = ClassBalancedMemory(max(config.statistics.memory_frames, config.statistics_batch_frames))
         self._measurer = StatisticsModel(bundle, config.session)
+        self._fingerprints = FingerprintModel(bundle, config.session)
         self._affine = affine
         self.measured_frames = 0
 
@@ -55,25 +56,22 @@ class Follower:
             labels: What was answered for each of them.
         """
         memory = self._memory
-        if memory is None:
-            self._estimate.update(self._measure(batch_BHWC), len(batch_BHWC), look=look)
-            return
+        seen = self._fingerprints.fingerprint(batch_BHWC)
 
         def look_first(fingerprint: FloatArray, drifted: bool) -> None:
-            if drifted:
+            if drifted and memory is not None:
                 memory.clear()
             look(fingerprint, drifted)
 
-        def balanced(statistics: Tensors, alpha: float) -> Tensors:
+        def measure(statistics: Tensors, alpha: float) -> Tensors:
+            if memory is None:
+                return self._measure(batch_BHWC, statistics, alpha)
             for frame, label in zip(batch_BHWC, labels, strict=True):
                 memory.add(frame, label)
-            return self._measure(memory.draw(len(batch_BHWC)))(statistics, alpha)
+            return self._measure(memory.draw(len(batch_BHWC)), statistics, alpha)
 
-        self._estimate.update(self._measure(batch_BHWC), len(batch_BHWC), look=look_first, balanced=balanced)
+        self._estimate.update(measure, len(batch_BHWC), seen=seen, look=look_first)
 
-    def _measure(self, frames_BHWC: Frame) -> Measure:
-        def measure(statistics: Tensors, alpha: float) -> Tensors:
-            self.measured_frames += len(frames_BHWC)
-            return self._measurer.moments(frames_BHWC, {**self._affine(), **statistics}, alpha)
-
-        return measure
+    def _measure(self, frames_BHWC: Frame, statistics: Tensors, alpha: float) -> Tensors:
+        self.measured_frames += len(frames_BHWC)
+        return self._measurer.moments(frames_BHWC, {**self._affine(), **statistics}, alpha)

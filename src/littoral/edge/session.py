@@ -19,7 +19,8 @@ import onnxruntime as ort
 from littoral.bundle import Bundle
 from littoral.core.affine import NormLayer
 from littoral.core.arrays import FloatArray, Frame, Tensors
-from littoral.core.drift import MEAN_SQUARE_SUFFIX, MEAN_SUFFIX, batch_norm_layers
+from littoral.core.drift import batch_norm_layers
+from littoral.core.recall import MEAN_SQUARE_SUFFIX, MEAN_SUFFIX, fingerprint_layer, fingerprint_of_moments
 from littoral.errors import BundleError
 
 
@@ -97,6 +98,24 @@ class Model:
         for run, name, outputs in self._steps:
             (value,) = run(outputs, {name: value})
         return value  # type: ignore[return-value]
+
+
+class FingerprintModel:
+    """The first part of the source's network: what it sees depends on the frames alone."""
+
+    def __init__(self, bundle: Bundle, config: SessionConfig | None = None) -> None:
+        spec, layer = bundle.manifest.statistics, fingerprint_layer(bundle.manifest.norm_layers)
+        if spec is None or layer is None:
+            raise BundleError(f"bundle {bundle.path} has no BatchNorm layer, so there is no fingerprint to take")
+        skeleton, config = bundle.read(spec.fingerprint_file), config or SessionConfig()
+        self._session = open_session(skeleton, spec.fingerprint_tensors, bundle.weights, config)
+        self._layer = layer
+
+    def fingerprint(self, frames_BHWC: Frame) -> FloatArray:
+        """The fingerprint ``(2C,)`` of uint8 frames ``(B, H, W, C)``."""
+        outputs = [self._layer.name + end for end in (MEAN_SUFFIX, MEAN_SQUARE_SUFFIX)]
+        moments = dict(zip(outputs, self._session.run(outputs, {"frames": frames_BHWC}), strict=True))
+        return fingerprint_of_moments(moments, self._layer)
 
 
 class StatisticsModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import nn
 
 from littoral.bundle import Bundle, InputSpec, Manifest, ProbeSpec, Segment, StatisticsSpec, TorchModel
 from littoral.core.arrays import FloatArray, Frame
-from littoral.core.drift import distance, from_moments
+from littoral.core.recall import fingerprint_distance, fingerprint_layer, fingerprint_of_moments
 from littoral.errors import BundleError
 from littoral.models.factory import load_model
 from littoral.models.frames import normalise
@@ -21,11 +22,12 @@ from littoral.train.cuts import choose_cut_points, describe, find_cut_points, na
 from littoral.train.export import ExportedModel, export_model, external_names
 from littoral.train.options import BuildOptions, TorchSource
 from littoral.train.run import measure, open_session, predict
-from littoral.train.statistics import statistics_graph
+from littoral.train.statistics import fingerprint_graph, statistics_graph
 from littoral.train.write import check_target, staged, tensors_to_bytes, write_files
 
 WEIGHTS_FILE = "weights.safetensors"
 STATISTICS_FILE = "statistics.onnx"
+FINGERPRINT_FILE = "fingerprint.onnx"
 PROBE_FILE = "probe.safetensors"
 STUDENT_FILE = "cloud/student.safetensors"
 TEACHER_FILE = "cloud/teacher.safetensors"
@@ -89,7 +91,11 @@ def build_bundle(
     say("measuring the source")
     sample = _sample(segments, exported, source_frames, source_labels, options)
     statistics = statistics_graph(exported.graph, exported.norm_layers)
-    spec = None if statistics is None else _calibrate(statistics, exported, source_frames, options)
+    layer = fingerprint_layer(exported.norm_layers)
+    fingerprints = None if layer is None else fingerprint_graph(exported.graph, layer)
+    spec = None
+    if statistics is not None and fingerprints is not None:
+        spec = _calibrate(statistics, fingerprints, exported, source_frames, options)
     manifest = Manifest(
         name=name,
         task="classification",
@@ -110,8 +116,9 @@ def build_bundle(
         segment.file: graph.SerializeToString(deterministic=True)
         for segment, graph in zip(manifest.segments, segments, strict=True)
     }
-    if statistics is not None:
+    if statistics is not None and fingerprints is not None:
         files[STATISTICS_FILE] = statistics.SerializeToString(deterministic=True)
+        files[FINGERPRINT_FILE] = fingerprints.SerializeToString(deterministic=True)
     files |= {
         WEIGHTS_FILE: tensors_to_bytes(exported.tensors),
         PROBE_FILE: tensors_to_bytes({"frames": sample.probe, "labels": sample.probe_labels}),
@@ -272,18 +279,24 @@ def _balanced(classes: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.lexsort((np.arange(len(classes)), turn))[:count])
 
 
-def _calibrate(statistics: ModelProto, exported: ExportedModel, frames: Frame, options: BuildOptions) -> StatisticsSpec:
-    """The threshold: the largest distance that batches of source frames have from the source's statistics."""
+def _calibrate(
+    statistics: ModelProto, fingerprints: ModelProto, exported: ExportedModel, frames: Frame, options: BuildOptions
+) -> StatisticsSpec:
+    """The threshold: the largest distance that the fingerprints of two batches of source frames have."""
+    layer = fingerprint_layer(exported.norm_layers)
+    assert layer is not None
     rng = np.random.default_rng(options.seed + 1)
-    session = open_session(statistics, exported.tensors)
-    away = []
-    for _ in range(options.drift_batches):
+    session = open_session(fingerprints, exported.tensors)
+    seen = []
+    for _ in range(options.drift_batches + 1):
         picked = rng.permutation(len(frames))[: options.drift_batch]
-        moments = measure(session, frames[picked], exported.tensors, alpha=1.0)
-        away.append(distance(from_moments(moments, exported.norm_layers), exported.tensors, exported.norm_layers))
+        seen.append(fingerprint_of_moments(measure(session, frames[picked]), layer))
+    away = [fingerprint_distance(a, b, eps=layer.eps) for a, b in pairwise(seen)]
     return StatisticsSpec(
         file=STATISTICS_FILE,
         tensors=external_names(statistics),
+        fingerprint_file=FINGERPRINT_FILE,
+        fingerprint_tensors=external_names(fingerprints),
         drift_threshold=_rounded(max(away)),
         drift_batch=options.drift_batch,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnxruntime as ort
@@ -41,17 +41,20 @@ def predict(sessions: Sequence[ort.InferenceSession], frames: Frame) -> FloatArr
 
 
 def measure(
-    session: ort.InferenceSession, frames: Frame, layer_tensors: Tensors, alpha: float
+    session: ort.InferenceSession, frames: Frame, layer_tensors: Tensors | None = None, alpha: float | None = None
 ) -> dict[str, FloatArray]:
-    """The moments that a statistics graph gives for one batch of frames, by output name.
+    """The moments that a statistics or a fingerprint graph gives for one batch of frames, by output name.
 
     Args:
-        layer_tensors: Holds gamma, beta, mean and variance of each BatchNorm layer, by state-dict name.
+        layer_tensors: For a statistics graph: gamma, beta, mean and variance of each BatchNorm, by state-dict name.
+        alpha: For a statistics graph.
     """
-    feeds: Mapping[str, np.ndarray] = {FRAMES: frames, "alpha": np.array(alpha, dtype=np.float32)}
-    rest = {i.name: layer_tensors[i.name] for i in session.get_inputs() if i.name not in feeds}
+    feeds: dict[str, np.ndarray] = {FRAMES: frames}
+    if layer_tensors is not None:
+        feeds["alpha"] = np.array(alpha, dtype=np.float32)
+        feeds |= {i.name: layer_tensors[i.name] for i in session.get_inputs() if i.name not in feeds}
     outputs = [output.name for output in session.get_outputs()]
-    return dict(zip(outputs, session.run(outputs, {**feeds, **rest}), strict=True))
+    return dict(zip(outputs, session.run(outputs, feeds), strict=True))
 
 
 def _batches(frames: Frame) -> Iterator[Frame]:

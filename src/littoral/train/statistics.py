@@ -19,7 +19,8 @@ import onnx
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from littoral.core.affine import NormLayer
-from littoral.core.drift import MEAN_SQUARE_SUFFIX, MEAN_SUFFIX, batch_norm_layers
+from littoral.core.drift import batch_norm_layers
+from littoral.core.recall import MEAN_SQUARE_SUFFIX, MEAN_SUFFIX
 from littoral.train.cuts import extract
 from littoral.train.export import FRAMES
 
@@ -56,6 +57,35 @@ def statistics_graph(model: ModelProto, layers: Sequence[NormLayer]) -> ModelPro
         else:
             whole.graph.node.append(node)
     return _with_interface(whole, batch, {ranks[name] for name in inputs.values()})
+
+
+def fingerprint_graph(model: ModelProto, layer: NormLayer) -> ModelProto:
+    """Make the skeleton that measures what one BatchNorm layer of the source's network sees.
+
+    Args:
+        model: As `littoral.train.export.export_model` gives it.
+        layer: One of its BatchNorm layers.
+    Returns:
+        A graph with the input ``frames`` and the outputs ``<layer>.batch_mean`` and ``.batch_mean_square`` ``(C,)``;
+        affine values and statistics of the layers before it are external initialisers like the weights.
+    """
+    (node,) = (n for n in model.graph.node if n.op_type == "BatchNormalization" and n.input[1] == layer.gamma)
+    x = node.input[0]
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in (*model.graph.value_info, *model.graph.input)}
+    mean, square, axes = layer.name + MEAN_SUFFIX, layer.name + MEAN_SQUARE_SUFFIX, f"{_P}axes"
+    whole = ModelProto()
+    whole.CopyFrom(model)
+    others = [axis for axis in range(ranks[x]) if axis != 1]
+    whole.graph.initializer.append(numpy_helper.from_array(np.array(others, dtype=np.int64), axes))
+    whole.graph.node.append(helper.make_node("ReduceMean", [x, axes], [mean], name=f"{_P}mean", keepdims=0))
+    whole.graph.node.append(helper.make_node("Mul", [x, x], [f"{_P}x2"], name=f"{_P}x2"))
+    whole.graph.node.append(helper.make_node("ReduceMean", [f"{_P}x2", axes], [square], name=f"{_P}square", keepdims=0))
+    for name in (mean, square):
+        info = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [layer.num_channels])
+        whole.graph.value_info.append(info)
+    part = extract(whole, FRAMES, [mean, square])
+    part.graph.name = "fingerprint"
+    return part
 
 
 def _common_nodes() -> Iterator[NodeProto]:
