@@ -101,23 +101,23 @@ class LoopbackLink(CloudLink):
     ) -> None:
         super().__init__("ws://loopback", name="loopback")
         self.samples_sent = self.versions_received = 0
-        self._connect, self._identity, self._tamper = connect, identity, tamper
+        self._connect, self._who, self._tamper = connect, identity, tamper
         up, control, versions = np.random.default_rng([seed, 7]).spawn(3)
         self._up = Pipe(loss=road.loss, rng=up)
         self._control = Pipe(loss=road.loss, rng=control)
         self._versions = Pipe(loss=road.loss, rng=versions, delay_batches=road.delay_batches)
-        self._reported_frames = 0
-        self._tick = 0
+        self._reported_frames = self._tick = 0
+        self._counted = (0, 0)
 
     def start(self, **ports: object) -> None:
         """Connect at once; the opening handshake is paid and not lost."""
         self._ports = _Ports(**ports)  # type: ignore[arg-type]
         self._link = DeviceLink(
-            device_id=self._identity.device_id,
+            device_id=self._who.device_id,
             bundle_digest=self._ports.bundle_digest,
             outbox_stream=self._ports.outbox.stream,
             highest_version=self._ports.highest_version,
-            sign=functools.partial(self._identity.key.sign, HELLO_PURPOSE),
+            sign=functools.partial(self._who.key.sign, HELLO_PURPOSE),
         )
         self._far = self._connect()
         self._link.on_connected()
@@ -197,7 +197,7 @@ class LoopbackLink(CloudLink):
                     envelope = Envelope.verify(
                         welcome.envelope,
                         welcome.envelope_signature,
-                        trust=self._identity.release_key,
+                        trust=self._who.release_key,
                         bundle_digest=self._ports.bundle_digest,
                     )
                     self._ports.on_envelope(envelope)
@@ -215,9 +215,9 @@ class LoopbackLink(CloudLink):
 
     def _count(self) -> None:
         totals = (self._up.num_bytes, self._control.num_bytes + self._versions.num_bytes)
-        before, self._counted = getattr(self, "_counted", (0, 0)), totals
-        self.bytes_up += totals[0] - before[0]
-        self.bytes_down += totals[1] - before[1]
+        self.bytes_up += totals[0] - self._counted[0]
+        self.bytes_down += totals[1] - self._counted[1]
+        self._counted = totals
 
 
 def garbage(shape: tuple[int, int, int], num_classes: int, *, seed: int) -> Tamper:

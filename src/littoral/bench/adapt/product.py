@@ -57,7 +57,7 @@ class ProductOptions:
         Raises:
             ValueError: an option that there is not.
         """
-        merged = _changed(cls(), options)
+        merged: ProductOptions = _changed(cls(), options)
         return dataclasses.replace(merged, hostile=tuple(merged.hostile))
 
 
