@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="the loop needs the cloud extra")
 
 from littoral.bench.loop import DeviceTrack, LoopConfig, LoopResult
 from littoral.bench.report import WINDOW, rolling_percent, write_report
-from littoral.bench.streams import PHASES, Stream
+from littoral.bench.streams.digits import PHASES, Stream
 
 PER_PHASE = 30
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from littoral.bench.streams import SIDE, robust_frames, source_frames, split_digits, to_frames
+from littoral.bench.streams.digits import SIDE, robust_frames, source_frames, split_digits, to_frames
 from littoral.bundle import Bundle, InputSpec
 from littoral.models.frames import normalise
 from littoral.models.small_cnn import SmallCNN, small_cnn

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from littoral.bench.loop import DeviceTrack, accuracy
-from littoral.bench.streams import PHASES
+from littoral.bench.streams.digits import PHASES
 
 WINDOW = 200
 _LINE_EVERY_S, _STEP_EVERY_S = 5.0, 10.0

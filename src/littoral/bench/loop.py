@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from littoral.bench.digits import MEASURE_BATCH, build_digits
 from littoral.bench.document import make_document
 from littoral.bench.processes import CloudProcess, DeviceProcess
-from littoral.bench.streams import DRIFT_PHASES, PHASES, Stream, drifting_stream
+from littoral.bench.streams.digits import DRIFT_PHASES, PHASES, Stream, drifting_stream
 from littoral.bench.yardsticks import frozen_answers, teacher_answers
 from littoral.bundle import Bundle
 from littoral.cloud.adapt import AdaptConfig, as_dict

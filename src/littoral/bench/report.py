@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from littoral.bench.loop import LoopResult
-from littoral.bench.streams import DRIFT_PHASES, PHASES
+from littoral.bench.streams.digits import DRIFT_PHASES, PHASES
 
 WINDOW = 100
 COLOURS = {"frozen": "#8a8f98", "littoral": "#0b7285", "teacher": "#c2790b"}

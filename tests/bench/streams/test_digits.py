@@ -19,10 +19,19 @@ import pytest
 pytest.importorskip("sklearn", reason="the digits need the bench extra")
 pytest.importorskip("torch", reason="the loop needs the cloud extra")
 
-from littoral.bench import processes, streams
+from littoral.bench import processes
 from littoral.bench.loop import DeviceTrack, LoopConfig, _Player
 from littoral.bench.processes import DeviceProcess
-from littoral.bench.streams import PHASES, SIDE, Stream, drifting_stream, robust_frames, source_frames, split_digits
+from littoral.bench.streams import digits
+from littoral.bench.streams.digits import (
+    PHASES,
+    SIDE,
+    Stream,
+    drifting_stream,
+    robust_frames,
+    source_frames,
+    split_digits,
+)
 from littoral.bundle import InputSpec
 from littoral.edge.sources import from_frames
 from littoral.wire.messages import Message, Receipt, Sample, Status
@@ -67,7 +76,7 @@ def test_the_phases_come_one_after_another() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_source_and_stream_halves_share_no_image(seed: int) -> None:
     (source, _), (stream, _) = split_digits(seed)
-    everything, _ = streams._digits()
+    everything, _ = digits._digits()
     assert len(source) + len(stream) == len(everything)
     in_both = {i.tobytes() for i in source} & {i.tobytes() for i in stream}
     known_twice = len(everything) - len({i.tobytes() for i in everything})
@@ -76,10 +85,10 @@ def test_source_and_stream_halves_share_no_image(seed: int) -> None:
 
 
 def test_a_streams_frames_are_those_of_its_half(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "_turn", lambda images, angles: images)  # shifts alone can be undone exactly
+    monkeypatch.setattr(digits, "_turn", lambda images, angles: images)  # shifts alone can be undone exactly
     _, (images, labels) = split_digits(0)
     rolled = {
-        np.roll(streams.to_frames(image[None])[0], shift, axis=(0, 1)).tobytes(): int(label)
+        np.roll(digits.to_frames(image[None])[0], shift, axis=(0, 1)).tobytes(): int(label)
         for image, label in zip(images, labels, strict=True)
         for shift in [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)]
     }
@@ -117,10 +126,10 @@ def all_that_a_device_gets(make: MakeStream, folder: Path) -> tuple[object, ...]
 
 def garble_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same images, every label another."""
-    images, labels = streams._digits()
+    images, labels = digits._digits()
     other = (labels + 1 + np.random.default_rng(0).integers(0, 9, len(labels))) % 10
     assert (other != labels).all()
-    monkeypatch.setattr(streams, "_digits", lambda: (images, other))
+    monkeypatch.setattr(digits, "_digits", lambda: (images, other))
 
 
 def labels_travel(make: MakeStream, folder: Path) -> bool:

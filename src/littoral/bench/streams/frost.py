@@ -1,0 +1,58 @@
+"""Frost plates made by arithmetic, because the photographs behind the published frost cannot be shipped."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from littoral.core.arrays import FloatArray, Frame
+
+PLATES = 5
+"""As many as the published sets draw from."""
+_SEED = 20190506
+
+
+@cache
+def plate(index: int, *, coarse: bool) -> Frame:
+    """Frost on a pane, uint8 ``(side, side, 3)``: ice needles in grains, thicker here and thinner there, bluish white.
+
+    Args:
+        index: 0..4; each plate comes from a fixed seed of its own, as each photograph is one photograph.
+        coarse: 512 pixels with grains of about 45, for ImageNet's frames; else 256 with grains of about 12.
+    Departs from Hendrycks & Dietterich: their plates are photographs. Ours have needles, grains, mean (about 0.45) and
+    contrast of such, but no number measured on them is comparable with one measured on CIFAR-10-C's own frost.
+    """
+    rng = np.random.default_rng([_SEED, index, int(coarse)])
+    side, grain = (512, 45) if coarse else (256, 12)
+    grains = (side // grain) ** 2
+    tree = cKDTree(rng.uniform(0, side, (grains, 2)), boxsize=side)
+    at = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), axis=-1).reshape(-1, 2)
+    distances, nearest = tree.query(at, k=2)
+    own = nearest[:, 0]
+    angles, phases = rng.uniform(0, np.pi, grains)[own], rng.uniform(0, 99, grains)[own]
+    across = at[:, 0] * np.cos(angles) + at[:, 1] * np.sin(angles)
+    profile = np.convolve(rng.random(4096), np.ones(3) / 3, mode="same")
+    needles = np.interp((across * (8 / grain) + phases) % 4000, np.arange(4096), profile)
+    rims = np.exp(-(distances[:, 1] - distances[:, 0]) * (4 / grain))
+    thick = 1 / (1 + np.exp(-2.5 * _clouds(rng, side, 1.8).reshape(-1)))
+    fine = _clouds(rng, side, 1.0).reshape(-1)
+    ice = thick * (0.35 + 0.75 * needles + 0.25 * rims) + 0.06 * fine
+    tint = np.array([0.86, 0.95, 1.0])
+    shade = np.array([0.10, 0.13, 0.17])
+    light = ice[:, None] * tint + shade
+    out: Frame = (np.clip(light, 0, 1) * 255).astype(np.uint8).reshape(side, side, 3)
+    out.setflags(write=False)
+    return out
+
+
+def _clouds(rng: np.random.Generator, side: int, steepness: float) -> FloatArray:
+    """Periodic noise of mean 0 and deviation 1 with amplitude ``frequency ** -steepness``."""
+    rows, columns = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :]
+    frequency = np.hypot(rows, columns)
+    frequency[0, 0] = np.inf
+    spectrum = np.fft.rfft2(rng.standard_normal((side, side))) * frequency**-steepness
+    field = np.fft.irfft2(spectrum, s=(side, side))
+    out: FloatArray = (field / field.std()).astype(np.float32)
+    return out
