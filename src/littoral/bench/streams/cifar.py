@@ -16,6 +16,8 @@ Labels = NDArray[np.int64]
 SIDE = 32
 NUM_FRAMES = {"train": 50_000, "test": 10_000}
 PER_SEVERITY = 10_000
+BINARY = "cifar-10-batches-bin"
+_PER_FILE = 10_000
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -25,6 +27,7 @@ def load_cifar10(folder: Path, split: Literal["train", "test"]) -> tuple[Frame, 
     Args:
         folder: Has ``cifar10/train.npz`` and ``cifar10/test.npz`` (or these themselves): arrays ``labels`` and either
             ``webp``, the bytes of one lossless mosaic of 32 x 32 tiles, row by row, or ``frames`` uint8 (N, 32, 32, 3).
+            Or it has the authors' ``cifar-10-batches-bin``, as `littoral data fetch cifar10` leaves it.
     Returns:
         Frames uint8 ``(N, 32, 32, 3)``, RGB, and labels ``(N,)``.
     Raises:
@@ -32,6 +35,8 @@ def load_cifar10(folder: Path, split: Literal["train", "test"]) -> tuple[Frame, 
     """
     if split not in NUM_FRAMES:
         raise ValueError(f"split is {split!r}; CIFAR-10 has 'train' and 'test'")
+    if (folder / BINARY).is_dir():
+        return _read_binary(folder / BINARY, split)
     path = _find(folder, f"{split}.npz", "cifar10")
     try:
         with np.load(path, allow_pickle=False) as held:
@@ -46,6 +51,20 @@ def load_cifar10(folder: Path, split: Literal["train", "test"]) -> tuple[Frame, 
         expected = "'labels' (N,) and 'webp' (a mosaic) or 'frames' uint8 (N, 32, 32, 3)"
         raise ValueError(f"{path} is not CIFAR-10 as we read it: {error}; expected an .npz with {expected}") from error
     return frames, labels
+
+
+def _read_binary(folder: Path, split: str) -> tuple[Frame, Labels]:
+    """The authors' binary version: a byte of label, then 3,072 of one channel after another, for each frame."""
+    names = ["test_batch.bin"] if split == "test" else [f"data_batch_{i}.bin" for i in range(1, 6)]
+    parts = []
+    for path in (folder / name for name in names):
+        size = path.stat().st_size if path.is_file() else 0
+        if size != _PER_FILE * (1 + 3 * SIDE * SIDE):
+            raise ValueError(f"{path} has {size} bytes, not those of {_PER_FILE} frames; fetch CIFAR-10 again")
+        parts.append(np.fromfile(path, np.uint8).reshape(_PER_FILE, -1))
+    records = np.concatenate(parts)
+    frames = records[:, 1:].reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(frames), records[:, 0].astype(np.int64)
 
 
 def _tiles(webp: NDArray[np.uint8]) -> Frame:
@@ -65,7 +84,7 @@ def load_cifar10_c(folder: Path, name: str, *, severity: int) -> tuple[Frame, La
         name: A corruption by its file's name, as in `littoral.bench.streams.corruptions.COMMON`.
         severity: 1..5; the file holds 10,000 frames of each, in this order.
     Returns:
-        Frames uint8 ``(10000, 32, 32, 3)`` and labels ``(10000,)``.
+        Frames uint8 ``(10000, 32, 32, 3)``, a read-only view of the file, and labels ``(10000,)``.
     Raises:
         ValueError: a file is missing or holds something else.
     """
@@ -74,7 +93,7 @@ def load_cifar10_c(folder: Path, name: str, *, severity: int) -> tuple[Frame, La
     part = slice((severity - 1) * PER_SEVERITY, severity * PER_SEVERITY)
     frames = _array(_find(folder, f"{name}.npy", "CIFAR-10-C"), (5 * PER_SEVERITY, SIDE, SIDE, 3))
     labels = _array(_find(folder, "labels.npy", "CIFAR-10-C"), (5 * PER_SEVERITY,))
-    return np.array(frames[part]), labels[part].astype(np.int64)
+    return frames[part], labels[part].astype(np.int64)
 
 
 def _array(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -83,7 +102,7 @@ def _array(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as .npy: {error}; fetch it again") from error
-    if found.shape != shape or found.dtype.kind not in "ui":
+    if found.shape != shape or found.dtype.kind not in "ui" or (len(shape) > 1 and found.dtype != np.uint8):
         raise ValueError(f"{path} holds {found.dtype} {found.shape}; CIFAR-10-C has uint8 {shape}; fetch it again")
     array: NDArray[np.uint8] = found
     return array

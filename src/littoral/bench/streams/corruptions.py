@@ -8,7 +8,7 @@ frost is drawn instead of photographed. What else departs stands with each corru
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -47,6 +47,8 @@ COMMON: tuple[str, ...] = tuple(_FUNCTIONS)[:15]
 """In the order of the paper, which is that of the continual stream."""
 EXTRA: tuple[str, ...] = tuple(_FUNCTIONS)[15:]
 SEVERITIES = (1, 2, 3, 4, 5)
+VERSION = 1
+"""Raised with every change of what bytes come out; part of the key of cached frames."""
 _CHUNK_VALUES = 1 << 20
 
 
@@ -73,21 +75,38 @@ def corrupt(
     Raises:
         ValueError: any of these is not so.
     """
-    _check(frames_BHWC, name, severity=severity, seed=seed, constants=constants, first_index=first_index)
+    if first_index < 0:
+        raise ValueError(f"first_index is {first_index}; a place in a data set is 0 or more")
+    places = range(first_index, first_index + len(frames_BHWC))
+    return corrupt_at(frames_BHWC, places, name, severity=severity, seed=seed, constants=constants)
+
+
+def corrupt_at(
+    frames_BHWC: Frame,
+    places: Sequence[int],
+    name: str,
+    *,
+    severity: int,
+    seed: int,
+    constants: ConstantsName = "cifar",
+) -> Frame:
+    """`corrupt` for frames from anywhere in their data set; ``places`` says where, one 0 or more for each."""
+    _check(frames_BHWC, name, severity=severity, seed=seed, constants=constants)
+    if len(places) != len(frames_BHWC):
+        raise ValueError(f"{len(places)} places for {len(frames_BHWC)} frames; give one for each")
     function = weather.frost_coarse if (name, constants) == ("frost", "imagenet") else _FUNCTIONS[name]
     strength = (CIFAR if constants == "cifar" else IMAGENET)[name][severity - 1]
     out = np.empty_like(frames_BHWC)
-    chunk = max(1, _CHUNK_VALUES // max(1, frames_BHWC[0].size)) if len(out) else 1
+    chunk = max(1, _CHUNK_VALUES // int(np.prod(frames_BHWC.shape[1:])))
     key = zlib.crc32(name.encode())  # not hash(): that differs from process to process
     for start in range(0, len(out), chunk):
         batch = frames_BHWC[start : start + chunk]
-        indices = range(first_index + start, first_index + start + len(batch))
-        rngs = [np.random.default_rng((seed, key, severity, index)) for index in indices]
+        rngs = [np.random.default_rng((seed, key, severity, place)) for place in places[start : start + chunk]]
         out[start : start + chunk] = function(batch, rngs, strength)
     return out
 
 
-def _check(frames: Frame, name: str, *, severity: int, seed: int, constants: str, first_index: int) -> None:
+def _check(frames: Frame, name: str, *, severity: int, seed: int, constants: str) -> None:
     if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
         came = f"{frames.dtype} {frames.shape}" if isinstance(frames, np.ndarray) else type(frames).__name__
         raise ValueError(f"frames are {came}; corruptions take RGB frames, uint8 (B, H, W, 3)")
@@ -99,5 +118,5 @@ def _check(frames: Frame, name: str, *, severity: int, seed: int, constants: str
         raise ValueError(f"severity is {severity!r}; it goes from 1 to 5")
     if constants not in ("cifar", "imagenet"):
         raise ValueError(f"constants are {constants!r}; there are 'cifar' and 'imagenet'")
-    if seed < 0 or first_index < 0:
-        raise ValueError(f"seed {seed} and first_index {first_index} must not be negative")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; it must not be negative")
