@@ -99,8 +99,6 @@ class CloudEnd:
         torch_device: str = "cpu",
     ) -> None:
         self.bundle, self.seconds, self.num_shipped, self.num_held = bundle, 0.0, 0, 0
-        self.payload_bytes = 0
-        """Of all shipped versions."""
         self._seed, self._num_devices, self._now, self._new_samples = seed, 0, 0.0, False
         self._keys = Keys(release=seeded_key(seed, "release"), cohort=seeded_key(seed, "cohort"))
         self._store = Store(folder, bundle_digest=bundle.digest)
@@ -189,6 +187,11 @@ class CloudEnd:
         self.seconds += time.process_time() - begun
         return made
 
+    def newest(self) -> tuple[bytes, bytes] | None:
+        """The newest shipped version's payload and the adaptation state behind it."""
+        shipped = self._hub.ledger.newest_shipped()
+        return None if shipped is None else (shipped.signed.payload, self._hub.ledger.state(shipped.version))
+
     def close(self) -> None:
         """End the sessions and close the record. Idempotent."""
         if self._loop.is_closed():
@@ -217,8 +220,6 @@ class CloudEnd:
     def _on_version(self, outcome: Outcome) -> None:
         if outcome.shipped:
             self.num_shipped += 1
-            newest = self._hub.ledger.newest_shipped()
-            self.payload_bytes += len(newest.signed.payload) if newest else 0
         else:
             self.num_held += 1
         self._hub.version_made(shipped=outcome.shipped)

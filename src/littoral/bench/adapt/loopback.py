@@ -100,7 +100,7 @@ class LoopbackLink(CloudLink):
         tamper: Tamper | None = None,
     ) -> None:
         super().__init__("ws://loopback", name="loopback")
-        self.samples_sent = self.versions_received = 0
+        self.samples_sent = self.versions_received = self.largest_version_bytes = 0
         self._connect, self._who, self._tamper = connect, identity, tamper
         up, control, versions = np.random.default_rng([seed, 7]).spawn(3)
         self._up = Pipe(loss=road.loss, rng=up)
@@ -206,6 +206,7 @@ class LoopbackLink(CloudLink):
                     self._ports.outbox.ack(sequence)
                 case GotVersion(Version(manifest=manifest, signature=signature, payload=payload)):
                     self.versions_received += 1
+                    self.largest_version_bytes = max(self.largest_version_bytes, len(data))
                     self._ports.on_version(SignedVersion(manifest=manifest, signature=signature, payload=payload))
                 case Close(error):
                     raise error

@@ -30,11 +30,11 @@ def make_row(row: Row, data: Path, work: Path, progress: Callable[[int, int], No
         material.setup(row),
         factory_of(row),
         steps_of(row, material),
-        unscored=row.options.get("hostile", ()) if row.stream != "hostile" else hostile_of(row),
+        unscored=hostile_of(row),
         progress=progress,
     )
 
 
 def hostile_of(row: Row) -> tuple[int, ...]:
-    """The devices whose answers do not count on the hostile stream, for every method the same."""
-    return (row.devices - 1,)
+    """Devices whose answers do not count: the last one of the hostile stream, for every method the same."""
+    return (row.devices - 1,) if row.stream == "hostile" else ()

@@ -1,4 +1,4 @@
-"""What rows are made of: CIFAR-10 from a folder, student and teachers, and one bundle per teacher in the work folder."""
+"""What rows are made of: CIFAR-10, the student and the teachers, and one bundle per teacher in the work folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch import nn
 
 from littoral.bench.adapt.fingerprint import fingerprint
 from littoral.bench.adapt.plan import TEACHERS, Row
-from littoral.bench.method import Setup, Road
+from littoral.bench.method import Road, Setup
 from littoral.bundle import Bundle, InputSpec, TorchModel
 from littoral.core.arrays import Frame
 from littoral.errors import BundleError, LittoralError
@@ -59,8 +59,8 @@ def check_data(folder: Path | None) -> Path:
         where = "no data folder was given" if folder is None else f"{folder} lacks {', '.join(missing)}"
         raise LittoralError(
             f"{where}; 'littoral bench adapt' needs CIFAR-10 (cifar10/train.npz and cifar10/test.npz) and the networks "
-            "(weights/cifar10_resnet20, cifar10_resnet56 and cifar10_resnet56_augmix, .safetensors); give the folder that "
-            "has them with --data, or set LITTORAL_DATA. docs/how-to/adapt-table.md says where they come from"
+            "(weights/cifar10_resnet20, cifar10_resnet56 and cifar10_resnet56_augmix, .safetensors); give the folder "
+            "that has them with --data, or set LITTORAL_DATA. docs/how-to/adapt-table.md says where they come from"
         )
     return folder
 

@@ -40,8 +40,8 @@ class Score:
     right: int = 0
     frames: int = 0
     by_shift: dict[str, list[int]] = field(default_factory=dict)
-    trace: dict[int, list[list[int]]] = field(default_factory=dict)
-    """Per device: [frames, right, uploads so far] of each stretch."""
+    trace: dict[int, list[list[Any]]] = field(default_factory=dict)
+    """Per device and stretch of one shift: [shift, frames, right, samples sent so far]."""
 
     def add(self, step: Step, answers: NDArray[np.int64], uploads: int) -> None:
         right = int((answers == step.labels).sum())
@@ -51,11 +51,11 @@ class Score:
         shift[0] += len(step.labels)
         shift[1] += right
         trace = self.trace.setdefault(step.device, [])
-        if not trace or trace[-1][0] >= TRACE_FRAMES:
-            trace.append([0, 0, 0])
-        trace[-1][0] += len(step.labels)
-        trace[-1][1] += right
-        trace[-1][2] = uploads
+        if not trace or trace[-1][0] != step.shift or trace[-1][1] >= TRACE_FRAMES:
+            trace.append([step.shift, 0, 0, 0])
+        trace[-1][1] += len(step.labels)
+        trace[-1][2] += right
+        trace[-1][3] = uploads
 
 
 def play(
@@ -99,10 +99,11 @@ def _closed(method: Method | None, before: Costs) -> Costs:
         return before
     method.close()
     spent = method.costs
-    numbers = {f.name: getattr(before, f.name) + getattr(spent, f.name) for f in dataclasses.fields(Costs) if f.name != "notes"}
+    names = [f.name for f in dataclasses.fields(Costs) if f.name != "notes"]
+    numbers = {name: getattr(before, name) + getattr(spent, name) for name in names}
     notes = {key: before.notes.get(key, 0.0) + value for key, value in spent.notes.items()}
     for key in spent.notes:
-        if key.endswith(("_max", "_mean")):
+        if key.endswith("_max"):
             notes[key] = max(before.notes.get(key, 0.0), spent.notes[key])
     return Costs(**numbers, notes={**before.notes, **notes})
 

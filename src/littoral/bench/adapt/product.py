@@ -83,7 +83,7 @@ class Product:
         self._bundle = setup.bundle if self.options.guarded else _unprobed(setup.bundle)
         self._config = self.options.device if self.options.guarded else _unwatched(self.options.device)
         self._folder = Path(tempfile.mkdtemp(prefix="littoral-bench-", dir=_fast_folder()))
-        self._clouds: list[CloudEnd] = []
+        self.clouds: list[CloudEnd] = []
         self._links: list[LoopbackLink] = []
         self._devices: list[Device] = []
         self._ticks = [0] * setup.num_devices
@@ -101,12 +101,12 @@ class Product:
         setup, mode = self._setup, self.options.cloud
         num_clouds = {"none": 0, "isolated": setup.num_devices}.get(mode, 1)
         for number in range(num_clouds):
-            self._clouds.append(self._cloud(number))
+            self.clouds.append(self._cloud(number))
         for number in range(setup.num_devices):
             if mode == "none":
                 self._devices.append(Device(self._bundle, config=self._config))
                 continue
-            cloud = self._clouds[number if mode == "isolated" else 0]
+            cloud = self.clouds[number if mode == "isolated" else 0]
             spec = self._bundle.manifest
             tamper = None
             if number in self.options.hostile:
@@ -167,7 +167,7 @@ class Product:
     def _exchange(self, device: int, tick: int) -> None:
         link = self._links[device]
         link.exchange(tick)
-        cloud = self._clouds[device if self.options.cloud == "isolated" else 0]
+        cloud = self.clouds[device if self.options.cloud == "isolated" else 0]
         if cloud.work():
             link.receive(tick)
         self._settle(self._devices[device])
@@ -188,19 +188,19 @@ class Product:
         costs.uplink_bytes = sum(link.bytes_up for link in self._links)
         costs.downlink_bytes = sum(link.bytes_down for link in self._links)
         costs.pushes = sum(link.versions_received for link in self._links)
-        costs.cloud_seconds = sum(cloud.seconds for cloud in self._clouds)
-        shipped = sum(cloud.num_shipped for cloud in self._clouds)
+        costs.cloud_seconds = sum(cloud.seconds for cloud in self.clouds)
+        shipped = sum(cloud.num_shipped for cloud in self.clouds)
         costs.notes = {
             "measured_frames": measured,
             "probe_frames": probes,
             "statistics_resets": sum(state.statistics_resets for state in states),
             "versions_shipped": shipped,
-            "versions_held": sum(cloud.num_held for cloud in self._clouds),
+            "versions_held": sum(cloud.num_held for cloud in self.clouds),
             "versions_installed": installed,
             "versions_rejected": sum(state.versions_rejected for state in states),
             "versions_reverted": sum(state.versions_reverted for state in states),
             "samples_dropped": sum(state.dropped for state in states),
-            "push_payload_bytes": sum(cloud.payload_bytes for cloud in self._clouds) / max(shipped, 1),
+            "push_frame_bytes_max": max((link.largest_version_bytes for link in self._links), default=0),
             "output_errors": self._errors,
         }
 
@@ -208,7 +208,7 @@ class Product:
         """Close devices and clouds and remove the folder. Idempotent."""
         for device in self._devices:
             device.close(flush_s=0.0)
-        for cloud in self._clouds:
+        for cloud in self.clouds:
             cloud.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 

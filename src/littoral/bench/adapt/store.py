@@ -12,7 +12,7 @@ from littoral.bench.adapt.plan import Row
 
 
 class RowStore:
-    """The rows under ``folder``. A row counts as done while its configuration and its fingerprint are those asked for."""
+    """The rows under ``folder``. A row is done while its configuration and its fingerprint are those asked for."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
