@@ -20,9 +20,9 @@ Curve = NDArray[np.float64]
 def recall_fraction(product: Cell, device: Cell) -> float | None:
     """The share of the first visit's samples after which 90 % of its final gain is there at the second.
 
-    The gain is over the device's own statistics, on the same frames. Both curves are means over the worlds and the seeds;
-    the final gain is that of the first visit's last quarter, and it counts as there from the first stretch on whose quarter
-    reaches 90 % of it.
+    The gain is over the device's own statistics, on the same frames. Both curves are means over the worlds and the
+    seeds; the final gain is that of the first visit's last quarter, and it counts as there from the first stretch on
+    whose quarter reaches 90 % of it.
 
     Args:
         product, device: By seed (row, result), result with ``trace``.

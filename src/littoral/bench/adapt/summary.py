@@ -1,7 +1,7 @@
 """The few numbers that people quote, of whatever rows there are: pure, and null where a row is missing.
 
-Every difference is taken seed by seed, on the same frames, and then averaged; ``<key>_seeds`` says over how many seeds and
-``<key>_spread`` how far apart the highest and the lowest lie. A cell without a seed in common makes its key null.
+Every difference is taken seed by seed, on the same frames, and then averaged; ``<key>_seeds`` says over how many seeds
+and ``<key>_spread`` how far apart the highest and the lowest lie. A cell without a seed in common makes its key null.
 """
 
 from __future__ import annotations
