@@ -16,8 +16,9 @@ PACKAGE = "littoral"
 def fingerprint(modules: Iterable[str], *, root: Path | None = None) -> str:
     """16 hexadecimal digits of the SHA-256 over the named modules' files and all that they import of the package.
 
-    A package's ``__init__`` counts only where something is imported from it that is not a module: a table of baselines
-    imports them all, and one baseline must not hang on another.
+    The package's own public face is left out: it names everything, and nobody below it needs it. A package's
+    ``__init__`` counts only where something is imported from it that is not a module: a table of baselines imports
+    them all, and one baseline must not hang on another.
     """
     root = root or _root()
     digest = hashlib.sha256()
@@ -79,4 +80,4 @@ def _path(module: str, root: Path) -> Path | None:
     for path in (base.with_suffix(".py"), base / "__init__.py"):
         if path.is_file() and base != root:
             return path
-    return root / "__init__.py" if base == root else None
+    return None

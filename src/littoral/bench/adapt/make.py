@@ -11,8 +11,8 @@ import torch
 from littoral.bench.adapt.material import Material
 from littoral.bench.adapt.methods import factory_of
 from littoral.bench.adapt.orders import steps_of
-from littoral.bench.adapt.plan import Row
 from littoral.bench.adapt.play import play
+from littoral.bench.adapt.row import Row
 
 _materials: dict[tuple[Path, Path], Material] = {}
 

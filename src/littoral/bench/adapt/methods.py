@@ -6,7 +6,8 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from littoral.bench.adapt.plan import DEVICE, PRODUCT, UNGUARDED, Row
+from littoral.bench.adapt.plan import DEVICE, PRODUCT, UNGUARDED
+from littoral.bench.adapt.row import Row
 from littoral.bench.method import Method, MethodFactory, Setup
 
 _OURS = "littoral.bench.adapt.product"

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from littoral.bench.adapt.material import Material
-from littoral.bench.adapt.plan import Row
 from littoral.bench.adapt.play import Step
+from littoral.bench.adapt.row import Row
 from littoral.bench.streams import orders
 from littoral.bench.streams.sources import CorruptedSource, Source
 from littoral.bench.streams.stream import Stream

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from littoral.bench.adapt.plan import Row
+from littoral.bench.adapt.row import Row
 from littoral.bench.method import Costs, Labels, Method, MethodFactory, Setup
 from littoral.core.arrays import Frame
 

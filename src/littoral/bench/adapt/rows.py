@@ -20,7 +20,7 @@ from typing import Any
 
 from littoral.bench.adapt.fingerprint import fingerprint
 from littoral.bench.adapt.methods import modules_of
-from littoral.bench.adapt.plan import Row
+from littoral.bench.adapt.row import Row
 from littoral.bench.adapt.store import RowStore
 from littoral.bench.document import commit, machine
 
@@ -174,13 +174,14 @@ def _work(pipe: Connection, options: RunOptions, stamp: dict[str, Any]) -> None:
             row, made_by = pipe.recv()
         except EOFError:
             return
-        begun = time.monotonic()
+        begun, spent = time.monotonic(), time.process_time()
         try:
             result = make(row, options.data, options.work, _teller(pipe))
         except Exception as error:  # noqa: BLE001 -- the outermost frame of a row; the others go on
             pipe.send(("failed", {"text": f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-6)}"}))
             continue
-        values = {**stamp, "seconds": round(time.monotonic() - begun, 2), "result": result}
+        took = {"seconds": round(time.monotonic() - begun, 2), "cpu_seconds": round(time.process_time() - spent, 2)}
+        values = {**stamp, **took, "result": result}
         pipe.send(("done", {"document": store.save(row, made_by, values)}))
 
 

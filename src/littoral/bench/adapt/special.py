@@ -13,8 +13,8 @@ from torch import nn
 from littoral.bench.adapt.cloud_end import CloudEnd, seeded_key
 from littoral.bench.adapt.material import STUDENT, Material
 from littoral.bench.adapt.orders import source_of, steps, stream_of
-from littoral.bench.adapt.plan import Row
 from littoral.bench.adapt.product import Product
+from littoral.bench.adapt.row import Row
 from littoral.bundle import SignedVersion
 from littoral.cloud.norm import learn, prepare
 from littoral.core.affine import NormLayer, affine_names, apply_delta, decode_delta, encode_delta

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from littoral.bench.adapt.plan import Row
+from littoral.bench.adapt.row import Row
 
 
 class RowStore:
@@ -53,12 +53,12 @@ class RowStore:
 
 
 def us_per_frame(documents: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Per method the mean time of a frame in microseconds, of what was done."""
+    """Per method the mean processor time of a frame in microseconds, of what was done."""
     seconds: dict[str, float] = {}
     frames: dict[str, int] = {}
     for document in documents:
         method = document["config"]["method"]
-        seconds[method] = seconds.get(method, 0.0) + document["seconds"]
+        seconds[method] = seconds.get(method, 0.0) + document["cpu_seconds"]
         frames[method] = frames.get(method, 0) + document["result"].get("frames", 0)
     return {method: 1e6 * seconds[method] / frames[method] for method in seconds if frames[method]}
 

@@ -15,16 +15,14 @@ from littoral.bench.adapt.plan import (
     DEVICE,
     GUARD_STREAMS,
     PARITY,
-    PLAIN,
     PRODUCT,
-    ROBUST,
     ROID,
     SOURCE,
     STREAMS,
     UNGUARDED,
-    Row,
 )
 from littoral.bench.adapt.recall import recall_fraction
+from littoral.bench.adapt.row import PLAIN, ROBUST, Row
 
 Result = Mapping[str, Any]
 BySeed = dict[int, float]

@@ -15,14 +15,16 @@ from rich.table import Table
 
 from littoral.bench.adapt.material import check_data
 from littoral.bench.adapt.methods import is_there
-from littoral.bench.adapt.plan import Row, chosen, full_plan, quick_plan
+from littoral.bench.adapt.plan import chosen, full_plan, quick_plan
 from littoral.bench.adapt.progress import ProgressView
+from littoral.bench.adapt.row import Row
 from littoral.bench.adapt.rows import RunOptions, fingerprint_of, make_rows, split_done
 from littoral.bench.adapt.store import RowStore, estimate_seconds, us_per_frame
 from littoral.bench.adapt.summary import KEYS, summarise
 from littoral.bench.document import make_document, write_document
 
 TABLE = "adapt"
+_WIDTH = 140
 _HEAVY = ("by_shift", "trace", "exact_and_coded_accuracy", "notes")
 """What stays in the row's own file."""
 
@@ -110,6 +112,7 @@ def flat_row(row: Row, document: Mapping[str, Any]) -> dict[str, Any]:
         **{key: value for key, value in result.items() if key not in _HEAVY},
         **{key: round(value, 3) for key, value in result.get("notes", {}).items()},
         "seconds": document["seconds"],
+        "cpu_seconds": document["cpu_seconds"],
         "commit": document["commit"],
     }
 
@@ -118,13 +121,13 @@ def _list(rows: Sequence[Row], done: Mapping[str, Any], store: RowStore, asked: 
     """What is there, what is not, and how long that will take."""
     old = [document for row in rows if (document := store.read(row)) is not None]
     measured, jobs = us_per_frame(old), asked.jobs or len(os.sched_getaffinity(0))
-    listed = []
+    listed: list[dict[str, Any]] = []
     for row in rows:
         seconds = done[row.key]["seconds"] if row.key in done else round(estimate_seconds(row, measured), 1)
         listed.append({"row": row.name, "table": row.table, "done": row.key in done, "seconds": seconds})
         if not asked.quiet:
             print(f"{'done   ' if row.key in done else 'missing'} {seconds:8.0f} s  {row.table:<9} {row.name}")
-    left = sum(entry["seconds"] for entry in listed if not entry["done"])
+    left = sum(float(entry["seconds"]) for entry in listed if not entry["done"])
     summary = {
         "rows_done": len(done),
         "rows_planned": len(rows),
@@ -149,15 +152,15 @@ def print_table(document: Mapping[str, Any]) -> None:
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in document["rows"]:
         if "accuracy" in row:
-            key = (row["table"], row["stream"], row["method"], row["teacher"] or "-")
+            key: tuple[str, ...] = (row["table"], row["stream"], row["method"], row["teacher"] or "-")
             groups.setdefault(key, []).append(row)
-    for key, rows in groups.items():
+    for named, rows in groups.items():
 
         def mean(column: str, rows: list[Mapping[str, Any]] = rows) -> float:
             return statistics.fmean(row[column] for row in rows)
 
         table.add_row(
-            *key,
+            *named,
             str(len(rows)),
             f"{mean('accuracy'):.2f}",
             f"{100 * mean('upload_ratio'):.1f} %",
@@ -166,10 +169,12 @@ def print_table(document: Mapping[str, Any]) -> None:
             f"{mean('forward_passes'):.2f}" + (f" + {b:.2f} back" if (b := mean("backward_passes")) else ""),
         )
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
     console.print(table)
     summary = document["summary"]
-    for key in KEYS:
-        console.print(f"{key}: {summary[key]}", highlight=False, soft_wrap=True)
+    for name in KEYS:
+        console.print(f"{name}: {summary[name]}", highlight=False, soft_wrap=True)
     console.print(f"{summary['rows_done']} of {summary['rows_planned']} rows", highlight=False)
 
 
