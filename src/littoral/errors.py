@@ -8,6 +8,7 @@
     ├── LinkError            the road between device and cloud
     │   ├── ProtocolError    bytes that break the wire format
     │   └── LinkRefused      the other side said no (``.code`` says why)
+    ├── FetchError       a data set's home cannot be reached, or sent something else than it published
     ├── FrameError           a frame is not what the bundle's input says (also a ValueError)
     └── MissingExtra         a command needs packages that are not installed (also an ImportError)
 
@@ -65,6 +66,10 @@ class LinkRefused(LinkError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class FetchError(LittoralError):
+    """A data set could not be had from its home."""
 
 
 class FrameError(LittoralError, ValueError):

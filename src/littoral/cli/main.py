@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from littoral import __version__
-from littoral.cli import bench, build, bundle, cloud, demo, doctor, edge, enrol
+from littoral.cli import bench, build, bundle, cloud, data, demo, doctor, edge, enrol
 from littoral.errors import LittoralError, MissingExtra
 
 _EXTRA_OF_COMMAND = {"edge": "edge", "bundle": "edge", "enrol": "edge", "cloud": "cloud", "build": "cloud"}
-COMMANDS = (demo, build, bundle, cloud, edge, enrol, bench, doctor)
+COMMANDS = (demo, build, bundle, cloud, edge, enrol, bench, data, doctor)
 
 
 class _Parser(argparse.ArgumentParser):

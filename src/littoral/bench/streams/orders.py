@@ -1,4 +1,4 @@
-"""The orders in which shifts are played. Seeded: the same source, arguments and seed give the same stream.
+"""The orders in which shifts are played. Seeded: the same pool, arguments and seed give the same stream.
 
 Labels are used here to order frames (`correlated`) and to score; what a method gets is frames and the device's number.
 """
@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from littoral.bench.streams.sources import Labels, Source, check_names
+from littoral.bench.streams.pools import Labels, Pool, check_names
 from littoral.bench.streams.stream import Indices, Stream
 
 GRADUAL = (1, 2, 3, 4, 5, 4, 3, 2, 1)
@@ -18,42 +18,38 @@ GRADUAL = (1, 2, 3, 4, 5, 4, 3, 2, 1)
 _MIXED, _CORRELATED, _DRAWN = 1, 2, 3
 
 
-def continual(
-    source: Source, corruptions: Sequence[str], *, frames_per_shift: int, seed: int, severity: int = 5
-) -> Stream:
+def continual(pool: Pool, corruptions: Sequence[str], *, frames_per_shift: int, seed: int, severity: int = 5) -> Stream:
     """Shift after shift, each with frames drawn at random, none twice within a shift.
 
     Args:
-        source: Where the frames come from.
+        pool: Where the frames come from.
         corruptions: Names in the order in which they are played; a name may come again.
-        frames_per_shift: At most as many as the source has.
-        seed: Of the draws; the corruptions have a seed of their own in the source.
+        frames_per_shift: At most as many as the pool has.
+        seed: Of the draws; the corruptions have a seed of their own in the pool.
         severity: 1..5, of all.
     Raises:
         ValueError: an argument is not so.
     """
-    _check(source, corruptions, frames_per_shift, severity)
-    places = [_draw(source, frames_per_shift, seed, turn) for turn in range(len(corruptions))]
-    return _stream(source, corruptions, places, severity)
+    _check(pool, corruptions, frames_per_shift, severity)
+    places = [_draw(pool, frames_per_shift, seed, turn) for turn in range(len(corruptions))]
+    return _stream(pool, corruptions, places, severity)
 
 
-def per_shift(
-    source: Source, corruptions: Sequence[str], *, frames_per_shift: int, seed: int, severity: int = 5
-) -> Stream:
+def per_shift(pool: Pool, corruptions: Sequence[str], *, frames_per_shift: int, seed: int, severity: int = 5) -> Stream:
     """The very frames of `continual`; a method starts anew at each shift."""
-    made = continual(source, corruptions, frames_per_shift=frames_per_shift, seed=seed, severity=severity)
+    made = continual(pool, corruptions, frames_per_shift=frames_per_shift, seed=seed, severity=severity)
     return replace(made, resets=True)
 
 
-def mixed(source: Source, corruptions: Sequence[str], *, frames_per_shift: int, seed: int, severity: int = 5) -> Stream:
+def mixed(pool: Pool, corruptions: Sequence[str], *, frames_per_shift: int, seed: int, severity: int = 5) -> Stream:
     """The very frames of `continual`, all shuffled: every batch has frames of many shifts."""
-    made = continual(source, corruptions, frames_per_shift=frames_per_shift, seed=seed, severity=severity)
+    made = continual(pool, corruptions, frames_per_shift=frames_per_shift, seed=seed, severity=severity)
     order = np.random.default_rng((seed, _MIXED)).permutation(len(made))
     return replace(made, place=made.place[order], shift=made.shift[order])
 
 
 def correlated(
-    source: Source,
+    pool: Pool,
     corruptions: Sequence[str],
     *,
     frames_per_shift: int,
@@ -72,7 +68,7 @@ def correlated(
     """
     if not concentration > 0:
         raise ValueError(f"the concentration is {concentration}; it must be more than 0")
-    made = continual(source, corruptions, frames_per_shift=frames_per_shift, seed=seed, severity=severity)
+    made = continual(pool, corruptions, frames_per_shift=frames_per_shift, seed=seed, severity=severity)
     labels, place = made.labels, made.place.copy()
     for shift in range(len(made.names)):
         part = slice(shift * frames_per_shift, (shift + 1) * frames_per_shift)
@@ -98,19 +94,19 @@ def label_runs(labels: Labels, *, concentration: float, rng: np.random.Generator
     return np.concatenate(runs).astype(np.int64)
 
 
-def gradual(source: Source, corruptions: Sequence[str], *, frames_per_shift: int, seed: int) -> Stream:
+def gradual(pool: Pool, corruptions: Sequence[str], *, frames_per_shift: int, seed: int) -> Stream:
     """The very frames of `continual`; within each shift the severity goes 1, 2, 3, 4, 5, 4, 3, 2, 1 in equal parts.
 
     Source: Wang et al., CVPR 2022 (CoTTA), who play as many frames at every step as others play in a whole shift.
     """
-    made = continual(source, corruptions, frames_per_shift=frames_per_shift, seed=seed)
+    made = continual(pool, corruptions, frames_per_shift=frames_per_shift, seed=seed)
     steps = np.arange(frames_per_shift) * len(GRADUAL) // frames_per_shift
     severity = np.tile(np.array(GRADUAL, np.int64)[steps], len(corruptions))
     return replace(made, severity=severity)
 
 
 def recurring(
-    source: Source,
+    pool: Pool,
     corruptions: Sequence[str],
     *,
     frames_per_visit: int,
@@ -123,18 +119,18 @@ def recurring(
     Visit ``v`` of domain ``d`` is shift ``v * len(corruptions) + d``, and has the domain's name.
 
     Raises:
-        ValueError: the source has too few frames for all visits of a domain to differ.
+        ValueError: the pool has too few frames for all visits of a domain to differ.
     """
     if visits < 1:
         raise ValueError(f"visits are {visits}; a domain is visited once or more")
-    _check(source, corruptions, frames_per_visit, severity, times=visits)
-    drawn = [_draw(source, frames_per_visit * visits, seed, domain) for domain in range(len(corruptions))]
+    _check(pool, corruptions, frames_per_visit, severity, times=visits)
+    drawn = [_draw(pool, frames_per_visit * visits, seed, domain) for domain in range(len(corruptions))]
     places = [np.split(drawn[domain], visits)[visit] for visit in range(visits) for domain in range(len(corruptions))]
-    return _stream(source, list(corruptions) * visits, places, severity)
+    return _stream(pool, list(corruptions) * visits, places, severity)
 
 
 def fleet(
-    source: Source,
+    pool: Pool,
     corruptions: Sequence[str],
     *,
     frames_per_visit: int,
@@ -148,7 +144,7 @@ def fleet(
 
     In period ``p`` domain ``d`` plays ``corruptions[(d + p) % len(corruptions)]`` to its devices, so that what one
     device lives through now another meets later. Devices ``d * devices_per_domain ...`` belong to domain ``d``
-    throughout. No frame comes twice under one corruption as long as the source has enough of them.
+    throughout. No frame comes twice under one corruption as long as the pool has enough of them.
 
     Args:
         frames_per_visit: Of each device in each period.
@@ -160,7 +156,7 @@ def fleet(
             f"{len(corruptions)} corruptions, {num_domains} domains of {devices_per_domain} devices, {periods} periods"
         )
         raise ValueError(f"{came}; expected at least one of each, and as many corruptions as domains")
-    _check(source, corruptions, frames_per_visit, severity, times=devices_per_domain)
+    _check(pool, corruptions, frames_per_visit, severity, times=devices_per_domain)
     num_devices = num_domains * devices_per_domain
     visits = {name: 0 for name in range(len(corruptions))}
     place, shift = [], []
@@ -169,7 +165,7 @@ def fleet(
         worn = np.empty((frames_per_visit, num_devices), np.int64)
         for domain in range(num_domains):
             index = (domain + period) % len(corruptions)
-            order = _draw(source, len(source.labels), seed, index)
+            order = _draw(pool, len(pool.labels), seed, index)
             for device in range(domain * devices_per_domain, (domain + 1) * devices_per_domain):
                 start = visits[index] * frames_per_visit
                 taken[:, device] = order[np.arange(start, start + frames_per_visit) % len(order)]
@@ -179,7 +175,7 @@ def fleet(
         shift.append(worn.reshape(-1))
     total = periods * frames_per_visit
     return Stream(
-        source=source,
+        pool=pool,
         place=np.concatenate(place),
         shift=np.concatenate(shift),
         severity=np.full(total * num_devices, severity, np.int64),
@@ -188,16 +184,16 @@ def fleet(
     )
 
 
-def _draw(source: Source, count: int, seed: int, turn: int) -> Indices:
+def _draw(pool: Pool, count: int, seed: int, turn: int) -> Indices:
     rng = np.random.default_rng((seed, _DRAWN, turn))
-    return rng.permutation(len(source.labels))[:count].astype(np.int64)
+    return rng.permutation(len(pool.labels))[:count].astype(np.int64)
 
 
-def _stream(source: Source, names: Sequence[str], places: list[Indices], severity: int) -> Stream:
+def _stream(pool: Pool, names: Sequence[str], places: list[Indices], severity: int) -> Stream:
     counts = [len(part) for part in places]
     total = sum(counts)
     return Stream(
-        source=source,
+        pool=pool,
         place=np.concatenate(places),
         shift=np.repeat(np.arange(len(places)), counts),
         severity=np.full(total, severity, np.int64),
@@ -206,12 +202,12 @@ def _stream(source: Source, names: Sequence[str], places: list[Indices], severit
     )
 
 
-def _check(source: Source, corruptions: Sequence[str], frames: int, severity: int, times: int = 1) -> None:
+def _check(pool: Pool, corruptions: Sequence[str], frames: int, severity: int, times: int = 1) -> None:
     if isinstance(corruptions, str):
         raise ValueError(f"corruptions are {corruptions!r}; give a list of names, [{corruptions!r}]")
     check_names(tuple(corruptions))
     if severity not in (1, 2, 3, 4, 5):
         raise ValueError(f"severity is {severity!r}; it goes from 1 to 5")
-    if not 1 <= frames * times <= len(source.labels):
+    if not 1 <= frames * times <= len(pool.labels):
         asked = f"{frames} frames" + (f", {times} times," if times > 1 else "")
-        raise ValueError(f"{asked} are asked of a source that has {len(source.labels)}; ask for 1 or more, and no more")
+        raise ValueError(f"{asked} are asked of a pool that has {len(pool.labels)}; ask for 1 or more, and no more")

@@ -1,4 +1,4 @@
-"""A stream: which frame of a source is played when, under which shift, to which device. Frames are made when asked."""
+"""A stream: which frame of a pool is played when, under which shift, to which device. Frames are made when asked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from littoral.bench.streams.sources import Labels, Source
+from littoral.bench.streams.pools import Labels, Pool
 from littoral.core.arrays import Frame
 
 Indices = NDArray[np.int64]
@@ -37,9 +37,9 @@ class Stream:
     The frames themselves are made a window at a time by `batches`, or by `frames_at`; `frames` makes all of them.
     """
 
-    source: Source
+    pool: Pool
     place: Indices
-    """Index into the source's frames."""
+    """Index into the pool's frames."""
     shift: Indices
     """Index into ``names``."""
     severity: Indices
@@ -61,7 +61,7 @@ class Stream:
     @property
     def labels(self) -> Labels:
         """int64 ``(N,)``, for the scorer alone."""
-        return self.source.labels[self.place].astype(np.int64)
+        return self.pool.labels[self.place].astype(np.int64)
 
     @property
     def num_devices(self) -> int:
@@ -80,7 +80,7 @@ class Stream:
         for key in np.unique(keys):
             chosen = np.flatnonzero(keys == key)
             shift, severity = divmod(int(key), 10)
-            part = self.source.frames_of(self.place[positions[chosen]], self.names[shift], severity)
+            part = self.pool.frames_of(self.place[positions[chosen]], self.names[shift], severity)
             if made is None:
                 made = np.empty((len(positions), *part.shape[1:]), np.uint8)
             made[chosen] = part
@@ -98,7 +98,7 @@ class Stream:
 
     def _only(self, kept: NDArray[np.bool_]) -> Stream:
         return Stream(
-            source=self.source,
+            pool=self.pool,
             place=self.place[kept],
             shift=self.shift[kept],
             severity=self.severity[kept],
@@ -134,7 +134,7 @@ class Stream:
         if not pending:
             return
         frames, start = self.frames_at(np.concatenate([positions for positions, _ in pending])), 0
-        labels = self.source.labels
+        labels = self.pool.labels
         for positions, begins in pending:
             yield Batch(
                 frames=frames[start : start + len(positions)],

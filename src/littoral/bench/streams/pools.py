@@ -26,7 +26,7 @@ Labels = NDArray[np.int64]
 CLEAN = "clean"
 
 
-class Source(Protocol):
+class Pool(Protocol):
     """Frames that exist in every shift."""
 
     @property
@@ -40,7 +40,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class CorruptedSource:
+class CorruptedPool:
     """Clean frames, corrupted when asked.
 
     Args:
@@ -67,7 +67,7 @@ class CorruptedSource:
             raise ValueError(f"labels are {came}; expected one whole number for each of {len(self.frames)} frames")
 
     def frames_of(self, places: NDArray[np.int64], name: str, severity: int) -> Frame:
-        """See `Source`."""
+        """See `Pool`."""
         if name == CLEAN:
             return self.frames[places]
         if self.cache is None:
@@ -120,7 +120,7 @@ class OfficialCifar10C:
     labels: Labels
 
     def frames_of(self, places: NDArray[np.int64], name: str, severity: int) -> Frame:
-        """See `Source`."""
+        """See `Pool`."""
         if name == CLEAN:
             return self.frames[places]
         shifted, labels = load_cifar10_c(self.folder, name, severity=severity)
