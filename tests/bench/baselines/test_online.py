@@ -11,6 +11,7 @@ import torch
 from baseline_world import World
 from torch import Tensor
 
+from littoral.bench.baselines.eta import eta
 from littoral.bench.baselines.networks import place, to_tensor
 from littoral.bench.baselines.online import Learner, OnlineSettings, Windowed, WindowSettings
 from littoral.bench.baselines.tent import TentLearner, TentSettings, tent
@@ -103,6 +104,17 @@ def test_learning_rates_are_the_official_ones_unless_scaled_by_hand() -> None:
     assert scaled.lr_for(200) == pytest.approx(0.001)
     assert scaled.lr_for(64) == pytest.approx(0.00032)
     assert scaled.lr_for(1) == pytest.approx(0.00032)  # updates see the whole ring
+
+
+def test_notes_and_passes_are_summed_over_the_devices(world: World, batches: Batches) -> None:
+    one, two = eta(world.setup()), eta(world.setup(num_devices=2))
+    for batch in batches(32)[:3]:
+        one.answer(batch)
+        for device in (0, 1):
+            two.answer(batch, device=device)
+    assert one.costs.notes["selected_frames"] > 0
+    assert two.costs.notes["selected_frames"] == 2 * one.costs.notes["selected_frames"]
+    assert two.costs.forward_frames == 2 * one.costs.forward_frames == 192
 
 
 def test_a_ring_that_cannot_be_is_refused() -> None:

@@ -67,6 +67,10 @@ class CottaLearner(Learner):
         self._restore()
         return targets
 
+    def notes(self) -> dict[str, float]:
+        """Batches that needed the augmentations."""
+        return {"unsure_batches": float(self.num_unsure)}
+
     @torch.no_grad()
     def _targets(self, frames_BHWC: Tensor, x_BCHW: Tensor) -> Tensor:
         """The teacher's logits, averaged over augmentations where the source is unsure."""

@@ -67,6 +67,10 @@ class EtaLearner(Learner):
             self.work.backward_frames += len(logits)
         return logits.detach()
 
+    def notes(self) -> dict[str, float]:
+        """How many frames passed both filters: what the authors count as backward samples."""
+        return {"selected_frames": float(self.num_selected)}
+
     def select(self, logits_BK: Tensor, entropy_B: Tensor) -> Tensor:
         """bool ``(B,)``: which answers count; moves the mean answer by them. The first have none to be held to."""
         kept = entropy_B < self.entropy_max

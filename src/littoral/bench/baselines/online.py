@@ -104,6 +104,10 @@ class Learner(ABC):
     def learn(self, frames_BHWC: Tensor) -> Tensor:
         """Logits ``(B, K)`` as the method answers with, then one update."""
 
+    def notes(self) -> dict[str, float]:
+        """What else belongs in the method's row; summed over devices."""
+        return {}
+
     def answering_model(self) -> nn.Module:
         """The network that answers where nothing is learned."""
         return self.model
@@ -177,10 +181,14 @@ class OnDevice:
         if device not in self.devices:
             self.devices[device] = Windowed(self._make(device), self.window, self.setup.batch_size)
         logits = self.devices[device].logits(to_tensor(frames_BHWC, self.setup))
-        work = [windowed.learner.work for windowed in self.devices.values()]
-        self.costs.forward_frames = sum(w.forward_frames for w in work)
-        self.costs.backward_frames = sum(w.backward_frames for w in work)
+        self._count()
         return labels(logits)
+
+    def _count(self) -> None:
+        learners = [windowed.learner for windowed in self.devices.values()]
+        self.costs.forward_frames = sum(learner.work.forward_frames for learner in learners)
+        self.costs.backward_frames = sum(learner.work.backward_frames for learner in learners)
+        self.costs.notes = {note: sum(learner.notes()[note] for learner in learners) for note in learners[0].notes()}
 
     def close(self) -> None:
         """Let go of the networks."""

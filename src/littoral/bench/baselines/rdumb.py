@@ -32,7 +32,7 @@ class RdumbLearner(EtaLearner):
         super().__init__(setup, settings)
         self.reset_after = settings.reset_after
         self.source = copies(self.parameters)
-        self.num_updates = 0
+        self.num_updates = self.num_resets = 0
 
     def learn(self, frames_BHWC: Tensor) -> Tensor:
         """Logits ``(B, K)``, from the source again where a reset is due."""
@@ -40,8 +40,13 @@ class RdumbLearner(EtaLearner):
             put_back(self.parameters, self.source)
             self.optimiser.state.clear()
             self.marginal = None
+            self.num_resets += 1
         self.num_updates += 1
         return super().learn(frames_BHWC)
+
+    def notes(self) -> dict[str, float]:
+        """Selected frames as in ETA, and resets."""
+        return {**super().notes(), "resets": float(self.num_resets)}
 
 
 def rdumb(setup: Setup, settings: RdumbSettings | None = None) -> OnDevice:

@@ -66,6 +66,10 @@ class SarLearner(Learner):
         self._watch(again.detach()[still])
         return logits.detach()
 
+    def notes(self) -> dict[str, float]:
+        """Resets."""
+        return {"resets": float(self.num_resets)}
+
     def _backward(self, entropy_B: Tensor, kept: Tensor) -> None:
         """Gradients of the mean over what is kept; all zero where nothing is, so that momentum alone moves."""
         self.optimiser.zero_grad()
