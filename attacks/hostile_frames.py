@@ -34,7 +34,9 @@ def _huge(code: int) -> bytes:
 
 
 SAMPLE = to_frame(
-    Sample(frame_id=1, version=0, predicted=0, entropy_nats=0.5, coding="raw", image=bytes(100)), stream=7, sequence=1
+    Sample(frame_id=1, version=0, predicted=0, entropy_nats=0.5, coding="raw", image=bytes(100), scene=0),
+    stream=7,
+    sequence=1,
 )
 
 FRAMES: dict[str, bytes] = {
@@ -69,10 +71,18 @@ FRAMES: dict[str, bytes] = {
     "ack below zero": _frame(8, msgpack.packb([-1])),
     "ack as a truth": _frame(8, msgpack.packb([True])),
     "ack of NaN": _frame(8, msgpack.packb([float("nan")])),
-    "entropy of NaN": _frame(5, msgpack.packb([1, 0, 0, float("nan"), "raw", b""])),
-    "entropy of infinity": _frame(5, msgpack.packb([1, 0, 0, float("inf"), "raw", b""])),
-    "image as text": _frame(5, msgpack.packb([1, 0, 0, 0.5, "raw", "image"])),
-    "coding of a megabyte": _frame(5, msgpack.packb([1, 0, 0, 0.5, "x" * 500_000, b""])),
+    "entropy of NaN": _frame(5, msgpack.packb([1, 0, 0, float("nan"), "raw", b"", 0])),
+    "entropy of infinity": _frame(5, msgpack.packb([1, 0, 0, float("inf"), "raw", b"", 0])),
+    "image as text": _frame(5, msgpack.packb([1, 0, 0, 0.5, "raw", "image", 0])),
+    "coding of a megabyte": _frame(5, msgpack.packb([1, 0, 0, 0.5, "x" * 500_000, b"", 0])),
+    "sample without its scene": _frame(5, msgpack.packb([1, 0, 0, 0.5, "raw", b""])),
+    "sample of a scene below zero": _frame(5, msgpack.packb([1, 0, 0, 0.5, "raw", b"", -1])),
+    "scene without a fingerprint": _frame(11, msgpack.packb([1, 0])),
+    "scene below zero": _frame(11, msgpack.packb([-1, 0, b""])),
+    "scene as a float": _frame(11, msgpack.packb([1.0, 0, b""])),
+    "fingerprint as text": _frame(11, msgpack.packb([1, 0, "fingerprint"])),
+    "fingerprint as a list of numbers": _frame(11, msgpack.packb([1, 0, [0.5, 0.5]])),
+    "fingerprint that claims four gigabytes": _frame(11, b"\x93\x01\x00" + _huge(0xC6)),
     "text that is not UTF-8": _frame(4, b"\x93\xa1\xff\xa1x\x00"),
     "body that claims four gigabytes": _frame(10, b"\x93" + _huge(0xC6)),
 }

@@ -117,7 +117,9 @@ WITH_THE_COHORT_KEY: dict[str, tuple[Attack, str]] = {
     "version as text": (lambda b: _claim(b, make_payload(b), version="9"), "malformed"),
     "schema of the future": (lambda b: _claim(b, make_payload(b), schema=2), "malformed"),
     "field smuggled in": (lambda b: _claim(b, make_payload(b), run="rm"), "malformed"),
-    "manifest too large": (lambda b: _claim(b, make_payload(b), cohort="x" * 10_000), "malformed"),
+    "manifest too large": (lambda b: _claim(b, make_payload(b), cohort="x" * 20_000), "malformed"),
+    "domain below zero": (lambda b: _claim(b, make_payload(b), domain=-1), "malformed"),
+    "fingerprint that is not hexadecimal": (lambda b: _claim(b, make_payload(b), fingerprint="../.."), "malformed"),
 }
 
 ENVELOPES: dict[str, tuple[Callable[[Bundle], tuple[bytes, bytes]], str]] = {

@@ -80,14 +80,27 @@ def test_a_good_version_gives_its_claim_and_its_values() -> None:
     np.testing.assert_allclose(values["bn.bias"], 0.1, atol=1e-3)
 
 
+def test_a_version_says_in_which_domain_it_was_learned() -> None:
+    claim = make(domain=3, fingerprint=b"\x00\x38\x00\x3c").verify(ENVELOPE)
+    assert (claim.domain, claim.fingerprint) == (3, "0038003c")
+    assert (make().verify(ENVELOPE).domain, make().verify(ENVELOPE).fingerprint) == (0, "")
+
+
+def test_the_fingerprint_of_a_wide_first_layer_fits_into_a_manifest() -> None:
+    assert make(domain=3, fingerprint=bytes(4 * 1024)).verify(ENVELOPE).domain == 3
+
+
 def test_golden_bytes_of_a_manifest_and_an_envelope_never_change() -> None:
     assert ENVELOPE.to_bytes() == (
         b'{"bundle_digest":"' + DIGEST.hex().encode() + b'","cohort":"harbour","cohort_key":"'
         + COHORT_KEY.public.hex.encode() + b'","max_delta":{"bn.bias":0.25,"bn.weight":0.5},"schema":1}'
     )  # fmt: skip
-    manifest = VersionManifest(cohort="c", bundle_digest="d", version=1, payload_sha256="e", payload_bytes=2)
+    manifest = VersionManifest(
+        cohort="c", bundle_digest="d", version=1, payload_sha256="e", payload_bytes=2, domain=3, fingerprint="0038003c"
+    )
     assert manifest.to_bytes() == (
-        b'{"bundle_digest":"d","cohort":"c","payload_bytes":2,"payload_sha256":"e","schema":1,"version":1}'
+        b'{"bundle_digest":"d","cohort":"c","domain":3,"fingerprint":"0038003c","payload_bytes":2,'
+        b'"payload_sha256":"e","schema":1,"version":1}'
     )
 
 
@@ -110,6 +123,11 @@ def test_golden_bytes_of_a_manifest_and_an_envelope_never_change() -> None:
         pytest.param(resigned(version="4"), "malformed", id="version-as-text"),
         pytest.param(resigned(version=True), "malformed", id="version-as-truth"),
         pytest.param(resigned(more=1), "malformed", id="unknown-field"),
+        pytest.param(resigned(domain="3"), "malformed", id="domain-as-text"),
+        pytest.param(resigned(domain=-1), "malformed", id="domain-below-zero"),
+        pytest.param(resigned(fingerprint=7), "malformed", id="fingerprint-as-a-number"),
+        pytest.param(resigned(fingerprint="zz"), "malformed", id="fingerprint-not-hexadecimal"),
+        pytest.param(resigned(fingerprint="00 00"), "malformed", id="fingerprint-with-a-gap"),
         pytest.param(resigned(cohort="x" * MAX_MANIFEST_BYTES), "malformed", id="large-manifest"),
     ],
 )

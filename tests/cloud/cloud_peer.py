@@ -28,6 +28,7 @@ from littoral.bundle import (
     PublicKey,
     SignedVersion,
     SigningKey,
+    StatisticsSpec,
     TorchModel,
 )
 from littoral.bundle.update import VersionManifest
@@ -38,6 +39,7 @@ from littoral.cloud.gate import Verdict
 from littoral.cloud.store import EnrolledDevice, Store
 from littoral.core.affine import NormLayer, encode_delta
 from littoral.core.arrays import Frame
+from littoral.core.recall import encode_fingerprint
 from littoral.errors import ModelOutputError
 from littoral.wire.envelope import MAX_FRAME_BYTES, decode_frame, encode_frame
 from littoral.wire.messages import (
@@ -48,6 +50,7 @@ from littoral.wire.messages import (
     M,
     Message,
     Sample,
+    Scene,
     Version,
     Welcome,
     expect,
@@ -75,7 +78,7 @@ def write_bundle(folder: Path, *, name: str = "hand-written") -> Path:
         segments=(),
         weights_file="weights.safetensors",
         norm_layers=(LAYER,),
-        statistics=None,
+        statistics=StatisticsSpec(file="weights.safetensors", tensors=(), drift_threshold=0.05, drift_batch=32),
         probe=ProbeSpec(file="weights.safetensors", num_frames=1, min_agreement=0.5),
         envelope_max_delta={LAYER.gamma: 0.5, LAYER.beta: 0.5},
         source_metrics={},
@@ -103,9 +106,19 @@ def sample(number: int, **changes: object) -> Sample:
         "predicted": number % 10,
         "entropy_nats": 1.0,
         "coding": "raw",
+        "scene": 0,
         "image": image(number).tobytes(),
     }
     return Sample(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def fingerprint(world: int, jitter: float = 0.0) -> bytes:
+    """What the first layer sees of a world; worlds of other numbers are far apart, a jitter below 0.5 is not."""
+    return encode_fingerprint(np.array([5.0 * world + jitter, 0.0, 1.0, 1.0], dtype=np.float32))
+
+
+def scene(number: int, world: int, *, version: int = 0, jitter: float = 0.0) -> Scene:
+    return Scene(scene=number, version=version, fingerprint=fingerprint(world, jitter))
 
 
 def png(frame: Frame, mode: str = "L", **options: object) -> bytes:
@@ -145,14 +158,18 @@ class FakeWorker:
 
 
 class FakeGate:
-    """Passes all but the calls named in ``hold`` (the first call is 1)."""
+    """Passes all but the calls named in ``hold`` (the first call is 1); keeps what it was given."""
 
     def __init__(self) -> None:
         self.calls = 0
         self.hold: set[int] = set()
+        self.others: list[Frame] = []
+        self.bases: list[bytes] = []
 
-    def check(self, payload: bytes, recent_frames: Frame) -> Verdict:
+    def check(self, payload: bytes, *, recent_frames: Frame, other_frames: Frame, base_payload: bytes) -> Verdict:
         self.calls += 1
+        self.others.append(other_frames)
+        self.bases.append(base_payload)
         if self.calls in self.hold:
             return Verdict(passed=False, reason="<b>collapse</b>", report={"probe_agreement": 0.1})
         return Verdict(passed=True, reason="", report={"probe_agreement": 1.0})
@@ -268,14 +285,20 @@ class Line:
         assert isinstance(data, bytes)
         return expect(from_frame(decode_frame(data)), kind)
 
-    def wait(self, kind: type[M], accept: Callable[[M], bool] = lambda message: True) -> M:
-        """The next message of a kind that is accepted, whatever comes between."""
+    def wait(
+        self,
+        kind: type[M],
+        accept: Callable[[M], bool] = lambda message: True,
+        between: Callable[[Message], object] = lambda message: None,
+    ) -> M:
+        """The next message of a kind that is accepted; what comes before it is given to ``between``."""
         while True:
             data = self.socket.recv(timeout=DEADLINE_S)
             assert isinstance(data, bytes)
             message = from_frame(decode_frame(data))
             if isinstance(message, kind) and accept(message):
                 return message
+            between(message)
 
     def upload(self, first: int, count: int) -> None:
         """Send samples ``first`` on, each numbered as its sequence, and wait until the last is acknowledged."""

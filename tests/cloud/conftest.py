@@ -13,6 +13,7 @@ pytest.importorskip("starlette", reason="the cloud needs its extra")
 from cloud_peer import enrolled, write_bundle
 
 from littoral.bundle import Bundle
+from littoral.cloud.domains import DomainRule
 from littoral.cloud.store import EnrolledDevice, Store
 
 
@@ -28,7 +29,7 @@ def opened(bundle: Path) -> Bundle:
 
 @pytest.fixture
 def store(tmp_path: Path, opened: Bundle) -> Iterator[Store]:
-    store = Store(tmp_path / "state", bundle_digest=opened.digest)
+    store = Store(tmp_path / "state", bundle_digest=opened.digest, rule=DomainRule.of(opened.manifest))
     yield store
     store.close()
 

@@ -38,7 +38,14 @@ def write(folder: Path, acks: int, *, hasty: bool) -> None:
         for _ in range(BATCH):
             sequence += 1
             image = sequence.to_bytes(8, "big") * 64
-            fields = {"frame_id": sequence, "version": 0, "predicted": 0, "entropy_nats": 1.0, "coding": "raw"}
+            fields = {
+                "frame_id": sequence,
+                "version": 0,
+                "predicted": 0,
+                "entropy_nats": 1.0,
+                "coding": "raw",
+                "scene": 0,
+            }
             batch.append((sequence, Sample(image=image, **fields)))
         future = store.record(DEVICE, 1, batch, now=0.0)
         os.write(acks, struct.pack("<Q", sequence if hasty else future.result()))

@@ -43,7 +43,7 @@ def serve(bundle: Path, state_dir: Path) -> subprocess.Popen[bytes]:
     (state_dir / "cloud.json").unlink(missing_ok=True)
     process = subprocess.Popen(
         [sys.executable, "-c", SERVE, str(bundle), str(state_dir)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
         stderr=subprocess.DEVNULL,
     )
     until(lambda: (state_dir / "cloud.json").exists() or process.poll() is not None, "the cloud to listen")

@@ -14,10 +14,10 @@ from cloud_peer import LAYER, SMALL, FakeGate, FakeWorker, enrolled, image, png,
 
 from littoral.bundle import Bundle, SigningKey
 from littoral.cloud.adapt import AdaptConfig, AdaptJob, AdaptResult
-from littoral.cloud.cohort import Cohort, Outcome, job_seeds, plan, replay_count
+from littoral.cloud.cohort import Cohort, Outcome, job_seeds, replay_count
 from littoral.cloud.executors import InlineExecutor
 from littoral.cloud.images import decode_image
-from littoral.cloud.ledger import Head, Ledger, NewVersion, SampleRange
+from littoral.cloud.ledger import Ledger, NewVersion
 from littoral.cloud.store import EnrolledDevice, Store
 from littoral.core.affine import decode_delta
 from littoral.errors import StorageError
@@ -64,32 +64,6 @@ def bench(store: Store, opened: Bundle) -> Iterator[Bench]:
 # -- the decisions -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("waiting", "open_job", "expected"),
-    [
-        pytest.param((1, 2, 3), None, None, id="too-few"),
-        pytest.param((1, 2, 5, 9), None, SampleRange(first=1, last=9, num_samples=4), id="just-enough"),
-        pytest.param((3, 4, 5, 6, 7, 8), None, SampleRange(first=3, last=6, num_samples=4), id="the-oldest-first"),
-        pytest.param(
-            (),
-            SampleRange(first=1, last=4, num_samples=4),
-            SampleRange(first=1, last=4, num_samples=4),
-            id="unfinished",
-        ),
-    ],
-)
-def test_a_job_takes_the_oldest_waiting_samples(
-    waiting: tuple[int, ...], open_job: SampleRange | None, expected: SampleRange | None
-) -> None:
-    assert plan(Head(version=2, base_version=1, open_job=open_job, waiting=waiting), SMALL) == expected
-
-
-def test_a_cloud_that_is_behind_takes_whole_batches_at_once_up_to_a_bound() -> None:
-    behind = Head(version=2, base_version=1, open_job=None, waiting=tuple(range(1, 15)))
-    assert plan(behind, replace(SMALL, max_batches_per_job=2)) == SampleRange(first=1, last=8, num_samples=8)
-    assert plan(behind, replace(SMALL, max_batches_per_job=9)) == SampleRange(first=1, last=12, num_samples=12)
-
-
 def test_a_cloud_that_is_behind_learns_from_the_newest_batch_and_remembers_the_others(
     store: Store, opened: Bundle, device: EnrolledDevice
 ) -> None:
@@ -100,7 +74,7 @@ def test_a_cloud_that_is_behind_learns_from_the_newest_batch_and_remembers_the_o
     bench.work()
     bench.executor.close()
     first, second = bench.worker.jobs
-    newest = bench.ledger.samples(SampleRange(first=9, last=12, num_samples=4))
+    newest = bench.ledger.samples(1)[-4:]
     assert [
         decode_image(s.coding, s.image, opened.manifest.input).tolist() for s in newest
     ] == first.new_frames.tolist()
@@ -123,14 +97,14 @@ def test_a_jobs_seed_depends_on_seed_and_version_alone() -> None:
 def test_nothing_happens_below_the_batch_size(bench: Bench, store: Store, device: EnrolledDevice) -> None:
     upload(store, device, 1, SMALL.batch_size - 1)
     assert bench.work() == []
-    assert bench.ledger.newest_shipped() is None
+    assert bench.ledger.newest_shipped() == {}
 
 
 def test_batches_are_worked_in_commit_order_each_on_the_state_before(
     bench: Bench, store: Store, device: EnrolledDevice
 ) -> None:
     upload(store, device, 1, 11)
-    assert bench.work() == [Outcome(version=n, shipped=True, reason="") for n in (1, 2)] == bench.outcomes
+    assert bench.work() == [Outcome(version=n, domain=0, shipped=True, reason="") for n in (1, 2)] == bench.outcomes
     first, second = bench.worker.jobs
     np.testing.assert_array_equal(first.new_frames, np.stack([image(n) for n in range(1, 5)]))
     np.testing.assert_array_equal(second.new_frames, np.stack([image(n) for n in range(5, 9)]))
@@ -151,8 +125,7 @@ def test_png_samples_reach_the_worker_as_frames(bench: Bench, store: Store, devi
 def test_a_shipped_version_is_signed_for_its_number(bench: Bench, store: Store, device: EnrolledDevice) -> None:
     upload(store, device, 1, 4)
     bench.work()
-    shipped = bench.ledger.newest_shipped()
-    assert shipped is not None
+    shipped = bench.ledger.newest_shipped()[0]
     assert KEY.public.verifies("version", shipped.signed.manifest, shipped.signed.signature)
     assert b'"version":1' in shipped.signed.manifest
     assert set(decode_delta(shipped.signed.payload, [LAYER])) == {LAYER.gamma, LAYER.beta}
@@ -185,9 +158,7 @@ def test_a_newest_version_that_is_held_leaves_the_one_before_shipped(
     bench.gate.hold = {2}
     upload(store, device, 1, 8)
     bench.work()
-    shipped = bench.ledger.newest_shipped()
-    assert shipped is not None
-    assert shipped.version == 1
+    assert bench.ledger.newest_shipped()[0].version == 1
 
 
 def test_a_job_that_diverges_is_held_and_does_not_block_the_next(
@@ -262,7 +233,7 @@ def test_an_unfinished_job_is_done_again_on_the_same_samples(
     dying = Cohort(bundle=opened, ledger=bench.ledger, executor=Dying(), check=bench.gate.check, key=KEY, config=SMALL)
     assert dying.step() is None
     store.revoke(device.id, reason="too late for a job that was begun", now=6.0).result()
-    assert bench.work() == [Outcome(version=1, shipped=True, reason="")]
+    assert bench.work() == [Outcome(version=1, domain=0, shipped=True, reason="")]
     assert store.read("SELECT fencing_token FROM jobs")[0][0] == 2
 
 
@@ -270,19 +241,25 @@ def test_a_version_is_committed_once_however_often_its_job_is_done(
     bench: Bench, store: Store, device: EnrolledDevice
 ) -> None:
     upload(store, device, 1, 8)
-    ledger, head = bench.ledger, bench.ledger.head(at_most=4)
-    samples = plan(head, SMALL)
-    assert samples is not None
-    slow = ledger.claim(head, samples, now=0.0, lease_s=10.0).result()
+    ledger, head = bench.ledger, bench.ledger.head()
+    first = {"domain": 0, "base_version": 0, "now": 0.0, "lease_s": 10.0}
+    slow = ledger.claim(head, [1, 2, 3, 4], **first).result()
     assert slow is not None
-    assert ledger.claim(head, samples, now=9.0, lease_s=10.0).result() is None, "the lease still runs"
-    fast = ledger.claim(head, samples, now=11.0, lease_s=10.0).result()
+    assert ledger.claim(head, [5, 6, 7, 8], **first).result() is None, "a job is open on this head"
+    assert ledger.resume(head, now=9.0, lease_s=10.0).result() is None, "the lease still runs"
+    fast = ledger.resume(head, now=11.0, lease_s=10.0).result()
     assert fast is not None
     assert fast.fencing_token > slow.fencing_token
     assert ledger.commit(slow, NOTHING, now=12.0).result() is False, "fenced off"
     assert ledger.commit(fast, NOTHING, now=12.0).result() is True
     assert ledger.commit(fast, NOTHING, now=12.0).result() is False, "once"
-    assert ledger.claim(head, samples, now=99.0, lease_s=10.0).result() is None, "the head moved on"
+    assert ledger.claim(head, [5, 6, 7, 8], **first).result() is None, "the head moved on"
+    assert ledger.resume(head, now=99.0, lease_s=10.0).result() is None, "the head moved on"
+    moved = ledger.head()
+    assert ledger.claim(moved, [4, 5, 6, 7], **first).result() is None, "one of them was taken"
+    assert ledger.claim(moved, [5, 6, 7, 99], **first).result() is None, "one of them does not exist"
+    assert ledger.claim(moved, [5, 6, 7, 8], **{**first, "domain": 1}).result() is None, "of another domain"
+    assert ledger.claim(moved, [], **first).result() is None
     assert [entry.version for entry in ledger.history()] == [1]
 
 
@@ -323,5 +300,5 @@ def test_a_failing_record_stops_nothing_for_good(bench: Bench, store: Store, dev
     store.close()
     again = Store(store.path.parent, bundle_digest=None)
     bench.ledger.store = again
-    assert bench.work() == [Outcome(version=1, shipped=True, reason="")]
+    assert bench.work() == [Outcome(version=1, domain=0, shipped=True, reason="")]
     again.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import json
 import os
@@ -15,8 +16,24 @@ from concurrent.futures import Future
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgpack
+import numpy as np
 import pytest
-from cloud_peer import SHAPE, FakeGate, FakeWorker, Line, Peer, fetch, image, png, running, sample, until, write_bundle
+from cloud_peer import (
+    SHAPE,
+    FakeGate,
+    FakeWorker,
+    Line,
+    Peer,
+    fetch,
+    image,
+    png,
+    running,
+    sample,
+    scene,
+    until,
+    write_bundle,
+)
 from websockets.exceptions import ConnectionClosed
 
 from littoral.bundle import SigningKey
@@ -25,7 +42,18 @@ from littoral.cloud.cloud import Cloud
 from littoral.cloud.session import Session
 from littoral.errors import StorageError
 from littoral.wire.envelope import MAX_FRAME_BYTES, Frame, decode_frame, encode_frame
-from littoral.wire.messages import Ack, Challenge, Receipt, Refusal, Status, Version, from_frame, to_frame
+from littoral.wire.messages import (
+    Ack,
+    Challenge,
+    Receipt,
+    Refusal,
+    Sample,
+    Scene,
+    Status,
+    Version,
+    from_frame,
+    to_frame,
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +78,14 @@ def fleet(cloud: Cloud) -> dict[str, object]:
     assert status == 200
     document: dict[str, object] = json.loads(body)
     return document
+
+
+def metrics(cloud: Cloud) -> str:
+    return fetch(f"{cloud.url}/metrics")[1].decode()
+
+
+def halves(*values: float) -> bytes:
+    return np.array(values, dtype="<f2").tobytes()
 
 
 def device_entry(cloud: Cloud, peer: Peer) -> dict[str, object]:
@@ -89,7 +125,7 @@ def test_a_version_that_devices_can_verify_is_sent_when_it_ships_and_again_at_th
         version = line.wait(Version)
         assert line.welcome is not None
         claim = peer.verified(version, line.welcome)
-        newest = until(lambda: peer.cloud._hub.newest, "a version")
+        newest = until(lambda: peer.cloud._hub.newest.get(0), "a version")
     with peer.session(highest_version=claim.version - 1) as line:
         assert line.welcome is not None
         assert peer.verified(line.wait(Version), line.welcome).version >= claim.version
@@ -206,17 +242,50 @@ def test_anything_before_a_hello_is_refused(peer: Peer) -> None:
         pytest.param(sample(1, coding="png", image=b"not a png"), id="not-a-png"),
         pytest.param(sample(1, coding="png", image=png(image(1), "RGB")), id="other-channels"),
         pytest.param(sample(1, coding="raw", image=bytes(500_000)), id="large"),
+        pytest.param(sample(1, scene=2**63), id="scene-of-a-sample-too-large"),
         pytest.param(Receipt(version=1, outcome="thrown away", code="", reason=""), id="unknown-outcome"),
+        pytest.param(scene(0, 1), id="scene-0"),
+        pytest.param(scene(2**63, 1), id="scene-too-large"),
+        pytest.param(scene(1, 1, version=2**63), id="version-of-a-scene-too-large"),
+        pytest.param(Scene(scene=1, version=0, fingerprint=b""), id="no-fingerprint"),
+        pytest.param(Scene(scene=1, version=0, fingerprint=bytes(7)), id="fingerprint-cut-short"),
+        pytest.param(Scene(scene=1, version=0, fingerprint=bytes(900_000)), id="fingerprint-of-a-megabyte"),
+        pytest.param(Scene(scene=1, version=0, fingerprint=halves(np.nan, 0, 1, 1)), id="fingerprint-of-nan"),
+        pytest.param(Scene(scene=1, version=0, fingerprint=halves(0, np.inf, 1, 1)), id="fingerprint-of-infinity"),
+        pytest.param(Scene(scene=1, version=0, fingerprint=halves(0, 0, 1, -1)), id="variance-below-zero"),
+        pytest.param(Frame(type=Sample.TYPE, body=msgpack.packb([1, 0, 0, 0.5, "raw", b""])), id="no-scene-field"),
+        pytest.param(
+            Frame(type=Sample.TYPE, body=msgpack.packb([1, 0, 0, float("nan"), "raw", b"", 0])), id="entropy-of-nan"
+        ),
+        pytest.param(Frame(type=Scene.TYPE, body=b"\xc1"), id="scene-that-is-not-msgpack"),
     ],
 )
-def test_malformed_content_ends_the_session_and_is_written_in_the_audit(peer: Peer, bad: object) -> None:
-    with peer.session() as line:
-        line.send(bad, sequence=1)  # type: ignore[arg-type]
-        refusal = refused(line)
-    assert (refusal.code, refusal.retry_after_ms) == ("protocol", 0), "sending it again would not help"
+def test_malformed_content_is_acknowledged_audited_and_dropped_and_holds_nothing_up(peer: Peer, bad: object) -> None:
+    frame = bad if isinstance(bad, Frame) else to_frame(bad)  # type: ignore[arg-type]
+    with peer.session(highest_version=2**63) as line:
+        line.socket.send(encode_frame(dataclasses.replace(frame, stream=line.stream, sequence=1)))
+        line.wait(Ack, lambda ack: ack.sequence == 1)
+        line.socket.send(encode_frame(dataclasses.replace(frame, stream=line.stream, sequence=1)))
+        line.send(sample(2), sequence=2)
+        line.wait(Ack, lambda ack: ack.sequence == 2)
+    entry = device_entry(peer.cloud, peer)
+    assert (entry["samples"], entry["malformed"], entry["domain"]) == (1, 1, 0), "counted once, and nothing of it kept"
     with admin.open_record(peer.cloud.state_dir) as store:
-        assert store.acked_sequence(peer.device_id, peer.stream) == 0
-        assert ("malformed", peer.device_id) in [entry[1:3] for entry in store.audit_entries()]
+        audit = [e for e in store.audit_entries() if e[2] == peer.device_id and e[1] == "malformed"]
+        assert len(audit) == 1
+        assert audit[0][3].split(" ")[0] in ("sample", "receipt", "scene")
+        assert len(audit[0][3]) > len("sample 1: "), "with its reason"
+        told = "SELECT count(*) FROM scenes WHERE device_id = ?1", "SELECT count(*) FROM receipts WHERE device_id = ?1"
+        assert [store.read(sql, peer.device_id)[0][0] for sql in told] == [0, 0]
+    purpose = audit[0][3].split(" ")[0]
+    assert f'littoral_malformed_total{{cohort="default",purpose="{purpose}"}}' in metrics(peer.cloud)
+
+
+def test_a_malformed_message_out_of_order_ends_the_session_as_any_other(peer: Peer) -> None:
+    with peer.session() as line:
+        line.send(sample(1, predicted=10), sequence=2)
+        assert refused(line).code == "protocol"
+    assert device_entry(peer.cloud, peer)["malformed"] == 0
 
 
 @pytest.mark.parametrize(
@@ -268,7 +337,7 @@ def test_too_many_sessions_are_told_to_come_back(tmp_path: Path) -> None:
 
 
 def test_a_full_record_refuses_and_acknowledges_nothing(tmp_path: Path) -> None:
-    with running(write_bundle(tmp_path / "b"), tmp_path / "s", max_record_bytes=140_000) as cloud:
+    with running(write_bundle(tmp_path / "b"), tmp_path / "s", max_record_bytes=220_000) as cloud:
         peer = Peer(cloud).enrol()
         acked = 0
         with peer.session() as line:
@@ -296,11 +365,11 @@ class SlowRecord:
         self.gate = threading.Event()
         real = cloud._store.record
 
-        def record(device_id: str, stream: int, entries: list[tuple[int, object]], *, now: float) -> Future[int]:
+        def record(device_id: str, stream: int, entries: list[tuple[int, object]], **more: object) -> Future[int]:
             self.asked += [sequence for sequence, _ in entries]
             hold: Future[bool] = cloud._store.write(lambda db: self.gate.wait(20))
             assert hold is not None
-            return real(device_id, stream, entries, now=now)  # type: ignore[arg-type]
+            return real(device_id, stream, entries, **more)  # type: ignore[arg-type]
 
         monkeypatch.setattr(cloud._store, "record", record)
 
@@ -436,7 +505,7 @@ def test_the_dashboards_sections_come_as_events(cloud: Cloud) -> None:
     answer = connection.getresponse()
     assert answer.headers["content-type"].startswith("text/event-stream")
     sections = json.loads(answer.readline().decode().removeprefix("data: "))
-    assert set(sections) == {"summary", "chart", "versions", "devices"}
+    assert set(sections) == {"summary", "chart", "domains", "versions", "devices"}
     answer.readline()
     assert answer.readline().startswith(b"data: "), "another one a second later"
     connection.close()

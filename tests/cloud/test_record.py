@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from littoral.bundle import SigningKey
+from littoral.cloud import intake
+from littoral.cloud.intake import Malformed
 from littoral.cloud.store import EnrolledDevice, Store
 from littoral.errors import BundleError, LinkRefused, ProtocolError, StorageError
 from littoral.wire.messages import Receipt
@@ -72,6 +74,22 @@ def test_duplicates_and_reorders_have_no_second_effect(
 def test_the_same_image_is_kept_once(store: Store, device: EnrolledDevice) -> None:
     store.record(device.id, 7, [(1, sample(1)), (2, sample(1))], now=5.0).result()
     assert (count(store, "samples"), count(store, "blobs")) == (2, 1)
+
+
+def test_a_malformed_message_is_passed_over_once_and_a_flood_of_them_does_not_fill_the_audit(
+    store: Store, device: EnrolledDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "MAX_AUDITED", 3)
+    bad = Malformed(kind="sample", reason="x" * 5000)
+    for _ in range(2):
+        store.record(device.id, 7, [(n, bad) for n in range(1, 10)], now=5.0).result()
+    assert store.record(device.id, 7, [(10, sample(10))], now=5.0).result() == 10
+    found = store.device(device.id)
+    assert found is not None
+    assert (found.num_malformed, found.num_samples) == (9, 1)
+    audit = [detail for _, kind, _, detail in store.audit_entries() if kind == "malformed"]
+    assert [detail[:11] for detail in audit] == ["sample 1: x", "sample 2: x", "sample 3: x"]
+    assert max(map(len, audit)) == 400
 
 
 def test_a_failing_message_does_not_take_its_neighbours_along(store: Store, device: EnrolledDevice) -> None:

@@ -196,7 +196,9 @@ class TinyDevice:
     def put(self, *frame_ids: int, num_bytes: int = 100) -> None:
         for frame_id in frame_ids:
             image = bytes(num_bytes)
-            sample = Sample(frame_id=frame_id, version=0, predicted=0, entropy_nats=0.1, coding="raw", image=image)
+            sample = Sample(
+                frame_id=frame_id, version=0, predicted=0, entropy_nats=0.1, coding="raw", image=image, scene=0
+            )
             self.outbox.put(sample, value=1.0)
 
     def wait(self, condition: Callable[[], Any]) -> None:

@@ -24,7 +24,9 @@ WAIT_S = 10.0
 
 
 def sample(frame_id: int, *, num_bytes: int = 100) -> Sample:
-    return Sample(frame_id=frame_id, version=0, predicted=1, entropy_nats=0.5, coding="raw", image=bytes(num_bytes))
+    return Sample(
+        frame_id=frame_id, version=0, predicted=1, entropy_nats=0.5, coding="raw", image=bytes(num_bytes), scene=0
+    )
 
 
 def receipt(version: int) -> Receipt:
@@ -405,7 +407,7 @@ from littoral.edge.outbox import Outbox
 from littoral.wire.messages import Sample
 outbox = Outbox(sys.argv[1], capacity_bytes=10**9, clock=lambda: 0.0)
 for i in range(int(sys.argv[2]), 10**9):
-    outbox.put(Sample(frame_id=i, version=0, predicted=0, entropy_nats=0.0, coding="raw", image=b"x" * 50), value=1.0)
+    outbox.put(Sample(frame_id=i, version=0, predicted=0, entropy_nats=0.0, coding="raw", image=b"x" * 50, scene=0), value=1.0)
     if i % 7 == 0:
         assert outbox.flush(10)
         print("durable", i, flush=True)

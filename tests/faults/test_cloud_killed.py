@@ -91,7 +91,8 @@ def stored_sequences(state: Path, device_id: str) -> list[int]:
     with closing(sqlite3.connect(state / RECORD_FILE)) as db:
         rows = db.execute(
             "SELECT sequence FROM samples WHERE device_id = ?1 UNION ALL "
-            "SELECT sequence FROM receipts WHERE device_id = ?1 ORDER BY sequence",
+            "SELECT sequence FROM receipts WHERE device_id = ?1 UNION ALL "
+            "SELECT sequence FROM scenes WHERE device_id = ?1 ORDER BY sequence",
             (device_id,),
         ).fetchall()
     return [sequence for (sequence,) in rows]

@@ -40,7 +40,7 @@ def encoded(message: Message, *, sequence: int | None = None) -> bytes:
 
 
 def sample(frame_id: int) -> Sample:
-    return Sample(frame_id=frame_id, version=0, predicted=0, entropy_nats=0.5, coding="raw", image=b"x" * 20)
+    return Sample(frame_id=frame_id, version=0, predicted=0, entropy_nats=0.5, coding="raw", image=b"x" * 20, scene=0)
 
 
 def make_link() -> DeviceLink:

@@ -28,11 +28,13 @@ from littoral.wire.messages import (
     Ack,
     Challenge,
     Credit,
+    DurableMessage,
     Hello,
     Message,
     Receipt,
     Refusal,
     Sample,
+    Scene,
     Status,
     Version,
     Welcome,
@@ -55,18 +57,19 @@ EXAMPLES: list[Message] = [
     ),
     Welcome(acked_sequence=70_000, credit_bytes=1_048_576, envelope=b"{}", envelope_signature=b"\x02" * 64),
     Refusal(code="revoked", message="die Küste", retry_after_ms=0),
-    Sample(frame_id=12, version=3, predicted=9, entropy_nats=0.625, coding="png", image=b"\x89PNG"),
+    Sample(frame_id=12, version=3, predicted=9, entropy_nats=0.625, coding="png", image=b"\x89PNG", scene=4),
     Receipt(version=3, outcome="rejected", code="probe", reason="81 % of the probe frames keep their label"),
     Status(version=3, frames=1000, selected=40, queued=2, dropped=1, statistics_resets=0),
     Ack(sequence=2**40),
     Credit(credit_bytes=0),
     Version(manifest=b'{"version":4}', signature=b"\x03" * 64, payload=b"LAD1"),
+    Scene(scene=4, version=2, fingerprint=b"\x00\x38\x00\x3c"),
 ]
 IDS = [type(message).__name__ for message in EXAMPLES]
 
 
 def framed(message: Message) -> bytes:
-    durable = isinstance(message, (Sample, Receipt))
+    durable = isinstance(message, DurableMessage)
     return encode_frame(to_frame(message, stream=99 if durable else 0, sequence=5 if durable else 0))
 
 
@@ -188,7 +191,7 @@ def test_trailing_fields_that_are_not_known_are_ignored(message: Message) -> Non
     assert from_frame(decode_frame(later)) == message
 
 
-@pytest.mark.parametrize("kind", [0, 11, 255])
+@pytest.mark.parametrize("kind", [0, 12, 255])
 def test_a_type_that_is_not_known_is_refused(kind: int) -> None:
     with pytest.raises(ProtocolError, match="unknown type"):
         from_frame(decode_frame(encode_frame(Frame(type=kind, body=msgpack.packb([])))))

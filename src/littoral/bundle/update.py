@@ -20,11 +20,12 @@ from typing import Any
 from littoral.bundle.signing import PublicKey, SigningKey
 from littoral.core.affine import NormLayer, apply_delta, decode_delta, violations
 from littoral.core.arrays import FloatArray, Tensors
+from littoral.core.recall import NO_DOMAIN
 from littoral.errors import UpdateRejected
 
 ENVELOPE_PURPOSE = "envelope"
 VERSION_PURPOSE = "version"
-MAX_MANIFEST_BYTES = 4_096
+MAX_MANIFEST_BYTES = 16_384
 MAX_ENVELOPE_BYTES = 262_144
 
 
@@ -45,6 +46,13 @@ def _document(data: bytes, fields: dict[str, type], what: str, limit: int) -> di
         if not isinstance(raw[key], kind) or (kind is int and isinstance(raw[key], bool)):
             raise UpdateRejected("malformed", f"{what}: {key} is {type(raw[key]).__name__}, expected {kind.__name__}")
     return raw
+
+
+def _is_hexadecimal(text: str) -> bool:
+    try:
+        return bytes.fromhex(text).hex() == text
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +105,11 @@ class Envelope:
 
 @dataclass(frozen=True, kw_only=True)
 class VersionManifest:
-    """What an affine version claims about itself. ``version`` grows by the cohort; 0 is the source."""
+    """What an affine version claims about itself. ``version`` grows by the cohort; 0 is the source.
+
+    ``domain`` is the domain that it was learned in and ``fingerprint`` that domain's centre in hexadecimal
+    (`littoral.core.recall.encode_fingerprint`); 0 and "" where there are no fingerprints.
+    """
 
     schema: int = 1
     cohort: str
@@ -105,6 +117,8 @@ class VersionManifest:
     version: int
     payload_sha256: str
     payload_bytes: int
+    domain: int
+    fingerprint: str
 
     def to_bytes(self) -> bytes:
         return _canonical(self)
@@ -119,7 +133,17 @@ class SignedVersion:
     payload: bytes
 
     @classmethod
-    def make(cls, *, key: SigningKey, cohort: str, bundle_digest: bytes, version: int, payload: bytes) -> SignedVersion:
+    def make(
+        cls,
+        *,
+        key: SigningKey,
+        cohort: str,
+        bundle_digest: bytes,
+        version: int,
+        payload: bytes,
+        domain: int = NO_DOMAIN,
+        fingerprint: bytes = b"",
+    ) -> SignedVersion:
         """Sign a coded delta (`littoral.core.affine.encode_delta`) as version ``version`` of a cohort."""
         manifest = VersionManifest(
             cohort=cohort,
@@ -127,6 +151,8 @@ class SignedVersion:
             version=version,
             payload_sha256=hashlib.sha256(payload).hexdigest(),
             payload_bytes=len(payload),
+            domain=domain,
+            fingerprint=fingerprint.hex(),
         ).to_bytes()
         return cls(manifest=manifest, signature=key.sign(VERSION_PURPOSE, manifest), payload=payload)
 
@@ -146,8 +172,16 @@ class SignedVersion:
             "version": int,
             "payload_sha256": str,
             "payload_bytes": int,
+            "domain": int,
+            "fingerprint": str,
         }
         claim = VersionManifest(**_document(self.manifest, fields, "the version's manifest", MAX_MANIFEST_BYTES))
+        if claim.domain < NO_DOMAIN or not _is_hexadecimal(claim.fingerprint):
+            raise UpdateRejected(
+                "malformed",
+                f"version {claim.version}: a domain is 0 or more and a fingerprint hexadecimal, "
+                f"got {claim.domain} and {claim.fingerprint!r:.40}",
+            )
         if claim.cohort != envelope.cohort:
             raise UpdateRejected(
                 "other-cohort",

@@ -25,14 +25,14 @@ import uvicorn
 from littoral.bundle import Bundle
 from littoral.cloud.adapt import AdaptConfig, Worker
 from littoral.cloud.cohort import Check, Cohort, Outcome
+from littoral.cloud.domains import DomainConfig, DomainRule
 from littoral.cloud.executors import Adapter, InlineExecutor
-from littoral.cloud.gate import Gate, Verdict
+from littoral.cloud.gate import Gate
 from littoral.cloud.gateway import make_app
 from littoral.cloud.hub import Hub, Limits
 from littoral.cloud.keys import Keys, make_token
 from littoral.cloud.ledger import Ledger
 from littoral.cloud.store import Store
-from littoral.core.arrays import Frame
 from littoral.errors import LittoralError, StorageError
 from littoral.wire.envelope import MAX_FRAME_BYTES
 
@@ -65,6 +65,7 @@ class CloudConfig:
     """PEM chain; with ``tls_key`` the port speaks TLS."""
     tls_key: Path | None = None
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    domains: DomainConfig = field(default_factory=DomainConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
@@ -87,12 +88,7 @@ WorkerFactory = Callable[[Bundle, CloudConfig], tuple[Adapter, Check]]
 def make_worker(bundle: Bundle, config: CloudConfig) -> tuple[Adapter, Check]:
     """The worker and the gate of a real cloud: torch models of the bundle."""
     worker = Worker(bundle, config.adapt, device=config.device)
-    gate = Gate(bundle, worker)
-
-    def check(payload: bytes, recent_frames: Frame) -> Verdict:
-        return gate.check(payload, recent_frames=recent_frames)
-
-    return worker, check
+    return worker, Gate(bundle, worker).check
 
 
 class Cloud:
@@ -128,7 +124,10 @@ class Cloud:
             self._keys = Keys.load_or_make(self.state_dir)
             self._keys.adopt(self.bundle)
             self._store = Store(
-                self.state_dir, bundle_digest=self.bundle.digest, max_bytes=self.config.max_record_bytes
+                self.state_dir,
+                bundle_digest=self.bundle.digest,
+                max_bytes=self.config.max_record_bytes,
+                rule=DomainRule.of(self.bundle.manifest, self.config.domains),
             )
             stack.callback(self._store.close)
             self._ledger = Ledger(self._store, self.config.cohort)
@@ -179,9 +178,10 @@ class Cloud:
                 check=check,
                 key=self._keys.cohort,
                 config=self.config.adapt,
+                domains=self.config.domains,
                 on_version=self._on_version,
             )
-            self._hub.on_samples = cohort.poke
+            self._hub.on_recorded = cohort.poke
             cohort.start()
             self._close.callback(cohort.stop)
             listener = _Listener(self._uvicorn_config(), self._hub, self._socket)
@@ -225,7 +225,7 @@ class Cloud:
         self.stop()
 
     def _on_version(self, outcome: Outcome) -> None:
-        self._hub.version_made(shipped=outcome.shipped)
+        self._hub.version_made(outcome.domain, shipped=outcome.shipped)
 
     def _uvicorn_config(self) -> uvicorn.Config:
         return uvicorn.Config(

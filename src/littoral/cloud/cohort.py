@@ -1,4 +1,4 @@
-"""A cohort's loop: when enough samples wait, make the next version of them, gate it, sign it, commit it.
+"""A cohort's loop: when enough samples of a domain wait, make its next version of them, gate it, sign it, commit it.
 
 Nothing is remembered here that the record does not hold: the replay memory is filled again from recorded samples, in
 their order, and a job that was begun and not finished is done again with the same result. Samples of a version that was
@@ -14,43 +14,41 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from littoral.bundle import Bundle, SignedVersion, SigningKey
 from littoral.cloud.adapt import AdaptConfig, AdaptJob, AdaptResult
+from littoral.cloud.domains import DomainConfig, start_version
 from littoral.cloud.executors import Executor
 from littoral.cloud.images import decode_image
-from littoral.cloud.ledger import Claim, Head, Ledger, NewVersion, SampleRange, StoredSample
+from littoral.cloud.ledger import Claim, Head, Ledger, NewVersion, StoredSample
+from littoral.cloud.reissue import forgotten, reissue
+from littoral.cloud.shares import loudest, newest_by_turns, oldest_by_turns, plan
 from littoral.core.arrays import Frame
+from littoral.core.recall import encode_fingerprint, fingerprint_layer
 from littoral.core.replay import ReplayBuffer
 from littoral.errors import LittoralError, StorageError
 
 if TYPE_CHECKING:
     from littoral.cloud.gate import Verdict
 
-Check = Callable[[bytes, Frame], "Verdict"]
 LEASE_S = 600.0
+OTHERS_FRAMES = 64
+"""How many frames of other devices a candidate is judged on, where so many are kept."""
 RETRY_S = 5.0
 """How long the loop waits after the record failed, and between looks at another worker's lease."""
 
 log = logging.getLogger(__name__)
 
 
-def plan(head: Head, config: AdaptConfig) -> SampleRange | None:
-    """What to work on: the job that was begun, else the oldest waiting batches, else nothing.
+class Check(Protocol):
+    """The gate, called right after the job that made the payload: `littoral.cloud.gate.Gate.check`, or a stand-in."""
 
-    A cloud that has fallen behind takes up to ``max_batches_per_job`` whole batches at once. It learns from the newest;
-    the others only enter replay, since the devices that sent them may be in another world by now.
-    """
-    if head.open_job is not None:
-        return head.open_job
-    batches = min(len(head.waiting) // config.batch_size, config.max_batches_per_job)
-    if batches == 0:
-        return None
-    count = batches * config.batch_size
-    return SampleRange(first=head.waiting[0], last=head.waiting[count - 1], num_samples=count)
+    def __call__(self, payload: bytes, *, recent_frames: Frame, other_frames: Frame, base_payload: bytes) -> Verdict:
+        """Judge a version against the one that it was made from, also on frames of other devices."""
+        ...
 
 
 def replay_count(buffered: int, num_new: int, config: AdaptConfig) -> int:
@@ -59,16 +57,17 @@ def replay_count(buffered: int, num_new: int, config: AdaptConfig) -> int:
 
 
 def job_seeds(seed: int, head_version: int) -> tuple[np.random.Generator, int]:
-    """The generator that draws replay for a job, and the seed that the job itself gets."""
+    """The generator that draws replay for a job and then for the gate, and the seed that the job itself gets."""
     draw, job = np.random.SeedSequence([seed, head_version]).spawn(2)
     return np.random.default_rng(draw), int(job.generate_state(1)[0])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the loop did: version ``version`` was shipped, or held for ``reason``."""
+    """What the loop did: version ``version`` of a domain was shipped, or held for ``reason``."""
 
     version: int
+    domain: int
     shipped: bool
     reason: str
 
@@ -77,7 +76,7 @@ class Cohort:
     """Works one cohort's samples off. `step` does one job; `start` runs steps in a thread whenever `poke` is called.
 
     Args:
-        check: The gate: ``check(payload, recent_frames)``, called right after the job that made the payload.
+        domains: Where a domain's versions begin, and what is replayed.
         on_version: Called after each commit, from the cohort's thread.
         clock: Seconds since the epoch.
         sole_worker: Nobody else works on this record (the cloud locks its state folder), so an open job is one that a
@@ -93,12 +92,14 @@ class Cohort:
         check: Check,
         key: SigningKey,
         config: AdaptConfig,
+        domains: DomainConfig | None = None,
         on_version: Callable[[Outcome], None] = lambda outcome: None,
         clock: Callable[[], float] = time.time,
         sole_worker: bool = True,
     ) -> None:
         self._bundle, self._ledger, self._executor, self._check = bundle, ledger, executor, check
         self._key, self._config, self._on_version, self._clock = key, config, on_version, clock
+        self._domains = domains or DomainConfig()
         self._replay: ReplayBuffer | None = None
         self._sole_worker = sole_worker
         self._wake, self._stop = threading.Event(), threading.Event()
@@ -140,44 +141,91 @@ class Cohort:
     # -- one job -----------------------------------------------------------------------------------------------------
 
     def step(self) -> Outcome | None:
-        """Do one job if there is one; None when there is not, or when another worker has it.
+        """Do one job, or re-issue one version, if there is something to do and no other worker does it; else None.
 
         Raises:
             StorageError: the record failed; nothing was committed.
         """
-        head = self._ledger.head(at_most=self._config.batch_size * self._config.max_batches_per_job)
-        samples = plan(head, self._config)
-        if samples is None:
-            return None
-        claim = self._ledger.claim(
-            head, samples, now=self._clock(), lease_s=LEASE_S, take_over=self._sole_worker
-        ).result()
+        head = self._ledger.head()
+        if head.open_job is not None:
+            claim = self._ledger.resume(head, now=self._clock(), lease_s=LEASE_S, take_over=self._sole_worker).result()
+            return None if claim is None else self._work(claim)
+        for domain in forgotten(self._ledger):
+            if domain in head.shipped:
+                return self._reissue(head, domain)
+        claim = self._claim(head)
         return None if claim is None else self._work(claim)
 
+    def _claim(self, head: Head) -> Claim | None:
+        take = plan(head.waiting, self._config)
+        if take is None:
+            return None
+        waiting = self._ledger.waiting(take.domain, per_device=take.num_samples)
+        return self._ledger.claim(
+            head,
+            oldest_by_turns(waiting, take.num_samples),
+            domain=take.domain,
+            base_version=self._base_version(head, take.domain),
+            now=self._clock(),
+            lease_s=LEASE_S,
+        ).result()
+
+    def _base_version(self, head: Head, domain: int) -> int:
+        """The newest shipped version of the domain; where it has none yet, what the policy says."""
+        if domain in head.shipped:
+            return head.shipped[domain]
+        layer = fingerprint_layer(self._bundle.manifest.norm_layers)
+        if layer is None:
+            return 0
+        return start_version(domain, self._ledger.domains(), head.shipped, config=self._domains, eps=layer.eps)
+
+    def _reissue(self, head: Head, domain: int) -> Outcome | None:
+        if not reissue(self._ledger, head, domain, sign=self._sign, now=self._clock()).result():
+            return None
+        reason = f"re-issued for domain {domain}"
+        return self._tell(Outcome(version=head.version + 1, domain=domain, shipped=True, reason=reason))
+
     def _work(self, claim: Claim) -> Outcome | None:
-        stored = self._ledger.samples(claim.samples)
+        stored = self._ledger.samples(claim.job)
         frames = self._decode(stored)
         replay = self._load_replay()
-        new_frames = frames[-self._config.batch_size :]
+        newest = newest_by_turns([sample.device_id for sample in stored], self._config.batch_size)
+        replay_of = claim.domain if self._domains.replay == "own" else None
         rng, seed = job_seeds(self._config.seed, claim.head_version)
         job = AdaptJob(
             base_version=claim.base_version,
             state=self._ledger.state(claim.base_version),
-            new_frames=new_frames,
-            replay_frames=replay.sample(replay_count(len(replay), len(new_frames), self._config), rng),
+            new_frames=frames[newest],
+            replay_frames=replay.sample(
+                replay_count(replay.kept(domain=replay_of), len(newest), self._config), rng, domain=replay_of
+            ),
             seed=seed,
         )
-        new = self._make(claim, job)
+        loud = loudest([stored[i].device_id for i in newest])
+        num_others = min(OTHERS_FRAMES, replay.kept(domain=claim.domain, without=loud))
+        other_frames = replay.sample(num_others, rng, domain=claim.domain, without=loud)
+        new = self._make(claim, job, other_frames)
         if new is None or not self._ledger.commit(claim, new, now=self._clock()).result():
             return None
         if new.status == "shipped":
-            _remember(replay, stored, frames)
-        outcome = Outcome(version=claim.head_version + 1, shipped=new.status == "shipped", reason=new.reason)
-        log.info("cohort %s: version %d %s: %s", self._ledger.cohort, outcome.version, new.status, new.reason)
+            _remember(replay, stored, frames, claim.domain)
+        return self._tell(
+            Outcome(
+                version=claim.head_version + 1,
+                domain=claim.domain,
+                shipped=new.status == "shipped",
+                reason=new.reason,
+            )
+        )
+
+    def _tell(self, outcome: Outcome) -> Outcome:
+        did = "shipped" if outcome.shipped else "held"
+        cohort, version, domain = self._ledger.cohort, outcome.version, outcome.domain
+        log.info("cohort %s: version %d of domain %d %s: %s", cohort, version, domain, did, outcome.reason)
         self._on_version(outcome)
         return outcome
 
-    def _make(self, claim: Claim, job: AdaptJob) -> NewVersion | None:
+    def _make(self, claim: Claim, job: AdaptJob, other_frames: Frame) -> NewVersion | None:
         """Adapt and gate; None when the executor was closed meanwhile, so the job stays open."""
         try:
             result = self._executor.adapt(job).result()
@@ -187,23 +235,34 @@ class Cohort:
             # The same job would fail the same way again: it is recorded as held, and the next samples get their turn.
             log.error("cohort %s: adaptation failed: %s", self._ledger.cohort, error)
             return _held(f"adaptation failed: {error}", AdaptResult(state=b"", payload=b"", report={}), {})
-        verdict = self._check(result.payload, job.new_frames)
+        verdict = self._check(
+            result.payload,
+            recent_frames=job.new_frames,
+            other_frames=other_frames,
+            base_payload=self._ledger.payload_of(claim.base_version),
+        )
         if not verdict.passed:
             return _held(verdict.reason, result, verdict.report)
         return NewVersion(
             status="shipped",
             reason=verdict.reason,
             payload=result.payload,
-            signed=SignedVersion.make(
-                key=self._key,
-                cohort=self._ledger.cohort,
-                bundle_digest=self._bundle.digest,
-                version=claim.head_version + 1,
-                payload=result.payload,
-            ),
+            signed=self._sign(result.payload, claim.head_version + 1, claim.domain),
             state=result.state,
             report=_plain(result.report),
             verdict=_plain(verdict.report),
+        )
+
+    def _sign(self, payload: bytes, version: int, domain: int) -> SignedVersion:
+        centre = next((entry.centre for entry in self._ledger.domains() if entry.number == domain), None)
+        return SignedVersion.make(
+            key=self._key,
+            cohort=self._ledger.cohort,
+            bundle_digest=self._bundle.digest,
+            version=version,
+            payload=payload,
+            domain=domain,
+            fingerprint=b"" if centre is None else encode_fingerprint(centre),
         )
 
     def _decode(self, stored: Sequence[StoredSample]) -> Frame:
@@ -218,16 +277,16 @@ class Cohort:
                 seed=self._config.seed,
             )
             for entry in self._ledger.history():
-                if entry.status == "shipped":
-                    stored = self._ledger.samples(entry.samples)
-                    _remember(replay, stored, self._decode(stored))
+                if entry.status == "shipped" and entry.job is not None:
+                    stored = self._ledger.samples(entry.job)
+                    _remember(replay, stored, self._decode(stored), entry.domain)
             self._replay = replay
         return self._replay
 
 
-def _remember(replay: ReplayBuffer, stored: Sequence[StoredSample], frames: Frame) -> None:
+def _remember(replay: ReplayBuffer, stored: Sequence[StoredSample], frames: Frame, domain: int) -> None:
     for sample, frame in zip(stored, frames, strict=True):
-        replay.add(frame, device=sample.device_id, label=sample.predicted)
+        replay.add(frame, device=sample.device_id, label=sample.predicted, domain=domain)
 
 
 def _held(reason: str, result: AdaptResult, verdict: Mapping[str, float]) -> NewVersion:

@@ -28,6 +28,7 @@ def render_sections(document: Document) -> dict[str, str]:
     return {
         "summary": _summary(document),
         "chart": _chart(document),
+        "domains": _domains(document),
         "versions": _versions(document),
         "devices": _devices(document),
     }
@@ -61,9 +62,9 @@ def _summary(document: Document) -> str:
     serving = _serving(document)
     tiles = [
         (
-            "serving version",
+            "newest version",
             document["shipped_version"] or "source",
-            f"made {_ago(serving['created_at'], now)}{_what_runs(document)}"
+            f"of domain {serving['domain']}, made {_ago(serving['created_at'], now)}{_what_runs(document)}"
             if serving
             else "nothing shipped yet: the devices run the bundle as it was built",
         ),
@@ -85,14 +86,15 @@ def _summary(document: Document) -> str:
 
 
 def _what_runs(document: Document) -> str:
-    """What the online devices last said they run; a device says so every few seconds."""
-    runs = [d["status"]["version"] for d in document["devices"] if d["online"] and d["status"]]
-    if not runs:
+    """Whether the online devices run their domain's newest, as they last said; a device says so every few seconds."""
+    newest = {domain["domain"]: domain["shipped_version"] for domain in document["domains"]}
+    said = [d for d in document["devices"] if d["online"] and d["status"]]
+    if not said:
         return ""
-    oldest, newest = min(runs), max(runs)
-    if oldest >= document["shipped_version"]:
-        return "; every online device runs it"
-    return f"; online devices run {oldest}" if oldest == newest else f"; online devices run {oldest} to {newest}"
+    current = sum(d["status"]["version"] >= newest.get(d["domain"], 0) for d in said)
+    if current == len(said):
+        return "; every online device runs its domain's newest"
+    return f"; {current} of {len(said)} online devices run their domain's newest"
 
 
 def _serving(document: Document) -> Mapping[str, Any] | None:
@@ -152,7 +154,10 @@ def _chart(document: Document) -> str:
 def _versions(document: Document) -> str:
     versions = list(document["versions"])
     rows = [_version_row(version, document) for version in versions[: -MAX_VERSIONS - 1 : -1]]
-    head = ("version", "gate", "probe kept", "agrees with teacher", "spread / teacher's", "from", "payload", "made")
+    head = (
+        *("version", "domain", "gate", "probe kept", "agrees with teacher", "spread / teacher's"),
+        *("from", "payload", "made"),
+    )
     more = document["head_version"] - len(rows)
     tail = f'<p class="note">and {more} before these: /v1/fleet has the newest</p>' if rows and more > 0 else ""
     return _table(head, rows, "No version yet: the first is made when enough samples have come.") + tail
@@ -167,21 +172,37 @@ def _version_row(version: Mapping[str, Any], document: Document) -> str:
     spread = " / ".join(
         f"{measured[key]:.2f}" for key in ("spread_nats", "teacher_spread_nats") if measured.get(key) is not None
     )
-    serving = version["version"] == document["shipped_version"]
+    serving = version["version"] in {domain["shipped_version"] for domain in document["domains"]}
     badge = f'<span class="badge {_text(version["status"])}">{_text(version["status"])}</span>'
     if serving:
         badge += ' <span class="note">serving</span>'
     row = (
         f'<tr class="{"serving" if serving else "version"}"><td class="number">{version["version"]}</td>'
+        f'<td class="number">{version["domain"]}</td>'
         f"<td>{badge}</td>{share}"
         f'<td class="number">{f"{spread} nats" if spread else "–"}</td>'
-        f'<td class="number">{version["samples"]} samples</td>'
+        f'<td class="number">{_made_of(version)}</td>'
         f'<td class="number">{_bytes(version["payload_bytes"])}</td>'
         f'<td class="note number">{_ago(version["created_at"], document["now"])}</td></tr>'
     )
     if version["reason"]:
-        row += f'<tr class="why"><td></td><td colspan="7">why: {_text(version["reason"])}</td></tr>'
+        held = " held" if version["status"] == "held" else ""
+        row += f'<tr class="why{held}"><td></td><td colspan="8">why: {_text(version["reason"])}</td></tr>'
     return row
+
+
+def _made_of(version: Mapping[str, Any]) -> str:
+    return f"{version['samples']} samples" if version["samples"] else f"version {version['base_version']}"
+
+
+def _domains(document: Document) -> str:
+    rows = [
+        f'<tr><td class="number">{domain["domain"] or "0, before a first scene"}</td>'
+        + "".join(f'<td class="number">{domain[key]:,}</td>' for key in ("scenes", "devices", "waiting"))
+        + f'<td class="number">{domain["shipped_version"] or "source"}</td></tr>'
+        for domain in document["domains"]
+    ]
+    return _table(("domain", "scenes", "devices in it now", "samples waiting", "newest version"), rows, "")
 
 
 def _devices(document: Document) -> str:
@@ -190,6 +211,7 @@ def _devices(document: Document) -> str:
     head = (
         "device",
         "state",
+        "domain",
         "runs version",
         "frames",
         "selected",
@@ -220,10 +242,15 @@ def _device_row(device: Mapping[str, Any], document: Document) -> str:
         counters = ["–"] * 6
     return (
         f'<tr><td>{_text(device["name"])} <span class="note">{_text(device["id"])}</span></td>'
-        f'<td><span class="badge {state}">{state}</span>{seen}</td>'
-        + "".join(f'<td class="number">{counter}</td>' for counter in (*counters, f"{device['samples']:,}"))
+        f'<td><span class="badge {state}">{state}</span>{seen}</td><td class="number">{device["domain"]}</td>'
+        + "".join(f'<td class="number">{counter}</td>' for counter in (*counters, _samples(device)))
         + f"<td>{_receipt(device['last_receipt'])}</td></tr>"
     )
+
+
+def _samples(device: Mapping[str, Any]) -> str:
+    dropped = f' <span class="held">{device["malformed"]} malformed</span>' if device["malformed"] else ""
+    return f"{device['samples']:,}{dropped}"
 
 
 def _receipt(receipt: Mapping[str, Any] | None) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import Any
 
 from littoral.cloud.hub import Hub, Presence
 from littoral.cloud.ledger import VersionEntry
 from littoral.cloud.store import EnrolledDevice
+from littoral.core.recall import NO_DOMAIN
 
 FLEET_SCHEMA = 1
 MAX_VERSIONS = 200
 
 
 def fleet_document(hub: Hub) -> dict[str, Any]:
-    """Devices with presence and counters, the newest versions with verdicts, totals, bytes by purpose.
+    """Devices with presence and counters, domains, the newest versions with verdicts, totals, bytes by purpose.
 
     Times are seconds since the epoch. May be called from any thread: it reads the hub, never writes.
 
@@ -33,7 +35,7 @@ def fleet_document(hub: Hub) -> dict[str, Any]:
         "bundle": {"name": hub.manifest.name, "digest": hub.bundle_digest.hex()},
         "release_key": hub.release_key,
         "head_version": versions[-1]["version"] if versions else 0,
-        "shipped_version": hub.newest.version if hub.newest else 0,
+        "shipped_version": hub.shipped_version,
         "totals": {
             "devices": len(devices),
             "online": sum(d["online"] for d in devices),
@@ -43,8 +45,28 @@ def fleet_document(hub: Hub) -> dict[str, Any]:
         "link_bytes": {direction: dict(totals) for direction, totals in hub.metrics.num_bytes.items()},
         "samples_per_second": hub.rates(),
         "devices": devices,
+        "domains": _domains(hub, devices),
         "versions": versions,
     }
+
+
+def _domains(hub: Hub, devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Domain 0, where devices are before their first scene, and then each that the cohort knows or has devices in."""
+    num_devices = Counter(device["domain"] for device in devices if device["revoked_at"] is None)
+    waiting = {entry.domain: entry.num_samples for entry in hub.ledger.head().waiting}
+    newest = {domain: shipped.version for domain, shipped in hub.newest.items()}
+    known = {entry.number: entry for entry in hub.ledger.domains()}
+    shown = [number for number, entry in known.items() if entry.known or num_devices[number]]
+    return [
+        {
+            "domain": number,
+            "scenes": known[number].num_scenes if number in known else 0,
+            "devices": num_devices[number],
+            "shipped_version": newest.get(number, 0),
+            "waiting": waiting.get(number, 0),
+        }
+        for number in [NO_DOMAIN, *shown]
+    ]
 
 
 def _device(device: EnrolledDevice, presence: Presence, receipt: dict[str, Any] | None) -> dict[str, Any]:
@@ -58,6 +80,8 @@ def _device(device: EnrolledDevice, presence: Presence, receipt: dict[str, Any] 
         "status": dataclasses.asdict(presence.status) if presence.status else None,
         "samples": device.num_samples,
         "sample_bytes": device.sample_bytes,
+        "malformed": device.num_malformed,
+        "domain": device.domain,
         "last_receipt": receipt,
     }
 
@@ -65,12 +89,13 @@ def _device(device: EnrolledDevice, presence: Presence, receipt: dict[str, Any] 
 def _version(entry: VersionEntry) -> dict[str, Any]:
     return {
         "version": entry.version,
+        "domain": entry.domain,
         "base_version": entry.base_version,
         "status": entry.status,
         "reason": entry.reason,
         "payload_bytes": entry.payload_bytes,
         "report": entry.report,
         "verdict": entry.verdict,
-        "samples": entry.samples.num_samples,
+        "samples": entry.num_samples,
         "created_at": entry.created_at,
     }

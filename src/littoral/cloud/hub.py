@@ -1,4 +1,4 @@
-"""What the gateway's sessions share: who is connected, the version to send, the limits, the counters.
+"""What the gateway's sessions share: who is connected, the versions to send, the limits, the counters.
 
 All of it is touched from the gateway's event loop only, except the methods that say otherwise. Nothing here is needed
 after a restart.
@@ -58,7 +58,7 @@ class Hub:
     """The gateway's memory.
 
     Args:
-        on_samples: Called when new samples were committed.
+        on_recorded: Called when new samples or scenes were committed.
         clock: Seconds since the epoch.
     """
 
@@ -72,20 +72,21 @@ class Hub:
         release_key: str,
         envelope: SignedEnvelope,
         limits: Limits,
-        on_samples: Callable[[], None] = lambda: None,
+        on_recorded: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.store, self.ledger, self.manifest, self.bundle_digest = store, ledger, manifest, bundle_digest
         self.release_key, self.envelope, self.limits = release_key, envelope, limits
-        self.on_samples, self.clock = on_samples, clock
+        self.on_recorded, self.clock = on_recorded, clock
         self.metrics = Metrics(ledger.cohort)
         self.sessions: dict[str, Session] = {}
         self.presence: dict[str, Presence] = {}
         self.num_handshakes = 0
         self.num_watchers = 0
         self.started_at = clock()
-        self.newest: ShippedVersion | None = ledger.newest_shipped()
-        self.metrics.set_shipped(self.newest.version if self.newest else 0)
+        self.newest: dict[int, ShippedVersion] = ledger.newest_shipped()
+        """By domain."""
+        self.metrics.set_shipped(self.shipped_version, len(self.newest))
         self.stopping = asyncio.Event()
         self.loop: asyncio.AbstractEventLoop | None = None
         self._rates: collections.deque[list[int]] = collections.deque(maxlen=RATE_WINDOW_S)
@@ -122,16 +123,26 @@ class Hub:
 
     # -- what happens ------------------------------------------------------------------------------------------------
 
-    def recorded(self, num_samples: int) -> None:
-        """Samples were committed."""
-        if not num_samples:
-            return
+    @property
+    def shipped_version(self) -> int:
+        """The newest shipped of all domains; 0 for none."""
+        return max((shipped.version for shipped in self.newest.values()), default=0)
+
+    def recorded(self, *, num_samples: int, num_scenes: int) -> None:
+        """Samples and scenes were committed."""
+        if num_scenes:
+            self.metrics.count_scenes(num_scenes)
+        if num_samples:
+            self._count_samples(num_samples)
+        if num_scenes or num_samples:
+            self.on_recorded()
+
+    def _count_samples(self, num_samples: int) -> None:
         self.metrics.count_samples(num_samples)
         second = int(self.clock())
         if not self._rates or self._rates[-1][0] != second:
             self._rates.append([second, 0])
         self._rates[-1][1] += num_samples
-        self.on_samples()
 
     def rates(self) -> list[int]:
         """Samples committed in each of the last ``RATE_WINDOW_S`` seconds, the newest last."""
@@ -139,15 +150,16 @@ class Hub:
         now = int(self.clock())
         return [by_second.get(second, 0) for second in range(now - RATE_WINDOW_S + 1, now + 1)]
 
-    def version_made(self, *, shipped: bool) -> None:
-        """The cohort made a version. May be called from any thread."""
+    def version_made(self, domain: int, *, shipped: bool) -> None:
+        """The cohort made a version of a domain. May be called from any thread."""
         if self.loop is not None and not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self._version_made, shipped)
+            self.loop.call_soon_threadsafe(self._version_made, domain, shipped)
 
-    def _version_made(self, shipped: bool) -> None:
+    def _version_made(self, domain: int, shipped: bool) -> None:
         self.metrics.count_version("shipped" if shipped else "held")
         if shipped:
             self.newest = self.ledger.newest_shipped()
-            self.metrics.set_shipped(self.newest.version if self.newest else 0)
+            self.metrics.set_shipped(self.shipped_version, len(self.newest))
             for session in self.sessions.values():
-                session.news.set()
+                if session.domain == domain:
+                    session.news.set()

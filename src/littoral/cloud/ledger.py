@@ -1,7 +1,8 @@
 """A cohort's part of the record: which samples wait, who works on them, and the versions that came of it.
 
-Making version ``head + 1`` is a job. A job is claimed with a lease and a fencing token, and its version is committed
-only while the head is still the one it was made for and the token the newest: doing a job twice has one effect.
+Each domain has a chain of versions of its own; numbers grow over the whole cohort. Making version ``head + 1`` is a
+job. It takes samples of one domain, is claimed with a lease and a fencing token, and its version is committed only
+while the head is still the one it was made for and the token the newest: doing a job twice has one effect.
 """
 
 from __future__ import annotations
@@ -9,47 +10,41 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from littoral.bundle.update import SignedVersion
+from littoral.cloud.domains import DomainEntry, read_domains
+from littoral.cloud.shares import Waiting
 from littoral.cloud.store import Store
 
 Status = Literal["shipped", "held"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleRange:
-    """``num_samples`` samples of a cohort, ids ``first`` to ``last``, both included."""
-
-    first: int
-    last: int
-    num_samples: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Head:
-    """Where a cohort stands. ``version`` is the newest, shipped or held; ``base_version`` the newest shipped, 0 none.
+    """Where a cohort stands. ``version`` is its newest, shipped or held; ``shipped`` the newest shipped by domain.
 
-    ``open_job`` is the range of a job that was begun on this head and not finished; ``waiting`` are the ids of samples
-    that no job has taken, in commit order, as many as were asked for.
+    ``open_job`` is the id of a job that was begun on this head and not finished, ``waiting`` what no job has taken.
     """
 
     version: int
-    base_version: int
-    open_job: SampleRange | None
-    waiting: tuple[int, ...]
+    shipped: dict[int, int]
+    open_job: int | None
+    waiting: tuple[Waiting, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """The right to make version ``head_version + 1`` of these samples, until somebody else claims it."""
+    """The right to make version ``head_version + 1`` of a job's samples, until somebody else claims it."""
 
     job: int
     head_version: int
+    domain: int
     base_version: int
-    samples: SampleRange
+    num_samples: int
     fencing_token: int
 
 
@@ -79,24 +74,27 @@ class NewVersion:
 
 @dataclass(frozen=True, kw_only=True)
 class ShippedVersion:
-    """A version that devices may have, as it crosses the wire."""
+    """A version that devices of its domain may have, as it crosses the wire."""
 
     version: int
+    domain: int
     signed: SignedVersion
 
 
 @dataclass(frozen=True, kw_only=True)
 class VersionEntry:
-    """A line of the version history."""
+    """A line of the version history. ``job`` is None for a re-issue of ``base_version``."""
 
     version: int
+    domain: int
     base_version: int
+    job: int | None
     status: Status
     reason: str
     payload_bytes: int
     report: dict[str, Any]
     verdict: dict[str, Any]
-    samples: SampleRange
+    num_samples: int
     created_at: float
 
 
@@ -107,54 +105,100 @@ class Ledger:
         self.store = store
         self.cohort = cohort
 
-    def head(self, *, at_most: int) -> Head:
-        """Where the cohort stands, with up to ``at_most`` waiting sample ids."""
-        version, base = self._versions()
-        job = self.store.read(
-            "SELECT first_sample, last_sample, num_samples FROM jobs WHERE cohort = ? AND head_version = ?",
+    # -- where it stands ---------------------------------------------------------------------------------------------
+
+    def head(self) -> Head:
+        """Where the cohort stands."""
+        shipped = self.store.read(
+            "SELECT domain, max(version) FROM versions WHERE cohort = ? AND status = 'shipped' GROUP BY domain",
             self.cohort,
-            version,
+        )
+        newest = self.store.read("SELECT coalesce(max(version), 0) FROM versions WHERE cohort = ?", self.cohort)
+        version = int(newest[0][0])
+        job = self.store.read(
+            "SELECT id FROM jobs WHERE cohort = ? AND head_version = ? AND status = 'open'", self.cohort, version
         )
         waiting = self.store.read(
-            "SELECT id FROM samples WHERE cohort = ?1 AND withdrawn = 0"
-            " AND id > (SELECT coalesce(max(last_sample), 0) FROM jobs WHERE cohort = ?1) ORDER BY id LIMIT ?2",
+            "SELECT domain, count(*), min(id) FROM samples WHERE cohort = ? AND job IS NULL AND withdrawn = 0"
+            " GROUP BY domain ORDER BY domain",
             self.cohort,
-            at_most,
         )
         return Head(
             version=version,
-            base_version=base,
-            open_job=SampleRange(first=job[0][0], last=job[0][1], num_samples=job[0][2]) if job else None,
-            waiting=tuple(row["id"] for row in waiting),
+            shipped={int(row[0]): int(row[1]) for row in shipped},
+            open_job=int(job[0]["id"]) if job else None,
+            waiting=tuple(Waiting(domain=row[0], num_samples=row[1], oldest=row[2]) for row in waiting),
         )
 
-    def _versions(self) -> tuple[int, int]:
-        row = self.store.read(
-            "SELECT coalesce(max(version), 0), coalesce(max(CASE status WHEN 'shipped' THEN version END), 0)"
-            " FROM versions WHERE cohort = ?",
+    def waiting(self, domain: int, *, per_device: int) -> list[tuple[int, str]]:
+        """(id, device) of the waiting samples of a domain in commit order, of each device the oldest ``per_device``."""
+        rows = self.store.read(
+            "SELECT id, device_id FROM (SELECT id, device_id, row_number() OVER (PARTITION BY device_id ORDER BY id)"
+            " AS turn FROM samples WHERE cohort = ? AND domain = ? AND job IS NULL AND withdrawn = 0)"
+            " WHERE turn <= ? ORDER BY id",
             self.cohort,
-        )[0]
-        return int(row[0]), int(row[1])
+            domain,
+            per_device,
+        )
+        return [(int(row["id"]), str(row["device_id"])) for row in rows]
+
+    def domains(self) -> list[DomainEntry]:
+        """The cohort's domains, also those that the index gave up; domain 0 is not among them."""
+        return read_domains(self.store.read("SELECT * FROM domains WHERE cohort = ? ORDER BY number", self.cohort))
+
+    # -- jobs --------------------------------------------------------------------------------------------------------
 
     def claim(
-        self, head: Head, samples: SampleRange, *, now: float, lease_s: float, take_over: bool = False
+        self, head: Head, samples: Sequence[int], *, domain: int, base_version: int, now: float, lease_s: float
     ) -> Future[Claim | None]:
-        """Take the job that makes version ``head.version + 1`` of ``samples``.
+        """Begin the job that makes version ``head.version + 1`` of these waiting samples.
 
-        None when the head moved on, when the samples are not those any more, or when another worker's lease on the job
-        still runs; ``take_over`` says that no other worker can be alive (the state folder's lock is held).
+        None when the head moved on, a job was begun on it, or one of the samples does not wait in the domain any more.
+        """
+        ids = json.dumps(list(samples))
+
+        def work(db: sqlite3.Connection) -> Claim | None:
+            if head_version(db, self.cohort) != head.version or open_job(db, self.cohort, head.version):
+                return None
+            free = db.execute(
+                "SELECT count(*) FROM samples WHERE id IN (SELECT value FROM json_each(?)) AND cohort = ?"
+                " AND domain = ? AND job IS NULL AND withdrawn = 0",
+                (ids, self.cohort, domain),
+            ).fetchone()[0]
+            if not samples or free != len(samples):
+                return None
+            cursor = db.execute(
+                "INSERT INTO jobs (cohort, head_version, domain, base_version, num_samples, status, lease_until,"
+                " fencing_token) VALUES (?, ?, ?, ?, ?, 'open', ?, 1)",
+                (self.cohort, head.version, domain, base_version, len(samples), now + lease_s),
+            )
+            assert cursor.lastrowid is not None
+            db.execute(
+                "UPDATE samples SET job = ? WHERE id IN (SELECT value FROM json_each(?))", (cursor.lastrowid, ids)
+            )
+            return Claim(
+                job=cursor.lastrowid,
+                head_version=head.version,
+                domain=domain,
+                base_version=base_version,
+                num_samples=len(samples),
+                fencing_token=1,
+            )
+
+        return self.store.write(work)
+
+    def resume(self, head: Head, *, now: float, lease_s: float, take_over: bool = False) -> Future[Claim | None]:
+        """Take over the job that was begun on this head, with the same samples and the same base.
+
+        None when the head moved on, when there is no such job, or when another worker's lease on it still runs;
+        ``take_over`` says that no other worker can be alive (the state folder's lock is held).
         """
 
         def work(db: sqlite3.Connection) -> Claim | None:
-            if _head_version(db, self.cohort) != head.version:
+            job = open_job(db, self.cohort, head.version)
+            if head_version(db, self.cohort) != head.version or job is None:
                 return None
-            job = db.execute(
-                "SELECT * FROM jobs WHERE cohort = ? AND head_version = ?", (self.cohort, head.version)
-            ).fetchone()
-            if job is None:
-                return self._open_job(db, head, samples, now + lease_s)
-            same = (job["first_sample"], job["last_sample"]) == (samples.first, samples.last)
-            if job["status"] != "open" or not same or (job["lease_until"] > now and not take_over):
+            if job["lease_until"] > now and not take_over:
                 return None
             token = job["fencing_token"] + 1
             db.execute(
@@ -163,39 +207,31 @@ class Ledger:
             return Claim(
                 job=job["id"],
                 head_version=head.version,
+                domain=job["domain"],
                 base_version=job["base_version"],
-                samples=samples,
+                num_samples=job["num_samples"],
                 fencing_token=token,
             )
 
         return self.store.write(work)
 
-    def _open_job(self, db: sqlite3.Connection, head: Head, samples: SampleRange, lease_until: float) -> Claim | None:
-        count = db.execute(
-            "SELECT count(*) FROM samples WHERE cohort = ? AND withdrawn = 0 AND id BETWEEN ? AND ?",
-            (self.cohort, samples.first, samples.last),
-        ).fetchone()[0]
-        if count != samples.num_samples:
-            return None
-        cursor = db.execute(
-            "INSERT INTO jobs (cohort, head_version, base_version, first_sample, last_sample, num_samples, status,"
-            " lease_until, fencing_token) VALUES (?, ?, ?, ?, ?, ?, 'open', ?, 1)",
-            (self.cohort, head.version, head.base_version, samples.first, samples.last, count, lease_until),
+    def samples(self, job: int) -> list[StoredSample]:
+        """The samples that a job took, in commit order."""
+        rows = self.store.read(
+            "SELECT s.id, s.device_id, s.predicted, s.coding, b.data FROM samples s JOIN blobs b USING (sha256)"
+            " WHERE s.job = ? AND s.cohort = ? ORDER BY s.id",
+            job,
+            self.cohort,
         )
-        assert cursor.lastrowid is not None
-        return Claim(
-            job=cursor.lastrowid,
-            head_version=head.version,
-            base_version=head.base_version,
-            samples=samples,
-            fencing_token=1,
-        )
+        return [
+            StoredSample(id=row[0], device_id=row[1], predicted=row[2], coding=row[3], image=row[4]) for row in rows
+        ]
 
     def commit(self, claim: Claim, new: NewVersion, *, now: float) -> Future[bool]:
         """Compare and set: record version ``claim.head_version + 1`` if the claim still holds; False if it does not."""
 
         def work(db: sqlite3.Connection) -> bool:
-            if _head_version(db, self.cohort) != claim.head_version:
+            if head_version(db, self.cohort) != claim.head_version:
                 return False
             done = db.execute(
                 "UPDATE jobs SET status = 'done' WHERE id = ? AND status = 'open' AND fencing_token = ?",
@@ -203,63 +239,83 @@ class Ledger:
             )
             if done.rowcount != 1:
                 return False
-            signed = new.signed
-            row = {
-                "cohort": self.cohort,
-                "version": claim.head_version + 1,
-                "base_version": claim.base_version,
-                "status": new.status,
-                "payload": new.payload,
-                "payload_sha256": hashlib.sha256(new.payload).digest(),
-                "manifest": signed.manifest if signed else b"",
-                "signature": signed.signature if signed else b"",
-                "state": new.state,
-                "report": json.dumps(new.report, sort_keys=True),
-                "verdict": json.dumps(new.verdict, sort_keys=True),
-                "reason": new.reason,
-                "first_sample": claim.samples.first,
-                "last_sample": claim.samples.last,
-                "created_at": now,
-            }
-            names = ", ".join(row)
-            db.execute(f"INSERT INTO versions ({names}) VALUES ({', '.join('?' * len(row))})", tuple(row.values()))
-            db.execute(
-                "INSERT INTO audit (at, kind, subject, detail) VALUES (?, ?, ?, ?)",
-                (now, f"version-{new.status}", f"{self.cohort}/{claim.head_version + 1}", new.reason),
+            self.insert_version(
+                db,
+                new,
+                version=claim.head_version + 1,
+                domain=claim.domain,
+                base_version=claim.base_version,
+                job=claim.job,
+                now=now,
             )
             return True
 
         return self.store.write(work)
 
-    def samples(self, samples: SampleRange) -> list[StoredSample]:
-        """The samples of a range, in commit order."""
-        rows = self.store.read(
-            "SELECT s.id, s.device_id, s.predicted, s.coding, b.data FROM samples s JOIN blobs b USING (sha256)"
-            " WHERE s.cohort = ? AND s.withdrawn = 0 AND s.id BETWEEN ? AND ? ORDER BY s.id",
-            self.cohort,
-            samples.first,
-            samples.last,
+    def insert_version(
+        self,
+        db: sqlite3.Connection,
+        new: NewVersion,
+        *,
+        version: int,
+        domain: int,
+        base_version: int,
+        job: int | None,
+        now: float,
+    ) -> None:
+        """Write a version, inside the writer's transaction."""
+        row = {
+            "cohort": self.cohort,
+            "version": version,
+            "domain": domain,
+            "base_version": base_version,
+            "job": job,
+            "status": new.status,
+            "payload": new.payload,
+            "payload_sha256": hashlib.sha256(new.payload).digest(),
+            "manifest": new.signed.manifest if new.signed else b"",
+            "signature": new.signed.signature if new.signed else b"",
+            "state": new.state,
+            "report": json.dumps(new.report, sort_keys=True),
+            "verdict": json.dumps(new.verdict, sort_keys=True),
+            "reason": new.reason,
+            "created_at": now,
+        }
+        names = ", ".join(row)
+        db.execute(f"INSERT INTO versions ({names}) VALUES ({', '.join('?' * len(row))})", tuple(row.values()))
+        db.execute(
+            "INSERT INTO audit (at, kind, subject, detail) VALUES (?, ?, ?, ?)",
+            (now, f"version-{new.status}", f"{self.cohort}/{version}", new.reason),
         )
-        return [
-            StoredSample(id=row[0], device_id=row[1], predicted=row[2], coding=row[3], image=row[4]) for row in rows
-        ]
+
+    # -- versions ----------------------------------------------------------------------------------------------------
 
     def state(self, version: int) -> bytes:
         """The adaptation state after a version; ``b""`` for version 0, the source."""
-        rows = self.store.read("SELECT state FROM versions WHERE cohort = ? AND version = ?", self.cohort, version)
+        rows = self.store.read(
+            "SELECT o.state FROM versions v JOIN versions o ON o.cohort = v.cohort"
+            " AND o.version = iif(v.job IS NULL, v.base_version, v.version) WHERE v.cohort = ? AND v.version = ?",
+            self.cohort,
+            version,
+        )
         return bytes(rows[0]["state"]) if rows else b""
 
-    def newest_shipped(self) -> ShippedVersion | None:
-        """The version that a device should have; None while there is none."""
+    def payload_of(self, version: int) -> bytes:
+        """The coded delta of a version; ``b""`` for version 0, the source."""
+        rows = self.store.read("SELECT payload FROM versions WHERE cohort = ? AND version = ?", self.cohort, version)
+        return bytes(rows[0]["payload"]) if rows else b""
+
+    def newest_shipped(self) -> dict[int, ShippedVersion]:
+        """By domain the version that its devices should have."""
         rows = self.store.read(
-            "SELECT version, manifest, signature, payload FROM versions WHERE cohort = ? AND status = 'shipped'"
-            " ORDER BY version DESC LIMIT 1",
+            "SELECT version, domain, manifest, signature, payload FROM versions WHERE cohort = ?1 AND version IN"
+            " (SELECT max(version) FROM versions WHERE cohort = ?1 AND status = 'shipped' GROUP BY domain)",
             self.cohort,
         )
-        if not rows:
-            return None
-        signed = SignedVersion(manifest=rows[0]["manifest"], signature=rows[0]["signature"], payload=rows[0]["payload"])
-        return ShippedVersion(version=rows[0]["version"], signed=signed)
+        return {
+            row["domain"]: ShippedVersion(version=row["version"], domain=row["domain"], signed=_signed(row))
+            for row in rows
+        }
 
     def payload(self, sha256: bytes) -> bytes | None:
         """A shipped version's payload by its digest."""
@@ -273,29 +329,32 @@ class Ledger:
     def history(self, *, limit: int = 1_000_000) -> list[VersionEntry]:
         """The newest ``limit`` versions, shipped and held, oldest first."""
         rows = self.store.read(
-            "SELECT v.version, v.base_version, v.status, v.reason, length(v.payload) AS payload_bytes, v.report,"
-            " v.verdict, v.first_sample, v.last_sample, v.created_at, j.num_samples FROM versions v"
-            " JOIN jobs j ON j.cohort = v.cohort AND j.head_version = v.version - 1"
-            " WHERE v.cohort = ? ORDER BY v.version DESC LIMIT ?",
+            "SELECT v.version, v.domain, v.base_version, v.job, v.status, v.reason, length(v.payload) AS payload_bytes,"
+            " v.report, v.verdict, v.created_at, coalesce(j.num_samples, 0) AS num_samples FROM versions v"
+            " LEFT JOIN jobs j ON j.id = v.job WHERE v.cohort = ? ORDER BY v.version DESC LIMIT ?",
             self.cohort,
             limit,
         )
+        decoded = ("report", "verdict")
         return [
-            VersionEntry(
-                version=row["version"],
-                base_version=row["base_version"],
-                status=row["status"],
-                reason=row["reason"],
-                payload_bytes=row["payload_bytes"],
-                report=json.loads(row["report"]),
-                verdict=json.loads(row["verdict"]),
-                samples=SampleRange(first=row["first_sample"], last=row["last_sample"], num_samples=row["num_samples"]),
-                created_at=row["created_at"],
-            )
+            VersionEntry(**{k: json.loads(row[k]) if k in decoded else row[k] for k in row.keys()})  # noqa: SIM118
             for row in reversed(rows)
         ]
 
 
-def _head_version(db: sqlite3.Connection, cohort: str) -> int:
+def _signed(row: sqlite3.Row) -> SignedVersion:
+    return SignedVersion(manifest=row["manifest"], signature=row["signature"], payload=row["payload"])
+
+
+def head_version(db: sqlite3.Connection, cohort: str) -> int:
+    """The newest version, shipped or held, inside the writer's transaction."""
     row = db.execute("SELECT coalesce(max(version), 0) FROM versions WHERE cohort = ?", (cohort,)).fetchone()
     return int(row[0])
+
+
+def open_job(db: sqlite3.Connection, cohort: str, head_version: int) -> sqlite3.Row | None:
+    """The row of the job that was begun on a head and not finished."""
+    row: sqlite3.Row | None = db.execute(
+        "SELECT * FROM jobs WHERE cohort = ? AND head_version = ? AND status = 'open'", (cohort, head_version)
+    ).fetchone()
+    return row

@@ -23,10 +23,16 @@ class Metrics:
         self._samples = Counter(
             "littoral_samples", "Samples committed, duplicates not counted", ["cohort"], registry=self.registry
         )
+        self._scenes = Counter("littoral_scenes", "Scenes committed", ["cohort"], registry=self.registry)
+        self._malformed = Counter(
+            "littoral_malformed", "Durable messages acknowledged and dropped", ["cohort", "purpose"],
+            registry=self.registry,
+        )  # fmt: skip
         self._refusals = Counter("littoral_refusals", "Sessions refused", ["cohort", "code"], registry=self.registry)
         self._versions = Counter("littoral_versions", "Versions made", ["cohort", "status"], registry=self.registry)
         self._online = Gauge("littoral_devices_online", "Open sessions", ["cohort"], registry=self.registry)
         self._shipped = Gauge("littoral_shipped_version", "The newest shipped", ["cohort"], registry=self.registry)
+        self._domains = Gauge("littoral_domains", "Domains with a shipped version", ["cohort"], registry=self.registry)
         self._commit = Histogram(
             "littoral_commit_seconds", "From a batch of durable messages to their synced commit", ["cohort"],
             registry=self.registry,
@@ -40,6 +46,12 @@ class Metrics:
     def count_samples(self, count: int) -> None:
         self._samples.labels(self.cohort).inc(count)
 
+    def count_scenes(self, count: int) -> None:
+        self._scenes.labels(self.cohort).inc(count)
+
+    def count_malformed(self, purpose: str) -> None:
+        self._malformed.labels(self.cohort, purpose).inc()
+
     def count_refusal(self, code: str) -> None:
         self._refusals.labels(self.cohort, code).inc()
 
@@ -49,8 +61,9 @@ class Metrics:
     def set_online(self, count: int) -> None:
         self._online.labels(self.cohort).set(count)
 
-    def set_shipped(self, version: int) -> None:
+    def set_shipped(self, version: int, num_domains: int) -> None:
         self._shipped.labels(self.cohort).set(version)
+        self._domains.labels(self.cohort).set(num_domains)
 
     def observe_commit(self, seconds: float) -> None:
         self._commit.labels(self.cohort).observe(seconds)

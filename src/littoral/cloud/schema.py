@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA = 1
+SCHEMA = 2
 """Written to ``meta`` when the record is made; a record of another number is refused."""
 
 TABLES = """
@@ -19,7 +19,10 @@ CREATE TABLE devices (
     enrolled_at REAL NOT NULL,
     revoked_at REAL,
     num_samples INTEGER NOT NULL DEFAULT 0,
-    sample_bytes INTEGER NOT NULL DEFAULT 0
+    sample_bytes INTEGER NOT NULL DEFAULT 0,
+    num_malformed INTEGER NOT NULL DEFAULT 0,  -- durable messages that were acknowledged and dropped
+    domain INTEGER NOT NULL DEFAULT 0,         -- that of its newest scene: whose versions it gets
+    last_scene INTEGER                         -- that scene's id
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE tokens (
@@ -41,12 +44,40 @@ CREATE TABLE blobs (
     data BLOB NOT NULL
 ) STRICT;
 
+CREATE TABLE domains (
+    cohort TEXT NOT NULL,
+    number INTEGER NOT NULL,          -- from 1, never used twice
+    centre BLOB NOT NULL,             -- float32, little-endian
+    num_scenes INTEGER NOT NULL,
+    known INTEGER NOT NULL DEFAULT 1, -- 0: no new scene is held against it any more
+    founder TEXT NOT NULL,            -- the device whose scene was its first
+    PRIMARY KEY (cohort, number)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE scenes (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order of commit
+    device_id TEXT NOT NULL REFERENCES devices (id),
+    stream INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    cohort TEXT NOT NULL,
+    scene INTEGER NOT NULL,           -- the device's own count
+    domain INTEGER NOT NULL,          -- fixed when it is committed
+    version INTEGER NOT NULL,         -- in service when it began
+    fingerprint BLOB NOT NULL,
+    highest_version INTEGER NOT NULL, -- that the device had seen of those that existed when it was committed
+    received_at REAL NOT NULL,
+    UNIQUE (device_id, stream, sequence)
+) STRICT;
+CREATE INDEX scenes_by_number ON scenes (device_id, scene, id);
+
 CREATE TABLE samples (
     id INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order of commit
     device_id TEXT NOT NULL REFERENCES devices (id),
     stream INTEGER NOT NULL,
     sequence INTEGER NOT NULL,
     cohort TEXT NOT NULL,
+    scene INTEGER NOT NULL,
+    domain INTEGER NOT NULL,          -- that of its scene, fixed when it is committed
     frame_id INTEGER NOT NULL,
     version INTEGER NOT NULL,
     predicted INTEGER NOT NULL,
@@ -54,10 +85,12 @@ CREATE TABLE samples (
     coding TEXT NOT NULL,
     sha256 BLOB NOT NULL REFERENCES blobs (sha256),
     received_at REAL NOT NULL,
+    job INTEGER REFERENCES jobs (id), -- that took it; NULL while it waits
     withdrawn INTEGER NOT NULL DEFAULT 0,  -- 1: its device was revoked before it was used
     UNIQUE (device_id, stream, sequence)
 ) STRICT;
-CREATE INDEX samples_by_cohort ON samples (cohort, withdrawn, id);
+CREATE INDEX samples_waiting ON samples (cohort, domain, device_id, id) WHERE job IS NULL AND withdrawn = 0;
+CREATE INDEX samples_by_job ON samples (job, id);
 
 CREATE TABLE receipts (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -76,10 +109,9 @@ CREATE INDEX receipts_by_device ON receipts (device_id, id);
 CREATE TABLE jobs (                   -- one per head version: what is made of it
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     cohort TEXT NOT NULL,
-    head_version INTEGER NOT NULL,    -- the newest version, shipped or held, when the job was made
-    base_version INTEGER NOT NULL,    -- the newest shipped one: what the job starts from
-    first_sample INTEGER NOT NULL,
-    last_sample INTEGER NOT NULL,
+    head_version INTEGER NOT NULL,    -- the newest version of the cohort, shipped or held, when the job was made
+    domain INTEGER NOT NULL,
+    base_version INTEGER NOT NULL,    -- what the job starts from: the domain's newest shipped one, if it has any
     num_samples INTEGER NOT NULL,
     status TEXT NOT NULL CHECK (status IN ('open', 'done')),
     lease_until REAL NOT NULL,
@@ -90,7 +122,9 @@ CREATE TABLE jobs (                   -- one per head version: what is made of i
 CREATE TABLE versions (
     cohort TEXT NOT NULL,
     version INTEGER NOT NULL,
-    base_version INTEGER NOT NULL,
+    domain INTEGER NOT NULL,          -- whose chain it is in
+    base_version INTEGER NOT NULL,    -- what it was made from; of a re-issued one, the version that it repeats
+    job INTEGER REFERENCES jobs (id), -- that made it; NULL for a re-issued one
     status TEXT NOT NULL CHECK (status IN ('shipped', 'held')),
     payload BLOB NOT NULL,
     payload_sha256 BLOB NOT NULL,
@@ -100,12 +134,11 @@ CREATE TABLE versions (
     report TEXT NOT NULL,
     verdict TEXT NOT NULL,
     reason TEXT NOT NULL,
-    first_sample INTEGER NOT NULL,
-    last_sample INTEGER NOT NULL,
     created_at REAL NOT NULL,
     PRIMARY KEY (cohort, version)
 ) STRICT;
 CREATE INDEX versions_by_payload ON versions (payload_sha256);
+CREATE INDEX versions_by_domain ON versions (cohort, domain, status, version);
 
 CREATE TABLE audit (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

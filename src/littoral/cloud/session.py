@@ -11,14 +11,17 @@ import contextlib
 import logging
 import os
 import time
+from typing import cast
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from littoral.cloud.hub import Hub
-from littoral.cloud.images import MAX_INTEGER, check_sample
+from littoral.cloud.images import MAX_INTEGER
+from littoral.cloud.intake import DURABLE_TYPES, Entry, Malformed, check_message
 from littoral.cloud.store import EnrolledDevice
+from littoral.core.recall import NO_DOMAIN
 from littoral.errors import FrameError, LinkRefused, ProtocolError, StorageError
-from littoral.wire.envelope import CONTROL_STREAM, decode_frame, encode_frame
+from littoral.wire.envelope import CONTROL_STREAM, Frame, decode_frame, encode_frame
 from littoral.wire.messages import (
     HELLO_PURPOSE,
     NONCE_BYTES,
@@ -30,6 +33,7 @@ from littoral.wire.messages import (
     Receipt,
     Refusal,
     Sample,
+    Scene,
     Status,
     Version,
     Welcome,
@@ -39,14 +43,13 @@ from littoral.wire.messages import (
     to_frame,
 )
 
-OUTCOMES = ("installed", "rejected", "reverted")
-PURPOSES: dict[type[Message], str] = {Sample: "sample", Receipt: "receipt", Version: "version"}
+PURPOSES: dict[type[Message], str] = {Sample: "sample", Receipt: "receipt", Scene: "scene", Version: "version"}
 RETRY_AFTER_MS = {"busy": 30_000, "storage": 10_000}
 """By Refusal code; the others need a person."""
 PROTOCOL_RETRY_MS = 5_000
 """After bytes that broke the wire format: they may have been damaged on the way, so one may try again."""
-INLINE_IMAGE_BYTES = 65_536
-"""Larger images are decoded off the event loop."""
+INLINE_BODY_BYTES = 65_536
+"""Images in larger messages are decoded off the event loop."""
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +64,9 @@ class Session:
         self._device: EnrolledDevice | None = None
         self._stream = CONTROL_STREAM
         self._highest_version = 0
-        self._pending: list[tuple[int, DurableMessage]] = []
+        self.domain = NO_DOMAIN
+        """That of the device's newest committed scene: whose versions it gets."""
+        self._pending: list[tuple[int, Entry]] = []
         self._in_flight_bytes = 0
         self._work, self._room = asyncio.Event(), asyncio.Event()
         self._room.set()
@@ -99,6 +104,7 @@ class Session:
 
     async def _serve(self) -> None:
         self._device = device = await self._handshake()
+        self.domain = device.domain
         self._hub.join(device.id, self)
         log.info("device %s (%s): session open", device.id, device.name)
         await self._send(
@@ -168,16 +174,17 @@ class Session:
             async with asyncio.timeout(self._hub.limits.idle_timeout_s):
                 data = await self._receive()
             frame = decode_frame(data)
-            message = from_frame(frame)
-            self._hub.metrics.count_bytes("up", PURPOSES.get(type(message), "control"), len(data))
+            durable = DURABLE_TYPES.get(frame.type)
+            message = from_frame(frame) if durable is None else None
+            purpose = "control" if durable is None else PURPOSES[durable]
+            self._hub.metrics.count_bytes("up", purpose, len(data))
             presence = self._hub.see(self._name)
             if isinstance(message, Status):
                 presence.status = message
-            elif isinstance(message, Sample | Receipt):
+            elif durable is not None:
                 if frame.stream != self._stream or not 0 < frame.sequence <= MAX_INTEGER:
                     raise ProtocolError(f"stream {frame.stream}, sequence {frame.sequence} is not of this outbox")
-                await self._check(message)
-                self._pending.append((frame.sequence, message))
+                self._pending.append((frame.sequence, await self._entry(frame, purpose)))
                 self._in_flight_bytes += len(data)
                 if self._in_flight_bytes >= self._hub.limits.credit_bytes:
                     self._room.clear()
@@ -185,19 +192,18 @@ class Session:
             else:
                 raise ProtocolError(f"a {type(message).__name__} came, which only the cloud sends")
 
-    async def _check(self, message: DurableMessage) -> None:
-        manifest = self._hub.manifest
+    async def _entry(self, frame: Frame, purpose: str) -> Entry:
+        """What goes into the record for a durable frame: its message, or why it is none."""
         try:
-            if isinstance(message, Sample):
-                if len(message.image) <= INLINE_IMAGE_BYTES:
-                    check_sample(message, manifest.input, manifest.num_classes)
-                else:
-                    await asyncio.to_thread(check_sample, message, manifest.input, manifest.num_classes)
-            elif message.outcome not in OUTCOMES or message.version > MAX_INTEGER:
-                raise FrameError(f"a receipt says {message.outcome!r:.40} of version {message.version}")
-        except FrameError as error:
-            await self._audit("malformed", str(error))
-            raise LinkRefused("protocol", str(error)) from error
+            message = cast("DurableMessage", from_frame(frame))
+            if len(frame.body) <= INLINE_BODY_BYTES:
+                check_message(message, self._hub.manifest)
+            else:
+                await asyncio.to_thread(check_message, message, self._hub.manifest)
+        except (ProtocolError, FrameError) as error:
+            log.warning("device %s: a malformed %s is dropped: %s", self._name, purpose, error)
+            return Malformed(kind=purpose, reason=str(error))
+        return message
 
     async def _commit(self) -> None:
         assert self._device is not None
@@ -210,18 +216,36 @@ class Session:
             num_bytes = self._in_flight_bytes
             begun = time.perf_counter()
             before = max(acked, store.acked_sequence(self._device.id, self._stream))
-            future = store.record(self._device.id, self._stream, batch, now=self._hub.clock())
+            future = store.record(
+                self._device.id,
+                self._stream,
+                batch,
+                now=self._hub.clock(),
+                highest_version=min(self._highest_version, MAX_INTEGER),
+            )
             acked = await asyncio.wrap_future(future)
             metrics.observe_commit(time.perf_counter() - begun)
             self._in_flight_bytes -= num_bytes
             self._room.set()
             await self._send(Ack(sequence=acked))
-            new = sum(1 for sequence, message in batch if sequence > before and isinstance(message, Sample))
-            self._hub.recorded(new)
+            self._recorded([entry for sequence, entry in batch if sequence > before])
+
+    def _recorded(self, new: list[Entry]) -> None:
+        """Follow the device into the domain of a new scene, and tell the hub what came."""
+        num_scenes = sum(isinstance(entry, Scene) for entry in new)
+        if num_scenes:
+            device = self._hub.store.device(self._name)
+            if device is not None and device.domain != self.domain:
+                self.domain = device.domain
+                self.news.set()
+        for entry in new:
+            if isinstance(entry, Malformed):
+                self._hub.metrics.count_malformed(entry.kind)
+        self._hub.recorded(num_samples=sum(isinstance(entry, Sample) for entry in new), num_scenes=num_scenes)
 
     async def _push(self) -> None:
         while True:
-            newest = self._hub.newest
+            newest = self._hub.newest.get(self.domain)
             if newest is not None and newest.version > self._highest_version:
                 assert self._device is not None
                 device = self._hub.store.device(self._device.id)

@@ -7,7 +7,6 @@ connection of their own and never wait for a commit. What belongs to a cohort's 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from littoral.bundle.signing import PublicKey
+from littoral.cloud.domains import DomainRule
+from littoral.cloud.intake import Entry, Origin, insert
 from littoral.cloud.schema import SCHEMA, TABLES
 from littoral.cloud.writer import GroupWriter, Work
 from littoral.errors import BundleError, LinkRefused, ProtocolError, StorageError
-from littoral.wire.messages import DurableMessage, Sample
 
 RECORD_FILE = "record.sqlite3"
 BUSY_TIMEOUT_S = 5.0
@@ -39,6 +39,9 @@ class EnrolledDevice:
     revoked_at: float | None
     num_samples: int
     sample_bytes: int
+    num_malformed: int
+    domain: int
+    last_scene: int | None
 
 
 class Store:
@@ -48,13 +51,21 @@ class Store:
         folder: The state folder; made if missing.
         bundle_digest: The bundle that is served, 32 bytes; None to open an existing record, whatever its bundle is.
         max_bytes: The most that the record may grow to, in bytes; None for as much as the disk holds.
+        rule: How scenes get their domain; None: everything is of domain 0.
     Raises:
         BundleError: the folder belongs to another bundle.
         StorageError: the record cannot be opened or written, or is of another schema.
     """
 
-    def __init__(self, folder: Path, *, bundle_digest: bytes | None, max_bytes: int | None = None) -> None:
-        self.path = folder / RECORD_FILE
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        bundle_digest: bytes | None,
+        max_bytes: int | None = None,
+        rule: DomainRule | None = None,
+    ) -> None:
+        self.path, self.rule = folder / RECORD_FILE, rule
         if bundle_digest is None and not self.path.exists():
             raise StorageError(f"no record at {self.path}; start a cloud with this state folder first")
         try:
@@ -132,7 +143,9 @@ class Store:
                 )
                 db.execute(
                     "INSERT INTO devices (id, name, public_key, cohort, enrolled_at) VALUES (?, ?, ?, ?, ?)"
-                    " ON CONFLICT (id) DO UPDATE SET name = excluded.name, cohort = excluded.cohort",
+                    " ON CONFLICT (id) DO UPDATE SET name = excluded.name, cohort = excluded.cohort,"
+                    " domain = iif(cohort = excluded.cohort, domain, 0),"
+                    " last_scene = iif(cohort = excluded.cohort, last_scene, NULL)",
                     (device_id, name, public_key.raw, cohort, now),
                 )
                 _audit(db, now, "device-enrolled", device_id, name)
@@ -155,11 +168,7 @@ class Store:
             if device.revoked_at is not None:
                 return False
             db.execute("UPDATE devices SET revoked_at = ? WHERE id = ?", (now, device_id))
-            db.execute(
-                "UPDATE samples SET withdrawn = 1 WHERE device_id = ?"
-                " AND id > (SELECT coalesce(max(last_sample), 0) FROM jobs WHERE cohort = samples.cohort)",
-                (device_id,),
-            )
+            db.execute("UPDATE samples SET withdrawn = 1 WHERE device_id = ? AND job IS NULL", (device_id,))
             _audit(db, now, "device-revoked", device_id, reason)
             return True
 
@@ -177,12 +186,22 @@ class Store:
     # -- what devices send -------------------------------------------------------------------------------------------
 
     def record(
-        self, device_id: str, stream: int, entries: Sequence[tuple[int, DurableMessage]], *, now: float
+        self,
+        device_id: str,
+        stream: int,
+        entries: Sequence[tuple[int, Entry]],
+        *,
+        now: float,
+        highest_version: int = 0,
     ) -> Future[int]:
         """Commit durable messages of one outbox, in order; the future gives the last sequence committed and synced.
 
         What was committed before is skipped. The future raises `ProtocolError` when a sequence is missing before one
-        of these, `LinkRefused` (``not-enrolled``, ``revoked``) or `StorageError`; then none of them was recorded.
+        of these, `LinkRefused` (``not-enrolled``, ``revoked``), `StorageError`, or `ValueError` for a fingerprint that
+        is not one of the bundle's; then none of them was recorded.
+
+        Args:
+            highest_version: The highest version that the device has seen, as it says.
         """
 
         def work(db: sqlite3.Connection) -> int:
@@ -199,7 +218,10 @@ class Store:
                     continue
                 if sequence != acked + 1:
                     raise ProtocolError(f"sequence {sequence} came after {acked}; send again from {acked + 1}")
-                _insert(db, device, stream, sequence, message, now)
+                origin = Origin(
+                    device_id=device_id, cohort=device.cohort, stream=_signed(stream), sequence=sequence, now=now
+                )
+                insert(db, message, origin, rule=self.rule, highest=highest_version)
                 acked = sequence
             db.execute(
                 "INSERT INTO streams (device_id, stream, acked_sequence) VALUES (?, ?, ?)"
@@ -294,37 +316,3 @@ def _device(db: sqlite3.Connection, device_id: str) -> EnrolledDevice | None:
 
 def _audit(db: sqlite3.Connection, now: float, kind: str, subject: str, detail: str) -> None:
     db.execute("INSERT INTO audit (at, kind, subject, detail) VALUES (?, ?, ?, ?)", (now, kind, subject, detail))
-
-
-def _insert(
-    db: sqlite3.Connection, device: EnrolledDevice, stream: int, sequence: int, message: DurableMessage, now: float
-) -> None:
-    where = (device.id, _signed(stream), sequence)
-    if not isinstance(message, Sample):
-        db.execute(
-            "INSERT INTO receipts (device_id, stream, sequence, version, outcome, code, reason, received_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (*where, message.version, message.outcome, message.code, message.reason, now),
-        )
-        return
-    digest = hashlib.sha256(message.image).digest()
-    db.execute("INSERT INTO blobs (sha256, data) VALUES (?, ?) ON CONFLICT DO NOTHING", (digest, message.image))
-    db.execute(
-        "INSERT INTO samples (device_id, stream, sequence, cohort, frame_id, version, predicted, entropy_nats, coding,"
-        " sha256, received_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            *where,
-            device.cohort,
-            message.frame_id,
-            message.version,
-            message.predicted,
-            message.entropy_nats,
-            message.coding,
-            digest,
-            now,
-        ),
-    )
-    db.execute(
-        "UPDATE devices SET num_samples = num_samples + 1, sample_bytes = sample_bytes + ? WHERE id = ?",
-        (len(message.image), device.id),
-    )

@@ -15,10 +15,10 @@ import numpy as np
 
 from littoral.core.affine import NormLayer
 from littoral.core.arrays import FloatArray, Tensors
+from littoral.core.recall import fingerprint, fingerprint_distance, fingerprint_layer
 
 MEAN_SUFFIX = ".batch_mean"
 MEAN_SQUARE_SUFFIX = ".batch_mean_square"
-_CAP_PER_CHANNEL = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +55,10 @@ def distance(a: Tensors, b: Tensors, layers: Sequence[NormLayer]) -> float:
     Returns:
         At least 0; 0 when equal; bounded, since no channel counts for more than 10.
     """
-    counted = batch_norm_layers(layers)[:1]
-    if not counted:
+    layer = fingerprint_layer(layers)
+    if layer is None:
         return 0.0
-    (layer,) = counted
-    var_a, var_b = a[layer.var] + layer.eps, b[layer.var] + layer.eps
-    square = (a[layer.mean] - b[layer.mean]) ** 2
-    per_channel = 0.5 * ((var_a + square) / var_b + (var_b + square) / var_a) - 1.0
-    return float(np.minimum(per_channel, _CAP_PER_CHANNEL).mean())
+    return fingerprint_distance(fingerprint(a, layer), fingerprint(b, layer), eps=layer.eps)
 
 
 def from_moments(moments: Tensors, layers: Sequence[NormLayer]) -> dict[str, FloatArray]:

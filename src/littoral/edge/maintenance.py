@@ -215,6 +215,7 @@ class Maintenance:
             entropy_nats=entropy_nats,
             coding=coding,
             image=image,
+            scene=0,
         )
         assert self.outbox is not None
         self.outbox.put(sample, value=entropy_nats)

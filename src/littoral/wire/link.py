@@ -30,6 +30,7 @@ from littoral.wire.messages import (
     Receipt,
     Refusal,
     Sample,
+    Scene,
     Status,
     Version,
     Welcome,
@@ -81,7 +82,7 @@ class Close:
 
 Action = Send | Opened | AckedUpTo | GotVersion | Close
 
-_DURABLE_PURPOSE = {Sample.TYPE: "sample", Receipt.TYPE: "receipt"}
+_DURABLE_PURPOSE = {Sample.TYPE: "sample", Receipt.TYPE: "receipt", Scene.TYPE: "scene"}
 
 
 class DeviceLink:

@@ -1,7 +1,7 @@
 """The messages, each a frozen dataclass and a msgpack array of its fields in order.
 
     cloud -> device   Challenge  Welcome  Refusal  Ack  Credit  Version
-    device -> cloud   Hello  Status   and, durable, by way of the outbox:   Sample  Receipt
+    device -> cloud   Hello  Status   and, durable, by way of the outbox:   Sample  Receipt  Scene
 
 A session: the cloud sends Challenge; the device answers Hello, signed with its device key; the cloud answers Welcome or
 Refusal. Then the device sends durable messages in order while its bytes in flight are below the credit, the cloud
@@ -83,7 +83,8 @@ class Refusal:
 class Sample:
     """Durable. A frame that the device chose for the teacher; ``image`` is coded as ``coding`` says: ``png``, ``raw``.
 
-    ``predicted`` is the class that the device answered, ``version`` the affine version it answered with.
+    ``predicted`` is the class that the device answered, ``version`` the affine version it answered with, ``scene`` the
+    number of the `Scene` that it belongs to, 0 before the first.
     """
 
     TYPE: ClassVar[int] = 5
@@ -93,6 +94,7 @@ class Sample:
     entropy_nats: float
     coding: str
     image: bytes
+    scene: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +147,22 @@ class Version:
     payload: bytes
 
 
-Message = Challenge | Hello | Welcome | Refusal | Sample | Receipt | Status | Ack | Credit | Version
-DurableMessage = Sample | Receipt
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """Durable. The device's world changed: from here on its samples are of ``scene``, which counts from 1.
+
+    ``fingerprint`` is what the first BatchNorm layer sees (`littoral.core.recall.encode_fingerprint`), ``version`` the
+    affine version in service, a remembered one if the device has been in such a world before.
+    """
+
+    TYPE: ClassVar[int] = 11
+    scene: int
+    version: int
+    fingerprint: bytes
+
+
+Message = Challenge | Hello | Welcome | Refusal | Sample | Receipt | Status | Ack | Credit | Version | Scene
+DurableMessage = Sample | Receipt | Scene
 
 _BY_TYPE: dict[int, type[Message]] = {kind.TYPE: kind for kind in typing.get_args(Message)}
 _FIELDS: dict[type[Message], list[tuple[str, type]]] = {

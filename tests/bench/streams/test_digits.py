@@ -34,7 +34,7 @@ from littoral.bench.streams.digits import (
 )
 from littoral.bundle import InputSpec
 from littoral.edge.sources import from_frames
-from littoral.wire.messages import Message, Receipt, Sample, Status
+from littoral.wire.messages import Message, Receipt, Sample, Scene, Status
 
 PER_PHASE = 12
 MakeStream = Callable[[], Stream]
@@ -188,6 +188,6 @@ def test_no_wire_message_has_a_field_for_a_label() -> None:
         for field in dataclasses.fields(kind):
             assert not any(word in field.name for word in ("label", "truth", "target", "answer_key")), (kind, field)
     of_a_frame = {field.name for field in dataclasses.fields(Sample)}
-    assert of_a_frame == {"frame_id", "version", "predicted", "entropy_nats", "coding", "image"}
-    for kind in (Receipt, Status):
+    assert of_a_frame == {"frame_id", "version", "predicted", "entropy_nats", "coding", "image", "scene"}
+    for kind in (Receipt, Scene, Status):
         assert "predicted" not in {field.name for field in dataclasses.fields(kind)}

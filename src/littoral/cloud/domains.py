@@ -1,0 +1,172 @@
+"""Domains of a cohort: which one a scene is of, and which version a new one starts from.
+
+The record holds the domains; `littoral.core.recall.DomainIndex` decides. A scene gets its domain in the transaction
+that commits it, and the domain is never changed afterwards. A domain that the index gives up keeps its number, its
+samples and its versions; no new scene will be of it.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from littoral.bundle import Manifest
+from littoral.core.affine import NormLayer
+from littoral.core.arrays import FloatArray
+from littoral.core.recall import (
+    NO_DOMAIN,
+    Domain,
+    DomainIndex,
+    decode_fingerprint,
+    fingerprint_distance,
+    fingerprint_layer,
+)
+
+_CENTRE_DTYPE = np.dtype("<f4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainConfig:
+    """How scenes become domains, and where a domain's versions begin."""
+
+    domain_factor: float = 6.0
+    """Two scenes closer than so many ``drift_threshold`` of the bundle are of one domain; infinite: one for all."""
+    start: Literal["source", "nearest"] = "source"
+    """What a domain's first job starts from: the source, or the newest version of the nearest domain that has one."""
+    replay: Literal["all", "own"] = "all"
+    """Whether replayed frames are drawn from all domains or from the job's own."""
+    max_domains: int = 64
+    """That new scenes are held against; beyond it the least visited gives way."""
+    max_founded: int = 16
+    """Of those, founded by one device; beyond it that device's own least visited gives way."""
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.domain_factor) or self.domain_factor < 0:
+            raise ValueError(f"domain_factor is not negative, got {self.domain_factor}")
+        if self.start not in ("source", "nearest"):
+            raise ValueError(f"start is 'source' or 'nearest', got {self.start!r}")
+        if self.replay not in ("all", "own"):
+            raise ValueError(f"replay is 'all' or 'own', got {self.replay!r}")
+        if not 1 <= self.max_founded <= self.max_domains:
+            raise ValueError(
+                f"1 <= max_founded <= max_domains must hold, got {self.max_founded} and {self.max_domains}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainRule:
+    """What assigning needs: the layer that fingerprints are of, the radius of a domain, the bounds."""
+
+    layer: NormLayer
+    radius: float
+    config: DomainConfig
+
+    @classmethod
+    def of(cls, manifest: Manifest, config: DomainConfig | None = None) -> DomainRule | None:
+        """The rule of a bundle; None where there are no fingerprints, so that everything is of domain 0."""
+        config = config or DomainConfig()
+        layer = fingerprint_layer(manifest.norm_layers)
+        if layer is None or manifest.statistics is None:
+            return None
+        return cls(layer=layer, radius=config.domain_factor * manifest.statistics.drift_threshold, config=config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainEntry:
+    """A domain as the record has it. ``known`` is False once the index gave it up."""
+
+    number: int
+    centre: FloatArray
+    num_scenes: int
+    known: bool
+    founder: str
+
+
+def read_domains(rows: Iterable[sqlite3.Row]) -> list[DomainEntry]:
+    """The domains of rows of the table."""
+    return [
+        DomainEntry(
+            number=row["number"],
+            centre=np.frombuffer(row["centre"], dtype=_CENTRE_DTYPE).astype(np.float32),
+            num_scenes=row["num_scenes"],
+            known=bool(row["known"]),
+            founder=row["founder"],
+        )
+        for row in rows
+    ]
+
+
+def assign_domain(db: sqlite3.Connection, rule: DomainRule, *, cohort: str, device_id: str, fingerprint: bytes) -> int:
+    """The domain of a new scene, inside the writer's transaction.
+
+    Raises:
+        ValueError: the fingerprint is not one of this bundle's.
+    """
+    values = decode_fingerprint(fingerprint, rule.layer)
+    rows = db.execute("SELECT * FROM domains WHERE cohort = ? ORDER BY number", (cohort,)).fetchall()
+    everything = read_domains(rows)
+    known = {entry.number: entry for entry in everything if entry.known}
+    index = DomainIndex(
+        eps=rule.layer.eps,
+        radius=rule.radius,
+        capacity=rule.config.max_domains,
+        domains=[Domain(number=e.number, centre=e.centre, num_scenes=e.num_scenes) for e in known.values()],
+    )
+    new = index.find(values) is None
+    if new:
+        own = [domain for domain in index.domains if known[domain.number].founder == device_id]
+        if len(own) >= rule.config.max_founded:
+            index.domains.remove(min(own, key=lambda domain: (domain.num_scenes, domain.number)))
+    domain = index.assign(values)
+    if new:  # a number is never used twice, whatever the index gave up
+        domain.number = (everything[-1].number if everything else NO_DOMAIN) + 1
+    db.execute(
+        "INSERT INTO domains (cohort, number, centre, num_scenes, founder) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT (cohort, number) DO UPDATE SET centre = excluded.centre, num_scenes = excluded.num_scenes",
+        (cohort, domain.number, domain.centre.astype(_CENTRE_DTYPE).tobytes(), domain.num_scenes, device_id),
+    )
+    kept = {domain.number for domain in index.domains}
+    db.executemany(
+        "UPDATE domains SET known = 0 WHERE cohort = ? AND number = ?",
+        [(cohort, number) for number in known if number not in kept],
+    )
+    return domain.number
+
+
+def domain_of_scene(db: sqlite3.Connection, *, cohort: str, device_id: str, stream: int, scene: int) -> int:
+    """The domain of a device's scene; 0 for scene 0 and for one that is not in the record.
+
+    A device whose outbox began a new stream may still be in a scene that it told of in the one before.
+    """
+    row = db.execute(
+        "SELECT domain FROM scenes WHERE device_id = ? AND scene = ? AND cohort = ?"
+        " ORDER BY stream = ? DESC, id DESC LIMIT 1",
+        (device_id, scene, cohort, stream),
+    ).fetchone()
+    return int(row["domain"]) if row else NO_DOMAIN
+
+
+def start_version(
+    domain: int, domains: Iterable[DomainEntry], shipped: dict[int, int], *, config: DomainConfig, eps: float
+) -> int:
+    """The version that the first job of a domain starts from; 0 is the source.
+
+    Args:
+        domains: All of the cohort's.
+        shipped: Per domain its newest shipped version.
+        eps: Of the fingerprint's layer.
+    """
+    if config.start == "source":
+        return 0
+    by_number = {entry.number: entry for entry in domains}
+    own = by_number.get(domain)
+    others = [entry for number, entry in by_number.items() if number != domain and number in shipped]
+    if own is None or not others:
+        return 0
+    nearest = min(others, key=lambda other: (fingerprint_distance(own.centre, other.centre, eps=eps), other.number))
+    return shipped[nearest.number]

@@ -1,0 +1,69 @@
+"""A domain's version under a new number, for a device that comes back to a domain and does not remember it.
+
+A device takes only what is above the highest number that it has seen. When it enters a domain whose newest version is
+below that, and has no version of that domain itself, the cohort repeats the newest one as its next version: the same
+payload, the same state, signed anew. All is decided from the record, so a restart loses nothing and repeats nothing.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from littoral.bundle.update import SignedVersion
+from littoral.cloud.ledger import Head, Ledger, NewVersion, head_version, open_job
+
+Sign = Callable[[bytes, int, int], SignedVersion]
+"""A payload, its version and its domain, to the signed version."""
+
+
+def forgotten(ledger: Ledger) -> list[int]:
+    """Domains whose newest shipped version a device in them needs again under a new number.
+
+    That is so while the device is in a scene of the domain that it began with a version of another chain, so that it
+    does not remember the domain's, and had already seen a number as high as the domain's newest, so that it would
+    refuse it. A re-issue has a higher number than that scene's device had seen, so each scene calls for at most one.
+    """
+    rows = ledger.store.read(
+        "SELECT DISTINCT s.domain FROM devices d JOIN scenes s ON s.id = d.last_scene"
+        " WHERE s.cohort = ?1 AND d.revoked_at IS NULL AND s.domain > 0"
+        " AND (SELECT max(version) FROM versions WHERE cohort = ?1 AND domain = s.domain AND status = 'shipped')"
+        " <= s.highest_version AND NOT EXISTS"
+        " (SELECT 1 FROM versions WHERE cohort = ?1 AND domain = s.domain AND version = s.version)"
+        " ORDER BY s.domain",
+        ledger.cohort,
+    )
+    return [int(row["domain"]) for row in rows]
+
+
+def reissue(ledger: Ledger, head: Head, domain: int, *, sign: Sign, now: float) -> Future[bool]:
+    """Compare and set: record version ``head.version + 1``, a repetition of the domain's newest shipped one.
+
+    False when the head moved on or a job was begun on it. The state stays where it is: the new row points at the
+    version that a job made.
+    """
+    payload = ledger.payload_of(head.shipped[domain])
+    new = NewVersion(
+        status="shipped",
+        reason=f"re-issued for domain {domain}",
+        payload=payload,
+        signed=sign(payload, head.version + 1, domain),
+        state=b"",
+        report={},
+        verdict={},
+    )
+
+    def work(db: sqlite3.Connection) -> bool:
+        if head_version(db, ledger.cohort) != head.version or open_job(db, ledger.cohort, head.version):
+            return False
+        original = db.execute(
+            "SELECT iif(job IS NULL, base_version, version) FROM versions WHERE cohort = ? AND version = ?",
+            (ledger.cohort, head.shipped[domain]),
+        ).fetchone()[0]
+        ledger.insert_version(
+            db, new, version=head.version + 1, domain=domain, base_version=int(original), job=None, now=now
+        )
+        return True
+
+    return ledger.store.write(work)
