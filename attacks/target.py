@@ -22,8 +22,12 @@ from littoral.bundle import (
 from littoral.bundle.update import ENVELOPE_PURPOSE
 from littoral.core.affine import NormLayer, encode_delta
 from littoral.core.arrays import FloatArray
+from littoral.core.recall import encode_fingerprint
+from littoral.core.scenes import RecallConfig, SceneTracker
+from littoral.edge.scenes import recall_for
 from littoral.edge.updater import Updater, UpdaterConfig
 from littoral.edge.versions import Files, VersionStore
+from littoral.wire.messages import Receipt
 
 RELEASE, COHORT_KEY, STRANGER = SigningKey(b"R" * 32), SigningKey(b"C" * 32), SigningKey(b"S" * 32)
 COHORT = "harbour"
@@ -96,15 +100,26 @@ def make_version(
     key: SigningKey = COHORT_KEY,
     cohort: str = COHORT,
     payload: bytes | None = None,
+    domain: int = 0,
+    fingerprint: bytes | None = None,
 ) -> SignedVersion:
-    """A signed version; as it should be unless told otherwise."""
+    """A signed version; as it should be unless told otherwise. A domain's fingerprint is `world` of its number."""
+    centre = encode_fingerprint(world(domain)) if domain else b""
     return SignedVersion.make(
         key=key,
         cohort=cohort,
         bundle_digest=bundle.digest,
         version=version,
         payload=make_payload(bundle, change) if payload is None else payload,
+        domain=domain,
+        fingerprint=centre if fingerprint is None else fingerprint,
     )
+
+
+def world(number: float) -> FloatArray:
+    """The fingerprint of a world; two are the further apart, the more their numbers differ."""
+    channels = LAYERS[0].num_channels
+    return np.concatenate([np.full(channels, number), np.ones(channels)]).astype(np.float32)
 
 
 class QuickFiles(Files):
@@ -119,13 +134,14 @@ class Target:
     """A device without a network: its "model" is the affine values themselves.
 
     ``agreement`` is what the probe finds; ``serving`` what answers frames. An exception put in ``build_error`` or
-    ``install_error`` is raised there, by the latter only for a newer version.
+    ``install_error`` is raised there, by the latter only for a newer version. `move` puts it into another world.
     """
 
     bundle: Bundle
     state_dir: Path
     files: Files = field(default_factory=QuickFiles)
     config: UpdaterConfig = field(default_factory=lambda: UpdaterConfig(watch_frames=4))
+    recall: RecallConfig = field(default_factory=RecallConfig)
     agreement: float = 1.0
     build_error: Exception | None = None
     install_error: Exception | None = None
@@ -135,9 +151,16 @@ class Target:
 
     def start(self) -> None:
         """Switch the device on, as after a power cut: only the disk is left of what was before."""
+        self.tracker = SceneTracker(layer=LAYERS[0], drift_threshold=0.05, config=self.recall)
         self.store = VersionStore(self.state_dir, files=self.files)
         self.updater: Updater[dict[str, FloatArray]] = Updater(
-            self.bundle, self.store, build=self._build, probe=self._probe, install=self._install, config=self.config
+            self.bundle,
+            self.store,
+            build=self._build,
+            probe=self._probe,
+            install=self._install,
+            fits=self.tracker.fits,
+            config=self.config,
         )
         self.version, self.serving = self.updater.boot()
 
@@ -153,6 +176,14 @@ class Target:
         if self.install_error is not None and version > self.version:
             raise self.install_error
         self.version, self.serving = version, candidate
+
+    def move(self, number: float) -> list[Receipt]:
+        """The device's world changes; what is told of the versions that are recalled."""
+        self.tracker.open(world(number))
+        self.updater.moved()
+        said: list[Receipt] = []
+        recall_for(self.tracker, self.updater, lambda receipt: said.append(receipt) if receipt else None)
+        return said
 
     @property
     def change(self) -> float:

@@ -243,3 +243,71 @@ def test_moments_that_are_not_finite_change_nothing(bad: float, call: int) -> No
 def test_weights_that_cannot_be_are_refused(source: float, most: float) -> None:
     with pytest.raises(ValueError, match="0 < source_frames <= max_frames must hold"):
         StatisticsConfig(source_frames=source, max_frames=most)
+
+
+# The fingerprint, and a balanced memory in place of the newest frames.
+
+
+def test_the_fingerprint_is_of_the_frames_since_the_drift_alone_and_is_shown_before_the_second_measure() -> None:
+    estimate, rng = fresh(), np.random.default_rng(0)
+    story: list[tuple[str, float]] = []
+
+    def look(values: FloatArray, drifted: bool) -> None:
+        story.append(("drift" if drifted else "look", float(values[:CHANNELS].mean())))
+
+    def measure(x_NC: FloatArray) -> Measure:
+        def measured(statistics: Tensors, alpha: float) -> Tensors:
+            story.append(("measure", float(x_NC.mean())))
+            return moments(x_NC)
+
+        return measured
+
+    for shift in (0.0, 0.0, 3.0, 3.0):
+        estimate.update(measure(activations(rng, shift)), BATCH, look=look)
+    assert [what for what, _ in story] == [
+        *("measure", "look", "measure", "look"),
+        *("measure", "drift", "measure", "measure", "look"),
+    ]
+    shown = [value for what, value in story if what != "measure"]
+    assert shown == pytest.approx([0.0, 0.0, 3.0, 3.0], abs=0.02), "no share of the source or of the old world"
+    assert estimate.fingerprint is not None
+    assert estimate.values["a.running_mean"].mean() < 2.95, "the estimate has one"
+
+
+def test_a_network_without_batch_norm_shows_no_fingerprint() -> None:
+    estimate = StatisticsEstimate(layers=[LAYERS[1]], source={}, drift_threshold=THRESHOLD)
+    estimate.update(lambda values, alpha: {}, BATCH, look=lambda values, drifted: pytest.fail("shown"))
+    assert estimate.fingerprint is None
+
+
+def test_balanced_frames_make_the_estimate_and_the_newest_tell_drift() -> None:
+    estimate, rng = fresh(), np.random.default_rng(0)
+    calls: list[str] = []
+
+    def balanced(statistics: Tensors, alpha: float) -> Tensors:
+        calls.append("balanced")
+        return moments(activations(rng, 0.0))
+
+    def newest(shift: float) -> Measure:
+        def measured(statistics: Tensors, alpha: float) -> Tensors:
+            calls.append("newest")
+            return moments(activations(rng, shift))
+
+        return measured
+
+    for _ in range(10):
+        assert not estimate.update(newest(0.3), BATCH, balanced=balanced)
+    assert calls == ["newest", "balanced"] * 10
+    assert estimate.values["a.running_mean"].mean() == pytest.approx(0.0, abs=0.03)
+    control = fresh()
+    for _ in range(10):
+        control.update(newest(0.3), BATCH)
+    assert control.values["a.running_mean"].mean() > 0.25, "the newest alone would make it theirs"
+    calls.clear()
+    assert estimate.update(newest(5.0), BATCH, balanced=balanced)
+    assert calls == ["newest", "balanced"]
+
+
+def test_a_memory_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="memory_frames is at least 1, got 0"):
+        StatisticsConfig(memory_frames=0)

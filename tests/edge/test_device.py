@@ -11,6 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ from safetensors.numpy import load, save
 from littoral.bundle import Bundle, Envelope, SignedVersion, SigningKey
 from littoral.core.affine import apply_delta, decode_delta, encode_delta
 from littoral.core.arrays import FloatArray, Frame
+from littoral.core.budget import BudgetConfig
+from littoral.core.drift import StatisticsConfig
+from littoral.core.product import SAMPLE_OVERHEAD_BYTES, ProductConfig
+from littoral.core.recall import encode_fingerprint
 from littoral.core.selection import SelectionConfig, entropy, softmax
 from littoral.edge.device import Answer, Device, DeviceConfig
 from littoral.edge.outbox import Outbox
@@ -29,11 +34,11 @@ from littoral.edge.sources import decode_image
 from littoral.edge.updater import UpdaterConfig
 from littoral.errors import FrameError, ModelOutputError
 from littoral.wire.envelope import decode_frame
-from littoral.wire.messages import Sample, from_frame
+from littoral.wire.messages import Message, Receipt, Sample, Scene, from_frame
 
 KEY = SigningKey(b"k" * 32)
 EVERYTHING = SelectionConfig(entropy_min_fraction=0.0, entropy_max_fraction=1.0, diversity_margin=1.1)
-STILL = DeviceConfig(adapt_statistics=False)
+STILL = DeviceConfig(adapt_statistics=False, selection=SelectionConfig())
 
 
 class FakeLink:
@@ -54,8 +59,16 @@ class FakeLink:
     def stop(self, flush_seconds: float) -> None:
         self.stopped_with = flush_seconds
 
-    def send(self, tiny: Bundle, version: int, payload: bytes) -> None:
-        signed = SignedVersion.make(key=KEY, cohort="c", bundle_digest=tiny.digest, version=version, payload=payload)
+    def send(self, tiny: Bundle, version: int, payload: bytes, *, domain: int = 0, fingerprint: bytes = b"") -> None:
+        signed = SignedVersion.make(
+            key=KEY,
+            cohort="c",
+            bundle_digest=tiny.digest,
+            version=version,
+            payload=payload,
+            domain=domain,
+            fingerprint=fingerprint,
+        )
         self.ports["on_version"](signed)
 
     def allow(self, tiny: Bundle) -> None:
@@ -244,16 +257,41 @@ def test_every_second_frame_is_measured_by_default(tiny: Bundle) -> None:
         assert device.status().measured_frames in (24, 32)  # 32: a small batch may look like a shift
 
 
+def test_a_long_run_of_one_class_does_not_make_balanced_statistics_its_own(tiny: Bundle) -> None:
+    """All classes, then one class alone; drift is off, or it would start afresh in both cases."""
+    frames, labels = tiny.probe
+    moved, measured = {}, {}
+    for balanced in (True, False):
+        config = DeviceConfig(
+            statistics=StatisticsConfig(balanced=balanced, drift_factor=1e9),
+            statistics_batch_frames=32,
+            statistics_stride_frames=1,
+        )
+        with Device(tiny, config=config) as device:
+            play(device, frames, 4)
+            follower = device._maintenance._follower
+            assert follower is not None
+            before = dict(follower.values)
+            play(device, np.repeat(frames[labels == labels[0]][:1], 32, axis=0), 8)
+            moved[balanced] = sum(float(np.abs(follower.values[name] - value).mean()) for name, value in before.items())
+            measured[balanced] = device.status().measured_frames
+    assert measured == {True: 2 * 12 * 32, False: 12 * 32}
+    assert moved[True] < 0.5 * moved[False], moved
+
+
 # Samples.
 
 
-def stored(outbox_path: Path) -> list[Sample]:
+def messages(outbox_path: Path) -> list[Message]:
     outbox = Outbox(outbox_path, capacity_bytes=1 << 24)
     try:
-        found = [from_frame(decode_frame(data)) for _, data in outbox.peek(0, 1 << 24)]
+        return [from_frame(decode_frame(data)) for _, data in outbox.peek(0, 1 << 24)]
     finally:
         outbox.close()
-    return [message for message in found if isinstance(message, Sample)]
+
+
+def stored(outbox_path: Path) -> list[Sample]:
+    return [message for message in messages(outbox_path) if isinstance(message, Sample)]
 
 
 def test_chosen_frames_land_in_the_outbox_bit_by_bit_and_are_there_at_the_next_start(
@@ -309,6 +347,69 @@ def test_every_selected_sample_is_acked_queued_or_counted_as_dropped(tiny: Bundl
     assert min(status.acked, status.queued, status.dropped) > 0, status
 
 
+def product(**changes: Any) -> DeviceConfig:
+    return DeviceConfig(adapt_statistics=False, selection=ProductConfig(**{"entropy_min_fraction": 0.0, **changes}))
+
+
+def test_by_default_samples_keep_within_a_budget_that_counts_their_bytes_on_the_wire(
+    tiny: Bundle, tmp_path: Path
+) -> None:
+    noisy = np.random.default_rng(0).integers(0, 256, (300, 16, 16, 1), dtype=np.uint8)  # nothing to compress
+    budget = BudgetConfig(bytes_per_1000_frames=60_000, burst_bytes=3_000)
+    with linked(tiny, tmp_path, product(budget=budget)) as (device, link):
+        for at in range(0, 300, 10):
+            play(device, noisy[at : at + 10], 1)
+        status = device.status()
+        outbox = link.ports["outbox"]
+        assert outbox.flush(10)
+        frames = [data for _, data in outbox.peek(0, 1 << 24)]
+    samples = [data for data in frames if isinstance(from_frame(decode_frame(data)), Sample)]
+    on_the_wire = sum(map(len, samples))
+    assert status.selected == len(samples) > 20
+    assert status.sample_bytes - 20 * len(samples) <= on_the_wire <= status.sample_bytes
+    assert status.sample_bytes <= 3_000 + 60 * 301
+    assert status.sample_bytes > 0.6 * (3_000 + 60 * 301)
+    assert len(samples[0]) <= 256 + SAMPLE_OVERHEAD_BYTES
+
+
+def test_a_camera_that_does_not_move_sends_one_frame_and_says_that_others_were_alike(
+    tiny: Bundle, tmp_path: Path
+) -> None:
+    with linked(tiny, tmp_path, product(budget=BudgetConfig(bytes_per_1000_frames=1e9))) as (device, _):
+        play(device, tiny.probe[0][:1], 50)
+        status = device.status()
+    assert (status.selected, status.duplicates) == (1, 49)
+
+
+def test_a_sample_that_the_outbox_does_not_take_costs_no_budget(tiny: Bundle, tmp_path: Path) -> None:
+    config = replace(product(duplicate_distance=0.0, budget=BudgetConfig(burst_bytes=1e6)), outbox_capacity_bytes=10)
+    with linked(tiny, tmp_path, config) as (device, _):
+        play(device, tiny.probe[0], 1)
+        status = device.status()
+    assert status.selected == status.dropped == 32
+    assert (status.sample_bytes, status.budget_bytes) == (0, 1_000_000)
+
+
+@pytest.mark.parametrize("max_bytes", [3 * 256, 1 << 20], ids=["few-may-wait", "many-may-wait"])
+def test_frames_that_the_background_thread_cannot_keep_up_with_are_not_chosen(
+    tiny: Bundle, tmp_path: Path, max_bytes: int
+) -> None:
+    hold = threading.Event()
+    config = replace(
+        product(duplicate_distance=0.0, budget=BudgetConfig(bytes_per_1000_frames=1e9)), max_waiting_bytes=max_bytes
+    )
+    with linked(tiny, tmp_path, config) as (device, _):
+        device._maintenance._tasks.put(lambda: hold.wait(10) and None)
+        for frame in np.concatenate([tiny.probe[0]] * 3):
+            device.infer(frame)
+        hold.set()
+        assert device.settle()
+        assert device.settle()
+        status = device.status()
+    assert status.accepted == status.selected == status.queued + status.dropped
+    assert status.selected == 3 if max_bytes == 3 * 256 else status.selected >= 32
+
+
 def test_without_a_link_nothing_is_chosen_though_there_is_a_state_folder(tiny: Bundle, tmp_path: Path) -> None:
     with Device(tiny, state_dir=tmp_path, config=DeviceConfig(adapt_statistics=False, selection=EVERYTHING)) as device:
         play(device, tiny.probe[0], 1)
@@ -321,6 +422,84 @@ def test_the_link_is_given_what_is_left_of_the_time_to_flush(tiny: Bundle, tmp_p
     device.close(3.0)
     assert link.stopped_with is not None
     assert 0 < link.stopped_with <= 3.0
+
+
+# Scenes.
+
+FOLLOWS = DeviceConfig(
+    statistics_batch_frames=32,
+    statistics_stride_frames=1,
+    selection=EVERYTHING,
+    updater=UpdaterConfig(max_entropy_rise_nats=100.0),
+)
+
+
+def test_a_scene_is_opened_at_the_start_and_at_a_shift_and_samples_carry_its_number(
+    tiny: Bundle, tmp_path: Path
+) -> None:
+    frames = tiny.probe[0]
+    with linked(tiny, tmp_path, FOLLOWS) as (device, _):
+        play(device, frames, 3)
+        assert device.status().scene == 1
+        play(device, darker(frames), 2)
+        assert device.status().scene == 2
+    with linked(tiny, tmp_path, FOLLOWS) as (device, _):
+        assert device.status().scene == 0, "it does not know yet what world it is in"
+        play(device, frames, 2)
+        assert device.status().scene == 3, "the numbers go on after a restart"
+    told = messages(tmp_path / "outbox.sqlite")
+    scenes = [message for message in told if isinstance(message, Scene)]
+    assert [scene.scene for scene in scenes] == [1, 2, 3]
+    assert {len(scene.fingerprint) for scene in scenes} == {4 * tiny.manifest.norm_layers[0].num_channels}
+    current = 0
+    for message in told[32 + 1 :]:  # samples handed over before the first statistics are of scene 0
+        if isinstance(message, Scene):
+            current = message.scene
+        elif isinstance(message, Sample) and current:
+            assert message.scene in (current, 0), "0 only right after a restart"
+    numbers = {message.scene for message in told if isinstance(message, Sample)}
+    assert numbers == {0, 1, 2, 3}
+
+
+def test_when_a_world_is_back_its_version_is_recalled_without_the_cloud(tiny: Bundle, tmp_path: Path) -> None:
+    frames, day, night = tiny.probe[0], payload(tiny, 0.02, seed=1), payload(tiny, 0.02, seed=2)
+    with linked(tiny, tmp_path, FOLLOWS) as (device, link):
+        play(device, frames, 2)
+        by_day = device._maintenance.scenes._tracker
+        assert by_day is not None
+        assert by_day.reference is not None
+        link.send(tiny, 1, day, domain=1, fingerprint=encode_fingerprint(by_day.reference))
+        play(device, darker(frames), 2)
+        link.send(tiny, 2, night, domain=2, fingerprint=encode_fingerprint(by_day.reference))
+        assert device.settle()
+        assert device.version == 2
+    with Device(tiny, state_dir=tmp_path, config=FOLLOWS) as device:  # no cloud
+        assert device.version == 2
+        versions = []
+        for light in (frames, darker(frames), frames):
+            play(device, light, 2)
+            versions.append(device.version)
+            expected = affine(tiny, {1: day, 2: night}[device.version])
+            assert all((device._maintenance._affine[name] == value).all() for name, value in expected.items())
+        status = device.status()
+    assert versions == [1, 2, 1]
+    assert (status.recalls, status.scene) == (3, 5)
+    receipts = [message for message in messages(tmp_path / "outbox.sqlite") if isinstance(message, Receipt)]
+    assert [(r.version, r.outcome) for r in receipts] == [
+        *((1, "installed"), (2, "installed")),
+        *((1, "recalled"), (2, "recalled"), (1, "recalled")),
+    ]
+
+
+def test_a_device_that_does_not_follow_statistics_has_no_scenes_and_takes_every_version(
+    tiny: Bundle, tmp_path: Path
+) -> None:
+    centre = encode_fingerprint(np.ones(2 * tiny.manifest.norm_layers[0].num_channels, np.float32))
+    with linked(tiny, tmp_path) as (device, link):
+        play(device, tiny.probe[0], 2)
+        link.send(tiny, 1, payload(tiny, 0.02), domain=7, fingerprint=centre)
+        assert device.settle()
+        assert (device.version, device.status().scene) == (1, 0)
 
 
 # A state folder that fails.

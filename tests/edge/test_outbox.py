@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from littoral.edge.outbox import Outbox
 from littoral.edge.outbox_file import connect_durably
 from littoral.errors import StorageError
 from littoral.wire.envelope import decode_frame
-from littoral.wire.messages import Receipt, Sample, from_frame
+from littoral.wire.messages import Receipt, Sample, Scene, from_frame
 
 WAIT_S = 10.0
 
@@ -407,7 +409,10 @@ from littoral.edge.outbox import Outbox
 from littoral.wire.messages import Sample
 outbox = Outbox(sys.argv[1], capacity_bytes=10**9, clock=lambda: 0.0)
 for i in range(int(sys.argv[2]), 10**9):
-    outbox.put(Sample(frame_id=i, version=0, predicted=0, entropy_nats=0.0, coding="raw", image=b"x" * 50, scene=0), value=1.0)
+    sample = Sample(
+        frame_id=i, version=0, predicted=0, entropy_nats=0.0, coding="raw", image=b"x" * 50, scene=0
+    )
+    outbox.put(sample, value=1.0)
     if i % 7 == 0:
         assert outbox.flush(10)
         print("durable", i, flush=True)
@@ -438,3 +443,55 @@ def test_what_was_flushed_or_handed_out_survives_kill_9(tmp_path: Path) -> None:
         assert_balanced(outbox)
         first = len(there)
         outbox.close()
+
+
+# Scenes.
+
+
+def scene(number: int) -> Scene:
+    return Scene(scene=number, version=0, fingerprint=bytes(64))
+
+
+def test_the_number_of_the_last_scene_is_known_after_a_restart_though_its_message_is_gone(tmp_path: Path) -> None:
+    with closing(Outbox(tmp_path / "o.sqlite", capacity_bytes=10_000)) as outbox:
+        assert outbox.last_scene == 0
+        outbox.put(scene(1), value=math.inf)
+        outbox.put(scene(2), value=math.inf)
+        assert outbox.flush(WAIT_S)
+        outbox.ack(outbox.peek(0, 10_000)[-1][0])
+        assert outbox.flush(WAIT_S)
+        outbox.put(sample(1), value=1.0)
+        assert outbox.flush(WAIT_S)
+        outbox.renew_stream()
+    with closing(Outbox(tmp_path / "o.sqlite", capacity_bytes=10_000)) as outbox:
+        assert (outbox.last_scene, outbox.queued) == (2, 1)
+
+
+def test_a_scene_displaces_samples_and_is_not_displaced_by_them(tmp_path: Path) -> None:
+    with closing(Outbox(tmp_path / "o.sqlite", capacity_bytes=1_000)) as outbox:
+        outbox.put(scene(1), value=0.0)
+        for number in range(30):
+            outbox.put(sample(number), value=1e9)
+        assert outbox.flush(WAIT_S)
+        kept = [from_frame(decode_frame(data)) for _, data in outbox.peek(0, 10_000)]
+        assert kept[0] == scene(1)
+        assert outbox.dropped > 20
+
+
+def test_a_file_from_before_there_were_scenes_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "o.sqlite"
+    with closing(Outbox(path, capacity_bytes=1_000)) as outbox:
+        outbox.put(sample(1), value=1.0)
+        assert outbox.flush(WAIT_S)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM meta WHERE key = 'scene'")
+    with closing(Outbox(path, capacity_bytes=1_000)) as outbox:
+        assert (outbox.last_scene, outbox.queued) == (0, 1)
+
+
+def test_while_the_disk_cannot_be_read_the_last_scene_is_not_known(tmp_path: Path) -> None:
+    def full(path: Path) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with closing(Outbox(tmp_path / "o.sqlite", capacity_bytes=1_000, connect=full)) as outbox:
+        assert outbox.last_scene is None

@@ -10,7 +10,8 @@ import pytest
 
 from attacks.target import Target, make_bundle, make_envelope, make_version
 from littoral.bundle import Bundle
-from littoral.edge.update_steps import (
+from littoral.edge.update_steps import UpdaterConfig, UpdateState, step
+from littoral.edge.update_words import (
     Build,
     Built,
     Decode,
@@ -29,11 +30,8 @@ from littoral.edge.update_steps import (
     Stage,
     Staged,
     Tidy,
-    UpdaterConfig,
-    UpdateState,
     Verified,
     Verify,
-    step,
 )
 from littoral.edge.versions import Files, VersionState
 from littoral.errors import BundleError, ModelOutputError, StorageError

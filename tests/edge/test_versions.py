@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import pytest
 
 from attacks.target import Target, make_bundle, make_envelope, make_version
 from littoral.bundle import Bundle
+from littoral.core.scenes import Remembered
 from littoral.edge.updater import UpdaterConfig
 from littoral.edge.versions import BACKUP_FILE, STATE_FILE, Files, VersionState, VersionStore
+
+DAY, NIGHT = 1, 5
 
 
 class PowerCut(BaseException):
@@ -144,6 +148,67 @@ def failures(bundle: Bundle, folder: Path, make: Callable[[int], FragileFiles]) 
     return found
 
 
+def live_in_two_worlds(bundle: Bundle, folder: Path, files: FragileFiles) -> set[int]:
+    """Versions 1 and 2 are for the day, 3 for the night comes by day; night falls, day breaks, 4 is for the night."""
+    good = {0}
+    try:
+        target = Target(bundle, folder, files=files, config=UpdaterConfig(watch_frames=2))
+        updater = target.updater
+        updater.set_envelope(make_envelope(bundle))
+        target.move(DAY)
+        for version in (1, 2):
+            good = {version - 1, version}
+            updater.receive(make_version(bundle, version, change=version / 10, domain=DAY))
+            updater.observe(0.1, frames=2)
+        good = {2}
+        updater.receive(make_version(bundle, 3, change=0.3, domain=NIGHT))
+        good = {2, 3}
+        target.move(NIGHT)
+        updater.observe(0.1, frames=2)
+        target.move(DAY)
+        good = {2}
+        updater.receive(make_version(bundle, 4, change=0.4, domain=NIGHT))
+        files.steps = 0
+        files._step("end")
+    except PowerCut:
+        return good
+    raise AssertionError("the power never failed")
+
+
+def recall_failures(bundle: Bundle, folder: Path, make: Callable[[int], FragileFiles], *, stride: int = 1) -> list[str]:
+    """As `failures`; whatever is remembered afterwards can be recalled, and is what it says."""
+    files = FragileFiles(10**9, lose_renames=False)
+    live_in_two_worlds(bundle, folder / "whole", files)
+    found = []
+    for cut in range(0, len(files.taken) + 1, stride):
+        place, files = folder / str(cut), make(cut)
+        good = live_in_two_worlds(bundle, place, files)
+        again = Target(bundle, place)
+        if again.version not in good or again.change != round(again.version / 10, 3):
+            found.append(f"cut {cut} {files.taken[-1:]}: version {again.version}, expected one of {good}")
+        highest = again.updater.highest_version
+        if any(entry.version > highest for entry in again.updater.remembered):
+            found.append(f"cut {cut}: {again.updater.remembered} remembered, highest seen {highest}")
+        for domain in (DAY, NIGHT, DAY):
+            known = [entry.version for entry in again.updater.remembered if entry.domain == domain]
+            told = again.move(domain)
+            if known and (again.version != max(known) or again.change != round(again.version / 10, 3)):
+                found.append(f"cut {cut}: {known} are remembered for {domain}, version {again.version} serves: {told}")
+    return found
+
+
+@pytest.mark.parametrize("lose_renames", [False, True], ids=["renames-kept", "renames-lost"])
+def test_what_is_remembered_after_a_power_cut_can_be_recalled(
+    bundle: Bundle, tmp_path: Path, lose_renames: bool
+) -> None:
+    assert recall_failures(bundle, tmp_path, lambda cut: FragileFiles(cut, lose_renames=lose_renames)) == []
+
+
+def test_without_syncing_a_power_cut_loses_what_was_remembered(bundle: Bundle, tmp_path: Path) -> None:
+    """Negative control."""
+    assert recall_failures(bundle, tmp_path, lambda cut: UnsyncedFiles(cut, lose_renames=True), stride=7) != []
+
+
 @pytest.mark.parametrize("lose_renames", [False, True], ids=["renames-kept", "renames-lost"])
 def test_a_power_cut_after_any_step_boots_a_good_version(bundle: Bundle, tmp_path: Path, lose_renames: bool) -> None:
     assert failures(bundle, tmp_path, lambda cut: FragileFiles(cut, lose_renames=lose_renames)) == []
@@ -167,6 +232,7 @@ GOOD = json.loads(
     '{"installed":1,"previous":0,"highest_seen":1,"pending":null,"attempts":0,"trusted":true,"baseline_nats":null,'
     '"boots":0,"bundle":"","cohort":"","reasons":{}}'
 )
+ENTRY = {"version": 1, "domain": 2, "fingerprint": "00", "trusted": True, "entropy_nats": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -185,8 +251,24 @@ GOOD = json.loads(
         json.dumps({**GOOD, "baseline_nats": float("nan")}).encode(),
         json.dumps({**GOOD, "reasons": {"1": 2}}).encode(),
         json.dumps({**GOOD, "unknown": 1}).encode(),
+        *(
+            json.dumps({**GOOD, "remembered": wrong}).encode()
+            for wrong in (
+                {},
+                [1],
+                [{}],
+                [{**ENTRY, "version": 0}],
+                [{**ENTRY, "domain": -1}],
+                [{**ENTRY, "domain": 0}],
+                [{**ENTRY, "fingerprint": None}],
+                [{**ENTRY, "trusted": 1}],
+                [{**ENTRY, "entropy_nats": math.inf}],
+                [{**ENTRY, "unknown": 1}],
+                [ENTRY, ENTRY],
+            )
+        ),
     ],
-    ids=range(13),
+    ids=range(24),
 )
 def test_a_state_without_sense_boots_the_source_and_says_why(bundle: Bundle, tmp_path: Path, content: bytes) -> None:
     folder = tmp_path / "versions"
@@ -211,3 +293,17 @@ def test_a_state_folder_that_cannot_be_made_leaves_the_source_serving(bundle: Bu
     (tmp_path / "file").write_text("in the way")
     target = Target(bundle, tmp_path / "file")
     assert target.version == 0
+
+
+def test_a_state_from_before_versions_were_remembered_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "versions"
+    folder.mkdir()
+    (folder / STATE_FILE).write_bytes(json.dumps(GOOD).encode())
+    state = VersionStore(tmp_path).state
+    assert (state.installed, state.highest_seen, state.remembered) == (1, 1, ())
+
+
+def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    state = VersionState(installed=1, highest_seen=1, remembered=(Remembered(**ENTRY),))  # type: ignore[arg-type]
+    VersionStore(tmp_path).save(state)
+    assert VersionStore(tmp_path).state == state

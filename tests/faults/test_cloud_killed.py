@@ -25,7 +25,17 @@ from littoral.cloud.admin import new_token
 from littoral.cloud.store import RECORD_FILE
 
 FRAMES_BEFORE, FRAMES_AWAY, FRAMES_AFTER = 150, 100, 100
-SEND_ALL = ("--entropy-max", "1", "--entropy-min", "0", "--diversity-margin", "2", "--status-every", "0.05")
+SEND_ALL = (
+    "--published",
+    "--entropy-max",
+    "1",
+    "--entropy-min",
+    "0",
+    "--diversity-margin",
+    "2",
+    "--status-every",
+    "0.05",
+)
 
 
 @dataclass

@@ -37,9 +37,15 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--resize", action="store_true", help="scale images of another size instead of refusing them")
     parser.add_argument("--fps", type=float, help="answer at most so many frames a second")
     parser.add_argument("--no-adapt", action="store_true", help="keep the source's statistics")
+    parser.add_argument(
+        "--budget", type=float, metavar="KB", help="send at most so many kB per 1000 frames (default: 6 %% of raw)"
+    )
+    parser.add_argument(
+        "--published", action="store_true", help="choose by the published criteria, without a budget or recall"
+    )
     parser.add_argument("--entropy-max", type=float, metavar="SHARE", help="of ln K; frames above it are not sent")
     parser.add_argument("--entropy-min", type=float, metavar="SHARE", help="of ln K; frames below it are not sent")
-    parser.add_argument("--diversity-margin", type=float, metavar="COSINE", help="largest likeness to what was sent")
+    parser.add_argument("--diversity-margin", type=float, metavar="COSINE", help="largest likeness, with --published")
     parser.add_argument("--stride", type=int, help="measure statistics on every so-manieth frame")
     parser.add_argument("--measure-batch", type=int, help="frames that are measured at a time")
     parser.add_argument("--status-every", type=float, metavar="SECONDS", help="also print the counters so often")
@@ -64,6 +70,14 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
+    if args.published and args.budget is not None:
+        print(
+            "littoral edge: --published has no byte budget; leave out one of --published and --budget", file=sys.stderr
+        )
+        return 2
+    if args.diversity_margin is not None and not args.published:
+        print("littoral edge: --diversity-margin is a criterion of --published; give both", file=sys.stderr)
+        return 2
     bundle = Bundle.open(args.bundle)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # by way of Device.close
     with Device(bundle, state_dir=args.state, link=_link(args), config=_config(args)) as device:
@@ -76,16 +90,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> Any:
+    from littoral.core.budget import BudgetConfig
+    from littoral.core.product import ProductConfig
     from littoral.core.selection import SelectionConfig
     from littoral.edge.device import DeviceConfig
+    from littoral.edge.updater import UpdaterConfig
 
-    selection = _given(
-        entropy_max_fraction=args.entropy_max,
-        entropy_min_fraction=args.entropy_min,
-        diversity_margin=args.diversity_margin,
-    )
+    bounds = _given(entropy_max_fraction=args.entropy_max, entropy_min_fraction=args.entropy_min)
     device = _given(statistics_stride_frames=args.stride, statistics_batch_frames=args.measure_batch)
-    return DeviceConfig(adapt_statistics=not args.no_adapt, selection=SelectionConfig(**selection), **device)
+    if args.published:
+        selection: Any = SelectionConfig(**bounds, **_given(diversity_margin=args.diversity_margin))
+        device["updater"] = UpdaterConfig(remembered_versions=0)
+    else:
+        budget = BudgetConfig(bytes_per_1000_frames=None if args.budget is None else 1000 * args.budget)
+        selection = ProductConfig(**bounds, budget=budget)
+    return DeviceConfig(adapt_statistics=not args.no_adapt, selection=selection, **device)
 
 
 def _given(**options: Any) -> dict[str, Any]:

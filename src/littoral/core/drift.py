@@ -15,7 +15,7 @@ import numpy as np
 
 from littoral.core.affine import NormLayer
 from littoral.core.arrays import FloatArray, Tensors
-from littoral.core.recall import fingerprint, fingerprint_distance, fingerprint_layer
+from littoral.core.recall import fingerprint, fingerprint_distance, fingerprint_layer, mix_fingerprints
 
 MEAN_SUFFIX = ".batch_mean"
 MEAN_SQUARE_SUFFIX = ".batch_mean_square"
@@ -32,7 +32,15 @@ class StatisticsConfig:
     drift_factor: float = 6.0
     """Two batches in a row further apart than ``drift_factor * drift_threshold`` of the bundle are drift."""
 
+    balanced: bool = False
+    """Measure frames of a memory balanced by predicted class in place of the newest; for streams whose classes come in
+    long runs. The newest are measured too, since they tell drift: twice the forward passes."""
+    memory_frames: int = 64
+    """The size of that memory; at least one measured batch."""
+
     def __post_init__(self) -> None:
+        if self.memory_frames < 1:
+            raise ValueError(f"memory_frames is at least 1, got {self.memory_frames}")
         if not 0 < self.source_frames <= self.max_frames:
             raise ValueError(
                 f"0 < source_frames <= max_frames must hold, got {self.source_frames} and {self.max_frames}"
@@ -84,6 +92,8 @@ def blend(a: Tensors, b: Tensors, alpha: float, layers: Sequence[NormLayer]) -> 
 
 Measure = Callable[[Tensors, float], Tensors]
 """Statistics to normalise with and the batch's own weight among them (alpha), to the batch's moments."""
+Look = Callable[[FloatArray, bool], None]
+"""Told the fingerprint of the world as it is now, and whether it has just drifted."""
 
 
 @dataclass
@@ -101,12 +111,22 @@ class StatisticsEstimate:
         self.values: dict[str, FloatArray] = {name: self.source[name] for name in names}
         self.weight_frames = self.config.source_frames
         self._last_batch: Tensors = dict(self.values)
+        self._layer = fingerprint_layer(self.layers)
+        self._fingerprint: FloatArray | None = None
+        self._fingerprint_frames = 0.0
 
     def alpha(self, num_frames: int) -> float:
         """The weight that a batch of ``num_frames`` gets."""
         return num_frames / (num_frames + self.weight_frames)
 
-    def update(self, measure: Measure, num_frames: int) -> bool:
+    @property
+    def fingerprint(self) -> FloatArray | None:
+        """Of the frames since the last drift alone, without the source's share; None before the first batch."""
+        return self._fingerprint
+
+    def update(
+        self, measure: Measure, num_frames: int, *, look: Look | None = None, balanced: Measure | None = None
+    ) -> bool:
         """Measure a batch of the newest frames and blend it in; start afresh from the source if the world changed.
 
         A batch is held against the one before it, not against the estimate: right after a shift the estimate still
@@ -115,25 +135,46 @@ class StatisticsEstimate:
         Args:
             measure: Called once, or twice at a shift.
             num_frames: In the batch.
+            look: Called once the fingerprint is known: at a drift before the batch is measured again, so that values
+                recalled for the new world are the ones that it is measured with.
+            balanced: Measures as many frames of a balanced memory, which hold for the newest ones; the newest ones
+                then only tell drift. Called once, after ``look`` at a drift and before it otherwise.
         Returns:
             True when drift was found.
         Raises:
             ValueError: a moment is not finite; nothing was changed.
         """
-        moments = _finite(measure(self.values, self.alpha(num_frames)), num_frames)
-        batch = from_moments(moments, self.layers)
-        away = distance(batch, self._last_batch, self.layers)
-        drifted = away > self.config.drift_factor * self.drift_threshold
+        values, weight = self.values, self.weight_frames
+        newest = from_moments(_finite(measure(values, self.alpha(num_frames)), num_frames), self.layers)
+        drifted = distance(newest, self._last_batch, self.layers) > self.config.drift_factor * self.drift_threshold
         if drifted:
-            source = {name: self.source[name] for name in self.values}
-            alpha = num_frames / (num_frames + self.config.source_frames)
-            batch = from_moments(_finite(measure(source, alpha), num_frames), self.layers)
-            self.values, self.weight_frames = source, self.config.source_frames
-            self.resets += 1
-        self.values = blend(self.values, batch, self.alpha(num_frames), self.layers)
-        self.weight_frames = min(self.weight_frames + num_frames, self.config.max_frames)
-        self._last_batch = batch
+            self._look(look, newest, num_frames, drifted=True)
+            values, weight = {name: self.source[name] for name in values}, self.config.source_frames
+        alpha = num_frames / (num_frames + weight)
+        batch = newest
+        if drifted or balanced is not None:
+            batch = from_moments(_finite((balanced or measure)(values, alpha), num_frames), self.layers)
+        if not drifted:
+            self._look(look, batch, num_frames, drifted=False)
+        self.values = blend(values, batch, alpha, self.layers)
+        self.weight_frames = min(weight + num_frames, self.config.max_frames)
+        self._last_batch = newest
+        self.resets += drifted
         return drifted
+
+    def _look(self, look: Look | None, batch: Tensors, num_frames: int, *, drifted: bool) -> None:
+        """Take a batch into the fingerprint and show it."""
+        if self._layer is None:
+            return
+        seen, before = fingerprint(batch, self._layer), self._fingerprint
+        if before is None or drifted:
+            self._fingerprint, self._fingerprint_frames = seen, float(num_frames)
+        else:
+            share = np.float32(num_frames / (num_frames + self._fingerprint_frames))
+            self._fingerprint = mix_fingerprints(before, seen, share)
+            self._fingerprint_frames = min(self._fingerprint_frames + num_frames, self.config.max_frames)
+        if look is not None:
+            look(self._fingerprint, drifted)
 
 
 def _finite(moments: Tensors, num_frames: int) -> Tensors:

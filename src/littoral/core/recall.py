@@ -53,6 +53,14 @@ def decode_fingerprint(data: bytes, layer: NormLayer) -> FloatArray:
     return values
 
 
+def mix_fingerprints(a: FloatArray, b: FloatArray, share: np.float32) -> FloatArray:
+    """The fingerprint of a mixture of ``1 - share`` parts of ``a`` and ``share`` parts of ``b``, by moments."""
+    half = len(a) // 2
+    mean = (1 - share) * a[:half] + share * b[:half]
+    square = (1 - share) * (a[half:] + a[:half] ** 2) + share * (b[half:] + b[:half] ** 2)
+    return np.concatenate([mean, np.maximum(square - mean * mean, 0)]).astype(np.float32)
+
+
 def fingerprint_distance(a: FloatArray, b: FloatArray, *, eps: float) -> float:
     """Symmetric Gaussian divergence of two fingerprints, mean over channels.
 

@@ -19,7 +19,10 @@ import numpy as np
 from littoral.bundle import Bundle
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.drift import StatisticsConfig
+from littoral.core.product import ProductConfig
+from littoral.core.scenes import RecallConfig
 from littoral.core.selection import SelectionConfig, Selector, judge_one, softmax
+from littoral.edge.images import LOSSLESS, check_coding
 from littoral.edge.link import CloudLink
 from littoral.edge.maintenance import Maintenance
 from littoral.edge.outbox import Counters
@@ -34,8 +37,10 @@ _UINT8 = np.dtype(np.uint8)
 class DeviceConfig:
     """Everything that a device lets one set, with its defaults."""
 
-    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    selection: ProductConfig | SelectionConfig = field(default_factory=ProductConfig)
+    """What is sent, within the byte budget in it; a `SelectionConfig` chooses as published, without a budget."""
     statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
+    recall: RecallConfig = field(default_factory=RecallConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
     updater: UpdaterConfig = field(default_factory=UpdaterConfig)
     statistics_batch_frames: int = 32
@@ -44,11 +49,14 @@ class DeviceConfig:
     """Every so-manieth frame is measured. Measuring costs 1.4 (batch 32) to 1.8 (batch 1) forward passes a frame."""
     adapt_statistics: bool = True
     """False serves the source's statistics for ever."""
+    uplink_coding: str = LOSSLESS
+    """How a chosen frame is coded: ``lossless`` takes what is smallest; see `littoral.edge.images.encode_image`."""
     outbox_capacity_bytes: int = 16 * 1024 * 1024
     max_waiting_bytes: int = 8 * 1024 * 1024
     """Chosen frames that may wait in memory for the background thread; beyond it they are counted as dropped."""
 
     def __post_init__(self) -> None:
+        check_coding(self.uplink_coding)
         if self.statistics_batch_frames < 2 or self.statistics_stride_frames < 1:
             raise ValueError(
                 "statistics need statistics_batch_frames >= 2 and statistics_stride_frames >= 1, got "
@@ -102,6 +110,18 @@ class DeviceStatus(NamedTuple):
     versions_installed: int
     versions_rejected: int
     versions_reverted: int
+    scene: int
+    """The number of the world that the device is in; 0 before the first statistics."""
+    recalls: int
+    """Remembered versions that were put into service again."""
+    sample_bytes: int
+    """Of the samples chosen within the byte budget, on the wire, whether sent yet or not."""
+    budget_bytes: int
+    """What the byte budget has at the moment; below 0 after a scene opened."""
+    duplicates: int
+    """Frames not chosen because they look like one that was."""
+    over_budget: int
+    """Frames not chosen for want of budget alone."""
     bytes_up: int
     bytes_down: int
 
@@ -132,7 +152,8 @@ class Device:
         self.config = config or DeviceConfig()
         self._shape = bundle.manifest.input.shape
         self._names = bundle.manifest.class_names
-        self._selector = Selector(bundle.manifest.num_classes, self.config.selection)
+        num_classes, selection = bundle.manifest.num_classes, self.config.selection
+        self._published = Selector(num_classes, selection) if isinstance(selection, SelectionConfig) else None
         self._frames = self._selected = self._overflowed = 0
         self._maintenance = Maintenance(
             bundle, self.config, state_dir=None if state_dir is None else Path(state_dir), link=link, status=self.status
@@ -163,11 +184,9 @@ class Device:
         label, confidence, entropy = judge_one(logits)
         if entropy != entropy:
             raise self._not_finite(model, logits)
-        maintenance.saw(frame, entropy)
-        if maintenance.uplink and self._selector.select_one(logits, entropy):
-            self._selected += 1
-            if not maintenance.offer(frame, self._frames, label, entropy, model.version):
-                self._overflowed += 1
+        maintenance.saw(frame, label, entropy)
+        if maintenance.uplink:
+            self._select(maintenance, frame, logits, label, entropy, model.version)
         return Answer(
             self._frames,
             label,
@@ -180,10 +199,23 @@ class Device:
             (time.perf_counter_ns() - started) * 1e-6,
         )
 
+    def _select(
+        self, maintenance: Maintenance, frame: Frame, logits: FloatArray, label: int, entropy: float, version: int
+    ) -> None:
+        """Hand the frame over for the cloud if it is worth it."""
+        if (chooser := maintenance.chooser) is not None:
+            chooser.offer(frame, logits, self._frames, label, entropy, version)
+        elif self._published is not None and self._published.select_one(logits, entropy):
+            self._selected += 1
+            if not maintenance.offer(frame, self._frames, label, entropy, version):
+                self._overflowed += 1
+
     def status(self) -> DeviceStatus:
         """The counters as of now."""
         m = self._maintenance
         outbox, link = m.outbox, m.link
+        chooser = m.chooser
+        selector = None if chooser is None else chooser.selector
         counters = outbox.counters if outbox else Counters(accepted=0, acked=0, queued=0, dropped=0)
         return DeviceStatus(
             version=m.model.version,
@@ -191,7 +223,7 @@ class Device:
             link_error=link.last_error if link else None,
             storage_error=outbox.last_error if outbox else None,
             frames=self._frames,
-            selected=self._selected,
+            selected=self._selected if selector is None else selector.num_kept,
             accepted=counters.accepted + self._overflowed,
             acked=counters.acked,
             queued=counters.queued,
@@ -199,9 +231,15 @@ class Device:
             measured_frames=m.measured_frames,
             statistics_resets=m.statistics_resets,
             swaps=m.swaps,
-            versions_installed=m.outcomes.count("installed"),
-            versions_rejected=m.outcomes.count("rejected"),
-            versions_reverted=m.outcomes.count("reverted"),
+            versions_installed=m.outcomes["installed"],
+            versions_rejected=m.outcomes["rejected"],
+            versions_reverted=m.outcomes["reverted"],
+            scene=m.scenes.number,
+            recalls=m.outcomes["recalled"],
+            sample_bytes=selector.budget.spent_bytes if selector else 0,
+            budget_bytes=int(selector.budget.level_bytes) if selector else 0,
+            duplicates=selector.num_duplicates if selector else 0,
+            over_budget=selector.num_over_budget if selector else 0,
             bytes_up=link.bytes_up if link else 0,
             bytes_down=link.bytes_down if link else 0,
         )

@@ -12,6 +12,7 @@ import math
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,14 @@ import numpy as np
 
 from littoral.bundle import Bundle, Envelope, SignedVersion
 from littoral.core.arrays import FloatArray, Frame, Tensors
-from littoral.core.drift import StatisticsEstimate
+from littoral.core.product import ProductConfig, ProductSelector
+from littoral.edge.choose import Chooser, Waiting
+from littoral.edge.follow import Follower
 from littoral.edge.images import encode_image
 from littoral.edge.link import CloudLink
-from littoral.edge.outbox import Outbox
-from littoral.edge.session import Model, StatisticsModel, release_memory
+from littoral.edge.outbox import Outbox, wire_bytes
+from littoral.edge.scenes import Scenes
+from littoral.edge.session import Model, release_memory
 from littoral.edge.updater import Updater
 from littoral.edge.versions import VersionStore
 from littoral.errors import LittoralError
@@ -66,42 +70,43 @@ class Maintenance:
         self.uplink = link is not None
         self.outbox: Outbox | None = None
         self.updater: Updater[Candidate] | None = None
-        self.outcomes: list[str] = []
-        self.swaps = self.measured_frames = 0
+        self.outcomes: Counter[str] = Counter()
+        self.swaps = 0
         self._state_dir, self._status = state_dir, status
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="littoral-maintenance", daemon=True)
-        self._waiting_bytes = 0
+        self.waiting = Waiting(config.max_waiting_bytes)
+        self.chooser: Chooser | None = None
+        if isinstance(config.selection, ProductConfig):
+            selector = ProductSelector(bundle.manifest.num_classes, bundle.manifest.input.shape, config.selection)
+            self.chooser = Chooser(selector, self.waiting, put=self._put_sample, later=self._tasks.put)
 
         version, affine = 0, dict(bundle.source_affine)
         if state_dir is not None:
             self.outbox = Outbox(state_dir / "outbox.sqlite", capacity_bytes=config.outbox_capacity_bytes)
+        self.scenes = Scenes(bundle, config.recall, outbox=self.outbox)
+        if state_dir is not None:
             self.updater = Updater(
                 bundle,
                 VersionStore(state_dir),
                 build=self._build,
                 probe=self._probe,
                 install=self._install,
+                fits=self.scenes.fits,
                 config=config.updater,
             )
             version, affine = self.updater.boot()
         self._affine: Tensors = affine
-        self._estimate: StatisticsEstimate | None = None
-        self._measurer: StatisticsModel | None = None
+        self._follower: Follower | None = None
         if bundle.manifest.statistics is not None and config.adapt_statistics:
-            self._estimate = StatisticsEstimate(
-                layers=bundle.manifest.norm_layers,
-                source=bundle.weights,
-                drift_threshold=bundle.manifest.statistics.drift_threshold,
-                config=config.statistics,
-            )
-            self._measurer = StatisticsModel(bundle, config.session)
+            self._follower = Follower(bundle, config, affine=lambda: self._affine)
         self.model = self._model(affine, version)
 
         shape = (config.statistics_batch_frames, *bundle.manifest.input.shape)
         self._stride = config.statistics_stride_frames
         self._filling: Frame = np.empty(shape, np.uint8)
         self._resting: Frame = np.empty(shape, np.uint8)
+        self._labels: list[int] = []
         self._filled = self._seen = 0
         self._entropy_sum, self._entropy_count = 0.0, 0
         self._measuring = False
@@ -115,11 +120,15 @@ class Maintenance:
 
     @property
     def statistics_resets(self) -> int:
-        return self._estimate.resets if self._estimate else 0
+        return self._follower.resets if self._follower else 0
+
+    @property
+    def measured_frames(self) -> int:
+        return self._follower.measured_frames if self._follower else 0
 
     # -- called by the hot path: must not block ------------------------------------------------------------------------
 
-    def saw(self, frame: Frame, entropy_nats: float) -> None:
+    def saw(self, frame: Frame, label: int, entropy_nats: float) -> None:
         """Take note of a frame; every so many, hand a full buffer to the background thread."""
         self._entropy_sum += entropy_nats
         self._entropy_count += 1
@@ -127,25 +136,26 @@ class Maintenance:
         if self._seen % self._stride:
             return
         self._filling[self._filled] = frame
+        self._labels.append(label)
         self._filled += 1
         if self._filled < len(self._filling):
             return
         self._filled = 0
+        labels, self._labels = self._labels, []
         if self._measuring:
             return  # the thread is still busy with the last buffer: measure the next one instead
         self._measuring = True
         batch, self._filling, self._resting = self._filling, self._resting, self._filling
         num_frames, mean_entropy = self._entropy_count, self._entropy_sum / self._entropy_count
         self._entropy_sum, self._entropy_count = 0.0, 0
-        self._tasks.put(lambda: self._measure(batch, mean_entropy, num_frames))
+        self._tasks.put(lambda: self._measure(batch, labels, mean_entropy, num_frames))
 
     def offer(self, frame: Frame, frame_id: int, label: int, entropy_nats: float, version: int) -> bool:
         """Hand over a chosen frame for the outbox; False when too many are waiting already."""
-        if self._waiting_bytes + frame.nbytes > self.config.max_waiting_bytes:
+        if not self.waiting.has_room(frame):
             return False
-        self._waiting_bytes += frame.nbytes
-        kept = frame.copy()
-        self._tasks.put(lambda: self._put_sample(kept, frame_id, label, entropy_nats, version))
+        kept = self.waiting.keep(frame)
+        self._tasks.put(lambda: self._put_chosen(kept, frame_id, label, entropy_nats, version))
         return True
 
     def not_finite(self) -> None:
@@ -205,9 +215,15 @@ class Maintenance:
 
     # -- tasks ---------------------------------------------------------------------------------------------------------
 
-    def _put_sample(self, frame: Frame, frame_id: int, label: int, entropy_nats: float, version: int) -> None:
-        self._waiting_bytes -= frame.nbytes
-        coding, image = encode_image(frame)
+    def _put_chosen(self, frame: Frame, frame_id: int, label: int, entropy_nats: float, version: int) -> None:
+        self.waiting.release(frame)
+        self._put_sample(frame, frame_id, label, entropy_nats, version, value=entropy_nats)
+
+    def _put_sample(
+        self, frame: Frame, frame_id: int, label: int, entropy_nats: float, version: int, *, value: float
+    ) -> int | None:
+        """Put a sample into the outbox; its bytes on the wire, or None if it was dropped at once."""
+        coding, image = encode_image(frame, self.config.uplink_coding)
         sample = Sample(
             frame_id=frame_id,
             version=version,
@@ -215,16 +231,17 @@ class Maintenance:
             entropy_nats=entropy_nats,
             coding=coding,
             image=image,
-            scene=0,
+            scene=self.scenes.number,
         )
         assert self.outbox is not None
-        self.outbox.put(sample, value=entropy_nats)
+        taken = self.outbox.put(sample, value=value)
         self._wake()
+        return wire_bytes(sample) if taken else None
 
     def _put_receipt(self, receipt: Receipt | None) -> None:
         if receipt is None or self.outbox is None:
             return
-        self.outcomes.append(receipt.outcome)
+        self.outcomes[receipt.outcome] += 1
         log.info("version %d %s %s", receipt.version, receipt.outcome, receipt.reason)
         self.outbox.put(receipt, value=math.inf)
         self._wake()
@@ -245,26 +262,28 @@ class Maintenance:
         if self.updater is not None:
             self._put_receipt(self.updater.observe(mean_entropy, frames=num_frames))
 
-    def _measure(self, batch: Frame, mean_entropy: float, num_frames: int) -> None:
+    def _measure(self, batch: Frame, labels: list[int], mean_entropy: float, num_frames: int) -> None:
         try:
             self._observe(mean_entropy, num_frames)
-            if self._estimate is not None and self._measurer is not None:
-                self._estimate.update(self._moments(batch, self._measurer), len(batch))
+            if self._follower is not None:
+                self._follower.follow(batch, labels, self._look)
                 self._serve(self._affine, self.model.version)
         finally:
             self._measuring = False
 
-    def _moments(self, batch: Frame, measurer: StatisticsModel) -> Callable[[Tensors, float], dict[str, FloatArray]]:
-        def measure(statistics: Tensors, alpha: float) -> dict[str, FloatArray]:
-            self.measured_frames += len(batch)
-            return measurer.moments(batch, {**self._affine, **statistics}, alpha)
-
-        return measure
+    def _look(self, fingerprint: FloatArray, drifted: bool) -> None:
+        opened = self.scenes.look(
+            fingerprint, drifted=drifted, updater=self.updater, tell=self._put_receipt, uplink=self.uplink
+        )
+        if opened:
+            if self.chooser is not None:
+                self.chooser.enter(self.scenes.number)
+            self._wake()
 
     # -- models --------------------------------------------------------------------------------------------------------
 
     def _model(self, affine: Tensors, version: int) -> Model:
-        statistics = self._estimate.values if self._estimate is not None else {}
+        statistics = self._follower.values if self._follower is not None else {}
         return Model(self.bundle, {**affine, **statistics}, version=version, config=self.config.session)
 
     def _serve(self, affine: Tensors, version: int) -> None:

@@ -8,8 +8,11 @@ A message with a sequence may have been sent, so it keeps its sequence and its b
 acked. One without has never left the device: dropping it leaves no gap.
 
 Policy when ``capacity_bytes`` is exceeded: samples that were never sent go, lowest value first, the oldest first among
-equals; the newcomer is among them. Receipts are not samples: they displace samples and may go over the capacity by
-`RECEIPT_RESERVE_BYTES`.
+equals; the newcomer is among them. Receipts and scenes are not samples: they displace samples and may go over the
+capacity by `RECEIPT_RESERVE_BYTES`.
+
+A scene's number is kept with the commit that stores it, so no sample of a scene is ever stored before its number is,
+and a number that may have left the device is not given to another scene after a restart.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from pathlib import Path
 from littoral.edge.outbox_file import Connect, Limits, OutboxFile, Row, connect_durably, is_damaged
 from littoral.errors import ProtocolError, StorageError
 from littoral.wire.envelope import Frame, encode_frame
-from littoral.wire.messages import DurableMessage, Receipt, to_frame
+from littoral.wire.messages import DurableMessage, Sample, Scene, to_frame
 
 log = logging.getLogger("littoral.edge.outbox")
 
@@ -37,6 +40,11 @@ RECEIPT_RESERVE_BYTES = 1_048_576
 RETRY_SECONDS = 5.0
 """How long the writer waits before it tries a failing disk again, when no new sample makes it try."""
 _TOP = 2**63 - 1
+
+
+def wire_bytes(message: DurableMessage) -> int:
+    """How many bytes a message takes on the wire at most, envelope included: its stream and sequence vary by a few."""
+    return len(encode_frame(to_frame(message, stream=_TOP, sequence=_TOP)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +121,8 @@ class Outbox:
         """Take a message for the cloud, without waiting for the disk.
 
         Args:
-            message: A Sample or a Receipt.
-            value: How much a sample is worth; when room is short the lowest goes first. Not used for receipts.
+            message: A Sample, a Receipt or a Scene.
+            value: How much a sample is worth; when room is short the lowest goes first. Not used for the others.
         Returns:
             False when it was dropped at once: too large, worth less than all that waits, or the outbox is closed.
         """
@@ -133,7 +141,7 @@ class Outbox:
             return taken
 
     def _row(self, message: DurableMessage, value: float) -> Row | None:
-        keep = isinstance(message, Receipt)
+        keep = not isinstance(message, Sample)
         frame = to_frame(message, stream=_TOP, sequence=_TOP)
         try:
             num_bytes = len(encode_frame(frame))
@@ -142,7 +150,9 @@ class Outbox:
             return None
         if num_bytes > self._limits.capacity_bytes and not keep:
             return None
-        return Row(frame.type, frame.body, num_bytes, value if math.isfinite(value) else -1e300, keep, self._clock())
+        scene = message.scene if isinstance(message, Scene) else 0
+        value = value if math.isfinite(value) else -1e300
+        return Row(frame.type, frame.body, num_bytes, value, keep, self._clock(), scene)
 
     def _drop_one_waiting(self) -> Row:
         samples = [row for row in self._waiting if not row.keep]
@@ -187,6 +197,11 @@ class Outbox:
         self._writer.join()
         with self._disk:
             self._file.close()
+
+    @property
+    def last_scene(self) -> int | None:
+        """The highest number of a scene that was stored; None while that cannot be known, because the disk fails."""
+        return self._file.tally.scene if self._file.is_open else None
 
     # What the link calls.
 

@@ -1,6 +1,6 @@
 """The outbox's database: one SQLite file, its transactions, and no thread.
 
-    meta      stream, last_sequence, acked_sequence, accepted, acked, dropped
+    meta      stream, last_sequence, acked_sequence, accepted, acked, dropped, scene
     messages  id (order of arrival), sequence (NULL until it is handed out), type, body, num_bytes, value, keep, taken_s
 
 The file is locked for as long as it is open: two processes that number messages in one stream would lose some.
@@ -31,6 +31,8 @@ _CREATE = (
     f"PRAGMA user_version = {SCHEMA}",
 )
 _TALLY = ("last_sequence", "acked_sequence", "accepted", "acked", "dropped")
+_SCENE = "scene"
+"""Missing in a file that 0.1.0 made: it has no scenes."""
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 Connect = Callable[[Path], sqlite3.Connection]
@@ -38,7 +40,7 @@ Connect = Callable[[Path], sqlite3.Connection]
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A message on its way into the file. ``keep`` marks a receipt."""
+    """A message on its way into the file. ``keep`` marks what is no sample, ``scene`` is the number of a new scene."""
 
     type: int
     body: bytes
@@ -46,6 +48,7 @@ class Row:
     value: float
     keep: bool
     taken_s: float
+    scene: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,7 @@ class Tally:
     accepted: int = 0
     acked: int = 0
     dropped: int = 0
+    scene: int = 0
     rows: int = 0
     num_bytes: int = 0
 
@@ -148,7 +152,8 @@ class OutboxFile:
             raise _damaged(f"no {sorted(missing)[0]}")
         rows, num_bytes = connection.execute("SELECT count(*), coalesce(sum(num_bytes), 0) FROM messages").fetchone()
         self.stream = meta["stream"]
-        self.tally = Tally(**{key: meta[key] for key in _TALLY}, rows=rows, num_bytes=num_bytes)
+        known = {key: meta[key] for key in _TALLY}
+        self.tally = Tally(**known, scene=meta.get(_SCENE, 0), rows=rows, num_bytes=num_bytes)
 
     def set_aside(self, reason: Exception | str) -> None:
         """Rename a damaged file, so that a person can look at it, and forget what was in it."""
@@ -184,7 +189,7 @@ class OutboxFile:
 
     def _save(self, stream: int, tally: Tally) -> None:
         assert self._connection is not None
-        values = [("stream", stream), *((key, getattr(tally, key)) for key in _TALLY)]
+        values = [("stream", stream), *((key, getattr(tally, key)) for key in (*_TALLY, _SCENE))]
         self._connection.executemany("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", values)
 
     def commit(
@@ -219,6 +224,7 @@ class OutboxFile:
                 accepted=accepted,
                 acked=acked + gone,
                 dropped=dropped + out,
+                scene=max(self.tally.scene, *(row.scene for row in batch), 0),
                 rows=self.tally.rows + len(batch) - gone - out,
                 num_bytes=num_bytes,
             )
@@ -257,7 +263,7 @@ class OutboxFile:
         return out
 
     def renew_stream(self) -> None:
-        """A new stream number; what is queued loses its sequences and keeps its order."""
+        """A new stream number; what is queued loses its sequences and keeps its order, and scenes count on."""
         stream = secrets.randbits(62) + 1
         tally = replace(self.tally, last_sequence=0, acked_sequence=0)
         with self._transaction() as connection:

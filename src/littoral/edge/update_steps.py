@@ -2,10 +2,11 @@
 
     received ─▶ verified ─▶ staged ─▶ built ─▶ probed ─▶ committed ─▶ watched ─▶ trusted
         └───────────┴──────────┴────────┴────────┴─ rejected             └─ reverted
+                     wanted ─▶ loading ─▶ staged                a remembered version is recalled
+                                               probed ─▶ remembered       it is for another world than this one
 
-``watched`` and ``trusted`` are where it rests between versions. Every action but `Keep`, `GoBack`, `Say` and `Tidy` is
-answered by one event: the one named in its docstring, or `Failed`. The state on the disk changes in two places only:
-`Record` before a version is built, so that a crash while it is built is known of, and `Record` when it is committed.
+``watched`` and ``trusted`` are where it rests between versions. A version changes the state on the disk in two places
+only: `Record` before it is built, so that a crash while it is built is known of, and `Record` when it is committed.
 """
 
 from __future__ import annotations
@@ -14,9 +15,41 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from littoral.core.scenes import SOURCE, Remembered, find, forget, remember, trust, trusted_of
+from littoral.edge.update_words import (
+    Action,
+    Build,
+    Built,
+    Decode,
+    Decoded,
+    Event,
+    Failed,
+    GoBack,
+    Install,
+    Installed,
+    Keep,
+    Load,
+    Loaded,
+    Moved,
+    Observed,
+    Outcome,
+    Probe,
+    Probed,
+    Received,
+    Record,
+    Recorded,
+    Say,
+    Stage,
+    Staged,
+    Tidy,
+    Unknown,
+    Verified,
+    Verify,
+    Wanted,
+)
 from littoral.edge.versions import VersionState
 
-Phase = Literal["received", "verified", "staged", "built", "probed", "committed", "watched", "trusted"]
+Phase = Literal["received", "verified", "loading", "staged", "built", "probed", "committed", "watched", "trusted"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +62,15 @@ class UpdaterConfig:
         max_entropy_rise_nats: How far the mean entropy over the watch may be above the mean before.
         max_attempts: A version whose building was cut short (power, memory) this often is not tried again.
         max_boots: A version that was not trusted after this many starts of the device is taken back.
+        remembered_versions: How many versions with a domain are kept on the disk to be recalled, the one in service
+            among them; 0 switches recall off, and every version that is good is installed.
     """
 
     watch_frames: int = 256
     max_entropy_rise_nats: float = 0.5
     max_attempts: int = 3
     max_boots: int = 5
+    remembered_versions: int = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,154 +80,16 @@ class UpdateState:
     phase: Phase = "trusted"
     disk: VersionState = field(default_factory=VersionState)
     version: int = 0
+    claim: Remembered | None = None
+    """What the version under way is for."""
+    recalled: bool = False
+    """The version under way is a remembered one."""
+    fits: bool = True
+    """The version under way may serve; else it is only remembered."""
     recent: tuple[tuple[float, int], ...] = ()
     """Mean entropies in nats over so many frames each, of the version in service, newest last."""
 
 
-# Events.
-
-
-@dataclass(frozen=True)
-class Received:
-    """Signed bytes came."""
-
-
-@dataclass(frozen=True)
-class Verified:
-    """The signature holds and the manifest says ``version``."""
-
-    version: int
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """The values are finite and inside the envelope."""
-
-
-@dataclass(frozen=True)
-class Staged:
-    """The version's file is on the disk."""
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """The state is on the disk."""
-
-    disk: VersionState
-
-
-@dataclass(frozen=True)
-class Built:
-    """A model with the version's values exists."""
-
-
-@dataclass(frozen=True)
-class Probed:
-    """The share of probe frames that kept their label; NaN when an output was not finite."""
-
-    agreement: float
-    min_agreement: float
-
-
-@dataclass(frozen=True)
-class Installed:
-    """The version is in service."""
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The action did not work; ``version`` is set once a signature vouches for it."""
-
-    code: str
-    reason: str
-    version: int | None = None
-
-
-@dataclass(frozen=True)
-class Observed:
-    """The mean entropy of recent frames, in nats; not finite when an answer was not."""
-
-    entropy_nats: float
-    frames: int
-
-
-Event = Received | Verified | Decoded | Staged | Recorded | Built | Probed | Installed | Failed | Observed
-
-
-# Actions.
-
-
-@dataclass(frozen=True)
-class Verify:
-    """Check the signature. -> Verified"""
-
-
-@dataclass(frozen=True)
-class Decode:
-    """Decode the values and hold them against the envelope. -> Decoded"""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Write the version's file durably. -> Staged"""
-
-    version: int
-
-
-@dataclass(frozen=True)
-class Record:
-    """Write the state durably. -> Recorded"""
-
-    disk: VersionState
-
-
-@dataclass(frozen=True)
-class Build:
-    """Make a model with the decoded values. -> Built"""
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Run the model on the probe frames. -> Probed"""
-
-
-@dataclass(frozen=True)
-class Install:
-    """Put the built model into service. -> Installed"""
-
-    version: int
-
-
-@dataclass(frozen=True)
-class Keep:
-    """Write the state if the disk takes it; it holds in memory in any case."""
-
-    disk: VersionState
-
-
-@dataclass(frozen=True)
-class GoBack:
-    """Build ``version`` from the disk, or the source, and put it into service."""
-
-    version: int
-
-
-@dataclass(frozen=True)
-class Say:
-    """Tell the cloud what became of a version."""
-
-    version: int
-    outcome: Literal["installed", "rejected", "reverted"]
-    code: str = ""
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Tidy:
-    """Remove files that the state does not name."""
-
-
-Action = Verify | Decode | Stage | Record | Build | Probe | Install | Keep | GoBack | Say | Tidy
 Step = tuple[UpdateState, list[Action]]
 
 
@@ -203,9 +101,18 @@ def step(state: UpdateState, event: Event, config: UpdaterConfig) -> Step:
     """
     match state.phase, event:
         case (("watched" | "trusted"), Received()):
-            return replace(state, phase="received", version=0), [Verify()]
-        case "received", Verified(version):
-            return _on_verified(state, version)
+            return replace(state, phase="received", version=0, claim=None, recalled=False, fits=True), [Verify()]
+        case "received", Verified(version, claim, fits):
+            return _on_verified(state, version, claim, fits or config.remembered_versions < 1)
+        case (("watched" | "trusted"), Wanted(version)):
+            return _on_wanted(state, version)
+        case (("watched" | "trusted"), Moved()):
+            disk = replace(state.disk, baseline_nats=None)
+            return replace(state, disk=disk, recent=()), [Keep(disk)] if disk != state.disk else []
+        case (("watched" | "trusted"), Unknown()):
+            return _on_unknown(state)
+        case "loading", Loaded():
+            return replace(state, phase="staged"), [Record(_pending(state))]
         case "verified", Decoded():
             return state, [Stage(state.version)]
         case "verified", Staged():
@@ -215,11 +122,15 @@ def step(state: UpdateState, event: Event, config: UpdaterConfig) -> Step:
         case "staged", Built():
             return replace(state, phase="built"), [Probe()]
         case "built", Probed(agreement, min_agreement):
-            return _on_probed(state, agreement, min_agreement)
+            return _on_probed(state, agreement, min_agreement, config)
+        case "probed", Recorded(disk) if not state.fits:
+            said: list[Action] = [Say(state.version, "remembered"), Tidy()]
+            return replace(state, phase=_rest(disk), disk=disk), said
         case "probed", Recorded(disk):
             return replace(state, phase="committed", disk=disk), [Install(state.version)]
         case "committed", Installed():
-            return replace(state, phase="watched", recent=()), [Say(state.version, "installed"), Tidy()]
+            outcome: Outcome = "recalled" if state.recalled else "installed"
+            return replace(state, phase="watched", recent=()), [Say(state.version, outcome), Tidy()]
         case "committed", Failed(code, reason):
             return _take_back(state, "rejected", code, reason)
         case (("watched" | "trusted"), Observed(entropy_nats, frames)):
@@ -235,14 +146,30 @@ def _rest(disk: VersionState) -> Phase:
     return "trusted" if disk.trusted else "watched"
 
 
-def _on_verified(state: UpdateState, version: int) -> Step:
+def _on_verified(state: UpdateState, version: int, claim: Remembered | None, fits: bool) -> Step:
     if version == state.disk.installed:
         return replace(state, phase=_rest(state.disk)), []
-    state = replace(state, version=version)
+    state = replace(state, version=version, claim=claim, fits=fits)
     if version <= state.disk.highest_seen:
         reason = f"version {version} is not newer than {state.disk.highest_seen}, the highest that this device has seen"
         return _reject(state, "older", reason, version)
     return replace(state, phase="verified"), [Decode()]
+
+
+def _on_wanted(state: UpdateState, version: int) -> Step:
+    entry = find(state.disk.remembered, version)
+    if entry is None or version == state.disk.installed:
+        return state, []
+    return replace(state, phase="loading", version=version, claim=entry, recalled=True, fits=True), [Load(version)]
+
+
+def _on_unknown(state: UpdateState) -> Step:
+    """The source serves; what served stays remembered."""
+    old = state.disk
+    if old.installed == SOURCE:
+        return state, []
+    disk = replace(old, installed=SOURCE, previous=SOURCE, trusted=True, baseline_nats=None, boots=0)
+    return replace(state, phase="trusted", disk=disk, recent=()), [Keep(disk), GoBack(SOURCE), Tidy()]
 
 
 def _pending(state: UpdateState) -> VersionState:
@@ -250,25 +177,50 @@ def _pending(state: UpdateState) -> VersionState:
     return replace(state.disk, pending=state.version, attempts=state.disk.attempts + 1 if again else 1)
 
 
-def _on_probed(state: UpdateState, agreement: float, min_agreement: float) -> Step:
+def _on_probed(state: UpdateState, agreement: float, min_agreement: float, config: UpdaterConfig) -> Step:
     if not math.isfinite(agreement):
         return _reject(state, "not-finite", "an output on the probe frames is not finite", state.version)
     if agreement < min_agreement:
         reason = f"{agreement:.1%} of the probe frames keep their label, the bundle asks for {min_agreement:.1%}"
         return _reject(state, "probe", reason, state.version)
-    old = state.disk
-    disk = replace(
-        old,
-        installed=state.version,
-        previous=old.installed if old.trusted else old.previous,
-        highest_seen=max(old.highest_seen, state.version),
-        pending=None,
-        attempts=0,
-        trusted=False,
-        baseline_nats=mean_nats(state.recent) if old.trusted else old.baseline_nats,
-        boots=0,
-    )
+    old, capacity = state.disk, config.remembered_versions
+    serving = {old.installed, old.previous}
+    disk = replace(old, highest_seen=max(old.highest_seen, state.version), pending=None, attempts=0)
+    if state.claim is not None:
+        disk = replace(disk, remembered=remember(old.remembered, state.claim, capacity=capacity, serving=serving))
+    if state.fits:
+        disk = replace(
+            disk,
+            installed=state.version,
+            previous=_way_back(state),
+            trusted=False,
+            baseline_nats=_baseline(state),
+            boots=0,
+        )
     return replace(state, phase="probed"), [Record(disk)]
+
+
+def _way_back(state: UpdateState) -> int:
+    """What serves if the version under way fails: for one recalled, the last that was trusted in its own domain."""
+    disk = state.disk
+    if state.recalled and state.claim is not None:
+        known = trusted_of(disk.remembered, state.claim.domain, but=state.version)
+        if known is not None:
+            return known.version
+    back = disk.installed if disk.trusted else disk.previous
+    return back if back != state.version else SOURCE
+
+
+def _baseline(state: UpdateState) -> float | None:
+    """The mean entropy that the watch compares with.
+
+    A version that is recalled serves in another world than the one before it did, so it is held against its own past.
+    """
+    if state.recalled and state.claim is not None:
+        known = state.claim if state.claim.trusted else None
+        known = known or trusted_of(state.disk.remembered, state.claim.domain, but=state.version)
+        return known.entropy_nats if known is not None else None
+    return mean_nats(state.recent) if state.disk.trusted else state.disk.baseline_nats
 
 
 def _reject(state: UpdateState, code: str, reason: str, version: int | None) -> Step:
@@ -278,6 +230,8 @@ def _reject(state: UpdateState, code: str, reason: str, version: int | None) -> 
         disk = replace(disk, pending=None, attempts=0)
     if version is not None and code not in ("older", "storage"):
         disk = replace(disk.because(version, f"{code}: {reason}"), highest_seen=max(disk.highest_seen, version))
+    if state.recalled and (code != "storage" or state.phase == "loading"):
+        disk = replace(disk, remembered=forget(disk.remembered, state.version))
     say: list[Action] = [Say(version or state.version, "rejected", code, reason)]
     changed: list[Action] = [Keep(disk), Tidy()] if disk != state.disk or state.phase == "staged" else []
     return replace(state, phase=_rest(disk), disk=disk), changed + say
@@ -303,7 +257,8 @@ def _on_observed(state: UpdateState, entropy_nats: float, frames: int, config: U
             f"at most {config.max_entropy_rise_nats:.3f} more are allowed"
         )
         return _take_back(state, "reverted", "watch", reason)
-    disk = replace(state.disk, trusted=True, baseline_nats=None, boots=0)
+    remembered = trust(state.disk.remembered, state.disk.installed, mean, capacity=config.remembered_versions)
+    disk = replace(state.disk, trusted=True, baseline_nats=None, boots=0, remembered=remembered)
     return replace(state, phase="trusted", disk=disk), [Keep(disk), Tidy()]
 
 
@@ -315,8 +270,17 @@ def _take_back(state: UpdateState, outcome: Literal["rejected", "reverted"], cod
 
 
 def gone_back(disk: VersionState, reason: str) -> VersionState:
-    """The state after the installed version was taken back, with the reason noted."""
-    back = replace(disk, installed=disk.previous, previous=0, trusted=True, baseline_nats=None, boots=0)
+    """The state after the installed version was taken back, with the reason noted; it is never recalled."""
+    remembered = forget(disk.remembered, disk.installed)
+    back = replace(
+        disk,
+        installed=disk.previous,
+        previous=SOURCE,
+        trusted=True,
+        baseline_nats=None,
+        boots=0,
+        remembered=remembered,
+    )
     return back.because(disk.installed, reason)
 
 

@@ -18,7 +18,10 @@ import numpy as np
 from littoral.bundle import Bundle, Envelope, SignedVersion
 from littoral.core.affine import apply_delta, decode_delta
 from littoral.core.arrays import FloatArray
-from littoral.edge.update_steps import (
+from littoral.core.recall import NO_DOMAIN, fingerprint_layer
+from littoral.core.scenes import SOURCE, Memory, Remembered, forget
+from littoral.edge.update_steps import UpdaterConfig, UpdateState, gone_back, step
+from littoral.edge.update_words import (
     Action,
     Build,
     Built,
@@ -30,6 +33,9 @@ from littoral.edge.update_steps import (
     Install,
     Installed,
     Keep,
+    Load,
+    Loaded,
+    Moved,
     Observed,
     Probe,
     Probed,
@@ -40,14 +46,12 @@ from littoral.edge.update_steps import (
     Stage,
     Staged,
     Tidy,
-    UpdaterConfig,
-    UpdateState,
+    Unknown,
     Verified,
     Verify,
-    gone_back,
-    step,
+    Wanted,
 )
-from littoral.edge.versions import MAX_VERSION, SOURCE, VersionState, VersionStore
+from littoral.edge.versions import MAX_VERSION, VersionState, VersionStore
 from littoral.errors import LittoralError, ModelOutputError, StorageError, UpdateRejected
 from littoral.wire.messages import MAX_TEXT_CHARS, Receipt
 
@@ -69,6 +73,7 @@ class Updater(Generic[C]):
         build: Makes a model from affine values; the model does not serve yet.
         probe: The share of the bundle's probe frames that keep their label, NaN when an output is not finite.
         install: Puts a model into service as a version.
+        fits: Whether a version may serve in the world that the device is in; what may not is only remembered.
         config: See `UpdaterConfig`.
     """
 
@@ -80,10 +85,12 @@ class Updater(Generic[C]):
         build: Callable[[dict[str, FloatArray]], C],
         probe: Callable[[C], float],
         install: Callable[[C, int], None],
+        fits: Callable[[Remembered], bool] = lambda entry: True,
         config: UpdaterConfig | None = None,
     ) -> None:
         self._bundle, self._store = bundle, store
-        self._build, self._probe, self._install = build, probe, install
+        self._build, self._probe, self._install, self._fits = build, probe, install, fits
+        self._layer = fingerprint_layer(bundle.manifest.norm_layers)
         self._config = config or UpdaterConfig()
         self._state = UpdateState(disk=store.state, phase="trusted" if store.state.trusted else "watched")
         self._envelope: Envelope | None = None
@@ -96,6 +103,11 @@ class Updater(Generic[C]):
     def highest_version(self) -> int:
         """The highest version seen; only newer ones are taken."""
         return self._state.disk.highest_seen
+
+    @property
+    def remembered(self) -> Memory:
+        """What can be recalled."""
+        return self._state.disk.remembered
 
     @property
     def state(self) -> UpdateState:
@@ -133,12 +145,17 @@ class Updater(Generic[C]):
             if disk.bundle:
                 log.warning("the bundle has changed; versions for %s are forgotten", disk.bundle[:12])
             disk = VersionState(bundle=digest, reasons=disk.reasons)
+        disk = replace(disk, remembered=tuple(entry for entry in disk.remembered if self._is_fingerprint(entry)))
         if disk.pending is not None and disk.attempts >= self._config.max_attempts:
             reason = f"storage: the device stopped {disk.attempts} times while it tried this version"
             log.error("version %d is given up: %s", disk.pending, reason)
-            disk = replace(disk, pending=None, attempts=0, highest_seen=max(disk.highest_seen, disk.pending)).because(
-                disk.pending, reason
-            )
+            disk = replace(
+                disk,
+                pending=None,
+                attempts=0,
+                highest_seen=max(disk.highest_seen, disk.pending),
+                remembered=forget(disk.remembered, disk.pending),
+            ).because(disk.pending, reason)
         if not disk.trusted:
             disk = replace(disk, boots=disk.boots + 1)
             if disk.boots > self._config.max_boots:
@@ -146,6 +163,13 @@ class Updater(Generic[C]):
                 log.error("version %d is taken back: %s", disk.installed, reason)
                 disk = gone_back(disk, reason)
         return disk
+
+    def _is_fingerprint(self, entry: Remembered) -> bool:
+        try:
+            return self._layer is not None and bool(entry.centre(self._layer).size)
+        except ValueError as error:
+            log.error("version %d is not remembered: %s", entry.version, error)
+            return False
 
     def _read(self, version: int) -> dict[str, FloatArray]:
         """The values of a version on the disk, which was verified when it came."""
@@ -186,12 +210,32 @@ class Updater(Generic[C]):
         Returns:
             What to tell the cloud: ``installed``, or ``rejected`` with a code and a reason; None when there is nothing
             new to tell, as for the version that is installed already or one that was refused the same way before.
+            ``remembered`` when it is for another world than the one that the device is in.
         """
         self._signed = signed
         try:
             return self._run(Received())
         finally:
             self._signed = self._values = self._candidate = None
+
+    def recall(self, version: int) -> Receipt | None:
+        """Put a remembered version into service, with everything that a new one has to pass but its order.
+
+        Returns:
+            ``recalled``, or ``rejected`` with a code and a reason; None when it is in service or not remembered.
+        """
+        try:
+            return self._run(Wanted(version))
+        finally:
+            self._signed = self._values = self._candidate = None
+
+    def moved(self) -> None:
+        """The world changed: entropies observed so far are not compared with those to come."""
+        self._run(Moved())
+
+    def serve_source(self) -> None:
+        """Put the source's values into service; what served stays remembered."""
+        self._run(Unknown())
 
     def observe(self, entropy_nats: float, *, frames: int = 1) -> Receipt | None:
         """Take note of how sure the version in service is.
@@ -246,7 +290,9 @@ class Updater(Generic[C]):
     def _do(self, action: Action) -> Event | None:
         match action:
             case Verify():
-                return Verified(self._verify())
+                return self._verify()
+            case Load(version):
+                return self._load(version)
             case Decode():
                 assert self._signed is not None
                 assert self._envelope is not None
@@ -279,14 +325,39 @@ class Updater(Generic[C]):
                 self._store.tidy()
         return None
 
-    def _verify(self) -> int:
+    def _verify(self) -> Verified:
         assert self._signed is not None
         if self._envelope is None:
             raise UpdateRejected("unsigned", "a version came before the envelope that says who may sign it")
         claim = self._signed.verify(self._envelope)
-        if claim.schema != 1 or not 0 < claim.version <= MAX_VERSION:
-            raise UpdateRejected("malformed", f"schema {claim.schema}, version {claim.version}: out of range")
-        return claim.version
+        if claim.schema != 1 or not 0 < claim.version <= MAX_VERSION or not 0 <= claim.domain <= MAX_VERSION:
+            said = f"schema {claim.schema}, version {claim.version}, domain {claim.domain}"
+            raise UpdateRejected("malformed", f"{said}: out of range")
+        entry = Remembered(version=claim.version, domain=claim.domain, fingerprint=claim.fingerprint)
+        if (claim.domain == NO_DOMAIN) != (claim.fingerprint == ""):
+            raise UpdateRejected("malformed", "a version names a domain without a fingerprint, or the other way round")
+        if claim.domain == NO_DOMAIN:
+            return Verified(claim.version, entry)
+        try:
+            if self._layer is None:
+                raise ValueError("this bundle has no layer that fingerprints are of")
+            entry.centre(self._layer)
+        except ValueError as error:
+            raise UpdateRejected("malformed", f"the version's fingerprint is not one: {error}") from error
+        return Verified(claim.version, entry, self._fits(entry))
+
+    def _load(self, version: int) -> Loaded:
+        """Read a remembered version; hold it against the envelope as it is now, if one has come since the start."""
+        try:
+            self._values = self._read(version)
+        except (ValueError, KeyError, TypeError) as error:
+            raise StorageError(str(error)) from error
+        if self._envelope is not None:
+            signed = self._store.load(version)
+            signed.verify(self._envelope)
+            bundle = self._bundle
+            self._values = signed.affine(self._envelope, bundle.source_affine, bundle.manifest.norm_layers)
+        return Loaded()
 
     def _keep(self, disk: VersionState) -> None:
         try:

@@ -1,7 +1,8 @@
 """The affine versions on a device's disk, and which of them to serve after any power cut.
 
     versions/<number>.version   one signed version: magic, crc32, and its three parts
-    versions/state.json         which is installed, which to go back to, the highest seen, what is being tried
+    versions/state.json         which is installed, which to go back to, the highest seen, what is being tried, and
+                                which are remembered for the worlds that they are for
     versions/state.backup.json  the same, written after it: for the day on which the disk damages one of the two
 
 A version's file is written under another name, synced and renamed before the state names it; the state itself is
@@ -23,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from littoral.bundle import SignedVersion
+from littoral.core.recall import NO_DOMAIN
+from littoral.core.scenes import SOURCE, Memory, Remembered
 from littoral.errors import StorageError
 
 log = logging.getLogger("littoral.edge.versions")
 
-SOURCE = 0
-"""The version number of the bundle's own values, which need no file."""
 MAX_VERSION = 2**63 - 1
 STATE_FILE = "state.json"
 BACKUP_FILE = "state.backup.json"
@@ -53,6 +54,7 @@ class VersionState:
         bundle: The bundle that the versions are for, in hexadecimal; "" if unknown.
         cohort: The cohort that they are of; "" if unknown.
         reasons: Version -> why it was rejected or reverted, newest last.
+        remembered: The versions that can be recalled, the least recently used first.
     """
 
     installed: int = SOURCE
@@ -66,6 +68,7 @@ class VersionState:
     bundle: str = ""
     cohort: str = ""
     reasons: dict[str, str] = field(default_factory=dict)
+    remembered: Memory = ()
 
     def because(self, version: int, reason: str) -> VersionState:
         """With a reason noted; the oldest are forgotten over `MAX_REASONS`."""
@@ -165,9 +168,9 @@ class VersionStore:
 
     def tidy(self) -> None:
         """Remove the files that the state does not name. A disk that fails here is tried again next time."""
-        keep = {
-            self._path(number).name for number in (self.state.installed, self.state.previous, self.state.pending or 0)
-        }
+        state = self.state
+        numbers = {state.installed, state.previous, state.pending or SOURCE, *(e.version for e in state.remembered)}
+        keep = {self._path(number).name for number in numbers}
         with contextlib.suppress(OSError):
             for path in list(self.folder.iterdir()):
                 if path.suffix in (".version", ".new") and path.name not in keep:
@@ -210,7 +213,7 @@ def _unpack(data: bytes) -> SignedVersion:
 def _parse_state(data: bytes) -> VersionState:
     raw = json.loads(data)
     known = {f.name for f in dataclasses.fields(VersionState)}
-    if not isinstance(raw, dict) or set(raw) != known:
+    if not isinstance(raw, dict) or {*raw, "remembered"} != known:  # written by 0.1.0, it has none
         raise ValueError("not the fields of a state")
     pending, baseline = raw["pending"], raw["baseline_nats"]
     good = (
@@ -225,7 +228,28 @@ def _parse_state(data: bytes) -> VersionState:
     )
     if not good:
         raise ValueError("a field of the state has another type or range")
-    return VersionState(**raw)
+    return VersionState(**{**raw, "remembered": _parse_memory(raw.get("remembered", []))})
+
+
+def _parse_memory(raw: Any) -> Memory:
+    known = {f.name for f in dataclasses.fields(Remembered)}
+    if not isinstance(raw, list) or not all(isinstance(entry, dict) and set(entry) == known for entry in raw):
+        raise ValueError("what is remembered is not a list of versions")
+    for entry in raw:
+        nats = entry["entropy_nats"]
+        good = (
+            all(_is_count(entry[name]) for name in ("version", "domain"))
+            and entry["version"] != SOURCE
+            and entry["domain"] != NO_DOMAIN
+            and isinstance(entry["fingerprint"], str)
+            and isinstance(entry["trusted"], bool)
+            and (nats is None or (isinstance(nats, float) and math.isfinite(nats)))
+        )
+        if not good:
+            raise ValueError("a remembered version has a field of another type or range")
+    if len({entry["version"] for entry in raw}) != len(raw):
+        raise ValueError("a version is remembered twice")
+    return tuple(Remembered(**entry) for entry in raw)
 
 
 def _is_count(value: Any) -> bool:
