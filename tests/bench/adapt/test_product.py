@@ -20,7 +20,7 @@ Make = Callable[..., Setup]
 World = tuple[np.ndarray, np.ndarray]
 BATCH = 16
 DEVICE = {
-    "selection": {"entropy_max_fraction": 1.0, "entropy_min_fraction": 0.0, "diversity_margin": 2.0},
+    "selection": {"entropy_min_fraction": 0.0, "duplicate_distance": 0.0, "budget": {"bytes_per_1000_frames": 2e5}},
     "statistics_batch_frames": 8,
 }
 OPTIONS = {"device": DEVICE, "adapt": {"batch_size": 8, "replay_after": 8, "inner_steps": 2, "settled_nats": 0.0}}

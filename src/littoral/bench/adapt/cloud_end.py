@@ -19,6 +19,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from littoral.bundle import Bundle, SigningKey
 from littoral.cloud.adapt import AdaptConfig, Worker
 from littoral.cloud.cohort import Cohort, Outcome
+from littoral.cloud.domains import DomainConfig, DomainRule
 from littoral.cloud.executors import InlineExecutor
 from littoral.cloud.gate import Gate, Verdict
 from littoral.cloud.hub import Hub, Limits
@@ -42,6 +43,11 @@ _PATIENCE_S = 120.0
 def seeded_key(seed: int, name: str) -> SigningKey:
     """A key that depends on nothing else: a bench's versions are the same bytes every time."""
     return SigningKey(hashlib.sha256(f"littoral bench {seed} {name}".encode()).digest())
+
+
+def _unasked(payload: bytes, *, recent_frames: Frame, other_frames: Frame, base_payload: bytes) -> Verdict:
+    """No gate."""
+    return Verdict(passed=True, reason="not asked", report={})
 
 
 class MemorySocket:
@@ -94,6 +100,7 @@ class CloudEnd:
         folder: Path,
         *,
         config: AdaptConfig,
+        domains: DomainConfig,
         seed: int,
         guarded: bool = True,
         torch_device: str = "cpu",
@@ -101,7 +108,8 @@ class CloudEnd:
         self.bundle, self.seconds, self.num_shipped, self.num_held = bundle, 0.0, 0, 0
         self._seed, self._num_devices, self._now, self._new_samples = seed, 0, 0.0, False
         self._keys = Keys(release=seeded_key(seed, "release"), cohort=seeded_key(seed, "cohort"))
-        self._store = Store(folder, bundle_digest=bundle.digest)
+        rule = DomainRule.of(bundle.manifest, domains)
+        self._store = Store(folder, bundle_digest=bundle.digest, rule=rule)
         ledger = Ledger(self._store, COHORT)
         self._hub = Hub(
             store=self._store,
@@ -114,21 +122,15 @@ class CloudEnd:
             clock=self._clock,
         )
         worker = Worker(bundle, config, device=torch_device)
-        gate = Gate(bundle, worker)
-
-        def check(payload: bytes, recent_frames: Frame) -> Verdict:
-            if not guarded:
-                return Verdict(passed=True, reason="not asked", report={})
-            return gate.check(payload, recent_frames=recent_frames)
-
         self._executor = InlineExecutor(worker)
         self._cohort = Cohort(
             bundle=bundle,
             ledger=ledger,
             executor=self._executor,
-            check=check,
+            check=Gate(bundle, worker).check if guarded else _unasked,
             key=self._keys.cohort,
             config=config,
+            domains=domains,
             on_version=self._on_version,
             clock=self._clock,
         )
@@ -189,8 +191,11 @@ class CloudEnd:
 
     def newest(self) -> tuple[bytes, bytes] | None:
         """The newest shipped version's payload and the adaptation state behind it."""
-        shipped = self._hub.ledger.newest_shipped()
-        return None if shipped is None else (shipped.signed.payload, self._hub.ledger.state(shipped.version))
+        shipped = self._hub.ledger.newest_shipped().values()
+        if not shipped:
+            return None
+        newest = max(shipped, key=lambda version: version.version)
+        return newest.signed.payload, self._hub.ledger.state(newest.version)
 
     def close(self) -> None:
         """End the sessions and close the record. Idempotent."""
@@ -222,7 +227,7 @@ class CloudEnd:
             self.num_shipped += 1
         else:
             self.num_held += 1
-        self._hub.version_made(shipped=outcome.shipped)
+        self._hub.version_made(outcome.domain, shipped=outcome.shipped)
 
     async def _until_acked(self, socket: MemorySocket, sequence: int) -> None:
         async with asyncio.timeout(_PATIENCE_S):

@@ -10,7 +10,7 @@ from littoral.bench.adapt.material import Material
 from littoral.bench.adapt.play import Step
 from littoral.bench.adapt.row import Row
 from littoral.bench.streams import orders
-from littoral.bench.streams.sources import CorruptedSource, Source
+from littoral.bench.streams.pools import CorruptedPool, Pool
 from littoral.bench.streams.stream import Stream
 
 FLEET_PERIODS = 4
@@ -20,7 +20,7 @@ _SMALL_POOL = 2_000
 _FEW_FRAMES = 1_000
 
 
-def source_of(row: Row, material: Material) -> CorruptedSource:
+def pool_of(row: Row, material: Material) -> CorruptedPool:
     """The test frames that a row draws from: all 10,000, or fewer where a small row would have to corrupt them all."""
     frames, labels = material.test
     size = len(frames)
@@ -29,10 +29,10 @@ def source_of(row: Row, material: Material) -> CorruptedSource:
     elif row.order == "gradual":  # at five severities
         size = max(_SMALL_POOL, row.frames)
     size = min(size, len(frames))
-    return CorruptedSource(frames=frames[:size], labels=labels[:size], cache=material.work / "frames")
+    return CorruptedPool(frames=frames[:size], labels=labels[:size], cache=material.work / "frames")
 
 
-def stream_of(row: Row, source: Source) -> Stream:
+def stream_of(row: Row, pool: Pool) -> Stream:
     """The row's stream.
 
     Raises:
@@ -42,12 +42,12 @@ def stream_of(row: Row, source: Source) -> Stream:
     if make is None:
         raise ValueError(f"no order is called {row.order!r}; there are {sorted(ORDERS)}")
     order = np.random.default_rng([row.seed, 1]).permutation(len(row.corruptions))
-    return make(row, source, [row.corruptions[index] for index in order])
+    return make(row, pool, [row.corruptions[index] for index in order])
 
 
 def steps_of(row: Row, material: Material) -> Iterator[Step]:
     """The row's stream, batch by batch."""
-    yield from steps(row, stream_of(row, source_of(row, material)))
+    yield from steps(row, stream_of(row, pool_of(row, material)))
 
 
 def steps(row: Row, stream: Stream) -> Iterator[Step]:
@@ -60,37 +60,37 @@ def steps(row: Row, stream: Stream) -> Iterator[Step]:
         yield Step(frames=batch.frames, labels=batch.labels, shift=name, device=batch.device, fresh=batch.begins)
 
 
-Make = Callable[[Row, Source, Sequence[str]], Stream]
+Make = Callable[[Row, Pool, Sequence[str]], Stream]
 
 
-def _continual(row: Row, source: Source, names: Sequence[str]) -> Stream:
-    return orders.continual(source, names, frames_per_shift=row.frames, seed=row.seed, severity=row.severity)
+def _continual(row: Row, pool: Pool, names: Sequence[str]) -> Stream:
+    return orders.continual(pool, names, frames_per_shift=row.frames, seed=row.seed, severity=row.severity)
 
 
-def _per_shift(row: Row, source: Source, names: Sequence[str]) -> Stream:
-    return orders.per_shift(source, names, frames_per_shift=row.frames, seed=row.seed, severity=row.severity)
+def _per_shift(row: Row, pool: Pool, names: Sequence[str]) -> Stream:
+    return orders.per_shift(pool, names, frames_per_shift=row.frames, seed=row.seed, severity=row.severity)
 
 
-def _mixed(row: Row, source: Source, names: Sequence[str]) -> Stream:
-    return orders.mixed(source, names, frames_per_shift=row.frames, seed=row.seed, severity=row.severity)
+def _mixed(row: Row, pool: Pool, names: Sequence[str]) -> Stream:
+    return orders.mixed(pool, names, frames_per_shift=row.frames, seed=row.seed, severity=row.severity)
 
 
-def _correlated(row: Row, source: Source, names: Sequence[str]) -> Stream:
-    return orders.correlated(source, names, frames_per_shift=row.frames, seed=row.seed, severity=row.severity)
+def _correlated(row: Row, pool: Pool, names: Sequence[str]) -> Stream:
+    return orders.correlated(pool, names, frames_per_shift=row.frames, seed=row.seed, severity=row.severity)
 
 
-def _gradual(row: Row, source: Source, names: Sequence[str]) -> Stream:
-    return orders.gradual(source, names, frames_per_shift=row.frames, seed=row.seed)
+def _gradual(row: Row, pool: Pool, names: Sequence[str]) -> Stream:
+    return orders.gradual(pool, names, frames_per_shift=row.frames, seed=row.seed)
 
 
-def _recurring(row: Row, source: Source, names: Sequence[str]) -> Stream:
+def _recurring(row: Row, pool: Pool, names: Sequence[str]) -> Stream:
     options = {"frames_per_visit": row.frames, "visits": VISITS, "severity": row.severity}
-    return orders.recurring(source, names, seed=row.seed, **options)
+    return orders.recurring(pool, names, seed=row.seed, **options)
 
 
-def _fleet(row: Row, source: Source, names: Sequence[str]) -> Stream:
+def _fleet(row: Row, pool: Pool, names: Sequence[str]) -> Stream:
     return orders.fleet(
-        source,
+        pool,
         names,
         frames_per_visit=max(row.frames // FLEET_PERIODS, 1),
         seed=row.seed,

@@ -7,6 +7,7 @@ that the devices and the cloud have to do is done before the next one comes. The
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -21,7 +22,10 @@ from littoral.bench.adapt.loopback import LoopbackLink, garbage
 from littoral.bench.method import Costs, Labels, Setup
 from littoral.bundle import Bundle
 from littoral.cloud.adapt import AdaptConfig
+from littoral.cloud.domains import DomainConfig
 from littoral.core.arrays import Frame
+from littoral.core.product import ProductConfig
+from littoral.core.selection import SelectionConfig
 from littoral.edge.device import Device, DeviceConfig
 from littoral.errors import LittoralError, ModelOutputError
 
@@ -49,10 +53,14 @@ class ProductOptions:
     """Devices whose samples are replaced by garbage."""
     device: DeviceConfig = field(default_factory=DeviceConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    domains: DomainConfig = field(default_factory=DomainConfig)
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> ProductOptions:
-        """From a row's options; ``device`` and ``adapt`` hold what differs from the defaults, nested.
+        """From a row's options; ``device``, ``adapt`` and ``domains`` hold what differs from the defaults, nested.
+
+        ``{"device": {"selection": {"published": True}}}`` chooses frames as published, without a budget.
+
 
         Raises:
             ValueError: an option that there is not.
@@ -63,6 +71,8 @@ class ProductOptions:
 
 def _changed(base: Any, changes: Mapping[str, Any]) -> Any:
     """A frozen dataclass with some fields, and fields of its fields, replaced."""
+    if isinstance(base, ProductConfig) and changes.get("published"):
+        base, changes = SelectionConfig(), {key: value for key, value in changes.items() if key != "published"}
     names = {f.name for f in dataclasses.fields(base)}
     if unknown := sorted(set(changes) - names):
         raise ValueError(f"{type(base).__name__} has no {unknown[0]!r}; it has {sorted(names)}")
@@ -88,7 +98,9 @@ class Product:
         self._devices: list[Device] = []
         self._ticks = [0] * setup.num_devices
         self._errors = 0
-        period = self._config.statistics_batch_frames * self._config.statistics_stride_frames
+        # Where frames are chosen in the background while others are answered, its timing would choose: wait for each.
+        chooses = self.options.cloud != "none" and isinstance(self._config.selection, ProductConfig)
+        period = 1 if chooses else self._config.statistics_batch_frames * self._config.statistics_stride_frames
         self._until_measured, self._period = [period] * setup.num_devices, period
         try:
             self._open()
@@ -126,10 +138,16 @@ class Product:
             self._bundle,
             self._folder / f"cloud-{number}",
             config=dataclasses.replace(self.options.adapt, seed=setup.seed),
+            domains=self._domains(),
             seed=setup.seed,
             guarded=self.options.guarded,
             torch_device=setup.torch_device.type,
         )
+
+    def _domains(self) -> DomainConfig:
+        """As asked for; shared: one domain for all scenes."""
+        chosen = self.options.domains
+        return dataclasses.replace(chosen, domain_factor=math.inf) if self.options.cloud == "shared" else chosen
 
     def answer(self, frames_BHWC: Frame, *, device: int = 0) -> Labels:
         """Answer one by one, as a camera would ask; then devices and cloud do all that there is to do."""
@@ -199,6 +217,10 @@ class Product:
             "versions_installed": installed,
             "versions_rejected": sum(state.versions_rejected for state in states),
             "versions_reverted": sum(state.versions_reverted for state in states),
+            "scenes": sum(state.scene for state in states),
+            "recalls": sum(state.recalls for state in states),
+            "duplicates": sum(state.duplicates for state in states),
+            "over_budget": sum(state.over_budget for state in states),
             "samples_dropped": sum(state.dropped for state in states),
             "push_frame_bytes_max": max((link.largest_version_bytes for link in self._links), default=0),
             "output_errors": self._errors,
@@ -230,7 +252,7 @@ def _unprobed(bundle: Bundle) -> Bundle:
 
 
 def _unwatched(config: DeviceConfig) -> DeviceConfig:
-    return dataclasses.replace(config, updater=dataclasses.replace(config.updater, max_entropy_rise_nats=float("inf")))
+    return dataclasses.replace(config, updater=dataclasses.replace(config.updater, max_entropy_rise_nats=math.inf))
 
 
 def product(setup: Setup) -> Product:

@@ -12,13 +12,14 @@ from torch import nn
 
 from littoral.bench.adapt.cloud_end import CloudEnd, seeded_key
 from littoral.bench.adapt.material import STUDENT, Material
-from littoral.bench.adapt.orders import source_of, steps, stream_of
+from littoral.bench.adapt.orders import pool_of, steps, stream_of
 from littoral.bench.adapt.product import Product
 from littoral.bench.adapt.row import Row
 from littoral.bundle import SignedVersion
 from littoral.cloud.norm import learn, prepare
 from littoral.core.affine import NormLayer, affine_names, apply_delta, decode_delta, encode_delta
 from littoral.core.arrays import FloatArray, Frame, Tensors
+from littoral.core.recall import encode_fingerprint
 from littoral.models.frames import normalise
 from littoral.models.zoo import resnet18
 from littoral.wire.envelope import encode_frame
@@ -53,6 +54,8 @@ def _version_bytes(layers: tuple[NormLayer, ...], seed: int) -> int:
         bundle_digest=bytes(32),
         version=1_000,
         payload=encode_delta(delta, layers),
+        domain=10,
+        fingerprint=encode_fingerprint(np.zeros(2 * layers[0].num_channels, np.float32)),
     )
     version = Version(manifest=signed.manifest, signature=signed.signature, payload=signed.payload)
     return len(encode_frame(to_frame(version)))
@@ -64,7 +67,7 @@ def push_loss(row: Row, material: Material, progress: Callable[[int, int], None]
     The product plays the stream. After each shift its newest version is judged on fresh frames of that shift twice, by
     batch statistics: with the affine values as they were decoded from the payload, and as the cloud holds them in fp32.
     """
-    setup, source = material.setup(row), source_of(row, material)
+    setup, pool = material.setup(row), pool_of(row, material)
     layers, at_source = setup.bundle.manifest.norm_layers, setup.bundle.source_affine
     student = prepare(setup.student(), "batch")
     product, shift, losses, done = Product(setup), "", [], 0
@@ -76,14 +79,14 @@ def push_loss(row: Row, material: Material, progress: Callable[[int, int], None]
             return
         payload, exact = newest
         coded = apply_delta(at_source, decode_delta(payload, layers), layers)
-        places = np.random.default_rng([row.seed, 99]).permutation(len(source.labels))[:_JUDGE_FRAMES]
-        frames, labels = source.frames_of(places, name, row.severity), source.labels[places]
+        places = np.random.default_rng([row.seed, 99]).permutation(len(pool.labels))[:_JUDGE_FRAMES]
+        frames, labels = pool.frames_of(places, name, row.severity), pool.labels[places]
         right = [_right(student, values, frames, labels, setup.bundle.manifest.input) for values in (exact, coded)]
         losses.append(100 * (right[0] - right[1]) / len(labels))
         by_shift[name] = [100 * count / len(labels) for count in right]
 
     try:
-        for step in steps(row, stream_of(row, source)):
+        for step in steps(row, stream_of(row, pool)):
             if shift and step.shift != shift:
                 judge(shift)
             shift = step.shift

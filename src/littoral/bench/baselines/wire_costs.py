@@ -28,6 +28,7 @@ class UploadCounter:
             entropy_nats=entropy_nats,
             coding=coding,
             image=image,
+            scene=0,
         )
         return len(encode_frame(to_frame(message, stream=self._stream, sequence=self._sequence)))
 
