@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 Subparsers = argparse._SubParsersAction
@@ -18,7 +19,19 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     loop.add_argument("--fps", type=float, default=50.0, help="frames a second that each device gets")
     runtime = tables.add_parser("runtime", help="what the device adds to a bare ONNX Runtime session; swaps; memory")
     runtime.add_argument("--quick", action="store_true", help="fewer rounds and swaps")
-    for table in (loop, runtime):
+    adapt = tables.add_parser("adapt", help="our adaptation and others' on CIFAR-10 under corruption; resumable")
+    adapt.add_argument("--quick", action="store_true", help="three shifts of 300 frames, one seed: a few minutes")
+    adapt.add_argument("--data", type=Path, help="the folder with cifar10/ and weights/ (default: LITTORAL_DATA)")
+    adapt.add_argument("--work", type=Path, default=Path("build/bench-adapt"), help="where finished rows are kept")
+    adapt.add_argument(
+        "--only", action="append", default=[], metavar="METHOD/STREAM", help="only these rows; may be repeated, globs"
+    )
+    adapt.add_argument("--jobs", type=int, help="rows at a time (default: one for each core)")
+    adapt.add_argument("--budget-minutes", type=float, help="begin no row after so many minutes")
+    adapt.add_argument(
+        "--list", action="store_true", help="show which rows are there, and how long the others will take"
+    )
+    for table in (loop, runtime, adapt):
         table.add_argument("--out", type=Path, help="also write the document to this file")
         table.add_argument("--json", action="store_true", help="print only the JSON line")
     parser.set_defaults(run=run)
@@ -32,7 +45,29 @@ def run(args: argparse.Namespace) -> int:
         seeds = [int(seed) for seed in args.seeds.split(",")]
         bench_loop(seeds, frames_per_phase=args.frames, frames_per_second=args.fps, out=args.out, quiet=args.json)
         return 0
+    if args.table == "adapt":
+        return _adapt(args)
     from littoral.bench.runtime import bench_runtime
 
     bench_runtime(quick=args.quick, out=args.out, quiet=args.json)
+    return 0
+
+
+def _adapt(args: argparse.Namespace) -> int:
+    from littoral.bench.adapt.table import AdaptBench, bench_adapt
+
+    from_environment = os.environ.get("LITTORAL_DATA")
+    bench_adapt(
+        AdaptBench(
+            data=args.data or (Path(from_environment) if from_environment else None),
+            work=args.work,
+            quick=args.quick,
+            only=tuple(args.only),
+            jobs=args.jobs,
+            budget_minutes=args.budget_minutes,
+            list_only=args.list,
+            out=args.out,
+            quiet=args.json,
+        )
+    )
     return 0

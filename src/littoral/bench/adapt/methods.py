@@ -1,0 +1,69 @@
+"""Methods by the name that the table uses, and the source files that each depends on."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from littoral.bench.adapt.plan import DEVICE, PRODUCT, UNGUARDED
+from littoral.bench.adapt.row import Row
+from littoral.bench.method import Method, MethodFactory, Setup
+
+_OURS = "littoral.bench.adapt.product"
+_BASELINES = "littoral.bench.baselines"
+_SPECIAL = {"push_loss": "littoral.bench.adapt.special", "push_size": "littoral.bench.adapt.special"}
+_OPTIONS: Mapping[str, Mapping[str, Any]] = {PRODUCT: {}, UNGUARDED: {"guarded": False}, DEVICE: {"cloud": "none"}}
+PLAYER = ("littoral.bench.adapt.play", "littoral.bench.adapt.material", "littoral.bench.adapt.orders")
+
+
+class UnknownMethod(ValueError):
+    """There is no method of this name here."""
+
+
+def factory_of(row: Row) -> MethodFactory:
+    """What makes the row's method.
+
+    Raises:
+        UnknownMethod: nobody wrote it.
+        ValueError: an option that it does not have.
+    """
+    if row.method in _OPTIONS:
+        from littoral.bench.adapt.product import Product, ProductOptions
+
+        options = ProductOptions.of({**_OPTIONS[row.method], **row.options})
+
+        def make(setup: Setup) -> Method:
+            return Product(setup, options)
+
+        return make
+    factory = _baselines().get(row.method)
+    if factory is None:
+        raise UnknownMethod(f"no method is called {row.method!r}; there are {sorted([*_OPTIONS, *_baselines()])}")
+    if row.options:
+        raise ValueError(f"{row.method} takes no options, got {sorted(row.options)}")
+    return factory
+
+
+def is_there(row: Row) -> bool:
+    """False for a method that is planned and not written."""
+    return row.method in _OPTIONS or row.method in _SPECIAL or row.method in _baselines()
+
+
+def modules_of(row: Row) -> list[str]:
+    """The modules that a row's numbers come from."""
+    if row.method in _SPECIAL:
+        return [_SPECIAL[row.method], *PLAYER]
+    if row.method in _OPTIONS:
+        return [_OURS, *PLAYER]
+    return [_baselines()[row.method].__module__, *PLAYER]
+
+
+def _baselines() -> Mapping[str, MethodFactory]:
+    try:
+        found: Mapping[str, MethodFactory] = importlib.import_module(_BASELINES).BASELINES
+    except ModuleNotFoundError as error:
+        if error.name != _BASELINES:
+            raise
+        return {}
+    return found

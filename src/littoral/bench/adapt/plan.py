@@ -1,0 +1,218 @@
+"""Which rows the adaptation table has, in the order in which they are worth having."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from littoral.bench.adapt.row import CORRUPTIONS, PLAIN, ROBUST, Row, Table
+
+HEADLINE_FRAMES, WIDE_FRAMES, QUICK_FRAMES = 10_000, 2_000, 300
+SEEDS = (0, 1, 2)
+RECURRING = ("gaussian_noise", "defocus_blur", "contrast", "jpeg_compression")
+"""The worlds that come back; also the four domains of the fleet."""
+QUICK_CORRUPTIONS = ("gaussian_noise", "contrast", "pixelate")
+FLEET_DEVICES = 8
+HOSTILE_DEVICE = FLEET_DEVICES - 1
+
+PRODUCT, UNGUARDED, DEVICE, SOURCE = "product", "product_unguarded", "device_statistics", "source"
+PARITY = ("parity_shipped", "parity_paper")
+CEILING, ROID = "teacher_everything", "roid"
+WITH_TEACHER = (PRODUCT, UNGUARDED, *PARITY, CEILING, "teacher_answers")
+HEADLINE_METHODS = (PRODUCT, *PARITY, ROID, DEVICE, CEILING, SOURCE)
+ON_DEVICE = (SOURCE, DEVICE, "batch_norm", "tent", "eta", "eata", "sar", "cotta", ROID, "rdumb")
+"""Methods without a link: delay and loss do not touch them."""
+LINKED = (PRODUCT, *PARITY, "teacher_answers")
+ALL_METHODS = (*LINKED, CEILING, *ON_DEVICE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """A stream of the wide table."""
+
+    name: str
+    order: str = "continual"
+    batch: int = 64
+    delay_batches: int = 0
+    loss: float = 0.0
+    corruptions: tuple[str, ...] = CORRUPTIONS
+    guarded: bool = False
+    """A stream where the guards matter: the product also runs without them."""
+
+    @property
+    def needs_link(self) -> bool:
+        return bool(self.delay_batches or self.loss)
+
+
+STREAMS = (
+    Stream(name="continual", guarded=True),
+    Stream(name="per_shift", order="per_shift"),
+    Stream(name="mixed", order="mixed", guarded=True),
+    Stream(name="correlated", order="correlated", guarded=True),
+    Stream(name="gradual", order="gradual"),
+    Stream(name="recurring", order="recurring", corruptions=RECURRING),
+    Stream(name="continual_b1", batch=1, guarded=True),
+    Stream(name="continual_b16", batch=16),
+    Stream(name="continual_delay50", delay_batches=50),
+    Stream(name="continual_delay200", delay_batches=200, guarded=True),
+    Stream(name="continual_loss5", loss=0.05, guarded=True),
+)
+GUARD_STREAMS = ("mixed", "correlated", "continual_b1", "continual_delay200", "continual_loss5", "hostile")
+"""Those of the promise "on no stream more than a point below the unadapted model"."""
+FLEET_MODES = ("cohort", "shared", "isolated")
+
+
+def full_plan(seeds: Sequence[int] = SEEDS) -> list[Row]:
+    """Every row, the most telling first; no configuration twice."""
+    rows = [
+        *_headline(seeds[:1], ROBUST, ("continual",)),
+        *_headline(seeds[:1], ROBUST, ("per_shift",)),
+        *_wide(seeds[:1], (PRODUCT, *PARITY, SOURCE, DEVICE), ROBUST),
+        *_unguarded(seeds[:1]),
+        *_fleet(seeds[:1]),
+        *_special(),
+        *_headline(seeds[1:], ROBUST, ("continual", "per_shift")),
+        *_wide(seeds[:1], ALL_METHODS, ROBUST),
+        *_headline(seeds, PLAIN, ("continual", "per_shift")),
+        *_wide(seeds[1:], (PRODUCT, *PARITY), ROBUST),
+        *_fleet(seeds[1:]),
+        # The two that the summary holds product against, where chance is as large as what is measured.
+        *_recurring_yardstick(seeds[1:]),
+        *_wide(seeds[:1], (PRODUCT, *PARITY), PLAIN),
+    ]
+    return _once(rows)
+
+
+def quick_plan() -> list[Row]:
+    """A few minutes on two cores: every kind of row once, three shifts of 300 frames."""
+    rows = [
+        _row("quick", method, _QUICK[name], ROBUST, 0, QUICK_FRAMES)
+        for method, name in (
+            *((method, "continual") for method in HEADLINE_METHODS),
+            *((method, "per_shift") for method in PARITY),
+            *((method, "mixed") for method in (PRODUCT, SOURCE)),
+        )
+    ]
+    rows += [_fleet_row("quick", mode, 0, 100, devices=4, corruptions=RECURRING[:2]) for mode in ("cohort", "isolated")]
+    return _once(rows)
+
+
+_QUICK = {
+    stream.name: dataclasses.replace(stream, corruptions=QUICK_CORRUPTIONS)
+    for stream in STREAMS
+    if stream.name in ("continual", "per_shift", "mixed", "continual_loss5")
+}
+
+
+def chosen(rows: Iterable[Row], globs: Sequence[str]) -> list[Row]:
+    """The rows whose ``method/stream`` matches one of the globs; all when there are none."""
+    return [row for row in rows if not globs or any(fnmatch.fnmatch(f"{row.method}/{row.stream}", g) for g in globs)]
+
+
+def _row(table: Table, method: str, stream: Stream, teacher: str, seed: int, frames: int, **options: Any) -> Row:
+    return Row(
+        table=table,
+        method=method,
+        stream=stream.name,
+        order=stream.order,
+        teacher=teacher if method in WITH_TEACHER else None,
+        seed=seed,
+        frames=frames,
+        batch=stream.batch,
+        delay_batches=stream.delay_batches,
+        loss=stream.loss,
+        corruptions=stream.corruptions,
+        options=options,
+    )
+
+
+def _headline(seeds: Sequence[int], teacher: str, names: Sequence[str]) -> list[Row]:
+    streams = [stream for stream in STREAMS if stream.name in names]
+    return [
+        _row("headline", method, stream, teacher, seed, HEADLINE_FRAMES)
+        for seed in seeds
+        for stream in streams
+        for method in HEADLINE_METHODS
+    ]
+
+
+def _wide(seeds: Sequence[int], methods: Sequence[str], teacher: str) -> list[Row]:
+    return [
+        _row("wide", method, stream, teacher, seed, WIDE_FRAMES)
+        for seed in seeds
+        for stream in STREAMS
+        for method in methods
+        if method in LINKED or not stream.needs_link
+    ]
+
+
+def _unguarded(seeds: Sequence[int]) -> list[Row]:
+    return [
+        _row("wide", UNGUARDED, stream, ROBUST, seed, WIDE_FRAMES)
+        for seed in seeds
+        for stream in STREAMS
+        if stream.guarded
+    ]
+
+
+def _recurring_yardstick(seeds: Sequence[int]) -> list[Row]:
+    stream = next(stream for stream in STREAMS if stream.name == "recurring")
+    return [_row("wide", DEVICE, stream, ROBUST, seed, WIDE_FRAMES) for seed in seeds]
+
+
+def _fleet_row(
+    table: Table,
+    mode: str,
+    seed: int,
+    frames: int,
+    *,
+    method: str = PRODUCT,
+    hostile: bool = False,
+    devices: int = FLEET_DEVICES,
+    corruptions: tuple[str, ...] = RECURRING,
+) -> Row:
+    options: dict[str, Any] = {"cloud": mode} if method in (PRODUCT, UNGUARDED) else {}
+    if hostile:
+        options["hostile"] = [devices - 1]
+    return Row(
+        table=table,
+        method=method,
+        stream="hostile" if hostile else f"fleet_{mode}" if options else "fleet",
+        order="fleet",
+        teacher=ROBUST if method in WITH_TEACHER else None,
+        seed=seed,
+        frames=frames,
+        devices=devices,
+        corruptions=corruptions,
+        options=options,
+    )
+
+
+def _fleet(seeds: Sequence[int]) -> list[Row]:
+    rows = []
+    for seed in seeds:
+        rows += [_fleet_row("fleet", mode, seed, WIDE_FRAMES) for mode in FLEET_MODES]
+        rows += [
+            _fleet_row("fleet", "cohort", seed, WIDE_FRAMES, method=method, hostile=True)
+            for method in (PRODUCT, UNGUARDED, SOURCE)
+        ]
+        rows += [_fleet_row("fleet", "cohort", seed, WIDE_FRAMES, method=method) for method in (DEVICE, SOURCE)]
+    return rows
+
+
+def _special() -> list[Row]:
+    stream = Stream(name="push_loss", order="continual")
+    return [
+        _row("special", "push_loss", stream, ROBUST, 0, WIDE_FRAMES),
+        Row(table="special", method="push_size", stream="none", order="none", teacher=None, seed=0, frames=0),
+    ]
+
+
+def _once(rows: Iterable[Row]) -> list[Row]:
+    seen: dict[str, Row] = {}
+    for row in rows:
+        seen.setdefault(row.key, row)
+    return list(seen.values())

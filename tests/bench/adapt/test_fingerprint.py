@@ -1,0 +1,57 @@
+"""A row hangs on the files behind its numbers, and on no others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from littoral.bench.adapt.fingerprint import files_of, fingerprint
+from littoral.bench.adapt.methods import modules_of
+from littoral.bench.adapt.plan import full_plan
+
+FILES = {
+    "__init__.py": "",
+    "a/__init__.py": "from littoral.a.one import x\nfrom littoral.a.two import y\n",
+    "a/one.py": "def f():\n    from littoral.base import z\n",
+    "a/two.py": "import littoral.other\n",
+    "base.py": "z = 1\n",
+    "other.py": "",
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name, text in FILES.items():
+        path = tmp_path / "littoral" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "littoral"
+
+
+def test_imports_are_followed_also_inside_functions(root: Path) -> None:
+    assert files_of(["littoral.a.one"], root=root) == ["a/one.py", "base.py"]
+    assert files_of(["littoral.a.two"], root=root) == ["a/two.py", "other.py"]
+
+
+def test_a_change_elsewhere_leaves_a_fingerprint_alone(root: Path) -> None:
+    before = fingerprint(["littoral.a.one"], root=root)
+    (root / "a/two.py").write_text("changed = True\n")
+    assert fingerprint(["littoral.a.one"], root=root) == before
+    (root / "base.py").write_text("z = 2\n")
+    assert fingerprint(["littoral.a.one"], root=root) != before
+
+
+def test_a_module_that_there_is_not_is_named(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"littoral\.nowhere"):
+        fingerprint(["littoral.nowhere"], root=root)
+
+
+def test_one_baseline_does_not_hang_on_another_nor_on_the_product() -> None:
+    rows = {row.method: row for row in full_plan()}
+    roid, product = files_of(modules_of(rows["roid"])), files_of(modules_of(rows["product"]))
+    assert "bench/baselines/roid.py" in roid
+    assert not {"bench/baselines/cotta.py", "edge/device.py", "cloud/cohort.py", "bench/adapt/plan.py"} & set(roid)
+    assert {"edge/device.py", "cloud/session.py", "cloud/cohort.py", "wire/link.py", "core/drift.py"} <= set(product)
+    assert not [name for name in product if name.startswith("bench/baselines/")]
+    assert not {"cloud/dashboard.py", "bench/adapt/summary.py", "bench/adapt/plan.py"} & set(product)

@@ -1,0 +1,77 @@
+"""Which rows there are, and what names them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+from littoral.bench.adapt.methods import is_there
+from littoral.bench.adapt.plan import (
+    ALL_METHODS,
+    GUARD_STREAMS,
+    HEADLINE_METHODS,
+    LINKED,
+    PARITY,
+    PRODUCT,
+    STREAMS,
+    UNGUARDED,
+    WITH_TEACHER,
+    chosen,
+    full_plan,
+    quick_plan,
+)
+from littoral.bench.adapt.row import CORRUPTIONS, PLAIN, ROBUST
+
+FULL = full_plan()
+
+
+def test_the_headline_has_both_teachers_three_seeds_and_two_streams() -> None:
+    rows = [row for row in FULL if row.table == "headline"]
+    teachers = {method: 2 if method in WITH_TEACHER else 1 for method in HEADLINE_METHODS}
+    assert Counter(row.method for row in rows) == {method: 2 * 3 * count for method, count in teachers.items()}
+    assert {row.frames for row in rows} == {10_000}
+    assert {row.corruptions for row in rows} == {CORRUPTIONS}
+
+
+def test_the_wide_table_has_every_method_on_every_stream_and_three_seeds_of_ours_and_parity() -> None:
+    rows = [row for row in FULL if row.table == "wide" and row.teacher != PLAIN]
+    counts = Counter((row.method, row.stream) for row in rows)
+    for stream in STREAMS:
+        for method in ALL_METHODS:
+            if method in LINKED or not stream.needs_link:
+                seeds = 3 if method in (PRODUCT, *PARITY) else 1
+                assert counts[method, stream.name] >= seeds, (method, stream.name)
+    assert {row.frames for row in rows} == {2_000}
+
+
+def test_the_product_runs_unguarded_wherever_the_promise_is_made() -> None:
+    streams = {row.stream for row in FULL if row.method == UNGUARDED}
+    assert streams >= set(GUARD_STREAMS)
+
+
+def test_the_most_telling_row_comes_first_and_none_comes_twice() -> None:
+    first = FULL[0]
+    assert (first.method, first.stream, first.teacher, first.seed) == (PRODUCT, "continual", ROBUST, 0)
+    assert len({row.key for row in FULL}) == len(FULL)
+
+
+def test_every_planned_method_is_written() -> None:
+    assert [row.method for row in FULL if not is_there(row)] == []
+
+
+def test_a_key_names_what_can_change_a_number() -> None:
+    row = FULL[0]
+    for changes in ({"seed": 7}, {"loss": 0.5}, {"options": {"guarded": False}}, {"batch": 1}):
+        assert dataclasses.replace(row, **changes).key != row.key  # type: ignore[arg-type]
+    assert dataclasses.replace(row, table="wide").key == row.key
+
+
+def test_rows_are_chosen_by_method_and_stream() -> None:
+    assert {row.method for row in chosen(FULL, ["roid/*"])} == {"roid"}
+    assert chosen(FULL, ["*/mixed"]) == [row for row in FULL if row.stream == "mixed"]
+    assert chosen(FULL, []) == FULL
+
+
+def test_the_quick_plan_is_small() -> None:
+    assert sum(row.num_frames for row in quick_plan()) < 15_000
+    assert {row.table for row in quick_plan()} == {"quick"}

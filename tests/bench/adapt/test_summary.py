@@ -1,0 +1,145 @@
+"""The summary on made-up rows: each figure as the issue defines it, and null where a row is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from littoral.bench.adapt.plan import UNGUARDED, full_plan
+from littoral.bench.adapt.recall import recall_fraction
+from littoral.bench.adapt.row import PLAIN, Row
+from littoral.bench.adapt.summary import KEYS, summarise
+
+PLAN = full_plan()
+RIGHT = {
+    "product": 70.0, "product_unguarded": 60.0, "parity_shipped": 50.0, "parity_paper": 64.0, "roid": 69.0,
+    "device_statistics": 66.0, "teacher_everything": 76.0, "source": 55.0, "push_loss": 0.0, "push_size": 0.0,
+}  # fmt: skip
+BYTES = {"product": 400, "parity_shipped": 500, "parity_paper": 1000}
+
+
+def visit(name: str, gains: list[int], before: int) -> list[list[Any]]:
+    """Stretches of 100 frames, ten samples each, with so many more right than 50."""
+    return [[name, 100, 50 + gain, before + 10 * (i + 1)] for i, gain in enumerate(gains)]
+
+
+def trace(first: list[int], second: list[int]) -> dict[str, Any]:
+    return {"0": visit("fog 1", first, 0) + visit("fog 2", second, 10 * len(first))}
+
+
+STILL = trace([0] * 8, [0] * 8)
+
+
+def result(row: Row, **changes: Any) -> dict[str, Any]:
+    fleet = {"fleet_cohort": 3.0, "fleet_shared": 1.0, "hostile": -20.0 if row.method == UNGUARDED else 0.0}
+    accuracy = RIGHT.get(row.method, 60.0) + fleet.get(row.stream, 0.0) + 0.1 * row.seed * (row.method == "product")
+    learned = trace([0, 2, 4, 6, 8, 10, 10, 10], [4, 9, 10, 10, 10, 10, 10, 10])
+    return {
+        "accuracy": accuracy,
+        "uplink_bytes": BYTES.get(row.method, 0),
+        "notes": {"push_frame_bytes_max": 1_900.0},
+        "trace": learned if row.method == "product" else STILL,
+        "push_bytes_resnet20": 1_800,
+        "push_bytes_resnet18": 10_200,
+        "push_loss_points": 0.02,
+        **changes,
+    }
+
+
+def results(keep: Callable[[Row], bool] = lambda row: True) -> dict[str, dict[str, Any]]:
+    return {row.key: result(row) for row in PLAN if keep(row)}
+
+
+def test_every_figure_is_there_when_every_row_is() -> None:
+    made = summarise(PLAN, results())
+    assert [key for key in KEYS if made[key] is None] == []
+    assert made["rows_done"] == made["rows_planned"] == len(PLAN)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("product_minus_parity_points", 6.1),
+        ("product_minus_parity_points_spread", 0.2),
+        ("product_minus_parity_points_seeds", 3),
+        ("product_bytes_over_parity", 0.4),
+        ("product_minus_roid_continual_points", 1.1),
+        ("product_minus_device_statistics_points", 4.1),
+        ("teacher_gap_closed_fraction", 0.41),
+        ("product_minus_parity_per_shift_points", 6.1),
+        ("worst_stream_minus_source_points", 15.0),
+        ("worst_stream_minus_source_points_unguarded", -15.0),
+        ("worst_stream_unguarded", "hostile"),
+        ("batch1_minus_batch64_points", 0.0),
+        ("push_bytes_resnet20", 1_900),
+        ("push_bytes_resnet18", 10_200),
+        ("push_loss_points", 0.02),
+        ("cohort_minus_isolated_points", 3.0),
+        ("cohort_minus_shared_points", 2.0),
+        ("cohort_bytes_over_isolated", 1.0),
+    ],
+)
+def test_a_figure_is_what_it_says(key: str, value: float | str) -> None:
+    found = summarise(PLAN, results())[key]
+    assert found == (pytest.approx(value) if not isinstance(value, str) else value)
+
+
+def test_nothing_is_guessed_from_no_rows() -> None:
+    made = summarise(PLAN, {})
+    assert {key: made[key] for key in KEYS} == dict.fromkeys(KEYS)
+    assert (made["rows_done"], made["rows_planned"]) == (0, len(PLAN))
+
+
+@pytest.mark.parametrize(
+    ("missing", "nulls"),
+    [
+        (lambda row: row.method == "parity_paper" and row.stream == "gradual", {"product_minus_parity_points"}),
+        (lambda row: row.method == "roid", {"product_minus_roid_continual_points"}),
+        (lambda row: row.method == "teacher_everything", {"teacher_gap_closed_fraction"}),
+        (lambda row: row.method == "source" and row.stream == "hostile", {"worst_stream_minus_source_points"}),
+        (lambda row: row.stream == "fleet_isolated", {"cohort_minus_isolated_points"}),
+        (lambda row: row.method == "push_size", {"push_bytes_resnet20", "push_bytes_resnet18"}),
+        (lambda row: row.stream == "recurring" and row.method == "product", {"recall_sample_fraction"}),
+    ],
+)
+def test_a_missing_row_makes_its_figure_null_and_no_other(missing: Callable[[Row], bool], nulls: set[str]) -> None:
+    made = summarise(PLAN, results(lambda row: not missing(row)))
+    hangs_on = {
+        "product_minus_parity_points": {"product_bytes_over_parity"},
+        "worst_stream_minus_source_points": {"worst_stream_minus_source_points_unguarded"},
+        "recall_sample_fraction": {"product_minus_parity_points", "product_bytes_over_parity"},
+    }
+    expected = nulls.union(*(hangs_on.get(key, set()) for key in nulls))
+    assert {key for key in KEYS if made[key] is None} == expected
+
+
+def test_the_plain_teacher_has_figures_of_its_own() -> None:
+    made = summarise(PLAN, {**results(), **{r.key: result(r, accuracy=80.0) for r in PLAN if r.teacher == PLAIN}})
+    assert made["product_minus_parity_points_plain_teacher"] == 0
+    assert made["product_minus_parity_points"] == pytest.approx(6.1)
+
+
+def test_differences_are_taken_on_seeds_in_common() -> None:
+    made = summarise(PLAN, results(lambda row: not (row.method == "roid" and row.seed > 0)))
+    assert made["product_minus_roid_continual_points"] == pytest.approx(1.0)
+    assert made["product_minus_roid_continual_points_seeds"] == 1
+
+
+def fraction(first: list[int], second: list[int]) -> float | None:
+    row = PLAN[0]
+    return recall_fraction({0: (row, {"trace": trace(first, second)})}, {0: (row, {"trace": STILL})})
+
+
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [([10] * 8, 0.0), ([0, 0, *[10] * 6], 0.25), ([0] * 8, 1.0), ([8, *[10] * 7], 0.0), ([7, *[10] * 7], 0.125)],
+    ids=["at once", "after a quarter", "never", "nine tenths on average", "a little less"],
+)
+def test_recall_is_the_share_of_the_first_visits_samples(second: list[int], expected: float) -> None:
+    assert fraction([0, 2, 4, 6, 8, 10, 10, 10], second) == pytest.approx(expected)
+
+
+def test_where_nothing_was_gained_there_is_nothing_to_recall() -> None:
+    assert fraction([0] * 8, [5] * 8) is None
