@@ -14,7 +14,7 @@ from littoral.core.recall import NO_DOMAIN, decode_fingerprint, fingerprint_laye
 from littoral.errors import FrameError
 from littoral.wire.messages import DurableMessage, Receipt, Sample, Scene
 
-OUTCOMES = ("installed", "rejected", "reverted")
+OUTCOMES = ("installed", "recalled", "remembered", "rejected", "reverted")
 DURABLE_TYPES = {kind.TYPE: kind for kind in typing.get_args(DurableMessage)}
 MAX_REASON_CHARS = 400
 MAX_AUDITED = 1_000
