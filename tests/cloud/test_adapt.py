@@ -19,10 +19,10 @@ from safetensors.numpy import load, save
 from littoral.bundle import Bundle
 from littoral.cloud.adapt import Worker
 from littoral.cloud.jobs import AdaptConfig, AdaptJob
-from littoral.cloud.norm import adaptive_state
 from littoral.core.affine import apply_delta, decode_delta, delta_bytes, violations
 from littoral.core.arrays import Frame
 from littoral.errors import BundleError, ModelOutputError
+from littoral.models.norm import adaptive_state
 
 QUICK = AdaptConfig(inner_steps=2)
 PARITY = AdaptConfig.parity()

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from littoral.bundle import Bundle
 from littoral.cloud.jobs import AdaptConfig
-from littoral.cloud.norm import learn, prepare
 from littoral.cloud.teacher import teacher_loss
 from littoral.core.arrays import Frame
 from littoral.edge.session import Model
 from littoral.models.factory import load_model
 from littoral.models.frames import normalise
+from littoral.models.norm import learn, prepare
 
 TEACHER_BATCH = 64
 Answers = NDArray[np.int64]

@@ -108,6 +108,8 @@ class Manifest:
     student: TorchModel
     teacher: TorchModel
     replay_file: str
+    rehearsed_file: str | None
+    """Affine values that the cloud's first job in a domain starts from; None: the source's."""
     files: dict[str, str] = field(default_factory=dict)
     """Relative path -> SHA-256 in hexadecimal, for every file of the bundle but bundle.json and bundle.sig."""
 

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from littoral.bundle import Bundle, TorchModel
 from littoral.cloud.jobs import AdaptConfig, AdaptJob, AdaptResult
-from littoral.cloud.norm import adaptive_state, learn, prepare
 from littoral.cloud.teacher import divergence_from_teacher, entropy, shifted, spread, student_loss, teacher_loss
 from littoral.core.affine import affine_names, clip_to_envelope, diff, encode_delta
 from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.errors import BundleError, ModelOutputError
 from littoral.models.factory import load_model
 from littoral.models.frames import normalise
+from littoral.models.norm import adaptive_state, learn, prepare
 
 _STATE_SCHEMA = "1"
 MIRROR_AGREEMENT = 0.9
@@ -49,6 +49,10 @@ class Worker:
         self.student = self._load(bundle.manifest.student, "student")
         self.teacher = self._load(bundle.manifest.teacher, "teacher")
         self._source = {role: _copy_state(model) for role, model in self._models()}
+        self._start = {role: dict(state) for role, state in self._source.items()}
+        if bundle.manifest.rehearsed_file is not None:
+            rehearsed = bundle.load_tensors(bundle.manifest.rehearsed_file)
+            self._start["student"] |= {n: torch.from_numpy(np.array(v)).to(self.device) for n, v in rehearsed.items()}
         known = {name for name, _ in adaptive_state(self.student)}
         if missing := [name for name in affine_names(bundle.manifest.norm_layers) if name not in known]:
             raise BundleError(f"the student lacks the bundle's affine tensors {missing[:3]}; build the bundle again")
@@ -293,7 +297,7 @@ class Worker:
 
     def _restore(self, state: bytes) -> dict[str, torch.optim.Optimizer]:
         for role, model in self._models():
-            _put(model, self._source[role])
+            _put(model, self._start[role])
         optimisers = self._optimisers()
         if not state:
             return optimisers

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from littoral.cloud.norm import Normalisation
 from littoral.core.arrays import Frame
+from littoral.models.norm import Normalisation
 
 
 @dataclass(frozen=True, kw_only=True)

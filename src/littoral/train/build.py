@@ -13,6 +13,7 @@ from onnx import ModelProto
 from torch import nn
 
 from littoral.bundle import Bundle, InputSpec, Manifest, ProbeSpec, Segment, StatisticsSpec, TorchModel
+from littoral.core.affine import affine_names
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.recall import fingerprint_distance, fingerprint_layer, fingerprint_of_moments
 from littoral.errors import BundleError
@@ -21,6 +22,7 @@ from littoral.models.frames import normalise
 from littoral.train.cuts import choose_cut_points, describe, find_cut_points, named_cut_points, split
 from littoral.train.export import ExportedModel, export_model, external_names
 from littoral.train.options import BuildOptions, TorchSource
+from littoral.train.rehearse import rehearse
 from littoral.train.run import measure, open_session, predict
 from littoral.train.statistics import fingerprint_graph, statistics_graph
 from littoral.train.write import check_target, staged, tensors_to_bytes, write_files
@@ -32,6 +34,7 @@ PROBE_FILE = "probe.safetensors"
 STUDENT_FILE = "cloud/student.safetensors"
 TEACHER_FILE = "cloud/teacher.safetensors"
 REPLAY_FILE = "cloud/replay.safetensors"
+REHEARSED_FILE = "cloud/rehearsed.safetensors"
 MAX_RELATIVE_ERROR = 1e-4
 
 Progress = Callable[[str], None]
@@ -96,6 +99,18 @@ def build_bundle(
     spec = None
     if statistics is not None and fingerprints is not None:
         spec = _calibrate(statistics, fingerprints, exported, source_frames, options)
+    rehearsed = {}
+    if options.rehearsal_steps:
+        rehearsed = rehearse(
+            student=student.module,
+            teacher=teacher.module,
+            spec=input,
+            frames=source_frames,
+            names=affine_names(exported.norm_layers),
+            steps=options.rehearsal_steps,
+            seed=options.seed,
+            progress=say,
+        )
     manifest = Manifest(
         name=name,
         task="classification",
@@ -111,6 +126,7 @@ def build_bundle(
         student=TorchModel(factory=student.factory, kwargs=student.kwargs, file=STUDENT_FILE),
         teacher=TorchModel(factory=teacher.factory, kwargs=teacher.kwargs, file=TEACHER_FILE),
         replay_file=REPLAY_FILE,
+        rehearsed_file=REHEARSED_FILE if rehearsed else None,
     )
     files = {
         segment.file: graph.SerializeToString(deterministic=True)
@@ -126,6 +142,8 @@ def build_bundle(
         TEACHER_FILE: tensors_to_bytes(_state(teacher.module)),
         REPLAY_FILE: tensors_to_bytes({"frames": sample.replay}),
     }
+    if rehearsed:
+        files[REHEARSED_FILE] = tensors_to_bytes(rehearsed)
     say(f"writing {out}")
     with staged(out) as folder:
         write_files(folder, files, manifest)

@@ -52,12 +52,16 @@ class BuildOptions:
     """The share of probe labels that an update must keep."""
     envelope_fraction: float = 1.0
     """How far gamma and beta may move, as a share of the layer's mean |gamma|."""
+    rehearsal_steps: int = 0
+    """Steps of `littoral.train.rehearse`; about 150 are worth their time for a student whose teacher is robust."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         counts = ("num_segments", "probe_frames", "replay_frames", "metric_frames", "drift_batch", "drift_batches")
         if bad := [name for name in counts if getattr(self, name) < 1]:
             raise ValueError(f"{bad[0]} is {getattr(self, bad[0])}, it must be at least 1")
+        if self.rehearsal_steps < 0:
+            raise ValueError(f"rehearsal_steps is {self.rehearsal_steps}, it must be 0 or more")
         if not 0 <= self.min_agreement <= 1:
             raise ValueError(f"min_agreement is {self.min_agreement}, it must lie in 0..1")
         if self.envelope_fraction <= 0:

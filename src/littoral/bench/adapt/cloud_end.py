@@ -18,12 +18,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from littoral.bundle import Bundle, SigningKey
 from littoral.cloud.adapt import Worker
-from littoral.cloud.jobs import AdaptConfig
 from littoral.cloud.cohort import Cohort, Outcome
 from littoral.cloud.domains import DomainConfig, DomainRule
 from littoral.cloud.executors import InlineExecutor
 from littoral.cloud.gate import Gate, Verdict
 from littoral.cloud.hub import Hub, Limits
+from littoral.cloud.jobs import AdaptConfig
 from littoral.cloud.keys import Keys
 from littoral.cloud.ledger import Ledger
 from littoral.cloud.session import Session

@@ -40,6 +40,7 @@ FACTORY = {name: f"littoral.models.zoo:{name.removesuffix('_augmix')}" for name 
 KWARGS: dict[str, Any] = {"num_classes": 10}
 INPUT = InputSpec(height=32, width=32, channels=3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 SOURCE_FRAMES = 4_000
+REHEARSAL_STEPS = 150
 
 
 def missing_data(folder: Path | None) -> list[str]:
@@ -128,7 +129,7 @@ class Material:
             class_names=[str(index) for index in range(10)],
             input=INPUT,
             source_frames=self.source_frames,
-            options=BuildOptions(),
+            options=BuildOptions(rehearsal_steps=REHEARSAL_STEPS, drift_batch=16),
         )
         try:
             os.replace(making, folder)

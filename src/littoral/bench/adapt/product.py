@@ -21,8 +21,8 @@ from littoral.bench.adapt.cloud_end import CloudEnd
 from littoral.bench.adapt.loopback import LoopbackLink, garbage
 from littoral.bench.method import Costs, Labels, Setup
 from littoral.bundle import Bundle
-from littoral.cloud.jobs import AdaptConfig
 from littoral.cloud.domains import DomainConfig
+from littoral.cloud.jobs import AdaptConfig
 from littoral.core.arrays import Frame
 from littoral.core.product import ProductConfig
 from littoral.core.selection import SelectionConfig

@@ -16,11 +16,11 @@ from littoral.bench.adapt.orders import pool_of, steps, stream_of
 from littoral.bench.adapt.product import Product
 from littoral.bench.adapt.row import Row
 from littoral.bundle import SignedVersion
-from littoral.cloud.norm import learn, prepare
 from littoral.core.affine import NormLayer, affine_names, apply_delta, decode_delta, encode_delta
 from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.core.recall import encode_fingerprint
 from littoral.models.frames import normalise
+from littoral.models.norm import learn, prepare
 from littoral.models.zoo import resnet18
 from littoral.wire.envelope import encode_frame
 from littoral.wire.messages import Version, to_frame

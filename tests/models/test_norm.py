@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from littoral.cloud.norm import AdaptiveBatchNorm, adaptive_state, learn, prepare
+from littoral.models.norm import AdaptiveBatchNorm, adaptive_state, learn, prepare
 
 EPS = 1e-5
 
