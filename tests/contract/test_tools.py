@@ -176,7 +176,16 @@ def adapt_row(method: str, seed: int, **changes: Any) -> dict[str, Any]:
     costs = {"uplink_bytes": 3_000_000, "downlink_bytes": 9_000, "upload_ratio": 0.08, "cloud_seconds_per_1000": 2.0}
     passes = {"forward_passes": 1.5, "backward_passes": 0.0}
     row = {"table": "headline", "method": method, "stream": "continual", "teacher": "resnet56_augmix", "devices": 1}
-    return {**row, "seed": seed, "frames": 150_000, "accuracy": 60.0 + seed, **costs, **passes, **changes}
+    return {
+        **row,
+        "seed": seed,
+        "frames": 150_000,
+        "frames_per_shift": 10_000,
+        "accuracy": 60.0 + seed,
+        **costs,
+        **passes,
+        **changes,
+    }
 
 
 def adapt_document(missing: list[str]) -> dict[str, Any]:
