@@ -58,7 +58,7 @@ def us_per_frame(documents: Iterable[dict[str, Any]]) -> dict[str, float]:
     frames: dict[str, int] = {}
     for document in documents:
         method = document["config"]["method"]
-        seconds[method] = seconds.get(method, 0.0) + document.get("cpu_seconds", document["seconds"])
+        seconds[method] = seconds.get(method, 0.0) + document["cpu_seconds"]
         frames[method] = frames.get(method, 0) + document["result"].get("frames", 0)
     return {method: 1e6 * seconds[method] / frames[method] for method in seconds if frames[method]}
 
