@@ -14,6 +14,10 @@ from statistics import fmean
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import adapt_page  # noqa: E402 -- found beside this file, wherever that was started from
+
 KEYS = ("schema", "config", "seeds", "commit", "versions", "machine", "rows", "summary")
 
 
@@ -67,6 +71,8 @@ def facts(document: Any) -> str:
 
 def page(name: str, document: dict[str, Any]) -> str:
     """The whole page of one table."""
+    if name == "adapt":
+        return adapt_page.page(name, document, table, facts)
     columns = list(dict.fromkeys(key for row in document["rows"] for key in row))
     seeds = document["seeds"]
     parts = [
@@ -154,10 +160,12 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
         results = sorted((root / "benchmarks" / "results").glob("*.json"))
         documents = {path.stem: load_result(path) for path in results}
         wanted = {f"{name}.md": page(name, document) for name, document in documents.items()}
+        if "adapt" in documents and (drawn := adapt_page.plot(documents["adapt"])) is not None:
+            wanted[adapt_page.PLOT] = drawn
     except BadResult as error:
         print(f"make docs: {error}", file=sys.stderr)
         return 1
-    there = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
+    there = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*") if path.suffix in (".md", ".svg")}
     stale = sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name))
     readme_path = root / "README.md"
     readme = readme_path.read_text(encoding="utf-8") if readme_path.exists() else ""

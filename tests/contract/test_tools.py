@@ -170,3 +170,44 @@ def test_a_readme_gets_its_table_between_the_marks_and_is_checked(tmp_path: Path
     assert make_docs.main(["--check"], tmp_path) == 0
     readme.write_text(text.replace("95.5", "99.9"))
     assert make_docs.main(["--check"], tmp_path) == 1, "a figure that no run gave"
+
+
+def adapt_row(method: str, seed: int, **changes: Any) -> dict[str, Any]:
+    costs = {"uplink_bytes": 3_000_000, "downlink_bytes": 9_000, "upload_ratio": 0.08, "cloud_seconds_per_1000": 2.0}
+    passes = {"forward_passes": 1.5, "backward_passes": 0.0}
+    row = {"table": "headline", "method": method, "stream": "continual", "teacher": "resnet56_augmix", "devices": 1}
+    return {
+        **row,
+        "seed": seed,
+        "frames": 150_000,
+        "frames_per_shift": 10_000,
+        "accuracy": 60.0 + seed,
+        **costs,
+        **passes,
+        **changes,
+    }
+
+
+def adapt_document(missing: list[str]) -> dict[str, Any]:
+    rows = [adapt_row("product", 0), adapt_row("product", 1), adapt_row("source", 0, uplink_bytes=0, teacher=None)]
+    rows += [adapt_row("roid", 0, table="wide", frames=30_000), {"table": "special", "method": "push_size"}]
+    summary = {"product_minus_parity_points": None, "rows_done": 5, "rows_planned": 9}
+    return {**RESULT, "config": {"missing": missing}, "rows": rows, "summary": summary}
+
+
+def test_the_page_of_adapt_has_its_plot_and_says_what_is_missing(tmp_path: Path) -> None:
+    folder = tmp_path / "benchmarks" / "results"
+    folder.mkdir(parents=True)
+    (folder / "adapt.json").write_text(json.dumps(adapt_document(["wide sar/mixed: 4"])))
+    assert make_docs.main([], tmp_path) == 0
+    page = (tmp_path / "docs" / "results" / "adapt.md").read_text()
+    assert "5 of 9 rows are there. Missing (how many each): wide sar/mixed: 4." in page
+    assert "| continual | resnet56_augmix | product | 2 | 60.50 (1.00) | 8.0 | 20.0 |" in page
+    drawn = tmp_path / "docs" / "results" / "adapt.svg"
+    assert ">product 60.5</text>" in drawn.read_text()
+    assert make_docs.main(["--check"], tmp_path) == 0
+    drawn.write_text("<svg/>")
+    assert make_docs.main(["--check"], tmp_path) == 1
+    (folder / "adapt.json").write_text(json.dumps(adapt_document([])))
+    assert make_docs.main([], tmp_path) == 0
+    assert "All 9 rows are there." in (tmp_path / "docs" / "results" / "adapt.md").read_text()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from littoral.bench.adapt.cloud_end import SessionEnd
 from littoral.bench.adapt.loopback import garbage
-from littoral.bench.adapt.product import Product, ProductOptions, device_statistics
+from littoral.bench.adapt.product import Product, ProductOptions, device_statistics, sweep
 from littoral.bench.method import Road, Setup
 from littoral.cloud.adapt import AdaptConfig
 from littoral.wire.envelope import decode_frame, encode_frame
@@ -145,3 +149,12 @@ def test_an_option_that_there_is_not_is_refused() -> None:
     with pytest.raises(ValueError, match="has no 'speed'"):
         ProductOptions.of({"device": {"speed": 3}})
     assert ProductOptions.of({"adapt": {"inner_steps": 4}}).adapt == AdaptConfig(inner_steps=4)
+
+
+def test_what_a_killed_run_left_in_memory_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    names = [f"littoral-bench-{gone.stdout.strip()}-a", f"littoral-bench-{os.getpid()}-b", "littoral-bench-x", "other"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])

@@ -61,7 +61,7 @@ def check_data(folder: Path | None) -> Path:
         raise LittoralError(
             f"{where}; 'littoral bench adapt' needs CIFAR-10 (cifar10/train.npz and cifar10/test.npz) and the networks "
             "(weights/cifar10_resnet20, cifar10_resnet56 and cifar10_resnet56_augmix, .safetensors); give the folder "
-            "that has them with --data, or set LITTORAL_DATA. docs/how-to/adapt-table.md says where they come from"
+            "that has them with --data, or set LITTORAL_DATA. benchmarks/README.md says where they come from"
         )
     return folder
 

@@ -92,7 +92,7 @@ def quick_plan() -> list[Row]:
         _row("quick", method, _QUICK[name], ROBUST, 0, QUICK_FRAMES)
         for method, name in (
             *((method, "continual") for method in HEADLINE_METHODS),
-            *((method, "per_shift") for method in PARITY),
+            *((method, "per_shift") for method in (DEVICE, ROID)),
             *((method, "mixed") for method in (PRODUCT, SOURCE)),
         )
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ from littoral.edge.device import Device, DeviceConfig
 from littoral.errors import LittoralError, ModelOutputError
 
 MEMORY_FOLDER = Path("/dev/shm")
+_PREFIX = "littoral-bench-"
 _NEEDED_BYTES = 4 * 2**30
 _SETTLE_S = 120.0
 NO_LABEL = -1
@@ -92,7 +94,7 @@ class Product:
         self._setup = setup
         self._bundle = setup.bundle if self.options.guarded else _unprobed(setup.bundle)
         self._config = self.options.device if self.options.guarded else _unwatched(self.options.device)
-        self._folder = Path(tempfile.mkdtemp(prefix="littoral-bench-", dir=_fast_folder()))
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_fast_folder()))
         self.clouds: list[CloudEnd] = []
         self._links: list[LoopbackLink] = []
         self._devices: list[Device] = []
@@ -237,12 +239,31 @@ class Product:
 
 def _fast_folder() -> Path | None:
     """Memory where there is enough of it: a sync costs nothing there; None for the usual temporary folder."""
+    sweep(MEMORY_FOLDER)
     try:
         if shutil.disk_usage(MEMORY_FOLDER).free >= _NEEDED_BYTES:
             return MEMORY_FOLDER
     except OSError:
         pass
     return None
+
+
+def sweep(folder: Path) -> None:
+    """Remove what runs left behind that were killed: it would keep its memory for ever."""
+    for path in folder.glob(f"{_PREFIX}*-*"):
+        process = path.name.removeprefix(_PREFIX).partition("-")[0]
+        if process.isdecimal() and not _lives(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # somebody else's
+    return True
 
 
 def _unprobed(bundle: Bundle) -> Bundle:

@@ -106,6 +106,7 @@ def flat_row(row: Row, document: Mapping[str, Any]) -> dict[str, Any]:
     """A row of the document: flat, with the notes among its columns."""
     result = document["result"]
     config = {key: value for key, value in row.config().items() if key not in ("corruptions", "options", "order")}
+    config["frames_per_shift"] = config.pop("frames")
     return {
         "table": row.table,
         **config,
