@@ -34,6 +34,13 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--cut", action="append", default=[], metavar="TENSOR", help="cut here instead; may be repeated"
     )
+    parser.add_argument(
+        "--rehearse",
+        type=int,
+        default=150,
+        metavar="STEPS",
+        help="distil the teacher on altered source frames; 0: do not",
+    )
     parser.add_argument("--key", type=Path, help="sign with this release key")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of probe and replay frames")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -64,7 +71,9 @@ def run(args: argparse.Namespace) -> int:
         input=spec,
         source_frames=frames,
         source_labels=labels,
-        options=BuildOptions(num_segments=args.segments, cut_points=tuple(args.cut), seed=args.seed),
+        options=BuildOptions(
+            num_segments=args.segments, cut_points=tuple(args.cut), rehearsal_steps=args.rehearse, seed=args.seed
+        ),
         progress=lambda text: print(text, file=sys.stderr, flush=True),
     )
     if args.key:

@@ -38,7 +38,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--fps", type=float, help="answer at most so many frames a second")
     parser.add_argument("--no-adapt", action="store_true", help="keep the source's statistics")
     parser.add_argument(
-        "--budget", type=float, metavar="KB", help="send at most so many kB per 1000 frames (default: 6 %% of raw)"
+        "--budget", type=float, metavar="KB", help="send at most so many kB per 1000 frames (default: 12 %% of raw)"
     )
     parser.add_argument(
         "--published", action="store_true", help="choose by the published criteria, without a budget or recall"

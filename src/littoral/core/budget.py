@@ -28,7 +28,7 @@ class BudgetConfig:
     """What may be sent up. Samples count, with their envelope; receipts, scenes and what TCP adds do not."""
 
     bytes_per_1000_frames: float | None = None
-    """None is 6 % of what the frames have as raw bytes."""
+    """None is 12 % of what the frames have as raw bytes."""
     burst_bytes: float | None = None
     """The most that silence saves up; None is what 1,000 frames give. At least one raw frame in any case."""
     scene_burst_bytes: float | None = None
@@ -52,7 +52,7 @@ class BudgetConfig:
             )
 
 
-DEFAULT_SHARE = 0.06
+DEFAULT_SHARE = 0.12
 """Of the raw bytes of all frames: the budget when none is given."""
 
 

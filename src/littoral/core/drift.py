@@ -30,7 +30,7 @@ class StatisticsConfig:
 
     source_frames: float = 4.0
     """The weight of the source's statistics at the start, and after a reset."""
-    max_frames: float = 128.0
+    max_frames: float = 256.0
     """The most that what was seen before may weigh against a new batch."""
     drift_factor: float = 2.5
     """Two batches in a row whose fingerprints are further apart than ``drift_factor * drift_threshold`` of the bundle

@@ -1,9 +1,9 @@
 """Domains remembered by a fingerprint: which world is this, and have we been here before?
 
 A *fingerprint* is what one BatchNorm layer of the *source's* network sees of a world: per channel the mean, then the
-variance, float32 ``(2C,)``. It depends on the frames alone and not on any adapted value or statistic, and it takes 4 C
-bytes on the wire. A *scene* is a stretch of one device's stream within one world; a *domain* is a set of scenes, of
-whatever devices, whose fingerprints lie within a radius.
+variance, float32 ``(2C,)``, of its first 64 channels at most. It depends on the frames alone and not on any adapted
+value or statistic, and it takes 4 C bytes on the wire. A *scene* is a stretch of one device's stream within one world;
+a *domain* is a set of scenes, of whatever devices, whose fingerprints lie within a radius.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ MEAN_SQUARE_SUFFIX = ".batch_mean_square"
 _CAP_PER_CHANNEL = 10.0
 _WIRE_DTYPE = np.dtype("<f2")
 _WIRE_MAX = float(np.finfo(np.float16).max)
+MOST_CHANNELS = 64
+"""Of a fingerprint: a wider layer tells no more, and a version carries the fingerprint in its manifest."""
 NO_DOMAIN = 0
 """The domain of a device that has no fingerprint: a network without BatchNorm, or statistics switched off."""
 
@@ -38,7 +40,7 @@ def fingerprint_of_moments(moments: Tensors, layer: NormLayer) -> FloatArray:
     """The fingerprint ``(2C,)`` of the moments that the fingerprint graph gives for a batch of frames."""
     mean = moments[layer.name + MEAN_SUFFIX]
     var = np.maximum(moments[layer.name + MEAN_SQUARE_SUFFIX] - mean * mean, 0)
-    return np.concatenate([mean, var]).astype(np.float32)
+    return np.concatenate([mean[:MOST_CHANNELS], var[:MOST_CHANNELS]]).astype(np.float32)
 
 
 def encode_fingerprint(values: FloatArray) -> bytes:
@@ -52,11 +54,12 @@ def decode_fingerprint(data: bytes, layer: NormLayer) -> FloatArray:
     Raises:
         ValueError: another length, a value that is not finite, or a variance below 0.
     """
-    expected = 4 * layer.num_channels
+    num_channels = min(layer.num_channels, MOST_CHANNELS)
+    expected = 4 * num_channels
     if len(data) != expected:
         raise ValueError(f"a fingerprint of this bundle has {expected} bytes, got {len(data)}")
     values = np.frombuffer(data, dtype=_WIRE_DTYPE).astype(np.float32)
-    if not np.isfinite(values).all() or (values[layer.num_channels :] < 0).any():
+    if not np.isfinite(values).all() or (values[num_channels:] < 0).any():
         raise ValueError("a fingerprint holds finite means and variances that are not negative")
     return values
 

@@ -43,7 +43,7 @@ class DeviceConfig:
     recall: RecallConfig = field(default_factory=RecallConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
     updater: UpdaterConfig = field(default_factory=UpdaterConfig)
-    statistics_batch_frames: int = 32
+    statistics_batch_frames: int = 16
     """Frames that are measured at a time; at least 2, so that there is a variance."""
     statistics_stride_frames: int = 2
     """Every so-manieth frame is measured. Measuring costs 1.4 (batch 32) to 1.8 (batch 1) forward passes a frame."""

@@ -45,7 +45,7 @@ class BuildOptions:
     replay_frames: int = 512
     metric_frames: int = 2048
     """At most so many source frames are run for the source metrics and the choice of the probe."""
-    drift_batch: int = 32
+    drift_batch: int = 16
     drift_batches: int = 20
     """How many seeded batches of ``drift_batch`` frames calibrate the drift threshold."""
     min_agreement: float = 0.6

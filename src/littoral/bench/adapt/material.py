@@ -129,7 +129,7 @@ class Material:
             class_names=[str(index) for index in range(10)],
             input=INPUT,
             source_frames=self.source_frames,
-            options=BuildOptions(rehearsal_steps=REHEARSAL_STEPS, drift_batch=16),
+            options=BuildOptions(rehearsal_steps=REHEARSAL_STEPS),
         )
         try:
             os.replace(making, folder)
