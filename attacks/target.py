@@ -22,7 +22,7 @@ from littoral.bundle import (
 from littoral.bundle.update import ENVELOPE_PURPOSE
 from littoral.core.affine import NormLayer, encode_delta
 from littoral.core.arrays import FloatArray
-from littoral.core.recall import encode_fingerprint
+from littoral.core.recall import encode_fingerprint, fingerprint_layer
 from littoral.core.scenes import RecallConfig, SceneTracker
 from littoral.edge.scenes import recall_for
 from littoral.edge.updater import Updater, UpdaterConfig
@@ -34,7 +34,10 @@ COHORT = "harbour"
 LAYERS = (
     NormLayer(name="bn1", kind="batch", num_channels=4, eps=1e-5),
     NormLayer(name="bn2", kind="batch", num_channels=3, eps=1e-5),
+    NormLayer(name="bn3", kind="batch", num_channels=5, eps=1e-5),
 )
+PRINTED = fingerprint_layer(LAYERS)
+assert PRINTED is not None
 BOUND = 0.5
 
 
@@ -118,7 +121,7 @@ def make_version(
 
 def world(number: float) -> FloatArray:
     """The fingerprint of a world; two are the further apart, the more their numbers differ."""
-    channels = LAYERS[0].num_channels
+    channels = PRINTED.num_channels
     return np.concatenate([np.full(channels, number), np.ones(channels)]).astype(np.float32)
 
 
@@ -151,7 +154,7 @@ class Target:
 
     def start(self) -> None:
         """Switch the device on, as after a power cut: only the disk is left of what was before."""
-        self.tracker = SceneTracker(layer=LAYERS[0], drift_threshold=0.05, config=self.recall)
+        self.tracker = SceneTracker(layer=PRINTED, drift_threshold=0.05, config=self.recall)
         self.store = VersionStore(self.state_dir, files=self.files)
         self.updater: Updater[dict[str, FloatArray]] = Updater(
             self.bundle,

@@ -78,7 +78,14 @@ def write_bundle(folder: Path, *, name: str = "hand-written") -> Path:
         segments=(),
         weights_file="weights.safetensors",
         norm_layers=(LAYER,),
-        statistics=StatisticsSpec(file="weights.safetensors", tensors=(), drift_threshold=0.05, drift_batch=32),
+        statistics=StatisticsSpec(
+            file="weights.safetensors",
+            tensors=(),
+            fingerprint_file="weights.safetensors",
+            fingerprint_tensors=(),
+            drift_threshold=0.05,
+            drift_batch=32,
+        ),
         probe=ProbeSpec(file="weights.safetensors", num_frames=1, min_agreement=0.5),
         envelope_max_delta={LAYER.gamma: 0.5, LAYER.beta: 0.5},
         source_metrics={},
@@ -113,7 +120,7 @@ def sample(number: int, **changes: object) -> Sample:
 
 
 def fingerprint(world: int, jitter: float = 0.0) -> bytes:
-    """What the first layer sees of a world; worlds of other numbers are far apart, a jitter below 0.5 is not."""
+    """What the one BatchNorm sees of a world; worlds of other numbers are far apart, a jitter below 0.5 is not."""
     return encode_fingerprint(np.array([5.0 * world + jitter, 0.0, 1.0, 1.0], dtype=np.float32))
 
 

@@ -175,7 +175,7 @@ def test_a_bundle_without_batchnorm_or_statistics_has_one_domain_0(
 def test_the_radius_is_a_factor_of_the_bundles_threshold(opened: Bundle) -> None:
     rule = DomainRule.of(opened.manifest)
     assert rule is not None
-    assert rule.radius == pytest.approx(6 * 0.05)
+    assert rule.radius == pytest.approx(2.5 * 0.05)
     everything = DomainRule.of(opened.manifest, DomainConfig(domain_factor=math.inf))
     assert everything is not None
     assert everything.radius == math.inf

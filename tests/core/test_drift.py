@@ -10,16 +10,15 @@ from hypothesis import strategies as st
 from littoral.core.affine import NormLayer
 from littoral.core.arrays import FloatArray, Tensors
 from littoral.core.drift import (
-    MEAN_SQUARE_SUFFIX,
-    MEAN_SUFFIX,
+    Look,
     Measure,
     StatisticsConfig,
     StatisticsEstimate,
     batch_norm_layers,
     blend,
-    distance,
     from_moments,
 )
+from littoral.core.recall import MEAN_SQUARE_SUFFIX, MEAN_SUFFIX, fingerprint_of_moments
 
 CHANNELS = 8
 LAYERS = [
@@ -53,6 +52,16 @@ def activations(rng: np.random.Generator, shift: float, frames: int = BATCH) -> 
 
 def always(x_NC: FloatArray) -> Measure:
     return lambda statistics, alpha: moments(x_NC)
+
+
+def print_of(x_NC: FloatArray) -> FloatArray:
+    """What the fingerprint graph says of them."""
+    return fingerprint_of_moments(moments(x_NC), LAYERS[0])
+
+
+def step(estimate: StatisticsEstimate, x_NC: FloatArray, look: Look | None = None) -> bool:
+    """One batch, as a device takes it."""
+    return estimate.update(always(x_NC), len(x_NC) // PIXELS, seen=print_of(x_NC), look=look)
 
 
 def fresh(config: StatisticsConfig | None = None) -> StatisticsEstimate:
@@ -102,33 +111,6 @@ def test_a_blend_at_its_ends_is_one_of_the_two(alpha: float, which: int) -> None
         np.testing.assert_allclose(value, ends[which][name], rtol=1e-6)
 
 
-# Distance.
-
-
-@given(st.floats(-5, 5), st.floats(0, 9), st.floats(-5, 5), st.floats(0, 9))
-def test_distance_is_symmetric_not_negative_bounded_and_0_for_equals(m: float, v: float, n: float, w: float) -> None:
-    one, other = statistics(m, v), statistics(n, w)
-    assert distance(one, one, LAYERS) == pytest.approx(0, abs=1e-6)
-    assert distance(one, other, LAYERS) == pytest.approx(distance(other, one, LAYERS), rel=1e-6, abs=1e-6)
-    assert -1e-6 <= distance(one, other, LAYERS) <= 10
-
-
-def test_distance_by_hand() -> None:
-    # Half of ((2 + 1) / 1 + (1 + 1) / 2), less 1, with eps beside it.
-    assert distance(statistics(0, 1), statistics(1, 2), LAYERS) == pytest.approx(1.0, rel=1e-4)
-
-
-def test_only_the_first_half_of_the_layers_tell_the_domain() -> None:
-    late = {**statistics(0, 1), "b.running_mean": np.full(CHANNELS, 9, np.float32)}
-    early = {**statistics(0, 1), "a.running_mean": np.full(CHANNELS, 9, np.float32)}
-    assert distance(statistics(0, 1), late, LAYERS) == pytest.approx(0, abs=1e-6)
-    assert distance(statistics(0, 1), early, LAYERS) == 10
-
-
-def test_a_network_without_batch_norm_never_drifts() -> None:
-    assert distance({}, {}, [LAYERS[1]]) == 0.0
-
-
 # The estimate.
 
 
@@ -143,7 +125,7 @@ def test_each_batch_weighs_by_its_share_of_all_frames_that_count() -> None:
     weights = []
     for x in batches:
         weights.append(estimate.alpha(BATCH))
-        assert not estimate.update(always(x), BATCH)
+        assert not step(estimate, x)
     assert weights == pytest.approx([32 / 36, 32 / 68])
     together = np.concatenate(batches).astype(np.float64)
     mean = 64 / 68 * together.mean(0)
@@ -170,29 +152,29 @@ def test_the_estimate_keeps_moving_however_long_the_stream() -> None:
     config = StatisticsConfig(max_frames=128)
     estimate, rng = fresh(config), np.random.default_rng(0)
     for _ in range(20):
-        estimate.update(always(activations(rng, 0.0)), BATCH)
+        step(estimate, activations(rng, 0.0))
     assert estimate.weight_frames == 128
     assert estimate.alpha(BATCH) == pytest.approx(0.2)
     for i in range(40):  # a drift too slow for an alarm
-        estimate.update(always(activations(rng, 0.02 * i)), BATCH)
+        step(estimate, activations(rng, 0.02 * i))
     assert estimate.resets == 0
     assert estimate.values["a.running_mean"].mean() == pytest.approx(0.02 * 39, abs=0.15)
 
 
 def test_frames_of_the_domain_never_raise_an_alarm() -> None:
     estimate, rng = fresh(), np.random.default_rng(0)
-    assert not any(estimate.update(always(activations(rng, 0.0)), BATCH) for _ in range(200))
+    assert not any(step(estimate, activations(rng, 0.0)) for _ in range(200))
     assert estimate.resets == 0
     np.testing.assert_allclose(estimate.values["a.running_mean"], 0, atol=0.05)
 
 
 @pytest.mark.parametrize("guarded", [True, False], ids=["with-reset", "without-reset"])
 def test_a_shift_is_found_at_once_and_the_new_world_counts_for_nearly_all(guarded: bool) -> None:
-    config = StatisticsConfig(drift_factor=6.0 if guarded else float("inf"))
+    config = StatisticsConfig(drift_factor=2.5 if guarded else float("inf"))
     estimate, rng = fresh(config), np.random.default_rng(0)
     for _ in range(20):
-        estimate.update(always(activations(rng, 0.0)), BATCH)
-    drifts = [estimate.update(always(activations(rng, 3.0)), BATCH) for _ in range(2)]
+        step(estimate, activations(rng, 0.0))
+    drifts = [step(estimate, activations(rng, 3.0)) for _ in range(2)]
     mean = float(estimate.values["a.running_mean"].mean())
     if guarded:
         assert drifts == [True, False]
@@ -202,41 +184,63 @@ def test_a_shift_is_found_at_once_and_the_new_world_counts_for_nearly_all(guarde
         assert mean < 1.2, "without the reset the old world must still weigh, or this tests nothing"
 
 
-def test_at_a_shift_the_batch_is_measured_again_as_the_first_after_the_source() -> None:
-    estimate, seen = fresh(), []
-    x = activations(np.random.default_rng(0), 5.0)
+@pytest.mark.parametrize("shifted", [True, False])
+def test_a_batch_is_measured_once_and_at_a_shift_as_the_first_after_the_source(shifted: bool) -> None:
+    estimate, given = fresh(), []
+    x = activations(np.random.default_rng(0), 5.0 if shifted else 0.2)
 
     def measure(values: Tensors, alpha: float) -> Tensors:
-        seen.append((float(values["a.running_mean"].mean()), alpha))
+        given.append((float(values["a.running_mean"].mean()), alpha))
         return moments(x)
 
-    estimate.update(always(activations(np.random.default_rng(1), 0.2)), BATCH)
-    assert estimate.update(measure, BATCH)
-    assert [alpha for _, alpha in seen] == pytest.approx([32 / 68, 32 / 36])
-    assert seen[0][0] > 0.1
-    assert seen[1][0] == 0.0
+    step(estimate, activations(np.random.default_rng(1), 0.2))
+    assert estimate.update(measure, BATCH, seen=print_of(x)) == shifted
+    ((mean, alpha),) = given
+    assert alpha == pytest.approx(32 / 36 if shifted else 32 / 68)
+    assert mean == 0.0 if shifted else mean > 0.1
+
+
+def test_drift_is_told_by_the_fingerprint_alone_whatever_was_measured() -> None:
+    """What is measured depends on values and statistics, which change in one world; the fingerprint does not."""
+    rng = np.random.default_rng(0)
+    still, shifted = print_of(activations(rng, 0.0)), print_of(activations(rng, 5.0))
+    estimate = fresh()
+    for measured in (0.0, 5.0, -5.0, 5.0):
+        assert not estimate.update(always(activations(rng, measured)), BATCH, seen=still)
+    assert estimate.update(always(activations(rng, 5.0)), BATCH, seen=shifted)
+    blind = fresh()
+    assert not any(blind.update(always(activations(rng, shift)), BATCH) for shift in (0.0, 5.0)), "none, no drift"
+    assert blind.fingerprint is None
+
+
+def test_a_shift_is_found_by_two_neighbours_and_not_by_how_far_the_world_has_gone() -> None:
+    """Steps of 0.3 are 1.8 thresholds apart, steps of 0.4 are 3.2: between them lies the factor of 2.5."""
+    for width, found in ((0.3, 0), (0.4, 4)):
+        estimate, rng = fresh(), np.random.default_rng(0)
+        for i in range(5):
+            step(estimate, activations(rng, width * i))
+        assert estimate.resets == found
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("call", [1, 2], ids=["first-measure", "measure-at-a-shift"])
-def test_moments_that_are_not_finite_change_nothing(bad: float, call: int) -> None:
+@pytest.mark.parametrize("shift", [0.0, 5.0], ids=["first-measure", "measure-at-a-shift"])
+@pytest.mark.parametrize("where", ["moments", "fingerprint"])
+def test_what_is_not_finite_changes_nothing(bad: float, shift: float, where: str) -> None:
     estimate, rng = fresh(), np.random.default_rng(0)
-    estimate.update(always(activations(rng, 0.0)), BATCH)
+    step(estimate, activations(rng, 0.0))
     before, weight = {k: v.copy() for k, v in estimate.values.items()}, estimate.weight_frames
-    calls = 0
-
-    def measure(values: Tensors, alpha: float) -> Tensors:
-        nonlocal calls
-        calls += 1
-        found = moments(activations(rng, 5.0))
-        if calls == call:
-            found["b" + MEAN_SUFFIX] = found["b" + MEAN_SUFFIX] * np.float32(bad)
-        return found
-
-    with pytest.raises(ValueError, match=r"b.batch_mean of the last 32 frames is not finite"):
-        estimate.update(measure, BATCH)
+    x = activations(rng, shift)
+    found, seen = moments(x), print_of(x)
+    if where == "moments":
+        found["b" + MEAN_SUFFIX] = found["b" + MEAN_SUFFIX] * np.float32(bad)
+    else:
+        seen[-1] = bad
+    told = {"moments": r"b.batch_mean of the last 32 frames is not finite", "fingerprint": "fingerprint of the last 32"}
+    with pytest.raises(ValueError, match=told[where]):
+        estimate.update(lambda values, alpha: found, BATCH, seen=seen)
     assert (estimate.weight_frames, estimate.resets) == (weight, 0)
     assert all((estimate.values[name] == value).all() for name, value in before.items())
+    assert step(estimate, activations(rng, shift)) == (shift > 0), "the next batch is held against the last good one"
 
 
 @pytest.mark.parametrize(("source", "most"), [(0.0, 128.0), (-1.0, 128.0), (129.0, 128.0)])
@@ -245,10 +249,10 @@ def test_weights_that_cannot_be_are_refused(source: float, most: float) -> None:
         StatisticsConfig(source_frames=source, max_frames=most)
 
 
-# The fingerprint, and a balanced memory in place of the newest frames.
+# The fingerprint that is shown, and frames of a memory in place of the newest.
 
 
-def test_the_fingerprint_is_of_the_frames_since_the_drift_alone_and_is_shown_before_the_second_measure() -> None:
+def test_the_fingerprint_is_of_the_frames_since_the_drift_alone_and_is_shown_before_the_measure_at_it() -> None:
     estimate, rng = fresh(), np.random.default_rng(0)
     story: list[tuple[str, float]] = []
 
@@ -263,10 +267,11 @@ def test_the_fingerprint_is_of_the_frames_since_the_drift_alone_and_is_shown_bef
         return measured
 
     for shift in (0.0, 0.0, 3.0, 3.0):
-        estimate.update(measure(activations(rng, shift)), BATCH, look=look)
+        x = activations(rng, shift)
+        estimate.update(measure(x), BATCH, seen=print_of(x), look=look)
     assert [what for what, _ in story] == [
         *("measure", "look", "measure", "look"),
-        *("measure", "drift", "measure", "measure", "look"),
+        *("drift", "measure", "measure", "look"),
     ]
     shown = [value for what, value in story if what != "measure"]
     assert shown == pytest.approx([0.0, 0.0, 3.0, 3.0], abs=0.02), "no share of the source or of the old world"
@@ -280,32 +285,16 @@ def test_a_network_without_batch_norm_shows_no_fingerprint() -> None:
     assert estimate.fingerprint is None
 
 
-def test_balanced_frames_make_the_estimate_and_the_newest_tell_drift() -> None:
-    estimate, rng = fresh(), np.random.default_rng(0)
-    calls: list[str] = []
-
-    def balanced(statistics: Tensors, alpha: float) -> Tensors:
-        calls.append("balanced")
-        return moments(activations(rng, 0.0))
-
-    def newest(shift: float) -> Measure:
-        def measured(statistics: Tensors, alpha: float) -> Tensors:
-            calls.append("newest")
-            return moments(activations(rng, shift))
-
-        return measured
-
+def test_what_is_measured_makes_the_estimate_and_the_newest_frames_fingerprint_tells_drift() -> None:
+    """As a device with a balanced memory does it: the frames that are measured are not the newest ones."""
+    estimate, control, rng = fresh(), fresh(), np.random.default_rng(0)
     for _ in range(10):
-        assert not estimate.update(newest(0.3), BATCH, balanced=balanced)
-    assert calls == ["newest", "balanced"] * 10
+        newest = print_of(activations(rng, 0.3))
+        assert not estimate.update(always(activations(rng, 0.0)), BATCH, seen=newest)
+        step(control, activations(rng, 0.3))
     assert estimate.values["a.running_mean"].mean() == pytest.approx(0.0, abs=0.03)
-    control = fresh()
-    for _ in range(10):
-        control.update(newest(0.3), BATCH)
     assert control.values["a.running_mean"].mean() > 0.25, "the newest alone would make it theirs"
-    calls.clear()
-    assert estimate.update(newest(5.0), BATCH, balanced=balanced)
-    assert calls == ["newest", "balanced"]
+    assert estimate.update(always(activations(rng, 0.0)), BATCH, seen=print_of(activations(rng, 5.0)))
 
 
 def test_a_memory_of_nothing_is_refused() -> None:

@@ -164,7 +164,7 @@ def test_a_world_that_is_not_known_keeps_what_serves_or_brings_the_source_back()
     assert choose((DAY, NIGHT), 3, 1, unknown_domain="keep") is None
     assert choose((DAY, NIGHT), 3, 1, unknown_domain="source") == SOURCE
     assert choose((DAY, NIGHT), 3, SOURCE, unknown_domain="source") is None
-    assert choose((DAY, NIGHT), 1.5, 1, unknown_domain="source") is None, "beyond recall, but it fits"
+    assert choose((DAY, NIGHT), 1.35, 1, unknown_domain="source") is None, "beyond recall, but it fits"
     assert choose((DAY, NIGHT), 3, 9, unknown_domain="source") is None, "a version of no domain fits everywhere"
 
 

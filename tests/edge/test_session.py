@@ -10,8 +10,8 @@ import pytest
 
 from littoral.bundle import Bundle
 from littoral.core.arrays import FloatArray, Frame
-from littoral.core.recall import MEAN_SQUARE_SUFFIX, MEAN_SUFFIX
-from littoral.edge.session import Model, SessionConfig, StatisticsModel, open_session
+from littoral.core.recall import MEAN_SQUARE_SUFFIX, MEAN_SUFFIX, fingerprint_layer, fingerprint_of_moments
+from littoral.edge.session import FingerprintModel, Model, SessionConfig, StatisticsModel, open_session
 from littoral.errors import BundleError
 
 
@@ -148,3 +148,34 @@ def test_a_bundle_without_batch_norm_has_no_statistics_to_measure(tiny: Bundle) 
     without = dataclasses.replace(tiny, manifest=dataclasses.replace(tiny.manifest, statistics=None))
     with pytest.raises(BundleError, match="no BatchNorm layer, so there are no statistics"):
         StatisticsModel(without)
+
+
+# The fingerprint graph.
+
+
+def test_a_fingerprint_is_what_the_sources_network_sees_and_one_swapped_or_followed_is_not(tiny: Bundle) -> None:
+    """The statistics graph measures the same layer: the same under the source's values, and something else later."""
+    frames, layer = tiny.probe[0], fingerprint_layer(tiny.manifest.norm_layers)
+    assert layer is not None
+    assert layer != tiny.manifest.norm_layers[0], "the first layer sees the same whatever is adapted: no control"
+    found, measurer = FingerprintModel(tiny).fingerprint(frames), StatisticsModel(tiny)
+    assert (found.shape, found.dtype) == ((2 * layer.num_channels,), np.float32)
+
+    def by_statistics(values: dict[str, FloatArray], alpha: float) -> FloatArray:
+        return fingerprint_of_moments(measurer.moments(frames, {**tiny.weights, **values}, alpha), layer)
+
+    np.testing.assert_allclose(by_statistics({}, 0.0), found, atol=1e-4, rtol=1e-3)
+    assert np.abs(by_statistics(moved(tiny), 0.0) - found).max() > 1e-2
+    assert np.abs(FingerprintModel(tiny).fingerprint(frames // 2) - found).max() > 1e-2
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_a_fingerprint_is_of_any_number_of_frames_in_any_order(tiny: Bundle, batch: int) -> None:
+    frames, model = tiny.probe[0][:batch], FingerprintModel(tiny)
+    np.testing.assert_allclose(model.fingerprint(frames[::-1]), model.fingerprint(frames), atol=1e-5)
+
+
+def test_a_bundle_without_batch_norm_has_no_fingerprint_to_take(tiny: Bundle) -> None:
+    without = dataclasses.replace(tiny, manifest=dataclasses.replace(tiny.manifest, statistics=None))
+    with pytest.raises(BundleError, match="no BatchNorm layer, so there is no fingerprint"):
+        FingerprintModel(without)

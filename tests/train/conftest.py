@@ -13,7 +13,7 @@ pytest.importorskip("onnxscript", reason="tracing needs the cloud extra")
 
 @pytest.fixture(scope="session")
 def network() -> Callable[[str], Any]:
-    """`traced.network`: small_cnn, group_norm, resnet20, resnet18, mobilenet_v2 or vit_tiny, each traced once."""
+    """`traced.network`, by the names of its cases, from small_cnn to vit_tiny; each is traced once."""
     from traced import network
 
     return network

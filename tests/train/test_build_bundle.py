@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -17,7 +18,7 @@ from traced import random_frames, square
 
 from littoral.bundle import Bundle, SigningKey
 from littoral.core.affine import affine_names
-from littoral.core.drift import distance, from_moments
+from littoral.core.recall import fingerprint_distance, fingerprint_layer, fingerprint_of_moments
 from littoral.errors import BundleError
 from littoral.models.factory import load_model
 from littoral.models.frames import normalise
@@ -84,6 +85,7 @@ def test_every_file_is_there_and_the_bundle_verifies(built):
         "segment-0.onnx",
         "segment-1.onnx",
         "statistics.onnx",
+        "fingerprint.onnx",
         "weights.safetensors",
         "probe.safetensors",
         "cloud/student.safetensors",
@@ -95,7 +97,10 @@ def test_every_file_is_there_and_the_bundle_verifies(built):
     assert [s.input for s in built.manifest.segments] == ["frames", built.manifest.segments[0].output]
     assert set(built.weights) == {name for s in built.manifest.segments for name in s.tensors}
     assert all(value.dtype == np.float32 for value in built.weights.values())
-    assert set(built.manifest.statistics.tensors) <= set(built.weights)
+    spec = built.manifest.statistics
+    assert (spec.file, spec.fingerprint_file) == ("statistics.onnx", "fingerprint.onnx")
+    assert set(spec.tensors) <= set(built.weights)
+    assert {"stem.norm.weight", "stem.norm.running_var"} <= set(spec.fingerprint_tensors) <= set(built.weights)
 
 
 def test_probe_holds_the_students_own_answers_and_is_balanced_by_class(built):
@@ -139,20 +144,50 @@ def test_source_metrics_are_over_the_source_frames(built):
     assert 0 < metrics["mean_entropy_nats"] <= np.log(10)
 
 
-def test_drift_threshold_lies_between_source_batches_and_other_frames(built):
-    spec = built.manifest.statistics
+def fingerprints_of(bundle):
+    """What the bundle's fingerprint graph says of frames, on the bundle's own weights."""
+    spec, layer = bundle.manifest.statistics, fingerprint_layer(bundle.manifest.norm_layers)
     options = ort.SessionOptions()
-    values = [ort.OrtValue.ortvalue_from_numpy(built.weights[name]) for name in spec.tensors]
-    options.add_external_initializers(list(spec.tensors), values)
-    session = ort.InferenceSession(built.read(spec.file), options, providers=["CPUExecutionProvider"])
-    layers = built.manifest.norm_layers
+    values = [ort.OrtValue.ortvalue_from_numpy(bundle.weights[name]) for name in spec.fingerprint_tensors]
+    options.add_external_initializers(list(spec.fingerprint_tensors), values)
+    session = ort.InferenceSession(bundle.read(spec.fingerprint_file), options, providers=["CPUExecutionProvider"])
+    return lambda frames: fingerprint_of_moments(measure(session, frames), layer)
 
-    def away(frames):
-        moments = measure(session, frames, built.weights, alpha=1.0)
-        return distance(from_moments(moments, layers), built.weights, layers)
 
-    assert 0 < away(FRAMES[40:80]) < 2 * spec.drift_threshold
-    assert away(255 - FRAMES[40:80]) > 6 * spec.drift_threshold
+def test_drift_threshold_lies_between_two_source_batches_and_a_source_batch_and_other_frames(built):
+    spec, layer = built.manifest.statistics, fingerprint_layer(built.manifest.norm_layers)
+    seen = fingerprints_of(built)
+
+    def apart(one, other):
+        return fingerprint_distance(seen(one), seen(other), eps=layer.eps)
+
+    assert 0 < apart(FRAMES[:40], FRAMES[40:80]) < 2 * spec.drift_threshold
+    assert apart(FRAMES[:40], 255 - FRAMES[40:80]) > 6 * spec.drift_threshold
+
+
+def test_drift_threshold_does_not_depend_on_the_layers_running_statistics(tmp_path, quick_trace):
+    """Those of a training with augmentation do not fit the frames; the old threshold grew with that, and hid shifts."""
+    told = {}
+    for name, off in (("fits", 0.0), ("does-not", 3.0)):
+        module = copy.deepcopy(source().module)
+        with torch.no_grad():
+            norm = module.blocks[0].norm
+            norm.running_mean += off * norm.running_var.sqrt()
+        bundle = make(tmp_path / name, student=TorchSource(module, FACTORY, source().kwargs))
+        assert fingerprint_layer(bundle.manifest.norm_layers).name == "blocks.0.norm"
+        told[name] = bundle.manifest.statistics.drift_threshold
+    assert told["does-not"] == told["fits"] > 0
+
+
+@pytest.mark.parametrize("count", [2, 32], ids=["two-frames", "as-many-as-a-batch"])
+def test_few_source_frames_still_give_a_threshold_that_two_batches_of_them_keep(tmp_path, quick_trace, count):
+    """Batches drawn without replacement would hold the same frames, and all that a device sees would be drift."""
+    some = {"source_frames": FRAMES[:count], "source_labels": LABELS[:count]}
+    bundle = make(tmp_path / "b", options=BuildOptions(drift_batches=8), **some)
+    spec, layer, seen = bundle.manifest.statistics, bundle.manifest.norm_layers[1], fingerprints_of(bundle)
+    rng = np.random.default_rng(9)
+    one, other = (seen(FRAMES[rng.integers(0, count, size=spec.drift_batch)]) for _ in range(2))
+    assert 1e-5 < fingerprint_distance(one, other, eps=layer.eps) < 2.5 * spec.drift_threshold
 
 
 def test_same_seed_same_bytes_other_seed_other_probe(built, tmp_path):
@@ -177,10 +212,10 @@ def test_the_tar_is_the_devices_part_and_takes_a_signature(built, tmp_path):
     assert device.digest == built.digest
     with pytest.raises(BundleError):
         Bundle.open(tmp_path / "device", require_cloud=True)
-    copy = Bundle.open(shutil.copytree(built.path, tmp_path / "copy"))
+    copied = Bundle.open(shutil.copytree(built.path, tmp_path / "copy"))
     key = SigningKey(bytes(range(32)))
-    copy.pack()
-    copy.sign(key)
+    copied.pack()
+    copied.sign(key)
     with tarfile.open(tmp_path / "copy.tar") as tar:
         tar.extractall(tmp_path / "signed", filter="data")
     assert Bundle.open(tmp_path / "signed", trust=key.public).digest == built.digest
@@ -202,6 +237,7 @@ def test_a_network_without_batch_norm_two_frames_no_labels(tmp_path):
         progress=lines.append,
     )
     assert bundle.manifest.statistics is None
+    assert not {"statistics.onnx", "fingerprint.onnx"} & set(bundle.manifest.files)
     assert bundle.manifest.probe.num_frames == len(bundle.probe[0]) == 2
     assert set(bundle.manifest.source_metrics) == {"mean_entropy_nats", "num_frames"}
     assert any("tracing" in line for line in lines)

@@ -1,4 +1,4 @@
-"""The statistics graph measures what torch's own BatchNorm layers see.
+"""The statistics and the fingerprint graph measure what torch's own BatchNorm layers see.
 
 Errors are relative to the largest magnitude of a layer's values; the reference is in float64.
 """
@@ -14,10 +14,11 @@ from torch import nn
 from traced import random_frames
 
 from littoral.core.drift import batch_norm_layers, from_moments
+from littoral.core.recall import fingerprint_layer, fingerprint_of_moments
 from littoral.models.frames import normalise
 from littoral.train.export import external_names
 from littoral.train.run import measure, open_session
-from littoral.train.statistics import statistics_graph
+from littoral.train.statistics import fingerprint_graph, statistics_graph
 
 NAMES = ["small_cnn", "resnet20", "mobilenet_v2"]
 
@@ -127,3 +128,88 @@ def test_interface_and_size(network):
 def test_a_network_without_batch_norm_has_no_statistics_graph(network, name):
     exported = network(name).exported
     assert statistics_graph(exported.graph, exported.norm_layers) is None
+
+
+# The fingerprint.
+
+PRINTED = ["small_cnn", "one_norm", "resnet20", "resnet18", "mobilenet_v2"]
+
+
+def fingerprint_of(net):
+    """The layer, and what the graph on these weights says of frames: its moments."""
+    layer = fingerprint_layer(net.exported.norm_layers)
+    graph = fingerprint_graph(net.exported.graph, layer)
+
+    def moments(frames, tensors=net.exported.tensors):
+        return measure(open_session(graph, tensors), frames)
+
+    return layer, graph, moments
+
+
+def moved(net, layers):
+    """The network's tensors with values and statistics of these layers changed."""
+    rng = np.random.default_rng(0)
+    tensors = dict(net.exported.tensors)
+    for name in (n for b in layers for n in (b.gamma, b.beta, b.mean, b.var)):
+        value = tensors[name]
+        tensors[name] = (value * rng.uniform(1.2, 2, value.shape) + 0.1).astype(np.float32)
+    return tensors
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_the_fingerprint_is_what_the_layer_sees_in_eval_mode(network, name):
+    net = network(name)
+    layer, _, moments = fingerprint_of(net)
+    seen = []
+    model = copy.deepcopy(net.model).double().eval()
+    model.get_submodule(layer.name).register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
+    for batch in (1, 8):
+        frames = random_frames(net.spec, batch, seed=5)
+        with torch.no_grad():
+            model(normalise(torch.from_numpy(frames), net.spec).double())
+        x = seen.pop()
+        found = moments(frames)
+        assert set(found) == {f"{layer.name}.batch_mean", f"{layer.name}.batch_mean_square"}
+        assert close(found[f"{layer.name}.batch_mean"], x.mean((0, 2, 3)).numpy())
+        assert close(found[f"{layer.name}.batch_mean_square"], (x * x).mean((0, 2, 3)).numpy())
+        values = fingerprint_of_moments(found, layer)
+        assert close(values[layer.num_channels :], x.var((0, 2, 3), correction=0).numpy())
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_the_fingerprint_graph_takes_frames_alone_and_ends_before_its_layer(network, name):
+    net = network(name)
+    layer, graph, _ = fingerprint_of(net)
+    assert [i.name for i in graph.graph.input] == ["frames"]
+    assert [o.name for o in graph.graph.output] == [f"{layer.name}.batch_mean", f"{layer.name}.batch_mean_square"]
+    batch = batch_norm_layers(net.exported.norm_layers)
+    before, needed = batch[: batch.index(layer)], set(external_names(graph))
+    own = {layer.gamma, layer.beta, layer.mean, layer.var}
+    later = {n for b in batch[len(before) + 1 :] for n in (b.gamma, b.beta, b.mean, b.var)}
+    assert not needed & (own | later)
+    assert needed <= set(net.exported.tensors)
+    assert len(needed) < len(net.exported.tensors) / 2
+    if name in ("resnet20", "mobilenet_v2"):  # no side branch
+        assert {n for b in before for n in (b.gamma, b.beta, b.mean, b.var)} <= needed
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_adapted_values_and_statistics_do_not_reach_the_fingerprint(network, name):
+    """They are inputs of the statistics graph and none of this one, which keeps the source's: two controls."""
+    net = network(name)
+    layer, _, moments = fingerprint_of(net)
+    frames, mean = random_frames(net.spec, 8, seed=6), f"{layer.name}.batch_mean"
+    batch = batch_norm_layers(net.exported.norm_layers)
+    before, rest = batch[: batch.index(layer)], batch[batch.index(layer) :]
+    expected, statistics = moments(frames), session_of(net)
+    assert all((moments(frames, moved(net, rest))[n] == value).all() for n, value in expected.items())
+    served = measure(statistics, frames, moved(net, batch), 0.5)
+    assert all((moments(frames)[n] == value).all() for n, value in expected.items()), "also after a swap was measured"
+    if before:
+        assert not close(served[mean], measure(statistics, frames, net.exported.tensors, 0.5)[mean])
+        assert not close(moments(frames, moved(net, before))[mean], expected[mean]), "another source"
+
+
+@pytest.mark.parametrize("name", ["group_norm", "vit_tiny"])
+def test_a_network_without_batch_norm_has_no_fingerprint_layer(network, name):
+    assert fingerprint_layer(network(name).exported.norm_layers) is None

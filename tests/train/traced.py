@@ -34,6 +34,19 @@ def torch_logits(model: torch.nn.Module, spec: InputSpec, frames: np.ndarray) ->
         return model.eval()(normalise(torch.from_numpy(frames), spec)).numpy()
 
 
+class OneNorm(torch.nn.Module):
+    """A network with a single BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = torch.nn.Conv2d(1, 6, 3, stride=2), torch.nn.BatchNorm2d(6)
+        self.second, self.head = torch.nn.Conv2d(6, 12, 3, stride=2), torch.nn.Linear(12, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.second(self.norm(self.first(x)).relu()).relu()
+        return self.head(y.mean((2, 3)))
+
+
 @dataclass(frozen=True)
 class Network:
     model: torch.nn.Module
@@ -43,6 +56,7 @@ class Network:
 
 _CASES: dict[str, tuple[Callable[[], torch.nn.Module], InputSpec, tuple[str, ...]]] = {
     "small_cnn": (lambda: zoo.small_cnn(width=4, depth=1), square(16, 1), ()),
+    "one_norm": (OneNorm, square(16, 1), ()),
     "group_norm": (lambda: zoo.small_cnn(width=4, depth=2, norm="group"), square(16, 1), ()),
     "resnet20": (lambda: zoo.resnet20(), square(32, 3), ("layer1", "layer2")),
     "resnet18": (lambda: zoo.resnet18(num_classes=10), square(64, 3), ()),

@@ -307,7 +307,8 @@ def _calibrate(
     session = open_session(fingerprints, exported.tensors)
     seen = []
     for _ in range(options.drift_batches + 1):
-        picked = rng.permutation(len(frames))[: options.drift_batch]
+        # With replacement: else two batches of few frames would share some or all, and lie too close together.
+        picked = rng.integers(0, len(frames), size=options.drift_batch)
         seen.append(fingerprint_of_moments(measure(session, frames[picked]), layer))
     away = [fingerprint_distance(a, b, eps=layer.eps) for a, b in pairwise(seen)]
     return StatisticsSpec(

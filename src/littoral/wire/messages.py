@@ -151,7 +151,7 @@ class Version:
 class Scene:
     """Durable. The device's world changed: from here on its samples are of ``scene``, which counts from 1.
 
-    ``fingerprint`` is what the first BatchNorm layer sees (`littoral.core.recall.encode_fingerprint`), ``version`` the
+    ``fingerprint`` is what the fingerprint's layer sees (`littoral.core.recall.encode_fingerprint`), ``version`` the
     affine version in service, a remembered one if the device has been in such a world before.
     """
 
