@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from test_build_bundle import FRAMES, SPEC, make, source
+from torch import nn
 
 from littoral.bundle import Bundle
 from littoral.cloud.adapt import Worker
@@ -19,13 +22,25 @@ from littoral.train.rehearse import mixed, rehearse
 OPTIONS = {"num_segments": 1, "probe_frames": 24, "replay_frames": 40, "drift_batches": 2}
 
 
+def guide_module() -> nn.Module:
+    """The student with other affine values, so that there is something that affine values can learn from it."""
+    module = copy.deepcopy(source().module)
+    rng = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for layer in module.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.weight.add_(0.03 * torch.randn(layer.weight.shape, generator=rng).sign())
+                layer.bias.add_(0.03 * torch.randn(layer.bias.shape, generator=rng).sign())
+    return module
+
+
 def rehearsed(steps: int, seed: int = 0) -> dict[str, np.ndarray]:
     student = source().module
     learner = prepare(student, "batch")
     names = [name for name, p in learner.named_parameters() if p.requires_grad]
     return rehearse(
         student=student,
-        teacher=source(width=6).module,
+        teacher=guide_module(),
         spec=SPEC,
         frames=FRAMES,
         names=names,
@@ -37,7 +52,7 @@ def rehearsed(steps: int, seed: int = 0) -> dict[str, np.ndarray]:
 
 def divergence(values: dict[str, np.ndarray]) -> float:
     """Of student from teacher in nats, on altered frames of another seed, both by batch statistics."""
-    learner, guide = prepare(source().module, "batch"), prepare(source(width=6).module, "batch")
+    learner, guide = prepare(source().module, "batch"), prepare(guide_module(), "batch")
     with torch.no_grad():
         for name, parameter in learner.named_parameters():
             if name in values:
@@ -51,7 +66,7 @@ def divergence(values: dict[str, np.ndarray]) -> float:
 
 
 def test_the_student_comes_nearer_to_the_teacher_on_altered_frames() -> None:
-    assert divergence(rehearsed(40)) < 0.8 * divergence({})
+    assert divergence(rehearsed(40)) < 0.5 * divergence({})
 
 
 def test_the_same_seed_gives_the_same_values_and_another_one_others() -> None:
