@@ -65,6 +65,7 @@ def make_bundle(folder: Path, *, name: str = "attacked") -> Bundle:
         student=model,
         teacher=model,
         replay_file="weights.safetensors",
+        rehearsed_file=None,
         files={"weights.safetensors": hashlib.sha256(data).hexdigest()},
     )
     folder.mkdir(parents=True, exist_ok=True)

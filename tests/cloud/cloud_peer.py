@@ -92,6 +92,7 @@ def write_bundle(folder: Path, *, name: str = "hand-written") -> Path:
         student=model,
         teacher=model,
         replay_file="weights.safetensors",
+        rehearsed_file=None,
         files={path: hashlib.sha256(data).hexdigest() for path, data in files.items()},
     )
     (folder / "cloud").mkdir(parents=True)

@@ -173,7 +173,10 @@ def test_the_fingerprint_is_what_the_layer_sees_in_eval_mode(network, name):
         assert close(found[f"{layer.name}.batch_mean"], x.mean((0, 2, 3)).numpy())
         assert close(found[f"{layer.name}.batch_mean_square"], (x * x).mean((0, 2, 3)).numpy())
         values = fingerprint_of_moments(found, layer)
-        assert close(values[layer.num_channels :], x.var((0, 2, 3), correction=0).numpy())
+        mean, var = np.split(values, 2)
+        assert len(var) == min(layer.num_channels, 64)
+        assert close(mean, x.mean((0, 2, 3)).numpy()[:64])
+        assert close(var, x.var((0, 2, 3), correction=0).numpy()[:64])
 
 
 @pytest.mark.parametrize("name", PRINTED)
