@@ -22,10 +22,9 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     adapt = tables.add_parser("adapt", help="our adaptation and others' on CIFAR-10 under corruption; resumable")
     adapt.add_argument("--quick", action="store_true", help="three shifts of 300 frames, one seed: a few minutes")
     adapt.add_argument("--data", type=Path, help="the folder with cifar10/ and weights/ (default: LITTORAL_DATA)")
-    adapt.add_argument("--work", type=Path, default=Path("build/bench-adapt"), help="where finished rows are kept")
-    adapt.add_argument(
-        "--only", action="append", default=[], metavar="METHOD/STREAM", help="only these rows; may be repeated, globs"
-    )
+    adapt.add_argument("--work", type=Path, default=Path("build/bench-adapt"), help="for bundles and frames")
+    adapt.add_argument("--rows", type=Path, help="where finished rows are kept (default: WORK/rows)")
+    adapt.add_argument("--only", action="append", default=[], metavar="[TABLE/]METHOD/STREAM", help="only these; globs")
     adapt.add_argument("--jobs", type=int, help="rows at a time (default: one for each core)")
     adapt.add_argument("--budget-minutes", type=float, help="begin no row after so many minutes")
     adapt.add_argument(
@@ -61,6 +60,7 @@ def _adapt(args: argparse.Namespace) -> int:
         AdaptBench(
             data=args.data or (Path(from_environment) if from_environment else None),
             work=args.work,
+            rows=args.rows,
             quick=args.quick,
             only=tuple(args.only),
             jobs=args.jobs,

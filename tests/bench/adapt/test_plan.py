@@ -70,6 +70,7 @@ def test_rows_are_chosen_by_method_and_stream() -> None:
     assert {row.method for row in chosen(FULL, ["roid/*"])} == {"roid"}
     assert chosen(FULL, ["*/mixed"]) == [row for row in FULL if row.stream == "mixed"]
     assert chosen(FULL, []) == FULL
+    assert {(row.table, row.method) for row in chosen(FULL, ["wide/roid/*"])} == {("wide", "roid")}
 
 
 def test_the_quick_plan_is_small() -> None:

@@ -108,8 +108,13 @@ _QUICK = {
 
 
 def chosen(rows: Iterable[Row], globs: Sequence[str]) -> list[Row]:
-    """The rows whose ``method/stream`` matches one of the globs; all when there are none."""
-    return [row for row in rows if not globs or any(fnmatch.fnmatch(f"{row.method}/{row.stream}", g) for g in globs)]
+    """The rows whose ``method/stream`` or ``table/method/stream`` matches one of the globs; all when there are none."""
+
+    def matches(row: Row, glob: str) -> bool:
+        short = f"{row.method}/{row.stream}"
+        return fnmatch.fnmatch(short if glob.count("/") < 2 else f"{row.table}/{short}", glob)
+
+    return [row for row in rows if not globs or any(matches(row, glob) for glob in globs)]
 
 
 def _row(table: Table, method: str, stream: Stream, teacher: str, seed: int, frames: int, **options: Any) -> Row:

@@ -51,6 +51,8 @@ class RunOptions:
 
     data: Path
     work: Path
+    rows: Path | None = None
+    """Where finished rows are kept; None is ``rows`` in the work folder."""
     jobs: int = 1
     budget_minutes: float | None = None
     """After so many minutes no row is begun; those that run are finished."""
@@ -168,7 +170,7 @@ def _work(pipe: Connection, options: RunOptions, stamp: dict[str, Any]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     module, function = options.make.split(":")
     make: MakeRow = getattr(__import__(module, fromlist=[function]), function)
-    store = RowStore(options.work / "rows")
+    store = RowStore(options.rows or options.work / "rows")
     while True:
         try:
             row, made_by = pipe.recv()

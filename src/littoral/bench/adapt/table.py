@@ -35,6 +35,8 @@ class AdaptBench:
 
     data: Path | None
     work: Path
+    rows: Path | None = None
+    """Where finished rows are kept; None is ``rows`` in the work folder."""
     quick: bool = False
     only: tuple[str, ...] = ()
     jobs: int | None = None
@@ -53,7 +55,7 @@ def bench_adapt(asked: AdaptBench) -> dict[str, Any]:
     """
     planned = quick_plan() if asked.quick else full_plan()
     rows = [row for row in chosen(planned, asked.only) if is_there(row)]
-    store = RowStore(asked.work / "rows")
+    store = RowStore(asked.rows or asked.work / "rows")
     store.tidy()
     done, left = split_done(rows, store)
     if asked.list_only:
@@ -63,7 +65,9 @@ def bench_adapt(asked: AdaptBench) -> dict[str, Any]:
         jobs = asked.jobs or len(os.sched_getaffinity(0))
         with ProgressView(len(left), quiet=asked.quiet) as view:
             view.say(f"{len(done)} rows are there, {len(left)} to make, {jobs} at a time")
-            options = RunOptions(data=data, work=asked.work, jobs=jobs, budget_minutes=asked.budget_minutes)
+            options = RunOptions(
+                data=data, work=asked.work, rows=store.folder, jobs=jobs, budget_minutes=asked.budget_minutes
+            )
             done.update(make_rows(left, options, view.tell))
     all_done, _ = split_done([row for row in planned if is_there(row)], store)
     document = document_of(planned, all_done, quick=asked.quick)
