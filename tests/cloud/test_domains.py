@@ -47,8 +47,24 @@ def test_a_sample_is_of_the_domain_of_its_scene_and_of_0_before_the_first(store:
     assert found.domain == 1
     [first, second] = Ledger(store, "default").domains()
     assert (first.num_scenes, second.num_scenes, first.founder) == (2, 1, device.id)
-    centre = decode_fingerprint(fingerprint(4, jitter=0.05), LAYER)
-    np.testing.assert_allclose(first.centre, centre, rtol=2e-3)
+
+
+def test_a_centre_lies_between_its_devices_and_nobody_draws_it_away_by_coming_often(
+    store: Store, device: EnrolledDevice
+) -> None:
+    def centre() -> float:
+        return float(Ledger(store, "default").domains()[0].centre[0])
+
+    record(store, device, 1, scene(1, 4))
+    record(store, enrolled(store, 2), 1, scene(1, 4, jitter=0.1))
+    between = float(decode_fingerprint(fingerprint(4, jitter=0.05), LAYER)[0])
+    assert centre() == pytest.approx(between, rel=2e-3)
+    before = centre()
+    record(store, device, 2, *(scene(number, 4, jitter=0.2) for number in range(2, 20)))
+    assert centre() == before
+    assert Ledger(store, "default").domains()[0].num_scenes == 20
+    record(store, enrolled(store, 3), 1, scene(1, 4, jitter=0.2))
+    assert centre() != before, "a device that was not there before does move it"
 
 
 def test_devices_share_domains_and_domains_stay_within_a_cohort(store: Store, device: EnrolledDevice) -> None:

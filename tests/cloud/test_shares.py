@@ -15,8 +15,8 @@ from littoral.cloud.shares import Take, Waiting, by_turns, loudest, newest_by_tu
 DEVICES = st.lists(st.sampled_from("abcd"), max_size=60)
 
 
-def waits(domain: int, num_samples: int, oldest: int) -> Waiting:
-    return Waiting(domain=domain, num_samples=num_samples, oldest=oldest)
+def waits(domain: int, num_samples: int, oldest: int, last_job: int = 0) -> Waiting:
+    return Waiting(domain=domain, num_samples=num_samples, oldest=oldest, last_job=last_job)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,7 @@ def waits(domain: int, num_samples: int, oldest: int) -> Waiting:
         pytest.param([waits(1, 3, 1), waits(2, 3, 4)], None, id="a-batch-is-of-one-domain"),
         pytest.param([waits(1, 3, 1), waits(2, 4, 4)], Take(domain=2, num_samples=4), id="whoever-has-a-batch"),
         pytest.param([waits(1, 9, 5), waits(2, 4, 2)], Take(domain=2, num_samples=4), id="the-oldest-first"),
+        pytest.param([waits(1, 900, 1, 8), waits(2, 4, 700, 7)], Take(domain=2, num_samples=4), id="a-flood-waits"),
         pytest.param([waits(1, 7, 5)], Take(domain=1, num_samples=4), id="whole-batches-only"),
     ],
 )

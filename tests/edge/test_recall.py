@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from attacks.target import STRANGER, Target, make_bundle, make_envelope, make_ve
 from littoral.bundle import Bundle
 from littoral.core.recall import encode_fingerprint
 from littoral.core.scenes import RecallConfig
+from littoral.edge.scenes import Scenes
 from littoral.edge.update_steps import UpdaterConfig
 
 DAY, NIGHT, FOG = 1, 5, 9
@@ -79,6 +81,36 @@ def test_recall_works_offline_right_after_a_restart(target: Target) -> None:
     assert serves(target, 1)
     target.start()
     assert serves(target, 1)
+
+
+class Watcher:
+    """What `Scenes` needs of an updater; counts how often it was told that the world moved."""
+
+    remembered = ()
+    state = SimpleNamespace(disk=SimpleNamespace(installed=5))
+
+    def __init__(self) -> None:
+        self.moves = 0
+
+    def moved(self) -> None:
+        self.moves += 1
+
+
+@pytest.mark.parametrize(("drifted", "moves"), [(False, 0), (True, 1)], ids=["restart", "drift"])
+def test_the_first_scene_after_a_restart_leaves_the_watch_of_a_version_alone(
+    target: Target, drifted: bool, moves: int
+) -> None:
+    scenes, watcher = Scenes(target.bundle, RecallConfig(), outbox=None), Watcher()
+    target.start()
+    scenes._tracker = target.tracker
+
+    def look(where: float, *, drifted: bool) -> bool:
+        return scenes.look(world(where), drifted=drifted, updater=watcher, tell=print, uplink=False)  # type: ignore[arg-type]
+
+    assert look(DAY, drifted=drifted)
+    assert watcher.moves == moves
+    assert look(NIGHT, drifted=True)
+    assert watcher.moves == moves + 1
 
 
 def test_with_recall_off_every_version_is_installed_and_nothing_is_recalled(bundle: Bundle, tmp_path: Path) -> None:

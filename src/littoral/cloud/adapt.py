@@ -129,6 +129,7 @@ class Worker:
 
     def source_logits(self, frames: Frame, affine: Tensors) -> FloatArray:
         """Logits ``(N, K)`` of the student with these affine values under the *source's* statistics."""
+        learn(self.student, False)
         _put(self.student, self._source["student"])
         _put(self.student, {name: torch.from_numpy(np.array(value)) for name, value in affine.items()})
         with torch.no_grad():
@@ -297,6 +298,7 @@ class Worker:
 
     def _restore(self, state: bytes) -> dict[str, torch.optim.Optimizer]:
         for role, model in self._models():
+            learn(model, False)  # a step that failed half-way leaves batch statistics on
             _put(model, self._start[role])
         optimisers = self._optimisers()
         if not state:

@@ -231,7 +231,7 @@ class Cohort:
             result = self._executor.adapt(job).result()
         except CancelledError:
             return None
-        except (LittoralError, ValueError, ArithmeticError) as error:
+        except (LittoralError, ValueError, ArithmeticError, RuntimeError) as error:  # torch raises the last
             # The same job would fail the same way again: it is recorded as held, and the next samples get their turn.
             log.error("cohort %s: adaptation failed: %s", self._ledger.cohort, error)
             return _held(f"adaptation failed: {error}", AdaptResult(state=b"", payload=b"", report={}), {})

@@ -101,6 +101,13 @@ def read_domains(rows: Iterable[sqlite3.Row]) -> list[DomainEntry]:
     ]
 
 
+def _was_in(db: sqlite3.Connection, cohort: str, device_id: str, domain: int) -> bool:
+    found = db.execute(
+        "SELECT 1 FROM scenes WHERE cohort = ? AND device_id = ? AND domain = ? LIMIT 1", (cohort, device_id, domain)
+    )
+    return found.fetchone() is not None
+
+
 def assign_domain(db: sqlite3.Connection, rule: DomainRule, *, cohort: str, device_id: str, fingerprint: bytes) -> int:
     """The domain of a new scene, inside the writer's transaction.
 
@@ -108,23 +115,29 @@ def assign_domain(db: sqlite3.Connection, rule: DomainRule, *, cohort: str, devi
         ValueError: the fingerprint is not one of this bundle's.
     """
     values = decode_fingerprint(fingerprint, rule.layer)
-    rows = db.execute("SELECT * FROM domains WHERE cohort = ? ORDER BY number", (cohort,)).fetchall()
-    everything = read_domains(rows)
-    known = {entry.number: entry for entry in everything if entry.known}
+    rows = db.execute("SELECT * FROM domains WHERE cohort = ? AND known = 1 ORDER BY number", (cohort,)).fetchall()
+    known = {entry.number: entry for entry in read_domains(rows)}
     index = DomainIndex(
         eps=rule.layer.eps,
         radius=rule.radius,
         capacity=rule.config.max_domains,
         domains=[Domain(number=e.number, centre=e.centre, num_scenes=e.num_scenes) for e in known.values()],
     )
-    new = index.find(values) is None
+    found = index.find(values)
+    new = found is None
+    if found is not None and _was_in(db, cohort, device_id, found.number):
+        # The centre is of devices, not of visits: whoever comes often must not draw it away from the others.
+        values = found.centre
     if new:
         own = [domain for domain in index.domains if known[domain.number].founder == device_id]
         if len(own) >= rule.config.max_founded:
             index.domains.remove(min(own, key=lambda domain: (domain.num_scenes, domain.number)))
     domain = index.assign(values)
     if new:  # a number is never used twice, whatever the index gave up
-        domain.number = (everything[-1].number if everything else NO_DOMAIN) + 1
+        last = db.execute(
+            "SELECT coalesce(max(number), ?) FROM domains WHERE cohort = ?", (NO_DOMAIN, cohort)
+        ).fetchone()
+        domain.number = int(last[0]) + 1
     db.execute(
         "INSERT INTO domains (cohort, number, centre, num_scenes, founder) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT (cohort, number) DO UPDATE SET centre = excluded.centre, num_scenes = excluded.num_scenes",

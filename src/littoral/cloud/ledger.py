@@ -119,15 +119,19 @@ class Ledger:
             "SELECT id FROM jobs WHERE cohort = ? AND head_version = ? AND status = 'open'", self.cohort, version
         )
         waiting = self.store.read(
-            "SELECT domain, count(*), min(id) FROM samples WHERE cohort = ? AND job IS NULL AND withdrawn = 0"
-            " GROUP BY domain ORDER BY domain",
+            "SELECT s.domain, count(*), min(s.id),"
+            " (SELECT coalesce(max(j.id), 0) FROM jobs j WHERE j.cohort = ?1 AND j.domain = s.domain)"
+            " FROM samples s WHERE s.cohort = ?1 AND s.job IS NULL AND s.withdrawn = 0"
+            " GROUP BY s.domain ORDER BY s.domain",
             self.cohort,
         )
         return Head(
             version=version,
             shipped={int(row[0]): int(row[1]) for row in shipped},
             open_job=int(job[0]["id"]) if job else None,
-            waiting=tuple(Waiting(domain=row[0], num_samples=row[1], oldest=row[2]) for row in waiting),
+            waiting=tuple(
+                Waiting(domain=row[0], num_samples=row[1], oldest=row[2], last_job=row[3]) for row in waiting
+            ),
         )
 
     def waiting(self, domain: int, *, per_device: int) -> list[tuple[int, str]]:

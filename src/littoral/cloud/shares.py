@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
-    """What waits in a domain: how many samples that no job has taken, and the id of the oldest."""
+    """What waits in a domain: how many samples that no job has taken, the id of the oldest, and of its last job."""
 
     domain: int
     num_samples: int
     oldest: int
+    last_job: int = 0
+    """0 where there was none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,10 @@ class Take:
 
 
 def plan(waiting: Sequence[Waiting], config: AdaptConfig) -> Take | None:
-    """Of the domains with a whole batch, the one whose oldest sample is the oldest; None when none has.
+    """Of the domains with a whole batch, the one that was not worked for longest; None when none has.
+
+    So a domain into which one device pours thousands of samples waits its turn like the others. Of domains that were
+    never worked, the one whose oldest sample is the oldest.
 
     A cloud that has fallen behind takes up to ``max_batches_per_job`` whole batches at once. It learns from the newest;
     the others only enter replay, since the devices that sent them may be in another world by now.
@@ -41,7 +46,7 @@ def plan(waiting: Sequence[Waiting], config: AdaptConfig) -> Take | None:
     ready = [domain for domain in waiting if domain.num_samples >= config.batch_size]
     if not ready:
         return None
-    first = min(ready, key=lambda domain: domain.oldest)
+    first = min(ready, key=lambda domain: (domain.last_job, domain.oldest))
     batches = min(first.num_samples // config.batch_size, config.max_batches_per_job)
     return Take(domain=first.domain, num_samples=batches * config.batch_size)
 

@@ -27,8 +27,9 @@ class RecallConfig:
 
     scene_factor: float = 2.5
     """A scene is opened without an alarm when the fingerprint is further than this from where the scene began."""
-    recall_factor: float = 2.0
-    """A remembered version is recalled when its domain's fingerprint is nearer than this."""
+    recall_factor: float = 2.5
+    """A remembered version is recalled when its domain's fingerprint is nearer than this: as near as makes a scene of
+    the domain in the cloud, so that no scene is of a domain whose version the device has and does not recall."""
     fit_factor: float = 3.0
     """A version from the cloud is put into service when its domain's fingerprint is nearer than this to the scene's;
     larger than ``recall_factor``, because a domain's centre moves as other devices add scenes to it."""

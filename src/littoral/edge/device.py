@@ -274,7 +274,7 @@ class Device:
         )
 
     def _not_finite(self, model: Model, logits: FloatArray) -> ModelOutputError:
-        self._maintenance.not_finite()
+        self._maintenance.not_finite(model.version)
         bad: Sequence[int] = np.flatnonzero(~np.isfinite(logits)).tolist()
         what = "the bundle's own weights are at fault: build it again" if model.version == 0 else "it is being reverted"
         return ModelOutputError(

@@ -158,9 +158,9 @@ class Maintenance:
         self._tasks.put(lambda: self._put_chosen(kept, frame_id, label, entropy_nats, version))
         return True
 
-    def not_finite(self) -> None:
-        """An answer was not finite: let the updater judge the version in service."""
-        self._tasks.put(lambda: self._observe(math.nan))
+    def not_finite(self, version: int) -> None:
+        """An answer of ``version`` was not finite: let the updater judge it, if it still serves by then."""
+        self._tasks.put(lambda: self._observe(math.nan) if self.model.version == version else None)
 
     # -- life ----------------------------------------------------------------------------------------------------------
 

@@ -69,9 +69,11 @@ class Scenes:
             self._owed = True
             return False
         self._owed = False
+        first = tracker.reference is None
         number = tracker.open(fingerprint, after=last)
         if updater is not None:
-            updater.moved()
+            if drifted or not first:  # a restart is no move: a version's watch goes on with the baseline that it had
+                updater.moved()
             recall_for(tracker, updater, tell)
         version = SOURCE if updater is None else updater.state.disk.installed
         log.info("scene %d, version %d", number, version)

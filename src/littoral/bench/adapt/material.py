@@ -143,7 +143,11 @@ class Material:
         digest = hashlib.sha256(fingerprint(["littoral.train.build", "littoral.models.zoo"]).encode())
         for name in (STUDENT, teacher):
             digest.update((self.data / WEIGHTS[name]).read_bytes())
-        digest.update(json.dumps([FACTORY[STUDENT], FACTORY[teacher], KWARGS, SOURCE_FRAMES, repr(INPUT)]).encode())
+        digest.update(
+            json.dumps(
+                [FACTORY[STUDENT], FACTORY[teacher], KWARGS, SOURCE_FRAMES, REHEARSAL_STEPS, repr(INPUT)]
+            ).encode()
+        )
         return digest.hexdigest()[:12]
 
     def setup(self, row: Row) -> Setup:

@@ -14,7 +14,12 @@ _OURS = "littoral.bench.adapt.product"
 _BASELINES = "littoral.bench.baselines"
 _SPECIAL = {"push_loss": "littoral.bench.adapt.special", "push_size": "littoral.bench.adapt.special"}
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {PRODUCT: {}, UNGUARDED: {"guarded": False}, DEVICE: {"cloud": "none"}}
-PLAYER = ("littoral.bench.adapt.play", "littoral.bench.adapt.material", "littoral.bench.adapt.orders")
+PLAYER = (
+    "littoral.bench.adapt.play",
+    "littoral.bench.adapt.material",
+    "littoral.bench.adapt.orders",
+    "littoral.models.zoo",  # reached by the factory's name
+)
 
 
 class UnknownMethod(ValueError):

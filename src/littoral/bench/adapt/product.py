@@ -139,12 +139,16 @@ class Product:
         return CloudEnd(
             self._bundle,
             self._folder / f"cloud-{number}",
-            config=dataclasses.replace(self.options.adapt, seed=setup.seed),
+            config=dataclasses.replace(self.options.adapt, seed=setup.seed, **self._of_many_worlds()),
             domains=self._domains(),
             seed=setup.seed,
             guarded=self.options.guarded,
             torch_device=setup.torch_device.type,
         )
+
+    def _of_many_worlds(self) -> dict[str, Any]:
+        """Shared: new and replayed frames are of different worlds, so each part has its own batch statistics."""
+        return {"one_domain": False} if self.options.cloud == "shared" else {}
 
     def _domains(self) -> DomainConfig:
         """As asked for; shared: one domain for all scenes."""
