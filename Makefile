@@ -39,7 +39,7 @@ demo: $(STAMP)
 	@$(BIN)/littoral demo $(ARGS)
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(STAMP)
 	@failed=0; \

@@ -29,7 +29,7 @@ from littoral.cloud.admin import new_token
 from littoral.models.zoo import resnet20
 
 FRAMES = 300
-SEND_ALL = ("--entropy-max", "1", "--entropy-min", "0", "--diversity-margin", "2")
+SEND_ALL = ("--published", "--entropy-max", "1", "--entropy-min", "0", "--diversity-margin", "2")
 
 
 def build(folder: Path, frames: np.ndarray) -> Path:
