@@ -50,7 +50,7 @@ def play(budget: ByteBudget, scores: np.ndarray, num_bytes: int = 600) -> np.nda
     st.floats(0, 20_000),
     st.integers(0, 50),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_no_schedule_spends_more_than_the_bucket_in_any_stretch(
     events: list[tuple[str, float, int]], per_frame: float, burst: float, reserve: float, scene_frames: int
 ) -> None:
