@@ -136,7 +136,7 @@ def test_a_step_beyond_the_envelope_is_named_with_its_bound(tiny: Bundle, worker
 
 
 def test_outputs_that_are_not_finite_are_held(tiny: Bundle, worker: Worker) -> None:
-    huge = payload(tiny, lambda name, value: np.full_like(value, 1e32))
+    huge = payload(tiny, lambda name, value: np.full_like(value, 5e31))
     with np.errstate(over="ignore"):
         bundle = wide(tiny)
         bounds = dict.fromkeys(tiny.source_affine, 1e33)

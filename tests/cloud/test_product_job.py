@@ -13,7 +13,7 @@ from safetensors.numpy import load
 from littoral.bundle import Bundle
 from littoral.cloud.adapt import MIRROR_AGREEMENT, Worker
 from littoral.cloud.jobs import AdaptConfig, AdaptJob
-from littoral.cloud.teacher import shifted, spread
+from littoral.cloud.teacher import divergence_from_teacher, fitted_temperature, shifted, spread
 
 CONFIG = AdaptConfig(batch_size=16, inner_steps=2, settled_nats=0.0)
 
@@ -111,7 +111,9 @@ def collapsed_state(worker: Worker, task: AdaptJob) -> bytes:
 
 @pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "unguarded"])
 def test_a_teacher_that_gives_one_answer_to_everything_starts_anew(tiny: Bundle, guarded: bool) -> None:
-    config = dataclasses.replace(CONFIG, teacher_lr=0.0, teacher_recall=0.0, teacher_min_spread=0.5 if guarded else 0.0)
+    config = dataclasses.replace(
+        CONFIG, teacher_lr=1e-12, teacher_recall=0.0, teacher_min_spread=0.5 if guarded else 0.0
+    )
     worker = Worker(tiny, config)
     task = job(tiny)
     fresh = worker.adapt(task)
@@ -130,3 +132,19 @@ def test_a_teacher_that_gives_one_answer_to_everything_starts_anew(tiny: Bundle,
 def test_the_spread_of_answers_is_the_entropy_of_their_labels() -> None:
     assert spread(np.eye(4, dtype=np.float32)) == pytest.approx(np.log(4))
     assert spread(np.ones((8, 4), np.float32)) == 0.0
+
+
+# Confidence.
+
+
+def test_a_students_temperature_is_fitted_and_its_confidence_costs_nothing() -> None:
+    """Logits four times as large say the same more surely: at the fitted temperature they diverge no more."""
+    logits = torch.from_numpy(np.random.default_rng(0).normal(0, 2, (64, 10)).astype(np.float32))
+    assert fitted_temperature(logits, logits) == 1.0
+    assert fitted_temperature(4 * logits, logits) == 4.0
+    assert fitted_temperature(logits / 2, logits) == 0.5
+    assert (
+        divergence_from_teacher(4 * logits / 4.0, logits).mean()
+        < 1e-6
+        < divergence_from_teacher(4 * logits, logits).mean()
+    )

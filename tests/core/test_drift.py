@@ -214,8 +214,8 @@ def test_drift_is_told_by_the_fingerprint_alone_whatever_was_measured() -> None:
 
 
 def test_a_shift_is_found_by_two_neighbours_and_not_by_how_far_the_world_has_gone() -> None:
-    """Steps of 0.3 are 1.8 thresholds apart, steps of 0.4 are 3.2: between them lies the factor of 2.5."""
-    for width, found in ((0.3, 0), (0.4, 4)):
+    """Steps of 0.4 are 3.2 thresholds apart, steps of 0.5 are 5.0: between them lies the factor of 3.5."""
+    for width, found in ((0.4, 0), (0.5, 4)):
         estimate, rng = fresh(), np.random.default_rng(0)
         for i in range(5):
             step(estimate, activations(rng, width * i))
@@ -252,12 +252,13 @@ def test_weights_that_cannot_be_are_refused(source: float, most: float) -> None:
 # The fingerprint that is shown, and frames of a memory in place of the newest.
 
 
-def test_the_fingerprint_is_of_the_frames_since_the_drift_alone_and_is_shown_before_the_measure_at_it() -> None:
+def test_the_fingerprint_is_of_the_frames_since_the_drift_alone_and_is_shown_with_the_next_batch() -> None:
     estimate, rng = fresh(), np.random.default_rng(0)
     story: list[tuple[str, float]] = []
 
-    def look(values: FloatArray, drifted: bool) -> None:
+    def look(values: FloatArray, drifted: bool) -> bool:
         story.append(("drift" if drifted else "look", float(values[:CHANNELS].mean())))
+        return False
 
     def measure(x_NC: FloatArray) -> Measure:
         def measured(statistics: Tensors, alpha: float) -> Tensors:
@@ -271,12 +272,38 @@ def test_the_fingerprint_is_of_the_frames_since_the_drift_alone_and_is_shown_bef
         estimate.update(measure(x), BATCH, seen=print_of(x), look=look)
     assert [what for what, _ in story] == [
         *("measure", "look", "measure", "look"),
-        *("drift", "measure", "measure", "look"),
+        *("measure", "drift", "measure"),
     ]
     shown = [value for what, value in story if what != "measure"]
-    assert shown == pytest.approx([0.0, 0.0, 3.0, 3.0], abs=0.02), "no share of the source or of the old world"
+    assert shown == pytest.approx([0.0, 0.0, 3.0], abs=0.02), "no share of the source or of the old world"
     assert estimate.fingerprint is not None
     assert estimate.values["a.running_mean"].mean() < 2.95, "the estimate has one"
+
+
+def test_a_batch_of_two_worlds_opens_none_of_its_own() -> None:
+    estimate, rng = fresh(), np.random.default_rng(0)
+    told: list[tuple[float, bool]] = []
+
+    def look(values: FloatArray, drifted: bool) -> bool:
+        told.append((round(float(values[:CHANNELS].mean()), 1), drifted))
+        return False
+
+    for shift in (0.0, 0.0, 1.5, 3.0, 3.0, 3.0):  # the third holds frames of both
+        x = activations(rng, shift)
+        estimate.update(always(x), BATCH, seen=print_of(x), look=look)
+    assert estimate.resets == 2
+    assert told == [(0.0, False), (0.0, False), (3.0, True), (3.0, False)]
+
+
+@pytest.mark.parametrize("recalls", [True, False])
+def test_the_estimate_starts_afresh_with_recalled_values(recalls: bool) -> None:
+    """What was measured under other affine values is no statistic of these."""
+    estimate, rng = fresh(), np.random.default_rng(0)
+    for shift in (0.0, 3.0, 3.0):
+        x = activations(rng, shift)
+        estimate.update(always(x), BATCH, seen=print_of(x), look=lambda values, drifted: drifted and recalls)
+    source = StatisticsConfig().source_frames
+    assert estimate.weight_frames == source + (1 if recalls else 2) * BATCH
 
 
 def test_a_network_without_batch_norm_shows_no_fingerprint() -> None:

@@ -18,7 +18,15 @@ from torch import Tensor, nn
 
 from littoral.bundle import Bundle, TorchModel
 from littoral.cloud.jobs import AdaptConfig, AdaptJob, AdaptResult
-from littoral.cloud.teacher import divergence_from_teacher, entropy, shifted, spread, student_loss, teacher_loss
+from littoral.cloud.teacher import (
+    divergence_from_teacher,
+    entropy,
+    fitted_temperature,
+    shifted,
+    spread,
+    student_loss,
+    teacher_loss,
+)
 from littoral.core.affine import affine_names, clip_to_envelope, diff, encode_delta
 from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.errors import BundleError, ModelOutputError
@@ -60,7 +68,7 @@ class Worker:
         """Whether a frame and its mirror image mean the same here; the teacher says so of the bundle's probe frames."""
 
     def adapt(self, job: AdaptJob) -> AdaptResult:
-        """One job: a teacher step on the new frames, then student steps on new and replayed ones.
+        """One job: a step of a teacher that learns on the new frames, then student steps on new and replayed ones.
 
         Raises:
             ModelOutputError: a loss or a value became infinite or NaN; nothing of it is kept.
@@ -69,9 +77,11 @@ class Worker:
         torch.manual_seed(job.seed)
         optimisers = self._restore(job.state)
         new, replay = self._input(job.new_frames), self._input(job.replay_frames)
-        teacher_logits = self._teacher_step(new, optimisers["teacher"])
+        learns = self.config.teacher_lr > 0
+        if learns:
+            self._teacher_step(new, optimisers["teacher"])
         targets = self._targets(new, replay)
-        restarted = self._collapsed(new, targets[: len(new)])
+        restarted = learns and self._collapsed(new, targets[: len(new)])
         if restarted:
             _put(self.teacher, self._source["teacher"])
             optimisers["teacher"] = self._optimisers()["teacher"]
@@ -94,7 +104,7 @@ class Worker:
             "student_loss": loss,
             "divergence_nats": divergence,
             "student_steps": float(steps),
-            "teacher_entropy_nats": float(entropy(teacher_logits).mean()),
+            "teacher_entropy_nats": float(entropy(targets[: len(new)]).mean()),
             "teacher_restarted": float(restarted),
             "new_frames": float(len(new)),
             "replay_frames": float(len(replay)),
@@ -138,7 +148,7 @@ class Worker:
 
     # -- the two steps -------------------------------------------------------------------------------------------------
 
-    def _teacher_step(self, new: Tensor, optimiser: torch.optim.Optimizer) -> Tensor:
+    def _teacher_step(self, new: Tensor, optimiser: torch.optim.Optimizer) -> None:
         learn(self.teacher, True)
         logits = self._forward(self.teacher, new)
         optimiser.zero_grad()
@@ -149,7 +159,6 @@ class Worker:
             with torch.no_grad():
                 for name, tensor in adaptive_state(self.teacher):
                     tensor.lerp_(self._source["teacher"][name], self.config.teacher_recall)
-        return logits.detach()
 
     def _targets(self, new: Tensor, replay: Tensor) -> Tensor:
         """The teacher's logits, after its step: they serve all student steps of the job.
@@ -197,10 +206,12 @@ class Worker:
     def _student_step(
         self, new: Tensor, replay: Tensor, targets: Tensor, optimiser: torch.optim.Optimizer
     ) -> tuple[float, float]:
-        """One step; the loss and the divergence from the teacher (nats) before it."""
+        """One step; the loss and the divergence from the teacher (nats) before it, both at the step's temperature."""
         config = self.config
         learn(self.student, True)
         logits = self._by_parts(self.student, new, replay)
+        temperature = fitted_temperature(logits.detach(), targets) if config.fitted_temperature else 1.0
+        logits = logits / temperature
         loss = student_loss(
             logits,
             targets,

@@ -36,7 +36,7 @@ class DomainConfig:
 
     domain_factor: float = 2.5
     """Two scenes closer than so many ``drift_threshold`` of the bundle are of one domain; infinite: one for all."""
-    start: Literal["source", "nearest"] = "source"
+    start: Literal["source", "nearest"] = "nearest"
     """What a domain's first job starts from: the source, or the newest version of the nearest domain that has one."""
     replay: Literal["all", "own"] = "own"
     """Whether replayed frames are drawn from all domains or from the job's own."""

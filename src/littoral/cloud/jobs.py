@@ -18,12 +18,12 @@ class AdaptConfig:
     """New samples per job."""
     max_batches_per_job: int = 8
     """A cloud that has fallen behind takes so many batches at once, and learns from the newest."""
-    replay_ratio: int = 3
-    """Replayed samples per new one."""
+    replay_ratio: int = 1
+    """Replayed samples per new one; 3 as published."""
     replay_after: int = 1
     """Samples that must be in the replay buffer before it is used; 256 as published."""
     replay_capacity: int = 10_000
-    inner_steps: int = 10
+    inner_steps: int = 8
     """The most student steps per job; the published system takes one."""
     one_domain: bool = True
     """Replayed frames are of the new ones' domain and share their batch statistics; else each part has its own."""
@@ -35,15 +35,21 @@ class AdaptConfig:
     """A job ends early once the student's mean divergence from the teacher is below this; 0 takes every step."""
     optimiser: Literal["sgd", "adam"] = "adam"
     student_lr: float = 0.002
-    teacher_lr: float = 0.00025
-    """Of the teacher's SGD with momentum 0.9."""
+    teacher_lr: float = 0.0
+    """Of the teacher's SGD with momentum 0.9; 0.00025 as published. At 0 its affine values stay the source's: it
+    follows the world by the statistics of each batch alone, which gains as much here and cannot collapse."""
     teacher_recall: float = 0.01
-    """The share by which each job draws the teacher back to its source (1 % a step in ROID); 0 as published."""
+    """The share by which each job draws a teacher that learns back to its source (1 % a step in ROID); 0 as
+    published."""
     teacher_min_spread: float = 0.5
-    """A teacher whose answers spread over the classes less than this share of its source's starts anew; 0 never."""
+    """A teacher that learns, and whose answers spread over the classes less than this share of its source's, starts
+    anew; 0 never."""
     entropy_weight: float = 0.0
     distillation_weight: float = 3.0
     label_weight: float = 1.0
+    fitted_temperature: bool = True
+    """Hold the student's answers against the teacher's at the temperature at which they differ least, so that few steps
+    go into how sure the student is and more into what it says."""
     mean_one_weights: bool = True
     """Divide the certainty weights by their mean, so that one learning rate serves 10 classes and 1000."""
     normalisation: Normalisation = "batch"
@@ -64,17 +70,20 @@ class AdaptConfig:
         """The authors' shipped configuration (dossier of CEMA, 1.1 to 1.5), but for source-initialised statistics."""
         return cls(
             max_batches_per_job=1,
+            replay_ratio=3,
             replay_after=256,
             inner_steps=1,
             one_domain=False,
             minibatch_size=None,
             augment=False,
+            teacher_lr=0.00025,
             teacher_recall=0.0,
             teacher_min_spread=0.0,
             settled_nats=0.0,
             optimiser="sgd",
             student_lr=0.0025,
             entropy_weight=3.0,
+            fitted_temperature=False,
             mean_one_weights=False,
             normalisation="renorm",
         )

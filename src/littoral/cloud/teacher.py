@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 
 ENTROPY_MAX_FRACTION = 0.4
+_TEMPERATURES = tuple(math.exp2(n / 2) for n in range(-4, 9))
+"""1/4 to 16, half an octave apart."""
 
 
 def entropy(logits_BK: torch.Tensor) -> torch.Tensor:
@@ -68,6 +70,15 @@ def divergence_from_teacher(student_BK: torch.Tensor, teacher_BK: torch.Tensor) 
     """KL divergence of the student's answer from the teacher's in nats, ``(B,)``, at temperature 1."""
     student_log, teacher_log = student_BK.log_softmax(1), teacher_BK.log_softmax(1)
     return F.kl_div(student_log, teacher_log, reduction="none", log_target=True).sum(1)
+
+
+def fitted_temperature(student_BK: torch.Tensor, teacher_BK: torch.Tensor) -> float:
+    """The temperature, of a few, at which the student's answers diverge least from the teacher's.
+
+    Args:
+        student_BK, teacher_BK: Logits without gradient.
+    """
+    return min(_TEMPERATURES, key=lambda t: float(divergence_from_teacher(student_BK / t, teacher_BK).mean()))
 
 
 def student_loss(

@@ -22,10 +22,10 @@ from littoral.core.arrays import FloatArray, Tensors
 
 NormKind = Literal["batch", "group", "layer"]
 
-DELTA_MAGIC = b"LAD1"
+DELTA_MAGIC = b"LAD2"
 _HEADER = struct.Struct("<4sII")  # magic, number of tensors, crc32 of all that follows
-_LEVELS = 127  # int8, symmetric
-_MAX_STEP = 1e30  # so that 127 steps are still a float32
+_LEVELS = 63  # 7 bits, symmetric
+_MAX_STEP = 1e30  # so that 63 steps are still a float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,10 +109,10 @@ def _of(tensors: Tensors, name: str, like: Tensors) -> FloatArray:
 
 
 def encode_delta(delta: Tensors, layers: Sequence[NormLayer]) -> bytes:
-    """Code a delta with one signed byte per value and one float32 step per tensor.
+    """Code a delta with 7 bits per value and one float32 step per tensor.
 
     The length depends on the layers alone (`delta_bytes`), so a receiver knows it before it reads. The error of a value
-    is at most half a step, and a step is the tensor's largest magnitude / 127.
+    is at most half a step, and a step is the tensor's largest magnitude / 63.
 
     Raises:
         ValueError: a tensor is missing, of another size, or not finite.
@@ -128,21 +128,44 @@ def encode_delta(delta: Tensors, layers: Sequence[NormLayer]) -> bytes:
             step = np.float32(np.abs(values).max(initial=0.0) / _LEVELS)
             symbols = np.rint(values / step) if step > 0 else np.zeros_like(values)
             body += struct.pack("<f", step)
-            body += np.clip(symbols, -_LEVELS, _LEVELS).astype(np.int8).tobytes()
+            body += _pack(np.clip(symbols, -_LEVELS, _LEVELS))
     return _HEADER.pack(DELTA_MAGIC, 2 * len(layers), zlib.crc32(body)) + bytes(body)
 
 
 def delta_bytes(layers: Sequence[NormLayer]) -> int:
     """The exact length in bytes of any coded delta for these layers."""
-    return _HEADER.size + sum(2 * (4 + layer.num_channels) for layer in layers)
+    return _HEADER.size + sum(2 * (4 + _packed_bytes(layer.num_channels)) for layer in layers)
+
+
+def _packed_bytes(count: int) -> int:
+    return (7 * count + 7) // 8
+
+
+def _pack(symbols: FloatArray) -> bytes:
+    """Whole numbers within 63 of 0 as 7 bits each, the highest first; the last byte is filled with zeros."""
+    bits = np.unpackbits((symbols + _LEVELS).astype(np.uint8)[:, None], axis=1)
+    return np.packbits(bits[:, 1:]).tobytes()
+
+
+def _unpack(data: bytes, count: int) -> FloatArray:
+    """The inverse of `_pack`.
+
+    Raises:
+        ValueError: a number that no coder writes, or a last byte that is not filled with zeros.
+    """
+    bits = np.unpackbits(np.frombuffer(data, np.uint8))
+    symbols = np.packbits(np.pad(bits[: 7 * count].reshape(count, 7), ((0, 0), (1, 0))), axis=1)[:, 0]
+    if bits[7 * count :].any() or (symbols > 2 * _LEVELS).any():
+        raise ValueError("the coded delta holds a value that no coder writes")
+    return symbols.astype(np.float32) - _LEVELS
 
 
 def decode_delta(data: bytes, layers: Sequence[NormLayer]) -> dict[str, FloatArray]:
     """The inverse of `encode_delta`.
 
     Raises:
-        ValueError: wrong length, magic, count or checksum, or a step that is negative or not finite. Nothing is decoded
-            from damaged bytes.
+        ValueError: wrong length, magic, count or checksum, a step that is negative or not finite, or a value that no
+            coder writes. Nothing is decoded from damaged bytes.
     """
     expected = delta_bytes(layers)
     if len(data) != expected:
@@ -159,9 +182,9 @@ def decode_delta(data: bytes, layers: Sequence[NormLayer]) -> dict[str, FloatArr
             (step,) = struct.unpack_from("<f", data, at)
             if not 0 <= step <= _MAX_STEP:
                 raise ValueError(f"the step of {name!r} is {step}; it must be within 0 and {_MAX_STEP:g}")
-            symbols = np.frombuffer(data, dtype=np.int8, count=layer.num_channels, offset=at + 4)
-            out[name] = symbols.astype(np.float32) * np.float32(step)
-            at += 4 + layer.num_channels
+            end = at + 4 + _packed_bytes(layer.num_channels)
+            out[name] = _unpack(data[at + 4 : end], layer.num_channels) * np.float32(step)
+            at = end
     return out
 
 

@@ -32,12 +32,12 @@ class StatisticsConfig:
     """The weight of the source's statistics at the start, and after a reset."""
     max_frames: float = 256.0
     """The most that what was seen before may weigh against a new batch."""
-    drift_factor: float = 2.5
+    drift_factor: float = 3.5
     """Two batches in a row whose fingerprints are further apart than ``drift_factor * drift_threshold`` of the bundle
     are drift."""
-    balanced: bool = False
-    """Measure frames of a memory balanced by predicted class in place of the newest; for streams whose classes come in
-    long runs."""
+    balanced: bool = True
+    """Where the newest frames are of far fewer classes than those of this world so far, measure frames of a memory that
+    is balanced by predicted class in their place: a stream may show one class for minutes."""
     memory_frames: int = 64
     """The size of that memory; at least one measured batch."""
 
@@ -78,8 +78,9 @@ def blend(a: Tensors, b: Tensors, alpha: float, layers: Sequence[NormLayer]) -> 
 
 Measure = Callable[[Tensors, float], Tensors]
 """Statistics to normalise with and the batch's own weight among them (alpha), to the batch's moments."""
-Look = Callable[[FloatArray, bool], None]
-"""Told the fingerprint of the world as it is now, and whether it has just drifted."""
+Look = Callable[[FloatArray, bool], bool]
+"""Told the fingerprint of the world as it is now, and whether this is another world than before; says whether other
+affine values serve now."""
 
 
 @dataclass
@@ -97,6 +98,9 @@ class StatisticsEstimate:
         self.values: dict[str, FloatArray] = {name: self.source[name] for name in names}
         self.weight_frames = self.config.source_frames
         self._last_seen: FloatArray | None = None
+        self._unsettled = False
+        self.afresh = False
+        """The batch at hand is the first of another world."""
         self._layer = fingerprint_layer(self.layers)
         self._fingerprint: FloatArray | None = None
         self._fingerprint_frames = 0.0
@@ -118,12 +122,16 @@ class StatisticsEstimate:
         A batch's fingerprint is held against that of the batch before it, not against the running one: right after a
         shift that one still holds a share of the old world, and would call every new batch another shift.
 
+        The batch in which a world changes may hold frames of both. The estimate starts afresh with it; what the new
+        world is, is said with the next one, when that one is like it or has started afresh in its turn.
+
         Args:
             measure: Called once.
             num_frames: In the batch.
             seen: The batch's fingerprint; None for a device that does not look for drift.
-            look: Called with the world's fingerprint: at a drift before the batch is measured, so that values recalled
-                for the new world are the ones that it is measured with; otherwise after it.
+            look: Called with the world's fingerprint, but not with the one batch in which drift was found. Of a new
+                world it is told before the batch is measured, so that values recalled for it are the ones that it is
+                measured with, and the estimate starts afresh with those; otherwise after it.
         Returns:
             True when drift was found.
         Raises:
@@ -132,17 +140,24 @@ class StatisticsEstimate:
         if seen is not None and not np.isfinite(seen).all():
             raise ValueError(f"the fingerprint of the last {num_frames} frames is not finite; the batch is not used")
         drifted = seen is not None and self._last_seen is not None and self._away(seen, self._last_seen)
+        settles = self._unsettled and not drifted
+        recalled = False
+        if seen is not None:
+            self._take(seen, num_frames, afresh=drifted)
+        self.afresh = drifted
+        if settles and look is not None and self._fingerprint is not None:
+            self._unsettled = False
+            recalled = look(self._fingerprint, True)
         values, weight = self.values, self.weight_frames
-        if drifted:
-            self._look(look, seen, num_frames, drifted=True)
+        if drifted or recalled:
             values, weight = {name: self.source[name] for name in values}, self.config.source_frames
         alpha = num_frames / (num_frames + weight)
         batch = from_moments(_finite(measure(values, alpha), num_frames), self.layers)
-        if not drifted:
-            self._look(look, seen, num_frames, drifted=False)
+        if not drifted and not settles and look is not None and self._fingerprint is not None:
+            look(self._fingerprint, False)
         self.values = blend(values, batch, alpha, self.layers)
         self.weight_frames = min(weight + num_frames, self.config.max_frames)
-        self._last_seen = seen
+        self._last_seen, self._unsettled = seen, drifted
         self.resets += drifted
         return drifted
 
@@ -150,19 +165,14 @@ class StatisticsEstimate:
         assert self._layer is not None
         return fingerprint_distance(a, b, eps=self._layer.eps) > self.config.drift_factor * self.drift_threshold
 
-    def _look(self, look: Look | None, seen: FloatArray | None, num_frames: int, *, drifted: bool) -> None:
-        """Take a batch's fingerprint into the world's, and show it."""
-        if seen is None:
-            return
-        before = self._fingerprint
-        if before is None or drifted:
+    def _take(self, seen: FloatArray, num_frames: int, *, afresh: bool) -> None:
+        """Take a batch's fingerprint into the world's."""
+        if self._fingerprint is None or afresh:
             self._fingerprint, self._fingerprint_frames = seen, float(num_frames)
-        else:
-            share = np.float32(num_frames / (num_frames + self._fingerprint_frames))
-            self._fingerprint = mix_fingerprints(before, seen, share)
-            self._fingerprint_frames = min(self._fingerprint_frames + num_frames, self.config.max_frames)
-        if look is not None:
-            look(self._fingerprint, drifted)
+            return
+        share = np.float32(num_frames / (num_frames + self._fingerprint_frames))
+        self._fingerprint = mix_fingerprints(self._fingerprint, seen, share)
+        self._fingerprint_frames = min(self._fingerprint_frames + num_frames, self.config.max_frames)
 
 
 def _finite(moments: Tensors, num_frames: int) -> Tensors:

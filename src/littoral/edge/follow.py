@@ -14,6 +14,9 @@ from littoral.edge.session import FingerprintModel, StatisticsModel
 if TYPE_CHECKING:
     from littoral.edge.device import DeviceConfig
 
+FEW_CLASSES = 0.7
+"""A batch with less than this share of the classes that it could have does not stand for its world."""
+
 
 class Follower:
     """For the background thread of a device whose bundle has statistics.
@@ -55,22 +58,25 @@ class Follower:
         Args:
             labels: What was answered for each of them.
         """
-        memory = self._memory
         seen = self._fingerprints.fingerprint(batch_BHWC)
 
-        def look_first(fingerprint: FloatArray, drifted: bool) -> None:
-            if drifted and memory is not None:
-                memory.clear()
-            look(fingerprint, drifted)
-
         def measure(statistics: Tensors, alpha: float) -> Tensors:
-            if memory is None:
-                return self._measure(batch_BHWC, statistics, alpha)
-            for frame, label in zip(batch_BHWC, labels, strict=True):
-                memory.add(frame, label)
-            return self._measure(memory.draw(len(batch_BHWC)), statistics, alpha)
+            frames = self._representative(batch_BHWC, labels, afresh=self._estimate.afresh)
+            return self._measure(frames, statistics, alpha)
 
-        self._estimate.update(measure, len(batch_BHWC), seen=seen, look=look_first)
+        self._estimate.update(measure, len(batch_BHWC), seen=seen, look=look)
+
+    def _representative(self, batch_BHWC: Frame, labels: list[int], *, afresh: bool) -> Frame:
+        """The batch itself, or as many frames of all classes that this world has shown where the batch has few."""
+        memory = self._memory
+        if memory is None:
+            return batch_BHWC
+        if afresh:
+            memory.clear()
+        for frame, label in zip(batch_BHWC, labels, strict=True):
+            memory.add(frame, label)
+        shown = min(len(memory.counts()), len(batch_BHWC))
+        return memory.draw(len(batch_BHWC)) if len(set(labels)) < FEW_CLASSES * shown else batch_BHWC
 
     def _measure(self, frames_BHWC: Frame, statistics: Tensors, alpha: float) -> Tensors:
         self.measured_frames += len(frames_BHWC)

@@ -271,7 +271,8 @@ class Maintenance:
         finally:
             self._measuring = False
 
-    def _look(self, fingerprint: FloatArray, drifted: bool) -> None:
+    def _look(self, fingerprint: FloatArray, drifted: bool) -> bool:
+        served = self._affine
         opened = self.scenes.look(
             fingerprint, drifted=drifted, updater=self.updater, tell=self._put_receipt, uplink=self.uplink
         )
@@ -279,6 +280,7 @@ class Maintenance:
             if self.chooser is not None:
                 self.chooser.enter(self.scenes.number)
             self._wake()
+        return self._affine is not served
 
     # -- models --------------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,8 @@ RECURRING = ("gaussian_noise", "defocus_blur", "contrast", "jpeg_compression")
 """The worlds that come back; also the four domains of the fleet."""
 QUICK_CORRUPTIONS = ("gaussian_noise", "contrast", "pixelate")
 FLEET_DEVICES = 8
+EXTRAS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+"""The corruptions that the product was tuned on, and the only ones; its pieces are taken out one by one on these."""
 HOSTILE_DEVICE = FLEET_DEVICES - 1
 
 PRODUCT, UNGUARDED, DEVICE, SOURCE = "product", "product_unguarded", "device_statistics", "source"
@@ -62,6 +64,26 @@ STREAMS = (
 )
 GUARD_STREAMS = ("mixed", "correlated", "continual_b1", "continual_delay200", "continual_loss5", "hostile")
 """Those of the promise "on no stream more than a point below the unadapted model"."""
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "domains_from_source": {"domains": {"start": "source"}},
+    "one_domain_for_all": {"cloud": "shared"},
+    "confidence_as_it_is": {"adapt": {"fitted_temperature": False}},
+    "teacher_learns_guarded": {"adapt": {"teacher_lr": 0.00025}},
+    "teacher_learns_unguarded": {"adapt": {"teacher_lr": 0.00025, "teacher_recall": 0.0, "teacher_min_spread": 0.0}},
+    "weights_as_published": {"adapt": {"mean_one_weights": False}},
+    "no_replay": {"adapt": {"replay_ratio": 0}},
+    "replay_of_all_domains": {"domains": {"replay": "all"}, "adapt": {"one_domain": False}},
+    "no_augmentation": {"adapt": {"augment": False}},
+    "published_thresholds": {"device": {"selection": {"published": True}}},
+    "no_novelty": {"device": {"selection": {"novelty_exponent": 0.0, "duplicate_distance": 0.0}}},
+    "any_frame_within_budget": {"device": {"selection": {"novelty_exponent": 0.0, "entropy_exponent": 0.0}}},
+    "statistics_without_source": {"device": {"statistics": {"source_frames": 0.001}}},
+    "statistics_never_afresh": {"device": {"statistics": {"drift_factor": 1e9}}},
+    "statistics_of_the_source": {"device": {"adapt_statistics": False}},
+    "lossy_frames": {"device": {"uplink_coding": "webp-75"}},
+}
+"""What the product is without one of its pieces, as options of its row."""
 FLEET_MODES = ("cohort", "shared", "isolated")
 
 
@@ -76,6 +98,7 @@ def full_plan(seeds: Sequence[int] = SEEDS) -> list[Row]:
         *_special(),
         *_headline(seeds[1:], ROBUST, ("continual", "per_shift")),
         *_wide(seeds[:1], ALL_METHODS, ROBUST),
+        *_ablations(seeds[:1]),
         *_headline(seeds, PLAIN, ("continual", "per_shift")),
         *_wide(seeds[1:], (PRODUCT, *PARITY), ROBUST),
         *_fleet(seeds[1:]),
@@ -206,6 +229,24 @@ def _fleet(seeds: Sequence[int]) -> list[Row]:
         ]
         rows += [_fleet_row("fleet", "cohort", seed, WIDE_FRAMES, method=method) for method in (DEVICE, SOURCE)]
     return rows
+
+
+def _ablations(seeds: Sequence[int]) -> list[Row]:
+    def rows(stream: Stream, pieces: dict[str, dict[str, Any]], frames: int = WIDE_FRAMES) -> list[Row]:
+        return [
+            _row("ablation", PRODUCT, dataclasses.replace(stream, name=name), ROBUST, seed, frames, **options)
+            for seed in seeds
+            for name, options in pieces.items()
+        ]
+
+    plain = Stream(name="", corruptions=EXTRAS)
+    unbalanced = {"device": {"statistics": {"balanced": False}}}
+    unrecalled = {"device": {"recall": {"recall_factor": 1e-9}}}
+    return [
+        *rows(plain, ABLATIONS),
+        *rows(dataclasses.replace(plain, order="correlated"), {"correlated_whole": {}, "unbalanced": unbalanced}),
+        *rows(dataclasses.replace(plain, order="recurring"), {"recurring_whole": {}, "no_recall": unrecalled}),
+    ]
 
 
 def _special() -> list[Row]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Table = Literal["headline", "wide", "fleet", "special", "quick"]
+Table = Literal["headline", "wide", "fleet", "special", "ablation", "quick"]
 
 ROBUST, PLAIN = "resnet56_augmix", "resnet56"
 TEACHERS = (ROBUST, PLAIN)

@@ -88,7 +88,8 @@ def make_rows(rows: Sequence[Row], options: RunOptions, tell: Tell = lambda even
         return made
     stamp = {"commit": commit(), "machine": machine()}
     stop_at = None if options.budget_minutes is None else time.monotonic() + 60 * options.budget_minutes
-    crew = _Crew(options, stamp, min(max(options.jobs, 1), len(todo)))
+    prints = {row.key: fingerprint_of(row) for row in rows}  # of the sources as they are now
+    crew = _Crew(options, stamp, min(max(options.jobs, 1), len(todo)), prints)
     try:
         while True:
             while todo and (stop_at is None or time.monotonic() < stop_at) and (free := crew.free()) is not None:
@@ -108,8 +109,8 @@ def make_rows(rows: Sequence[Row], options: RunOptions, tell: Tell = lambda even
 class _Crew:
     """Worker processes and what each is at."""
 
-    def __init__(self, options: RunOptions, stamp: dict[str, Any], size: int) -> None:
-        self._options, self._stamp = options, stamp
+    def __init__(self, options: RunOptions, stamp: dict[str, Any], size: int, prints: dict[str, str]) -> None:
+        self._options, self._stamp, self._prints = options, stamp, prints
         self._context = multiprocessing.get_context("spawn")
         self._workers = [self._start() for _ in range(size)]
         self._at: dict[int, Row] = {}
@@ -131,7 +132,7 @@ class _Crew:
 
     def give(self, number: int, row: Row) -> None:
         self._at[number] = row
-        self._workers[number][1].send((row, fingerprint_of(row)))
+        self._workers[number][1].send((row, self._prints[row.key]))
 
     def events(self) -> list[Event]:
         """Wait for news; a worker that died has failed its row and is replaced."""

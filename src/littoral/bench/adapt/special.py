@@ -18,7 +18,7 @@ from littoral.bench.adapt.row import Row
 from littoral.bundle import SignedVersion
 from littoral.core.affine import NormLayer, affine_names, apply_delta, decode_delta, encode_delta
 from littoral.core.arrays import FloatArray, Frame, Tensors
-from littoral.core.recall import encode_fingerprint
+from littoral.core.recall import MOST_CHANNELS, encode_fingerprint, fingerprint_layer
 from littoral.models.frames import normalise
 from littoral.models.norm import learn, prepare
 from littoral.models.zoo import resnet18
@@ -44,6 +44,12 @@ def layers_of(model: nn.Module) -> tuple[NormLayer, ...]:
     )
 
 
+def _seen_channels(layers: tuple[NormLayer, ...]) -> int:
+    layer = fingerprint_layer(layers)
+    assert layer is not None
+    return min(layer.num_channels, MOST_CHANNELS)
+
+
 def _version_bytes(layers: tuple[NormLayer, ...], seed: int) -> int:
     rng = np.random.default_rng(seed)
     sizes = {name: layer.num_channels for layer in layers for name in (layer.gamma, layer.beta)}
@@ -55,7 +61,7 @@ def _version_bytes(layers: tuple[NormLayer, ...], seed: int) -> int:
         version=1_000,
         payload=encode_delta(delta, layers),
         domain=10,
-        fingerprint=encode_fingerprint(np.zeros(2 * layers[0].num_channels, np.float32)),
+        fingerprint=encode_fingerprint(np.zeros(2 * _seen_channels(layers), np.float32)),
     )
     version = Version(manifest=signed.manifest, signature=signed.signature, payload=signed.payload)
     return len(encode_frame(to_frame(version)))
