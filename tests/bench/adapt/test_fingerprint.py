@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from littoral.bench.adapt.fingerprint import files_of, fingerprint
-from littoral.bench.adapt.methods import modules_of
+from littoral.bench.adapt.methods import modules_of, modules_without
 from littoral.bench.adapt.plan import full_plan
 
 FILES = {
@@ -55,3 +55,20 @@ def test_one_baseline_does_not_hang_on_another_nor_on_the_product() -> None:
     assert {"edge/device.py", "cloud/session.py", "cloud/cohort.py", "wire/link.py", "core/drift.py"} <= set(product)
     assert not [name for name in product if name.startswith("bench/baselines/")]
     assert not {"cloud/dashboard.py", "bench/adapt/summary.py", "bench/adapt/plan.py"} & set(product)
+
+
+def test_what_is_left_out_counts_no_more_nor_what_only_it_imports(root: Path) -> None:
+    assert files_of(["littoral.a.one", "littoral.a.two"], without=["littoral.other"], root=root) == [
+        *("a/one.py", "a/two.py", "base.py")
+    ]
+    assert files_of(["littoral.a.one"], without=["littoral.a.one"], root=root) == []
+
+
+def test_how_a_bundle_is_built_is_of_our_own_rows_only() -> None:
+    rows = {row.method: row for row in full_plan()}
+    built = {
+        name: "train/build.py" in files_of(modules_of(rows[name]), without=modules_without(rows[name])) for name in rows
+    }
+    assert {name for name, hangs_on_it in built.items() if hangs_on_it} == {
+        *("product", "product_unguarded", "device_statistics", "push_loss", "push_size")
+    }

@@ -13,8 +13,10 @@ import littoral
 PACKAGE = "littoral"
 
 
-def fingerprint(modules: Iterable[str], *, root: Path | None = None) -> str:
+def fingerprint(modules: Iterable[str], *, without: Iterable[str] = (), root: Path | None = None) -> str:
     """16 hexadecimal digits of the SHA-256 over the named modules' files and all that they import of the package.
+
+    Modules in ``without`` are left out, and with them what only they import.
 
     The package's own public face is left out: it names everything, and nobody below it needs it. A package's
     ``__init__`` counts only where something is imported from it that is not a module: a table of baselines imports
@@ -22,15 +24,16 @@ def fingerprint(modules: Iterable[str], *, root: Path | None = None) -> str:
     """
     root = root or _root()
     digest = hashlib.sha256()
-    for path in sorted(_closure(tuple(sorted(set(modules))), root)):
+    for path in sorted(_closure(tuple(sorted(set(modules))), frozenset(without), root)):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + _sha256(path))
     return digest.hexdigest()[:16]
 
 
-def files_of(modules: Iterable[str], *, root: Path | None = None) -> list[str]:
+def files_of(modules: Iterable[str], *, without: Iterable[str] = (), root: Path | None = None) -> list[str]:
     """The files behind a fingerprint, relative to the package's folder."""
     root = root or _root()
-    return sorted(str(path.relative_to(root)) for path in _closure(tuple(sorted(set(modules))), root))
+    found = _closure(tuple(sorted(set(modules))), frozenset(without), root)
+    return sorted(str(path.relative_to(root)) for path in found)
 
 
 def _root() -> Path:
@@ -41,15 +44,16 @@ def _sha256(path: Path) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()
 
 
-def _closure(modules: tuple[str, ...], root: Path) -> frozenset[Path]:
+def _closure(modules: tuple[str, ...], without: frozenset[str], root: Path) -> frozenset[Path]:
     found: set[Path] = set()
+    left_out = {_path(module, root) for module in without}
     todo = [path for module in modules if (path := _path(module, root)) is not None]
     if len(todo) != len(modules):
         missing = [module for module in modules if _path(module, root) is None]
         raise ValueError(f"no source file for the module {missing[0]!r}")
     while todo:
         path = todo.pop()
-        if path not in found:
+        if path not in found and path not in left_out:
             found.add(path)
             todo += _imports(path, root)
     return frozenset(found)

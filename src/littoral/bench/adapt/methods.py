@@ -64,6 +64,12 @@ def modules_of(row: Row) -> list[str]:
     return [_baselines()[row.method].__module__, *PLAYER]
 
 
+def modules_without(row: Row) -> list[str]:
+    """Modules that `modules_of` reach and that the numbers do not come from: how a bundle is built changes what our own
+    devices do; a baseline takes the shape of a frame and the names of layers from it."""
+    return [] if row.method in _SPECIAL or row.method in _OPTIONS else ["littoral.train.build"]
+
+
 def _baselines() -> Mapping[str, MethodFactory]:
     try:
         found: Mapping[str, MethodFactory] = importlib.import_module(_BASELINES).BASELINES

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from littoral.bench.adapt.fingerprint import fingerprint
-from littoral.bench.adapt.methods import modules_of
+from littoral.bench.adapt.methods import modules_of, modules_without
 from littoral.bench.adapt.row import Row
 from littoral.bench.adapt.store import RowStore
 from littoral.bench.document import commit, machine
@@ -62,7 +62,7 @@ class RunOptions:
 
 def fingerprint_of(row: Row) -> str:
     """Of the source files that the row's numbers come from."""
-    return fingerprint(modules_of(row))
+    return fingerprint(modules_of(row), without=modules_without(row))
 
 
 def split_done(rows: Sequence[Row], store: RowStore) -> tuple[dict[str, dict[str, Any]], list[Row]]:
