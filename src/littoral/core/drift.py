@@ -8,7 +8,8 @@ and the newest batch counts for nearly all of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,8 +34,8 @@ class StatisticsConfig:
     max_frames: float = 256.0
     """The most that what was seen before may weigh against a new batch."""
     drift_factor: float = 3.5
-    """Two batches in a row whose fingerprints are further apart than ``drift_factor * drift_threshold`` of the bundle
-    are drift."""
+    """Two batches in a row are drift when their fingerprints are further apart than so many ``drift_threshold`` of the
+    bundle, and so many times what neighbours of late were apart (the upper quartile): a world may be a mixture of several."""
     balanced: bool = True
     """Where the newest frames are of far fewer classes than those of this world so far, measure frames of a memory that
     is balanced by predicted class in their place: a stream may show one class for minutes."""
@@ -76,6 +77,9 @@ def blend(a: Tensors, b: Tensors, alpha: float, layers: Sequence[NormLayer]) -> 
     return out
 
 
+NEIGHBOURS = 16
+"""Over how many pairs of neighbouring batches the usual distance is taken."""
+
 Measure = Callable[[Tensors, float], Tensors]
 """Statistics to normalise with and the batch's own weight among them (alpha), to the batch's moments."""
 Look = Callable[[FloatArray, bool], bool]
@@ -98,6 +102,7 @@ class StatisticsEstimate:
         self.values: dict[str, FloatArray] = {name: self.source[name] for name in names}
         self.weight_frames = self.config.source_frames
         self._last_seen: FloatArray | None = None
+        self._apart: deque[float] = deque(maxlen=NEIGHBOURS)
         self._unsettled = False
         self.afresh = False
         """The batch at hand is the first of another world."""
@@ -139,7 +144,7 @@ class StatisticsEstimate:
         """
         if seen is not None and not np.isfinite(seen).all():
             raise ValueError(f"the fingerprint of the last {num_frames} frames is not finite; the batch is not used")
-        drifted = seen is not None and self._last_seen is not None and self._away(seen, self._last_seen)
+        drifted = self._drifted(seen)
         settles = self._unsettled and not drifted
         recalled = False
         if seen is not None:
@@ -161,9 +166,14 @@ class StatisticsEstimate:
         self.resets += drifted
         return drifted
 
-    def _away(self, a: FloatArray, b: FloatArray) -> bool:
+    def _drifted(self, seen: FloatArray | None) -> bool:
+        if seen is None or self._last_seen is None:
+            return False
         assert self._layer is not None
-        return fingerprint_distance(a, b, eps=self._layer.eps) > self.config.drift_factor * self.drift_threshold
+        apart = fingerprint_distance(seen, self._last_seen, eps=self._layer.eps)
+        usual = max(self.drift_threshold, _upper_quartile(self._apart))
+        self._apart.append(apart)
+        return apart > self.config.drift_factor * usual
 
     def _take(self, seen: FloatArray, num_frames: int, *, afresh: bool) -> None:
         """Take a batch's fingerprint into the world's."""
@@ -173,6 +183,11 @@ class StatisticsEstimate:
         share = np.float32(num_frames / (num_frames + self._fingerprint_frames))
         self._fingerprint = mix_fingerprints(self._fingerprint, seen, share)
         self._fingerprint_frames = min(self._fingerprint_frames + num_frames, self.config.max_frames)
+
+
+def _upper_quartile(values: Collection[float]) -> float:
+    """The value that a quarter are above; 0 of none."""
+    return sorted(values)[3 * len(values) // 4] if values else 0.0
 
 
 def _finite(moments: Tensors, num_frames: int) -> Tensors:
