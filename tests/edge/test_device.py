@@ -26,6 +26,7 @@ from littoral.core.budget import BudgetConfig
 from littoral.core.drift import StatisticsConfig
 from littoral.core.product import SAMPLE_OVERHEAD_BYTES, ProductConfig
 from littoral.core.recall import MEAN_SUFFIX, encode_fingerprint, fingerprint_layer
+from littoral.core.scenes import RecallConfig
 from littoral.core.selection import SelectionConfig, entropy, softmax
 from littoral.edge.device import Answer, Device, DeviceConfig
 from littoral.edge.outbox import Outbox
@@ -469,6 +470,26 @@ def test_a_scene_is_opened_at_the_start_and_at_a_shift_and_samples_carry_its_num
             assert message.scene in (current, 0), "0 only right after a restart"
     numbers = {message.scene for message in told if isinstance(message, Sample)}
     assert numbers == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("noticed", [True, False], ids=["shift-noticed", "not-noticed"])
+def test_entropies_of_a_changing_world_are_not_charged_to_the_version_of_the_old_one(
+    tiny: Bundle, tmp_path: Path, noticed: bool
+) -> None:
+    """Neither those of the batch with the shift in it, nor those of the next, which opens the scene."""
+    factor = StatisticsConfig().drift_factor if noticed else math.inf
+    config = replace(FOLLOWS, statistics=StatisticsConfig(drift_factor=factor), recall=RecallConfig(scene_factor=1e9))
+    frames = tiny.probe[0]
+    with linked(tiny, tmp_path, config) as (device, _):
+        charged: list[tuple[float, int]] = []
+        device._maintenance._observe = lambda nats, count=1: charged.append((nats, count))  # type: ignore[method-assign]
+        play(device, frames, 2)
+        before, changed = len(charged), [answer.entropy_nats for answer in play(device, darker(frames), 2)]
+        between = len(charged) - before
+        settled = [answer.entropy_nats for answer in play(device, darker(frames), 1)]
+    assert (before, between) == (2, 0 if noticed else 2)
+    assert charged[-1] == (pytest.approx(np.mean(settled)), 32), "and from then on they are"
+    assert noticed or charged[2][0] == pytest.approx(np.mean(changed[:32])), "the control: the old world's would pay"
 
 
 def test_a_version_or_statistics_put_into_service_are_no_shift(tiny: Bundle, tmp_path: Path) -> None:

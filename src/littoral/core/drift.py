@@ -139,7 +139,7 @@ class StatisticsEstimate:
         """
         if seen is not None and not np.isfinite(seen).all():
             raise ValueError(f"the fingerprint of the last {num_frames} frames is not finite; the batch is not used")
-        drifted = seen is not None and self._last_seen is not None and self._away(seen, self._last_seen)
+        drifted = self._drifted(seen)
         settles = self._unsettled and not drifted
         recalled = False
         if seen is not None:
@@ -161,9 +161,19 @@ class StatisticsEstimate:
         self.resets += drifted
         return drifted
 
-    def _away(self, a: FloatArray, b: FloatArray) -> bool:
+    def changing(self, seen: FloatArray | None) -> bool:
+        """Whether `update` will find drift in a batch with this fingerprint, or has found it in the batch before.
+
+        Until it has said what the new world is, frames are answered by what was meant for the old one.
+        """
+        return self._unsettled or self._drifted(seen)
+
+    def _drifted(self, seen: FloatArray | None) -> bool:
+        if seen is None or self._last_seen is None:
+            return False
         assert self._layer is not None
-        return fingerprint_distance(a, b, eps=self._layer.eps) > self.config.drift_factor * self.drift_threshold
+        apart = fingerprint_distance(seen, self._last_seen, eps=self._layer.eps)
+        return apart > self.config.drift_factor * self.drift_threshold
 
     def _take(self, seen: FloatArray, num_frames: int, *, afresh: bool) -> None:
         """Take a batch's fingerprint into the world's."""

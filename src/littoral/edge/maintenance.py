@@ -263,11 +263,16 @@ class Maintenance:
             self._put_receipt(self.updater.observe(mean_entropy, frames=num_frames))
 
     def _measure(self, batch: Frame, labels: list[int], mean_entropy: float, num_frames: int) -> None:
+        follower = self._follower
         try:
-            self._observe(mean_entropy, num_frames)
-            if self._follower is not None:
-                self._follower.follow(batch, labels, self._look)
-                self._serve(self._affine, self.model.version)
+            if follower is None:
+                self._observe(mean_entropy, num_frames)
+                return
+            seen = follower.fingerprint(batch)
+            if not follower.changing(seen):  # how unsure it is in a new world says nothing of an old world's version
+                self._observe(mean_entropy, num_frames)
+            follower.follow(batch, labels, seen, self._look)
+            self._serve(self._affine, self.model.version)
         finally:
             self._measuring = False
 
