@@ -152,7 +152,8 @@ class Cohort:
         if head.open_job is not None:
             claim = self._ledger.resume(head, now=self._clock(), lease_s=LEASE_S, take_over=self._sole_worker).result()
             return None if claim is None else self._work(claim)
-        for domain in forgotten(self._ledger):
+        interval_s = self._domains.reissue_interval_s
+        for domain in forgotten(self._ledger, now=self._clock(), interval_s=interval_s):
             if domain in head.shipped:
                 return self._reissue(head, domain)
         claim = self._claim(head)
