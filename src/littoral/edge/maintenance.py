@@ -84,6 +84,8 @@ class Maintenance:
         version, affine = 0, dict(bundle.source_affine)
         if state_dir is not None:
             self.outbox = Outbox(state_dir / "outbox.sqlite", capacity_bytes=config.outbox_capacity_bytes)
+            if self.chooser is not None:
+                self.outbox.keep_budget(self.chooser.selector.budget)
         self.scenes = Scenes(bundle, config.recall, outbox=self.outbox)
         if state_dir is not None:
             self.updater = Updater(
