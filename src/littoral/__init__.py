@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from littoral.cloud.cloud import Cloud as Cloud
     from littoral.cloud.cloud import CloudConfig as CloudConfig
     from littoral.cloud.jobs import AdaptConfig as AdaptConfig
+    from littoral.core.budget import BudgetConfig as BudgetConfig
     from littoral.core.drift import StatisticsConfig as StatisticsConfig
+    from littoral.core.product import ProductConfig as ProductConfig
+    from littoral.core.scenes import RecallConfig as RecallConfig
     from littoral.core.selection import SelectionConfig as SelectionConfig
     from littoral.edge.device import Answer as Answer
     from littoral.edge.device import Device as Device
@@ -37,6 +40,7 @@ __version__ = "0.1.0"
 _HOME = {
     "AdaptConfig": "littoral.cloud.jobs",
     "Answer": "littoral.edge.device",
+    "BudgetConfig": "littoral.core.budget",
     "BuildOptions": "littoral.train.options",
     "Bundle": "littoral.bundle",
     "BundleError": "littoral.errors",
@@ -51,6 +55,8 @@ _HOME = {
     "LinkError": "littoral.errors",
     "LittoralError": "littoral.errors",
     "ModelOutputError": "littoral.errors",
+    "ProductConfig": "littoral.core.product",
+    "RecallConfig": "littoral.core.scenes",
     "SelectionConfig": "littoral.core.selection",
     "StatisticsConfig": "littoral.core.drift",
     "TorchSource": "littoral.train.options",

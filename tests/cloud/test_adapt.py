@@ -81,6 +81,25 @@ def test_what_the_worker_did_before_leaves_no_trace(tiny: Bundle, config: AdaptC
     assert other.payload != first.payload
 
 
+def test_a_job_draws_from_a_generator_of_its_own(tiny: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever else draws in this process between its steps changes nothing, and is not changed."""
+    config = AdaptConfig(inner_steps=4, minibatch_size=8, settled_nats=0.0)
+    alone = Worker(tiny, config).adapt(job(tiny))
+    disturbed = Worker(tiny, config)
+    step = disturbed._student_step
+
+    def step_beside_another(*args: Any) -> tuple[float, float]:
+        torch.manual_seed(77)
+        return step(*args)
+
+    monkeypatch.setattr(disturbed, "_student_step", step_beside_another)
+    assert disturbed.adapt(job(tiny)).state == alone.state
+    quiet, before = Worker(tiny, config), torch.get_rng_state()
+    quiet.adapt(job(tiny))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert Worker(tiny, config).adapt(job(tiny, seed=6)).state != alone.state, "the control: it does draw"
+
+
 @CONFIGS
 def test_a_job_from_a_kept_state_equals_the_run_that_was_never_interrupted(tiny: Bundle, config: AdaptConfig) -> None:
     straight = Worker(tiny, config)

@@ -26,6 +26,7 @@ from littoral.cloud.reissue import forgotten, reissue
 from littoral.cloud.store import EnrolledDevice, Store
 
 KEY = SigningKey(b"c" * 32)
+INTERVAL_S = DomainConfig().reissue_interval_s
 
 
 class Rig:
@@ -39,6 +40,7 @@ class Rig:
         self.worker, self.gate = FakeWorker(), FakeGate()
         self.sequence: Counter[str] = Counter()
         self.scenes: Counter[str] = Counter()
+        self.now = 100.0
         self.restart()
 
     def restart(self) -> None:
@@ -54,7 +56,7 @@ class Rig:
             key=KEY,
             config=self.config,
             domains=self.domains,
-            clock=lambda: 100.0,
+            clock=lambda: self.now,
         )
 
     def enter(self, device: EnrolledDevice, world: int, *, version: int = 0, highest: int = 0) -> None:
@@ -301,12 +303,14 @@ def test_whatever_happens_nothing_is_lost_taken_twice_or_mixed(
             rig.store.revoke(device.id, reason="", now=6.0).result()
         check_record(rig)
     rig.work()
+    rig.now += INTERVAL_S
+    rig.work()
     check_record(rig)
     left = rig.ledger.head().waiting
     assert all(domain.num_samples < config.batch_size for domain in left), "everything that makes a batch was worked"
     count = "SELECT count(*) FROM samples WHERE withdrawn = 1 OR job IS NOT NULL"
     assert store.read(count)[0][0] + sum(domain.num_samples for domain in left) == sent
-    assert forgotten(rig.ledger) == []
+    assert forgotten(rig.ledger, now=rig.now, interval_s=0.0) == []
     rig.executor.close()
     store.close()
 
@@ -376,6 +380,7 @@ def test_a_reissue_of_a_reissue_points_at_what_a_job_made(day_and_night: Rig, de
     for highest, world in ((2, 1), (3, 2), (4, 1)):
         rig.enter(device, world, version=0, highest=highest)
         rig.work()
+        rig.now += INTERVAL_S
     assert [(e.version, e.domain, e.base_version) for e in rig.ledger.history()[2:]] == [
         (3, 1, 1),
         (4, 2, 2),
@@ -433,7 +438,64 @@ def test_a_device_that_claims_to_have_seen_everything_causes_one_reissue_and_no_
     rig.enter(device, 1, version=99, highest=2**63 - 1)
     assert [outcome.version for outcome in rig.work()] == [3]
     rig.store.write(lambda db: db.execute("UPDATE scenes SET highest_version = ?", (2**63 - 1,))).result()
-    assert [rig.cohort.step() is None for _ in range(3)] == [False] * 3, "the negative control: without the bound"
+    for _ in range(3):
+        rig.now += INTERVAL_S
+        assert rig.cohort.step() is not None, "the negative control: without the bound"
+
+
+def alternate(rig: Rig, device: EnrolledDevice, scenes: int = 20) -> int:
+    """A device that opens scenes in two domains by turns and claims to remember none; how many versions that cost."""
+    before = rig.ledger.head().version
+    for number in range(scenes):
+        rig.enter(device, 1 + number % 2, version=0, highest=2**63 - 1)
+        rig.work()
+    return rig.ledger.head().version - before
+
+
+def test_a_device_that_calls_for_a_reissue_with_every_scene_gets_one_for_each_interval(
+    store: Store, day_and_night: Rig, device: EnrolledDevice, opened: Bundle
+) -> None:
+    rig = day_and_night
+    assert alternate(rig, device) == 2, "each domain at once, and then no more"
+    rig.now += INTERVAL_S - 1
+    assert alternate(rig, device) == 0
+    rig.now += 1
+    assert alternate(rig, device) == 2
+    free = Rig(store, opened, domains=DomainConfig(reissue_interval_s=0.0))
+    free.scenes, free.sequence = rig.scenes, rig.sequence
+    assert alternate(free, device) == 20, "the negative control: without the limit"
+    free.executor.close()
+
+
+def test_whoever_needs_a_reissue_within_the_interval_gets_it_afterwards_also_from_a_restarted_cloud(
+    day_and_night: Rig, device: EnrolledDevice
+) -> None:
+    rig, other = day_and_night, enrolled(day_and_night.store, 2)
+    rig.enter(device, 1, version=2, highest=2)
+    assert [outcome.version for outcome in rig.work()] == [3]
+    rig.enter(other, 1, version=2, highest=3)
+    rig.restart()
+    assert rig.work() == []
+    rig.now += INTERVAL_S
+    assert [outcome.version for outcome in rig.work()] == [4]
+    assert rig.work() == []
+
+
+def test_a_version_that_a_job_made_is_issued_again_at_once(day_and_night: Rig, device: EnrolledDevice) -> None:
+    rig, other = day_and_night, enrolled(day_and_night.store, 2)
+    rig.enter(device, 1, version=2, highest=2)
+    rig.send(device)
+    assert [outcome.version for outcome in rig.work()] == [3, 4]
+    rig.enter(other, 1, version=2, highest=4)
+    assert rig.work() == [Outcome(version=5, domain=1, shipped=True, reason="re-issued for domain 1")]
+
+
+def test_a_clock_that_was_set_back_keeps_no_reissue_from_a_device(day_and_night: Rig, device: EnrolledDevice) -> None:
+    rig = day_and_night
+    rig.now += 1e6
+    assert alternate(rig, device) == 2
+    rig.now -= 1e6
+    assert alternate(rig, device) == 2
 
 
 def test_a_reissue_waits_for_an_open_job_and_then_goes_first(day_and_night: Rig, device: EnrolledDevice) -> None:

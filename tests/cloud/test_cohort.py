@@ -170,6 +170,65 @@ def test_a_job_that_diverges_is_held_and_does_not_block_the_next(
     assert "not finite" in bench.ledger.history()[0].reason
 
 
+def spoil(store: Store, *numbers: int) -> None:
+    """Cut the recorded images of these samples short."""
+    query = "UPDATE blobs SET data = substr(data, 2) WHERE sha256 = (SELECT sha256 FROM samples WHERE id = ?)"
+    store.write(lambda db: db.executemany(query, [(number,) for number in numbers]).rowcount).result()
+
+
+def test_a_sample_that_cannot_be_decoded_any_more_is_left_out_and_the_job_goes_on(
+    bench: Bench, store: Store, device: EnrolledDevice, caplog: pytest.LogCaptureFixture
+) -> None:
+    upload(store, device, 1, 8)
+    spoil(store, 2)
+    assert [(o.version, o.shipped) for o in bench.work()] == [(1, True), (2, True)]
+    first, second = bench.worker.jobs
+    np.testing.assert_array_equal(first.new_frames, np.stack([image(n) for n in (1, 3, 4)]))
+    np.testing.assert_array_equal(second.new_frames, np.stack([image(n) for n in range(5, 9)]))
+    assert [entry.report.get("undecodable_samples") for entry in bench.ledger.history()] == [1.0, None]
+    assert "goes without sample 2: a raw frame" in caplog.text
+
+
+@pytest.mark.parametrize("spoilt", [(1, 2, 3), (1, 2, 3, 4)], ids=["one-left", "none-left"])
+def test_a_job_of_which_too_few_are_left_is_held_and_says_why(
+    bench: Bench, store: Store, device: EnrolledDevice, spoilt: tuple[int, ...]
+) -> None:
+    upload(store, device, 1, 8)
+    spoil(store, *spoilt)
+    left = 4 - len(spoilt)
+    reason = f"only {left} of 4 samples can be decoded; a job needs 2"
+    held = Outcome(version=1, domain=0, shipped=False, reason=reason)
+    assert bench.work() == [held, Outcome(version=2, domain=0, shipped=True, reason="")]
+    assert len(bench.worker.jobs) == 1
+    assert bench.ledger.history()[0].report == {"undecodable_samples": 4.0 - left}
+
+
+def test_with_undecodable_samples_a_retry_and_a_restart_make_the_same_versions(
+    store: Store, opened: Bundle, device: EnrolledDevice, tmp_path: Path
+) -> None:
+    other = Store(tmp_path / "other", bundle_digest=opened.digest)
+    for record, who in ((store, device), (other, enrolled(other))):
+        upload(record, who, 1, 24)
+        spoil(record, 3, 9, 10, 11, 12, 20)
+    whole, jobs = Bench(store, opened), list[AdaptJob]()
+    whole.work()
+    for _ in range(6):
+        part = Bench(other, opened)
+        check, executor = part.gate.check, Dying()
+        died = Cohort(bundle=opened, ledger=part.ledger, executor=executor, check=check, key=KEY, config=SMALL)
+        died.step()
+        part.cohort.step()
+        part.executor.close()
+        jobs += part.worker.jobs
+    assert [entry.status for entry in whole.ledger.history()] == ["shipped"] * 2 + ["held"] + ["shipped"] * 3
+    for job, again in zip(whole.worker.jobs, jobs, strict=True):
+        np.testing.assert_array_equal(job.new_frames, again.new_frames)
+        np.testing.assert_array_equal(job.replay_frames, again.replay_frames)
+    assert whole.ledger.state(6) == Ledger(other, "default").state(6) != b""
+    whole.executor.close()
+    other.close()
+
+
 def test_samples_of_a_revoked_device_are_not_used(bench: Bench, store: Store, device: EnrolledDevice) -> None:
     other = enrolled(store, 2)
     upload(store, device, 1, 3)

@@ -211,6 +211,8 @@ def test_an_infinite_factor_puts_all_into_one_domain(store: Store, device: Enrol
         {"start": "best"},
         {"replay": "none"},
         {"max_founded": 0},
+        {"reissue_interval_s": -1.0},
+        {"reissue_interval_s": math.nan},
         {"max_domains": 3, "max_founded": 4},
     ],
     ids=str,

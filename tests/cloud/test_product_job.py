@@ -37,7 +37,7 @@ def test_a_step_draws_no_more_than_a_mini_batch_with_its_targets(
 ) -> None:
     worker = Worker(tiny, dataclasses.replace(CONFIG, minibatch_size=minibatch, augment=False))
     new, replay = torch.arange(16.0).view(16, 1, 1, 1), torch.arange(16.0, 32.0).view(16, 1, 1, 1)
-    ours, old, targets = worker._draw(new, replay, torch.arange(32.0).view(32, 1))
+    ours, old, targets = worker._draw(new, replay, torch.arange(32.0).view(32, 1), torch.Generator())
     assert len(ours) + len(old) == len(targets) == drawn
     assert torch.equal(torch.cat([ours, old]).flatten(), targets.flatten())
     assert (ours < 16).all()

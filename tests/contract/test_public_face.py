@@ -72,6 +72,15 @@ def test_the_harness_sees_a_heavy_import() -> None:
     assert "onnxruntime" in loaded
 
 
+@pytest.mark.parametrize(
+    "name", ["BudgetConfig", "DeviceConfig", "ProductConfig", "RecallConfig", "SelectionConfig", "StatisticsConfig"]
+)
+def test_what_a_device_is_configured_with_is_in_the_face_and_loads_nothing_of_the_cloud(name: str) -> None:
+    loaded = fresh(f"import json, sys, littoral; littoral.{name}(); print(json.dumps(sorted(sys.modules)))")
+    assert littoral._HOME[name] in loaded
+    assert [module for module in loaded if module == "torch" or module.startswith("littoral.cloud")] == []
+
+
 def test_an_unknown_name_is_an_attribute_error_that_names_it() -> None:
     with pytest.raises(AttributeError, match="no_such_name"):
         littoral.no_such_name  # noqa: B018

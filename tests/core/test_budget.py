@@ -86,6 +86,32 @@ def test_without_the_bucket_the_same_schedule_spends_more() -> None:
     assert play(free, scores).sum() * 600 > 3 * limit
 
 
+@pytest.mark.parametrize(
+    ("left", "level"),
+    [(None, 10_000), (1_234, 1_234), (-2_000, -2_000), (10**9, 10_000), (-(10**9), -5_000), (-math.inf, -5_000)],
+    ids=["none", "some", "debt", "more-than-it-holds", "more-debt-than-may-be", "not-known"],
+)
+def test_a_run_goes_on_where_the_last_one_ended(left: float | None, level: float) -> None:
+    budget = make()
+    budget.resume(left)
+    assert budget.level_bytes == level
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["level-kept", "negative-control"])
+def test_starting_again_and_again_gives_nothing_away(kept: bool) -> None:
+    left, spent, num_frames = None, 0, 0
+    for scene in range(20):
+        budget = make(50.0)
+        budget.resume(left if kept else None)
+        if scene % 3 == 0:
+            budget.open_scene()
+        spent += play(budget, np.ones(60)).sum() * 600
+        num_frames += 60
+        left = math.floor(budget.level_bytes)
+    limit = 10_000 + 5_000 + num_frames * 50
+    assert (spent <= limit) == kept, (spent, limit)
+
+
 # Nearly spent.
 
 

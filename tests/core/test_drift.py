@@ -295,6 +295,18 @@ def test_a_batch_of_two_worlds_opens_none_of_its_own() -> None:
     assert told == [(0.0, False), (0.0, False), (3.0, True), (3.0, False)]
 
 
+def test_a_change_is_known_before_the_batch_is_taken_and_lasts_until_the_new_world_is_told() -> None:
+    estimate, rng = fresh(), np.random.default_rng(0)
+    assert not estimate.changing(None)
+    changing, drifts = [], []
+    for shift in (0.0, 0.0, 1.5, 3.0, 3.0, 3.0):  # the third holds frames of both
+        x = activations(rng, shift)
+        changing.append(estimate.changing(print_of(x)))
+        drifts.append(step(estimate, x))
+    assert drifts == [False, False, True, True, False, False]
+    assert changing == [False, False, True, True, True, False]
+
+
 @pytest.mark.parametrize("recalls", [True, False])
 def test_the_estimate_starts_afresh_with_recalled_values(recalls: bool) -> None:
     """What was measured under other affine values is no statistic of these."""

@@ -26,6 +26,7 @@ from littoral.core.budget import BudgetConfig
 from littoral.core.drift import StatisticsConfig
 from littoral.core.product import SAMPLE_OVERHEAD_BYTES, ProductConfig
 from littoral.core.recall import MEAN_SUFFIX, encode_fingerprint, fingerprint_layer
+from littoral.core.scenes import RecallConfig
 from littoral.core.selection import SelectionConfig, entropy, softmax
 from littoral.edge.device import Answer, Device, DeviceConfig
 from littoral.edge.outbox import Outbox
@@ -379,6 +380,26 @@ def test_by_default_samples_keep_within_a_budget_that_counts_their_bytes_on_the_
     assert len(samples[0]) <= 256 + SAMPLE_OVERHEAD_BYTES
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
+def test_a_device_that_starts_again_and_again_keeps_within_one_budget(
+    tiny: Bundle, tmp_path: Path, killed: bool
+) -> None:
+    config = product(budget=BudgetConfig(bytes_per_1000_frames=5_000, burst_bytes=3_000))
+    noisy = np.random.default_rng(0).integers(0, 256, (240, 16, 16, 1), dtype=np.uint8)
+    state = tmp_path / "0"
+    for life in range(8):
+        with linked(tiny, state, config) as (device, _):
+            play(device, noisy[30 * life : 30 * (life + 1)], 1)
+            after = tmp_path / str(life + 1)
+            if killed:  # what a killed process leaves behind is what is on the disk
+                assert device._maintenance.outbox is not None
+                assert device._maintenance.outbox.flush(10)
+                shutil.copytree(state, after)
+        state = after if killed else state
+    sizes = [len(sample.image) for sample in stored(state / "outbox.sqlite")]
+    assert 3_000 - 2 * (256 + SAMPLE_OVERHEAD_BYTES) < sum(sizes) <= 3_000 + 5 * 240
+
+
 def test_a_camera_that_does_not_move_sends_one_frame_and_says_that_others_were_alike(
     tiny: Bundle, tmp_path: Path
 ) -> None:
@@ -397,10 +418,11 @@ def test_a_sample_that_the_outbox_does_not_take_costs_no_budget(tiny: Bundle, tm
     assert (status.sample_bytes, status.budget_bytes) == (0, 1_000_000)
 
 
-@pytest.mark.parametrize("max_bytes", [3 * 256, 1 << 20], ids=["few-may-wait", "many-may-wait"])
+@pytest.mark.parametrize(("max_bytes", "fit"), [(3 * 256, 3), (1 << 20, 64)], ids=["few-may-wait", "many-may-wait"])
 def test_frames_that_the_background_thread_cannot_keep_up_with_are_not_chosen(
-    tiny: Bundle, tmp_path: Path, max_bytes: int
+    tiny: Bundle, tmp_path: Path, max_bytes: int, fit: int
 ) -> None:
+    """The bound is on what waits to be looked at, and what is over it is passed over without being counted."""
     hold = threading.Event()
     config = replace(
         product(duplicate_distance=0.0, budget=BudgetConfig(bytes_per_1000_frames=1e9)), max_waiting_bytes=max_bytes
@@ -409,11 +431,13 @@ def test_frames_that_the_background_thread_cannot_keep_up_with_are_not_chosen(
         device._maintenance._tasks.put(lambda: hold.wait(10) and None)
         for frame in np.concatenate([tiny.probe[0]] * 3):
             device.infer(frame)
+        assert device._maintenance.waiting._kept == fit * 256
         hold.set()
         assert device.settle()
         assert device.settle()
         status = device.status()
-    assert status.accepted == status.selected == status.queued + status.dropped
+    assert status.accepted == status.selected == status.queued
+    assert status.dropped == 0
     assert status.selected == 3 if max_bytes == 3 * 256 else status.selected >= 32
 
 
@@ -466,6 +490,26 @@ def test_a_scene_is_opened_at_the_start_and_at_a_shift_and_samples_carry_its_num
             assert message.scene in (current, 0), "0 only right after a restart"
     numbers = {message.scene for message in told if isinstance(message, Sample)}
     assert numbers == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("noticed", [True, False], ids=["shift-noticed", "not-noticed"])
+def test_entropies_of_a_changing_world_are_not_charged_to_the_version_of_the_old_one(
+    tiny: Bundle, tmp_path: Path, noticed: bool
+) -> None:
+    """Neither those of the batch with the shift in it, nor those of the next, which opens the scene."""
+    factor = StatisticsConfig().drift_factor if noticed else math.inf
+    config = replace(FOLLOWS, statistics=StatisticsConfig(drift_factor=factor), recall=RecallConfig(scene_factor=1e9))
+    frames = tiny.probe[0]
+    with linked(tiny, tmp_path, config) as (device, _):
+        charged: list[tuple[float, int]] = []
+        device._maintenance._observe = lambda nats, count=1: charged.append((nats, count))  # type: ignore[method-assign]
+        play(device, frames, 2)
+        before, changed = len(charged), [answer.entropy_nats for answer in play(device, darker(frames), 2)]
+        between = len(charged) - before
+        settled = [answer.entropy_nats for answer in play(device, darker(frames), 1)]
+    assert (before, between) == (2, 0 if noticed else 2)
+    assert charged[-1] == (pytest.approx(np.mean(settled)), 32), "and from then on they are"
+    assert noticed or charged[2][0] == pytest.approx(np.mean(changed[:32])), "the control: the old world's would pay"
 
 
 def test_a_version_or_statistics_put_into_service_are_no_shift(tiny: Bundle, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from littoral.core.budget import BudgetConfig, ByteBudget
 from littoral.edge import outbox as outbox_module
 from littoral.edge.outbox import Outbox
 from littoral.edge.outbox_file import connect_durably
@@ -391,6 +393,116 @@ def test_a_closed_outbox_counts_what_still_comes_as_dropped(tmp_path: Path) -> N
     assert_balanced(outbox)
     with pytest.raises(StorageError, match="closed"):
         outbox.peek(0, 1)
+
+
+# The byte budget.
+
+
+def budget() -> ByteBudget:
+    config = BudgetConfig(bytes_per_1000_frames=0, burst_bytes=1_000_000, scene_burst_bytes=5_000)
+    return ByteBudget(config, max_sample_bytes=1_000, frame_bytes=900)
+
+
+def spend(outbox: Outbox, spent: ByteBudget, frame_id: int) -> None:
+    """Put a sample that was chosen within the budget; what it did not take is not given back yet."""
+    assert spent.take()
+    assert outbox.put(sample(frame_id), value=1.0)
+
+
+def level_left(folder: Path) -> float:
+    outbox, left = open_outbox(folder), budget()
+    outbox.keep_budget(left)
+    outbox.close()
+    return left.level_bytes
+
+
+def test_the_budgets_level_is_kept_with_the_samples_that_it_paid_for(tmp_path: Path) -> None:
+    outbox, spent = open_outbox(tmp_path), budget()
+    outbox.keep_budget(spent)
+    assert spent.level_bytes == 1_000_000, "a new outbox knows of no earlier run"
+    spend(outbox, spent, 0)
+    assert outbox.flush(WAIT_S)
+    copy = shutil.copytree(tmp_path, tmp_path.with_name(f"{tmp_path.name}-killed"))
+    assert level_left(copy) == 999_000
+    spent.settle(100)
+    outbox.close()
+    assert level_left(tmp_path) == 999_900, "a device that is stopped loses nothing"
+
+
+def test_handing_out_and_a_new_stream_leave_the_level_alone(tmp_path: Path) -> None:
+    outbox, spent = open_outbox(tmp_path), budget()
+    outbox.keep_budget(spent)
+    spend(outbox, spent, 0)
+    assert outbox.flush(WAIT_S)
+    outbox.peek(0, 10**6)
+    outbox.renew_stream()
+    copy = shutil.copytree(tmp_path, tmp_path.with_name(f"{tmp_path.name}-killed"))
+    outbox.close()
+    assert level_left(copy) == 999_000
+
+
+def test_a_level_that_cannot_be_read_counts_as_all_spent(tmp_path: Path) -> None:
+    def refuse(path: Path) -> sqlite3.Connection:
+        raise OSError("no such disk")
+
+    outbox, left = open_outbox(tmp_path, connect=refuse), budget()
+    outbox.keep_budget(left)
+    outbox.close()
+    assert left.level_bytes == -5_000
+
+
+def test_a_file_of_before_budgets_were_kept_gives_a_full_one(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path)
+    outbox.put(sample(0), value=1.0)
+    outbox.close()
+    assert level_left(tmp_path) == 1_000_000
+
+
+def test_a_budget_beyond_what_the_file_can_hold_stops_no_commit(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path)
+    endless = ByteBudget(BudgetConfig(burst_bytes=1e30), max_sample_bytes=1_000, frame_bytes=900)
+    outbox.keep_budget(endless)
+    spend(outbox, endless, 0)
+    assert outbox.flush(WAIT_S)
+    assert outbox.queued == 1
+    outbox.close()
+
+
+SPENDER = """
+import sys
+from littoral.core.budget import BudgetConfig, ByteBudget
+from littoral.edge.outbox import Outbox, wire_bytes
+from littoral.wire.messages import Sample
+config = BudgetConfig(bytes_per_1000_frames=0, burst_bytes=1_000_000, scene_burst_bytes=5_000)
+budget = ByteBudget(config, max_sample_bytes=1_000, frame_bytes=900)
+outbox = Outbox(sys.argv[1], capacity_bytes=10**9, clock=lambda: 0.0)
+outbox.keep_budget(budget)
+for i in range(10**9):
+    sample = Sample(frame_id=i, version=0, predicted=0, entropy_nats=0.0, coding="raw", image=b"x" * 50, scene=0)
+    if budget.take():
+        outbox.put(sample, value=1.0)
+        budget.settle(wire_bytes(sample))
+    if i % 7 == 0:
+        assert outbox.flush(10)
+        print(i, flush=True)
+"""
+
+
+def test_whenever_a_device_is_killed_all_that_it_may_have_sent_is_paid_for(tmp_path: Path) -> None:
+    for lines in (3, 9, 30):
+        process = subprocess.Popen([sys.executable, "-c", SPENDER, str(tmp_path / "outbox.db")], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        for _ in range(lines):
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    outbox, left = open_outbox(tmp_path), budget()
+    outbox.keep_budget(left)
+    sizes = [len(data) for _, data in outbox.peek(0, 10**9)]
+    outbox.close()
+    assert len(sizes) > 7 * (2 + 8 + 29)
+    assert left.level_bytes <= 1_000_000 - sum(sizes)
 
 
 def test_only_the_owner_can_read_the_file(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ class Worker:
             ModelOutputError: a loss or a value became infinite or NaN; nothing of it is kept.
         """
         started = time.perf_counter()
-        torch.manual_seed(job.seed)
+        rng = torch.Generator().manual_seed(job.seed)  # of this job alone: others may draw in the same process
         optimisers = self._restore(job.state)
         new, replay = self._input(job.new_frames), self._input(job.replay_frames)
         learns = self.config.teacher_lr > 0
@@ -89,7 +89,7 @@ class Worker:
         loss = divergence = float("nan")
         steps = 0
         while steps < self.config.inner_steps and not divergence < self.config.settled_nats:
-            loss, divergence = self._student_step(*self._draw(new, replay, targets), optimisers["student"])
+            loss, divergence = self._student_step(*self._draw(new, replay, targets, rng), optimisers["student"])
             steps += 1
         finite = np.isfinite(loss) and all(
             bool(tensor.isfinite().all()) for _, model in self._models() for _, tensor in adaptive_state(model)
@@ -190,16 +190,18 @@ class Worker:
         _put(self.teacher, kept)
         return spread(targets.cpu().numpy()) < share * spread(source.cpu().numpy())
 
-    def _draw(self, new: Tensor, replay: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The frames and targets of one student step, drawn by torch's generator, which the job has seeded."""
+    def _draw(
+        self, new: Tensor, replay: Tensor, targets: Tensor, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The frames and targets of one student step, drawn by the job's generator."""
         config = self.config
         if config.minibatch_size is not None and len(new) + len(replay) > config.minibatch_size:
-            chosen = torch.randperm(len(targets))[: config.minibatch_size].sort().values
+            chosen = torch.randperm(len(targets), generator=rng)[: config.minibatch_size].sort().values
             ours, old = chosen[chosen < len(new)], chosen[chosen >= len(new)] - len(new)
             new, replay, targets = new[ours], replay[old], targets[chosen]
         if config.augment:
-            mirror = self.mirrors and bool(torch.rand(()) < 0.5)
-            shift = [int(torch.randint(-(side // 16), side // 16 + 1, ())) for side in new.shape[2:]]
+            mirror = self.mirrors and bool(torch.rand((), generator=rng) < 0.5)
+            shift = [int(torch.randint(-(side // 16), side // 16 + 1, (), generator=rng)) for side in new.shape[2:]]
             new, replay = shifted(new, shift, mirror), shifted(replay, shift, mirror)
         return new, replay, targets
 

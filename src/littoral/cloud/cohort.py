@@ -2,7 +2,7 @@
 
 Nothing is remembered here that the record does not hold: the replay memory is filled again from recorded samples, in
 their order, and a job that was begun and not finished is done again with the same result. Samples of a version that was
-held back are consumed and never enter replay.
+held back are consumed and never enter replay; a sample that cannot be decoded any more is left out of both.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -29,12 +29,14 @@ from littoral.cloud.shares import loudest, newest_by_turns, oldest_by_turns, pla
 from littoral.core.arrays import Frame
 from littoral.core.recall import encode_fingerprint, fingerprint_layer
 from littoral.core.replay import ReplayBuffer
-from littoral.errors import LittoralError, StorageError
+from littoral.errors import FrameError, LittoralError, StorageError
 
 if TYPE_CHECKING:
     from littoral.cloud.gate import Verdict
 
 LEASE_S = 600.0
+MIN_FRAMES = 2
+"""New frames that a job needs: a batch of one has no variance."""
 OTHERS_FRAMES = 64
 """How many frames of other devices a candidate is judged on, where so many are kept."""
 RETRY_S = 5.0
@@ -150,7 +152,8 @@ class Cohort:
         if head.open_job is not None:
             claim = self._ledger.resume(head, now=self._clock(), lease_s=LEASE_S, take_over=self._sole_worker).result()
             return None if claim is None else self._work(claim)
-        for domain in forgotten(self._ledger):
+        interval_s = self._domains.reissue_interval_s
+        for domain in forgotten(self._ledger, now=self._clock(), interval_s=interval_s):
             if domain in head.shipped:
                 return self._reissue(head, domain)
         claim = self._claim(head)
@@ -186,9 +189,34 @@ class Cohort:
         return self._tell(Outcome(version=head.version + 1, domain=domain, shipped=True, reason=reason))
 
     def _work(self, claim: Claim) -> Outcome | None:
-        stored = self._ledger.samples(claim.job)
-        frames = self._decode(stored)
+        stored, frames = self._decode(claim.job)
         replay = self._load_replay()
+        if len(stored) < MIN_FRAMES:
+            reason = f"only {len(stored)} of {claim.num_samples} samples can be decoded; a job needs {MIN_FRAMES}"
+            new: NewVersion | None = _held(reason, AdaptResult(state=b"", payload=b"", report={}), {})
+        else:
+            new = self._make(claim, *self._job(claim, stored, frames, replay))
+        if new is None:
+            return None
+        if lost := claim.num_samples - len(stored):
+            new = replace(new, report={**new.report, "undecodable_samples": float(lost)})
+        if not self._ledger.commit(claim, new, now=self._clock()).result():
+            return None
+        if new.status == "shipped":
+            _remember(replay, stored, frames, claim.domain)
+        return self._tell(
+            Outcome(
+                version=claim.head_version + 1,
+                domain=claim.domain,
+                shipped=new.status == "shipped",
+                reason=new.reason,
+            )
+        )
+
+    def _job(
+        self, claim: Claim, stored: Sequence[StoredSample], frames: Frame, replay: ReplayBuffer
+    ) -> tuple[AdaptJob, Frame]:
+        """The job on a claim's samples, and frames of others for the gate: a function of the record."""
         newest = newest_by_turns([sample.device_id for sample in stored], self._config.batch_size)
         replay_of = claim.domain if self._domains.replay == "own" else None
         rng, seed = job_seeds(self._config.seed, claim.head_version)
@@ -203,20 +231,7 @@ class Cohort:
         )
         loud = loudest([stored[i].device_id for i in newest])
         num_others = min(OTHERS_FRAMES, replay.kept(domain=claim.domain, without=loud))
-        other_frames = replay.sample(num_others, rng, domain=claim.domain, without=loud)
-        new = self._make(claim, job, other_frames)
-        if new is None or not self._ledger.commit(claim, new, now=self._clock()).result():
-            return None
-        if new.status == "shipped":
-            _remember(replay, stored, frames, claim.domain)
-        return self._tell(
-            Outcome(
-                version=claim.head_version + 1,
-                domain=claim.domain,
-                shipped=new.status == "shipped",
-                reason=new.reason,
-            )
-        )
+        return job, replay.sample(num_others, rng, domain=claim.domain, without=loud)
 
     def _tell(self, outcome: Outcome) -> Outcome:
         did = "shipped" if outcome.shipped else "held"
@@ -265,9 +280,22 @@ class Cohort:
             fingerprint=b"" if centre is None else encode_fingerprint(centre),
         )
 
-    def _decode(self, stored: Sequence[StoredSample]) -> Frame:
+    def _decode(self, job: int) -> tuple[list[StoredSample], Frame]:
+        """A job's samples in commit order and their frames, without those that cannot be decoded.
+
+        All could be when they were recorded; a damaged disk or a stricter decoder may refuse one later, and it must not
+        stop those that come after it.
+        """
         spec = self._bundle.manifest.input
-        return np.stack([decode_image(sample.coding, sample.image, spec) for sample in stored])
+        stored, frames = list[StoredSample](), list[Frame]()
+        for sample in self._ledger.samples(job):
+            try:
+                frames.append(decode_image(sample.coding, sample.image, spec))
+            except FrameError as error:
+                log.error("cohort %s: job %d goes without sample %d: %s", self._ledger.cohort, job, sample.id, error)
+            else:
+                stored.append(sample)
+        return stored, np.stack(frames) if frames else np.empty((0, *spec.shape), np.uint8)
 
     def _load_replay(self) -> ReplayBuffer:
         if self._replay is None:
@@ -278,8 +306,7 @@ class Cohort:
             )
             for entry in self._ledger.history():
                 if entry.status == "shipped" and entry.job is not None:
-                    stored = self._ledger.samples(entry.job)
-                    _remember(replay, stored, self._decode(stored), entry.domain)
+                    _remember(replay, *self._decode(entry.job), entry.domain)
             self._replay = replay
         return self._replay
 

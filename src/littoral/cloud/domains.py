@@ -44,6 +44,8 @@ class DomainConfig:
     """That new scenes are held against; beyond it the least visited gives way."""
     max_founded: int = 16
     """Of those, founded by one device; beyond it that device's own least visited gives way."""
+    reissue_interval_s: float = 60.0
+    """How long after a version was issued again it may be issued once more; see `littoral.cloud.reissue`."""
 
     def __post_init__(self) -> None:
         if math.isnan(self.domain_factor) or self.domain_factor < 0:
@@ -52,6 +54,8 @@ class DomainConfig:
             raise ValueError(f"start is 'source' or 'nearest', got {self.start!r}")
         if self.replay not in ("all", "own"):
             raise ValueError(f"replay is 'all' or 'own', got {self.replay!r}")
+        if not self.reissue_interval_s >= 0:
+            raise ValueError(f"reissue_interval_s is not negative, got {self.reissue_interval_s}")
         if not 1 <= self.max_founded <= self.max_domains:
             raise ValueError(
                 f"1 <= max_founded <= max_domains must hold, got {self.max_founded} and {self.max_domains}"

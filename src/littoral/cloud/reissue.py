@@ -3,6 +3,10 @@
 A device takes only what is above the highest number that it has seen. When it enters a domain whose newest version is
 below that, and has no version of that domain itself, the cohort repeats the newest one as its next version: the same
 payload, the same state, signed anew. All is decided from the record, so a restart loses nothing and repeats nothing.
+
+A version that a job made is repeated at once. A repetition is itself repeated only ``reissue_interval_s`` after it was
+made, for all that need it by then. So whatever devices say of themselves, a domain has no more re-issues than versions
+that jobs made, and one for each interval.
 """
 
 from __future__ import annotations
@@ -18,21 +22,28 @@ Sign = Callable[[bytes, int, int], SignedVersion]
 """A payload, its version and its domain, to the signed version."""
 
 
-def forgotten(ledger: Ledger) -> list[int]:
-    """Domains whose newest shipped version a device in them needs again under a new number.
+def forgotten(ledger: Ledger, *, now: float, interval_s: float) -> list[int]:
+    """Domains whose newest shipped version a device in them needs again under a new number, and may have by now.
 
     That is so while the device is in a scene of the domain that it began with a version of another chain, so that it
     does not remember the domain's, and had already seen a number as high as the domain's newest, so that it would
     refuse it. A re-issue has a higher number than that scene's device had seen, so each scene calls for at most one.
+
+    Args:
+        now: Seconds since the epoch, as for `reissue`; after a clock was set back the interval is waited twice at most.
+        interval_s: How old a version must be that is itself a re-issue.
     """
     rows = ledger.store.read(
         "SELECT DISTINCT s.domain FROM devices d JOIN scenes s ON s.id = d.last_scene"
-        " WHERE s.cohort = ?1 AND d.revoked_at IS NULL AND s.domain > 0"
-        " AND (SELECT max(version) FROM versions WHERE cohort = ?1 AND domain = s.domain AND status = 'shipped')"
-        " <= s.highest_version AND NOT EXISTS"
+        " JOIN versions n ON n.cohort = ?1 AND n.version ="
+        " (SELECT max(version) FROM versions WHERE cohort = ?1 AND domain = s.domain AND status = 'shipped')"
+        " WHERE s.cohort = ?1 AND d.revoked_at IS NULL AND s.domain > 0 AND n.version <= s.highest_version"
+        " AND (n.job IS NOT NULL OR abs(?2 - n.created_at) >= ?3) AND NOT EXISTS"
         " (SELECT 1 FROM versions WHERE cohort = ?1 AND domain = s.domain AND version = s.version)"
         " ORDER BY s.domain",
         ledger.cohort,
+        now,
+        interval_s,
     )
     return [int(row["domain"]) for row in rows]
 

@@ -8,7 +8,8 @@ score of a frame: the quantile of recent scores that spends what is due. There i
               │ frames after a   │          └ where the controller steers to: above it more is sent, below it less
               └ scene opened     └ nothing is sent below it
 
-Whatever the schedule, what was spent in any stretch of n frames is at most ``burst + reserve + n * bytes_per_frame``.
+Whatever the schedule, what was spent in any stretch of n frames is at most ``burst + reserve + n * bytes_per_frame``;
+over restarts too, where the next run goes on with the level that the last one left (`ByteBudget.resume`).
 
 Source: the debt controller and the quantile over a window of recent frames are those of WISE-ATTA's pacing, in bytes
 in place of queries. Departures: a reserve for the frames after a scene opens, borrowed and paid back.
@@ -110,6 +111,11 @@ class ByteBudget:
         if share >= 1 or (wanted == 0 and known < self._config.window_frames):
             return 0.0
         return self._sorted[known - max(wanted, 1)]  # less than one frame of the window: the best that came
+
+    def resume(self, level_bytes: float | None) -> None:
+        """Go on with the level of an earlier run; None when there was none. Before the first frame."""
+        if level_bytes is not None:
+            self.level_bytes = min(max(level_bytes, -self.reserve_bytes), self.burst_bytes)
 
     def see(self, score: float) -> None:
         """A frame went by: what it gives, and what it was worth; 0 for one that is not to be sent."""

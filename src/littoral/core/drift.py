@@ -144,7 +144,8 @@ class StatisticsEstimate:
         """
         if seen is not None and not np.isfinite(seen).all():
             raise ValueError(f"the fingerprint of the last {num_frames} frames is not finite; the batch is not used")
-        drifted = self._drifted(seen)
+        apart = self._from_last(seen)
+        drifted = self._is_drift(apart)
         settles = self._unsettled and not drifted
         recalled = False
         if seen is not None:
@@ -162,17 +163,28 @@ class StatisticsEstimate:
             look(self._fingerprint, False)
         self.values = blend(values, batch, alpha, self.layers)
         self.weight_frames = min(weight + num_frames, self.config.max_frames)
+        if seen is not None and self._last_seen is not None:
+            self._apart.append(apart)
         self._last_seen, self._unsettled = seen, drifted
         self.resets += drifted
         return drifted
 
-    def _drifted(self, seen: FloatArray | None) -> bool:
+    def changing(self, seen: FloatArray | None) -> bool:
+        """Whether `update` will find drift in a batch with this fingerprint, or has found it in the batch before.
+
+        Until it has said what the new world is, frames are answered by what was meant for the old one.
+        """
+        return self._unsettled or self._is_drift(self._from_last(seen))
+
+    def _from_last(self, seen: FloatArray | None) -> float:
+        """How far a batch is from the one before; 0 without one."""
         if seen is None or self._last_seen is None:
-            return False
+            return 0.0
         assert self._layer is not None
-        apart = fingerprint_distance(seen, self._last_seen, eps=self._layer.eps)
+        return fingerprint_distance(seen, self._last_seen, eps=self._layer.eps)
+
+    def _is_drift(self, apart: float) -> bool:
         usual = max(self.drift_threshold, _upper_quartile(self._apart))
-        self._apart.append(apart)
         return apart > self.config.drift_factor * usual
 
     def _take(self, seen: FloatArray, num_frames: int, *, afresh: bool) -> None:

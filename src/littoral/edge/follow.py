@@ -52,13 +52,21 @@ class Follower:
         """How often drift was found."""
         return self._estimate.resets
 
-    def follow(self, batch_BHWC: Frame, labels: list[int], look: Look) -> None:
+    def fingerprint(self, batch_BHWC: Frame) -> FloatArray:
+        """What the source's network sees of a batch."""
+        return self._fingerprints.fingerprint(batch_BHWC)
+
+    def changing(self, seen: FloatArray) -> bool:
+        """Whether the world changes with the batch of this fingerprint; ask before `follow`."""
+        return self._estimate.changing(seen)
+
+    def follow(self, batch_BHWC: Frame, labels: list[int], seen: FloatArray, look: Look) -> None:
         """Take a batch of the newest frames into the estimate; see `StatisticsEstimate.update`.
 
         Args:
             labels: What was answered for each of them.
+            seen: Their fingerprint.
         """
-        seen = self._fingerprints.fingerprint(batch_BHWC)
 
         def measure(statistics: Tensors, alpha: float) -> Tensors:
             frames = self._representative(batch_BHWC, labels, afresh=self._estimate.afresh)

@@ -84,6 +84,8 @@ class Maintenance:
         version, affine = 0, dict(bundle.source_affine)
         if state_dir is not None:
             self.outbox = Outbox(state_dir / "outbox.sqlite", capacity_bytes=config.outbox_capacity_bytes)
+            if self.chooser is not None:
+                self.outbox.keep_budget(self.chooser.selector.budget)
         self.scenes = Scenes(bundle, config.recall, outbox=self.outbox)
         if state_dir is not None:
             self.updater = Updater(
@@ -263,11 +265,16 @@ class Maintenance:
             self._put_receipt(self.updater.observe(mean_entropy, frames=num_frames))
 
     def _measure(self, batch: Frame, labels: list[int], mean_entropy: float, num_frames: int) -> None:
+        follower = self._follower
         try:
-            self._observe(mean_entropy, num_frames)
-            if self._follower is not None:
-                self._follower.follow(batch, labels, self._look)
-                self._serve(self._affine, self.model.version)
+            if follower is None:
+                self._observe(mean_entropy, num_frames)
+                return
+            seen = follower.fingerprint(batch)
+            if not follower.changing(seen):  # how unsure it is in a new world says nothing of an old world's version
+                self._observe(mean_entropy, num_frames)
+            follower.follow(batch, labels, seen, self._look)
+            self._serve(self._affine, self.model.version)
         finally:
             self._measuring = False
 

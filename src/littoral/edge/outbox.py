@@ -12,7 +12,8 @@ equals; the newcomer is among them. Receipts and scenes are not samples: they di
 capacity by `RECEIPT_RESERVE_BYTES`.
 
 A scene's number is kept with the commit that stores it, so no sample of a scene is ever stored before its number is,
-and a number that may have left the device is not given to another scene after a restart.
+and a number that may have left the device is not given to another scene after a restart. In the same way each commit
+keeps the level that the byte budget has by then: whatever may have left the device is paid for after a restart too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from littoral.core.budget import ByteBudget
 from littoral.edge.outbox_file import Connect, Limits, OutboxFile, Row, connect_durably, is_damaged
 from littoral.errors import ProtocolError, StorageError
 from littoral.wire.envelope import Frame, encode_frame
@@ -94,6 +96,7 @@ class Outbox:
         """Why the disk does not take messages, or None while it does."""
         self.on_stored: Callable[[], None] | None = None
         """Called from the writer thread when new messages are on the disk; must be quick."""
+        self._budget: ByteBudget | None = None
         self._disk = threading.Lock()  # guards the file; taken before `_state`, never after it
         self._file = OutboxFile(Path(path), connect=connect)
         with self._disk:
@@ -202,6 +205,15 @@ class Outbox:
     def last_scene(self) -> int | None:
         """The highest number of a scene that was stored; None while that cannot be known, because the disk fails."""
         return self._file.tally.scene if self._file.is_open else None
+
+    def keep_budget(self, budget: ByteBudget) -> None:
+        """Let a budget go on where the last run left it, and keep its level with every commit from now on.
+
+        To be called before the first `put`. A sample must be taken from the budget before it is put. While the disk
+        fails, what the last run left cannot be known: the budget then goes on with the least that there can be.
+        """
+        budget.resume(self._file.tally.budget if self._file.is_open else -math.inf)
+        self._budget = budget
 
     # What the link calls.
 
@@ -319,13 +331,23 @@ class Outbox:
             ack, acked_before, dropped = self._ack_wanted, self._acked, self._dropped
             accepted = self._accepted - len(self._waiting) - self._writing + len(batch)
         acked, out = self._file.commit(
-            batch, ack=ack, accepted=accepted, acked=acked_before, dropped=dropped, limits=self._limits
+            batch,
+            ack=ack,
+            accepted=accepted,
+            acked=acked_before,
+            dropped=dropped,
+            limits=self._limits,
+            budget=self._level(),
         )
         with self._state:
             self._acked += acked
             self._dropped += out
             self._stored += len(batch) - acked - out
             self._writing -= len(batch)
+
+    def _level(self) -> int | None:
+        """Of the budget; read after a batch was taken, so that all of it was taken from the budget before."""
+        return None if self._budget is None else max(-_TOP, min(math.floor(self._budget.level_bytes), _TOP))
 
     def _give_up(self, batch: list[Row], error: Exception) -> None:
         receipts = [row for row in batch if row.keep]

@@ -1,6 +1,6 @@
 """The outbox's database: one SQLite file, its transactions, and no thread.
 
-    meta      stream, last_sequence, acked_sequence, accepted, acked, dropped, scene
+    meta      stream, last_sequence, acked_sequence, accepted, acked, dropped, scene, budget
     messages  id (order of arrival), sequence (NULL until it is handed out), type, body, num_bytes, value, keep, taken_s
 
 The file is locked for as long as it is open: two processes that number messages in one stream would lose some.
@@ -33,6 +33,8 @@ _CREATE = (
 _TALLY = ("last_sequence", "acked_sequence", "accepted", "acked", "dropped")
 _SCENE = "scene"
 """Missing in a file that 0.1.0 made: it has no scenes."""
+_BUDGET = "budget"
+"""Missing where no budget was kept yet."""
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 Connect = Callable[[Path], sqlite3.Connection]
@@ -53,7 +55,10 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """What the file says of itself; ``rows`` and ``num_bytes`` are of the messages in it."""
+    """What the file says of itself; ``rows`` and ``num_bytes`` are of the messages in it.
+
+    ``budget`` is the level of the byte budget in whole bytes, with all messages in the file paid for.
+    """
 
     last_sequence: int = 0
     acked_sequence: int = 0
@@ -61,6 +66,7 @@ class Tally:
     acked: int = 0
     dropped: int = 0
     scene: int = 0
+    budget: int | None = None
     rows: int = 0
     num_bytes: int = 0
 
@@ -153,7 +159,7 @@ class OutboxFile:
         rows, num_bytes = connection.execute("SELECT count(*), coalesce(sum(num_bytes), 0) FROM messages").fetchone()
         self.stream = meta["stream"]
         known = {key: meta[key] for key in _TALLY}
-        self.tally = Tally(**known, scene=meta.get(_SCENE, 0), rows=rows, num_bytes=num_bytes)
+        self.tally = Tally(**known, scene=meta.get(_SCENE, 0), budget=meta.get(_BUDGET), rows=rows, num_bytes=num_bytes)
 
     def set_aside(self, reason: Exception | str) -> None:
         """Rename a damaged file, so that a person can look at it, and forget what was in it."""
@@ -190,10 +196,20 @@ class OutboxFile:
     def _save(self, stream: int, tally: Tally) -> None:
         assert self._connection is not None
         values = [("stream", stream), *((key, getattr(tally, key)) for key in (*_TALLY, _SCENE))]
+        if tally.budget is not None:
+            values.append((_BUDGET, tally.budget))
         self._connection.executemany("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", values)
 
     def commit(
-        self, batch: Sequence[Row], *, ack: int, accepted: int, acked: int, dropped: int, limits: Limits
+        self,
+        batch: Sequence[Row],
+        *,
+        ack: int,
+        accepted: int,
+        acked: int,
+        dropped: int,
+        limits: Limits,
+        budget: int | None = None,
     ) -> tuple[int, int]:
         """Forget what was acked, store a batch, make room, and keep the counters, in one synced commit.
 
@@ -203,6 +219,7 @@ class OutboxFile:
             accepted, acked, dropped: The counters as they are once the batch is stored, but for what this commit acks
                 or drops.
             limits: How much may stay.
+            budget: The byte budget's level once the batch is stored; None leaves what is kept.
         Returns:
             How many messages were acked, and how many were dropped to make room.
         """
@@ -225,6 +242,7 @@ class OutboxFile:
                 acked=acked + gone,
                 dropped=dropped + out,
                 scene=max(self.tally.scene, *(row.scene for row in batch), 0),
+                budget=self.tally.budget if budget is None else budget,
                 rows=self.tally.rows + len(batch) - gone - out,
                 num_bytes=num_bytes,
             )

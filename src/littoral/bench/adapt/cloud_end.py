@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -131,7 +132,7 @@ class CloudEnd:
             check=Gate(bundle, worker).check if guarded else _unasked,
             key=self._keys.cohort,
             config=config,
-            domains=domains,
+            domains=replace(domains, reissue_interval_s=0.0),  # of this clock no interval would ever pass
             on_version=self._on_version,
             clock=self._clock,
         )
