@@ -7,9 +7,10 @@
     byte 7 ...    the coder's stack (`littoral.core.rans`): little-endian words without the zeros at the end
 
 The stack starts from a CRC-32 of the tables' digest, the level and the symbols, so what was decoded is compared with
-what was encoded, whatever happened between. Upon it lie the escapes' values, the last first, and then the slots. For the
-value v of a channel whose slots are for a to b, u is ``2 (v - b - 1)`` above and ``2 (a - 1 - v) + 1`` below; written are
-the bit length of u + 1, in 6 bits, and u + 1 without its leading 1, at most 32 bits. A symbol costs at most 62 bits.
+what was encoded, whatever happened between. Upon it lie the escapes' values, the last first, and then the slots. For
+the value v of a channel whose slots are for a to b, u is ``2 (v - b - 1)`` above and ``2 (a - 1 - v) + 1`` below;
+written are the bit length of u + 1, in 6 bits, and u + 1 without its leading 1, at most 32 bits. A symbol costs at most
+62 bits.
 """
 
 from __future__ import annotations
@@ -96,8 +97,8 @@ def encode(symbols: NDArray[np.integer], tables: CodecTables, *, level: int, use
 def _too_large(size: str, table: FrequencyTable, level: int) -> PayloadError:
     return PayloadError(
         "too-large",
-        f"the symbols take {size} bytes, level {level} allows {table.max_bytes}; take a coarser level or let the device "
-        "answer",
+        f"the symbols take {size} bytes, level {level} allows {table.max_bytes}; take a coarser level or let the "
+        "device answer",
     )
 
 
@@ -200,7 +201,7 @@ def _rows(symbols: NDArray[np.integer], tables: CodecTables, level: int) -> NDAr
     limits = np.iinfo(np.int32)
     if symbols.size and not (symbols.min() >= limits.min and symbols.max() <= limits.max):
         raise ValueError(f"symbols reach from {symbols.min()} to {symbols.max()}, expected values within int32")
-    return symbols.astype(np.int64).reshape(shape[0], -1)
+    return symbols.astype(np.int64).reshape(shape[0], shape[1] * shape[2])
 
 
 def _slots(rows: NDArray[np.int64], table: FrequencyTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,9 +1,9 @@
 """The integer frequencies that payloads are coded with: built once at export, shipped, hashed, never computed twice.
 
 A *level* is one rate of a split point's model. Its `FrequencyTable` has for each channel C a range of values with a
-slot each and one last slot, the *escape*, for whatever lies outside. A slot's count is at least 1, and a channel's counts
-add up to 2**24, so every int32 can be coded, at a price. `CodecTables` holds all levels and the latent's height and
-width: the shape of what a payload decodes to is the tables', and a payload cannot ask for another.
+slot each, and one last slot, the *escape*, for whatever lies outside. A slot's count is at least 1, and a channel's
+counts add up to 2**24, so every int32 can be coded, at a price. `CodecTables` holds all levels and the latent's height
+and width: the shape of what a payload decodes to is the tables', and a payload cannot ask for another.
 """
 
 from __future__ import annotations
