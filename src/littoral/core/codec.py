@@ -168,7 +168,8 @@ def rate_bits(symbols: NDArray[np.integer], tables: CodecTables, *, level: int) 
     """
     table = tables.level(level)
     slots, outside = _slots(_rows(symbols, tables, level), table)
-    escapes = sum(num_bits for _, num_bits in _escape_bits(outside))
+    lengths = np.frexp((outside + 1).astype(np.float64))[1]  # the bit lengths, exact below 2**53
+    escapes = int(lengths.sum()) + (_LENGTH_BITS - 1) * len(lengths)
     return float(table.slot_bits[slots + table.first_slots[:, None]].sum()) + escapes
 
 
