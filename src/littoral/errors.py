@@ -9,6 +9,7 @@
     │   ├── ProtocolError    bytes that break the wire format
     │   └── LinkRefused      the other side said no (``.code`` says why)
     ├── FetchError       a data set's home cannot be reached, or sent something else than it published
+    ├── PayloadError         a split's payload is damaged, too large, or of other tables (also a ValueError; ``.code``)
     ├── FrameError           a frame is not what the bundle's input says (also a ValueError)
     └── MissingExtra         a command needs packages that are not installed (also an ImportError)
 
@@ -70,6 +71,18 @@ class LinkRefused(LinkError):
 
 class FetchError(LittoralError):
     """A data set could not be had from its home."""
+
+
+class PayloadError(LittoralError, ValueError):
+    """A payload of symbols was refused; nothing of it was used.
+
+    Attributes:
+        code: One of ``damaged``, ``too-large``, ``other-codec``, ``other-tables``.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class FrameError(LittoralError, ValueError):
