@@ -280,6 +280,17 @@ def test_the_fingerprint_is_of_the_frames_since_the_drift_alone_and_is_shown_wit
     assert estimate.values["a.running_mean"].mean() < 2.95, "the estimate has one"
 
 
+def test_a_world_that_is_a_mixture_does_not_start_afresh_for_ever() -> None:
+    """Batches of two worlds in random turns; after as many neighbours as are remembered, a third world is drift still."""
+    estimate, rng = fresh(), np.random.default_rng(0)
+    for shift in rng.choice([0.0, 1.0], 100):
+        step(estimate, activations(rng, shift))
+    assert estimate.resets <= 8, "a fixed bound finds about fifty"
+    before = estimate.resets
+    assert step(estimate, activations(rng, 8.0))
+    assert estimate.resets == before + 1
+
+
 def test_a_batch_of_two_worlds_opens_none_of_its_own() -> None:
     estimate, rng = fresh(), np.random.default_rng(0)
     told: list[tuple[float, bool]] = []

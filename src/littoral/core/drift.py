@@ -35,7 +35,7 @@ class StatisticsConfig:
     """The most that what was seen before may weigh against a new batch."""
     drift_factor: float = 3.5
     """Two batches in a row are drift when their fingerprints are further apart than so many ``drift_threshold`` of the
-    bundle, and so many times what neighbours of late were apart (the upper quartile): a world may be a mixture of several."""
+    bundle, and so many times what neighbours of late were apart (upper quartile): a world may be a mixture."""
     balanced: bool = True
     """Where the newest frames are of far fewer classes than those of this world so far, measure frames of a memory that
     is balanced by predicted class in their place: a stream may show one class for minutes."""
