@@ -9,7 +9,7 @@ and the newest batch counts for nearly all of it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -78,7 +78,7 @@ def blend(a: Tensors, b: Tensors, alpha: float, layers: Sequence[NormLayer]) -> 
 
 
 NEIGHBOURS = 16
-"""Over how many pairs of neighbouring batches the usual distance is taken."""
+"""Over how many pairs of neighbouring batches the usual distance is taken; with fewer the bundle's alone counts."""
 
 Measure = Callable[[Tensors, float], Tensors]
 """Statistics to normalise with and the batch's own weight among them (alpha), to the batch's moments."""
@@ -184,7 +184,9 @@ class StatisticsEstimate:
         return fingerprint_distance(seen, self._last_seen, eps=self._layer.eps)
 
     def _is_drift(self, apart: float) -> bool:
-        usual = max(self.drift_threshold, _upper_quartile(self._apart))
+        usual = self.drift_threshold
+        if len(self._apart) == NEIGHBOURS:
+            usual = max(usual, sorted(self._apart)[3 * NEIGHBOURS // 4])
         return apart > self.config.drift_factor * usual
 
     def _take(self, seen: FloatArray, num_frames: int, *, afresh: bool) -> None:
@@ -195,11 +197,6 @@ class StatisticsEstimate:
         share = np.float32(num_frames / (num_frames + self._fingerprint_frames))
         self._fingerprint = mix_fingerprints(self._fingerprint, seen, share)
         self._fingerprint_frames = min(self._fingerprint_frames + num_frames, self.config.max_frames)
-
-
-def _upper_quartile(values: Collection[float]) -> float:
-    """The value that a quarter are above; 0 of none."""
-    return sorted(values)[3 * len(values) // 4] if values else 0.0
 
 
 def _finite(moments: Tensors, num_frames: int) -> Tensors:
