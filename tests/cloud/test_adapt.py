@@ -174,7 +174,7 @@ def test_a_learning_rate_that_runs_away_is_drawn_back_to_the_envelope(tiny: Bund
     # What ships is what the next job starts from.
     kept = load(result.state)
     for name, value in apply_delta(source, delta, tiny.manifest.norm_layers).items():
-        np.testing.assert_allclose(kept[f"student/{name}"], value, atol=bounds[name] / 127)
+        np.testing.assert_allclose(kept[f"student/{name}"], value, atol=bounds[name] / 126 * (1 + 1e-4))
 
 
 @pytest.mark.parametrize("replay", [0, 8], ids=["new-only", "with-replay"])

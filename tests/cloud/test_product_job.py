@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load
+from safetensors.numpy import load, save
 
 from littoral.bundle import Bundle
 from littoral.cloud.adapt import MIRROR_AGREEMENT, Worker
 from littoral.cloud.jobs import AdaptConfig, AdaptJob
 from littoral.cloud.teacher import divergence_from_teacher, fitted_temperature, shifted, spread
+from littoral.models.norm import adaptive_state, learn
 
 CONFIG = AdaptConfig(batch_size=16, inner_steps=2, settled_nats=0.0)
 
@@ -129,6 +130,21 @@ def test_a_teacher_that_gives_one_answer_to_everything_starts_anew(tiny: Bundle,
     assert at_source == guarded
 
 
+def test_a_teacher_that_stands_still_is_the_sources_whatever_a_state_holds(tiny: Bundle) -> None:
+    """A cloud whose teacher used to learn, and learns no more."""
+    worker = Worker(tiny, dataclasses.replace(CONFIG, teacher_lr=0.0))
+    task = job(tiny)
+    collapsed = collapsed_state(worker, task)
+    results = [worker.adapt(dataclasses.replace(task, state=s)) for s in (collapsed, without_teacher(collapsed))]
+    assert results[0].report["teacher_entropy_nats"] == results[1].report["teacher_entropy_nats"]
+    assert results[0].payload == results[1].payload
+
+
+def without_teacher(state: bytes) -> bytes:
+    kept = {name: value for name, value in load(state).items() if not name.startswith("teacher/")}
+    return save(kept, metadata={"schema": "1"})
+
+
 def test_the_spread_of_answers_is_the_entropy_of_their_labels() -> None:
     assert spread(np.eye(4, dtype=np.float32)) == pytest.approx(np.log(4))
     assert spread(np.ones((8, 4), np.float32)) == 0.0
@@ -148,3 +164,23 @@ def test_a_students_temperature_is_fitted_and_its_confidence_costs_nothing() -> 
         < 1e-6
         < divergence_from_teacher(4 * logits, logits).mean()
     )
+
+
+@pytest.mark.parametrize("fitted", [True, False])
+def test_a_students_confidence_moves_it_only_where_it_is_not_fitted_out(tiny: Bundle, fitted: bool) -> None:
+    """A student that says the teacher's very answers, four times as surely."""
+    worker = Worker(tiny, dataclasses.replace(CONFIG, fitted_temperature=fitted, label_weight=0.0, augment=False))
+    worker._restore(b"")
+    x = worker._input(tiny.probe[0][:16])
+    learn(worker.student, True)
+    logits = worker.student(x).detach()
+    before = {name: value.detach().clone() for name, value in adaptive_state(worker.student) if "running" not in name}
+    sgd = torch.optim.SGD([p for p in worker.student.parameters() if p.requires_grad], lr=0.1)
+    _, divergence = worker._student_step(x, x[:0], logits / 4, sgd)
+    moved = max(
+        float((value.detach() - before[name]).abs().max())
+        for name, value in adaptive_state(worker.student)
+        if name in before
+    )
+    assert (divergence < 1e-6) == fitted
+    assert (moved < 1e-6) == fitted

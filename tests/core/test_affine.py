@@ -193,6 +193,30 @@ def test_a_step_that_cannot_be_is_refused_though_the_checksum_is_right(step: flo
         decode_delta(data, LAYERS)
 
 
+@pytest.mark.parametrize("forged", ["a symbol of 127", "bits behind the last symbol"])
+def test_what_no_coder_writes_is_refused_though_the_checksum_is_right(forged: str) -> None:
+    body = bytearray(encode_delta(values(LAYERS), LAYERS)[HEADER_BYTES:])
+    first, last = 4, 4 + (7 * LAYERS[0].num_channels + 7) // 8 - 1
+    if forged == "a symbol of 127":
+        body[first] |= 0b11111110
+    else:
+        body[last] |= 1
+    data = struct.pack("<4sII", DELTA_MAGIC, 4, zlib.crc32(body)) + body
+    with pytest.raises(ValueError, match="no coder writes"):
+        decode_delta(data, LAYERS)
+
+
+def test_the_bytes_of_a_delta_are_these() -> None:
+    """Worked by hand: steps of 1 and of 0; 63 + 63, 63 - 63 and 63 + 1 are 1111110 0000000 1000000."""
+    layers = table(3)
+    delta = {
+        layers[0].gamma: np.array([63.0, -63.0, 1.0], np.float32),
+        layers[0].beta: np.zeros(3, np.float32),  # 0111111 three times
+    }
+    body = bytes.fromhex("0000803f fc0200 00000000 7efdf8")
+    assert encode_delta(delta, layers) == struct.pack("<4sII", b"LAD2", 2, zlib.crc32(body)) + body
+
+
 def test_a_delta_for_other_layers_is_refused() -> None:
     data = encode_delta(values(LAYERS), LAYERS)
     with pytest.raises(ValueError, match="for this bundle has"):

@@ -271,7 +271,7 @@ def test_the_fingerprint_is_of_the_frames_since_the_drift_alone_and_is_shown_wit
         x = activations(rng, shift)
         estimate.update(measure(x), BATCH, seen=print_of(x), look=look)
     assert [what for what, _ in story] == [
-        *("measure", "look", "measure", "look"),
+        *("look", "measure", "look", "measure"),
         *("measure", "drift", "measure"),
     ]
     shown = [value for what, value in story if what != "measure"]
@@ -282,13 +282,27 @@ def test_the_fingerprint_is_of_the_frames_since_the_drift_alone_and_is_shown_wit
 
 def test_a_world_that_is_a_mixture_does_not_start_afresh_for_ever() -> None:
     """Batches of two worlds in random turns; after as many neighbours as are remembered, a third is drift still."""
-    estimate, rng = fresh(), np.random.default_rng(0)
+    estimate, fixed, rng = fresh(), fresh(), np.random.default_rng(0)
     for shift in rng.choice([0.0, 1.0], 100):
-        step(estimate, activations(rng, shift))
-    assert estimate.resets <= 16, "a fixed bound finds about fifty"
+        x = activations(rng, shift)
+        step(estimate, x)
+        fixed._apart.clear()
+        step(fixed, x)
+    assert estimate.resets <= 16
+    assert fixed.resets > 30, "by the bundle's threshold alone"
     before = estimate.resets
     assert step(estimate, activations(rng, 8.0))
     assert estimate.resets == before + 1
+
+
+@pytest.mark.parametrize(("batches", "all_found"), [(3, False), (4, True), (6, True)])
+def test_worlds_of_four_batches_and_more_are_told_apart_for_ever(batches: int, all_found: bool) -> None:
+    """What changes faster is a mixture."""
+    estimate, rng = fresh(), np.random.default_rng(0)
+    for turn in range(30):
+        for _ in range(batches):
+            step(estimate, activations(rng, 3.0 * (turn % 2)))
+    assert (estimate.resets == 29) == all_found
 
 
 def test_a_batch_of_two_worlds_opens_none_of_its_own() -> None:
@@ -327,6 +341,18 @@ def test_the_estimate_starts_afresh_with_recalled_values(recalls: bool) -> None:
         estimate.update(always(x), BATCH, seen=print_of(x), look=lambda values, drifted: drifted and recalls)
     source = StatisticsConfig().source_frames
     assert estimate.weight_frames == source + (1 if recalls else 2) * BATCH
+
+
+def test_it_starts_afresh_with_recalled_values_though_the_batch_cannot_be_measured() -> None:
+    estimate, rng = fresh(), np.random.default_rng(0)
+    for shift in (0.0, 3.0):
+        step(estimate, activations(rng, shift))
+    x = activations(rng, 3.0)
+    bad = {name: value * np.float32(np.nan) for name, value in moments(x).items()}
+    with pytest.raises(ValueError, match="not finite"):
+        estimate.update(lambda values, alpha: bad, BATCH, seen=print_of(x), look=lambda values, drifted: True)
+    assert estimate.weight_frames == StatisticsConfig().source_frames
+    assert all((estimate.values[name] == estimate.source[name]).all() for name in estimate.values)
 
 
 def test_a_network_without_batch_norm_shows_no_fingerprint() -> None:

@@ -318,6 +318,8 @@ class Worker:
             return optimisers
         tensors = {name: torch.from_numpy(value) for name, value in load_safetensors(state).items()}
         for role, model in self._models():
+            if role == "teacher" and not self.config.teacher_lr:
+                continue  # it stands still at its source, whatever an earlier configuration made of it
             _put(model, {n.removeprefix(f"{role}/"): t for n, t in tensors.items() if n.startswith(f"{role}/")})
             slots: dict[int, dict[str, Tensor]] = {}
             for name, tensor in tensors.items():

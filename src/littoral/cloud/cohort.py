@@ -242,20 +242,21 @@ class Cohort:
 
     def _make(self, claim: Claim, job: AdaptJob, other_frames: Frame) -> NewVersion | None:
         """Adapt and gate; None when the executor was closed meanwhile, so the job stays open."""
+        result = AdaptResult(state=b"", payload=b"", report={})
         try:
             result = self._executor.adapt(job).result()
+            verdict = self._check(
+                result.payload,
+                recent_frames=job.new_frames,
+                other_frames=other_frames,
+                base_payload=self._ledger.payload_of(claim.base_version),
+            )
         except CancelledError:
             return None
         except (LittoralError, ValueError, ArithmeticError, RuntimeError) as error:  # torch raises the last
             # The same job would fail the same way again: it is recorded as held, and the next samples get their turn.
             log.error("cohort %s: adaptation failed: %s", self._ledger.cohort, error)
-            return _held(f"adaptation failed: {error}", AdaptResult(state=b"", payload=b"", report={}), {})
-        verdict = self._check(
-            result.payload,
-            recent_frames=job.new_frames,
-            other_frames=other_frames,
-            base_payload=self._ledger.payload_of(claim.base_version),
-        )
+            return _held(f"adaptation failed: {error}", result, {})
         if not verdict.passed:
             return _held(verdict.reason, result, verdict.report)
         return NewVersion(

@@ -64,6 +64,11 @@ class AdaptConfig:
                 "adaptation needs batch_size and minibatch_size >= 2, and max_batches_per_job, inner_steps and "
                 "replay_capacity >= 1"
             )
+        if self.normalisation == "renorm" and not self.teacher_lr:
+            raise ValueError(
+                "teacher_lr is 0 and normalisation 'renorm': a teacher that takes no step then keeps the source's "
+                "statistics and follows no world; use normalisation 'batch', or a teacher_lr above 0"
+            )
 
     @classmethod
     def parity(cls) -> Self:

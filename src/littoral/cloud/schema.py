@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA = 2
+SCHEMA = 3  # 2 held deltas of a byte a value
 """Written to ``meta`` when the record is made; a record of another number is refused."""
 
 TABLES = """

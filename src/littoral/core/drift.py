@@ -35,7 +35,7 @@ class StatisticsConfig:
     """The most that what was seen before may weigh against a new batch."""
     drift_factor: float = 3.5
     """Two batches in a row are drift when their fingerprints are further apart than so many ``drift_threshold`` of the
-    bundle, and so many times what neighbours of late were apart (upper quartile): a world may be a mixture."""
+    bundle, and so many times what all but four of sixteen neighbours were apart of late: a world may be a mixture."""
     balanced: bool = True
     """Where the newest frames are of far fewer classes than those of this world so far, measure frames of a memory that
     is balanced by predicted class in their place: a stream may show one class for minutes."""
@@ -79,6 +79,8 @@ def blend(a: Tensors, b: Tensors, alpha: float, layers: Sequence[NormLayer]) -> 
 
 NEIGHBOURS = 16
 """Over how many pairs of neighbouring batches the usual distance is taken; with fewer the bundle's alone counts."""
+FAR_NEIGHBOURS = 4
+"""So many of those may be far apart before that is usual: shifts, of worlds that last 128 frames or more."""
 
 Measure = Callable[[Tensors, float], Tensors]
 """Statistics to normalise with and the batch's own weight among them (alpha), to the batch's moments."""
@@ -134,9 +136,9 @@ class StatisticsEstimate:
             measure: Called once.
             num_frames: In the batch.
             seen: The batch's fingerprint; None for a device that does not look for drift.
-            look: Called with the world's fingerprint, but not with the one batch in which drift was found. Of a new
-                world it is told before the batch is measured, so that values recalled for it are the ones that it is
-                measured with, and the estimate starts afresh with those; otherwise after it.
+            look: Called with the world's fingerprint before the batch is measured, but not with the one batch in which
+                drift was found. Where other values serve from then on, the batch is measured with those, and the
+                estimate starts afresh.
         Returns:
             True when drift was found.
         Raises:
@@ -146,21 +148,16 @@ class StatisticsEstimate:
             raise ValueError(f"the fingerprint of the last {num_frames} frames is not finite; the batch is not used")
         apart = self._from_last(seen)
         drifted = self._is_drift(apart)
-        settles = self._unsettled and not drifted
-        recalled = False
         if seen is not None:
             self._take(seen, num_frames, afresh=drifted)
         self.afresh = drifted
-        if settles and look is not None and self._fingerprint is not None:
-            self._unsettled = False
-            recalled = look(self._fingerprint, True)
-        values, weight = self.values, self.weight_frames
-        if drifted or recalled:
-            values, weight = {name: self.source[name] for name in values}, self.config.source_frames
+        if not drifted and look is not None and self._fingerprint is not None:
+            settled, self._unsettled = self._unsettled, False
+            if look(self._fingerprint, settled):  # what was measured so far was measured under other affine values
+                self.values, self.weight_frames = self._at_source()
+        values, weight = self._at_source() if drifted else (self.values, self.weight_frames)
         alpha = num_frames / (num_frames + weight)
         batch = from_moments(_finite(measure(values, alpha), num_frames), self.layers)
-        if not drifted and not settles and look is not None and self._fingerprint is not None:
-            look(self._fingerprint, False)
         self.values = blend(values, batch, alpha, self.layers)
         self.weight_frames = min(weight + num_frames, self.config.max_frames)
         if seen is not None and self._last_seen is not None:
@@ -168,6 +165,10 @@ class StatisticsEstimate:
         self._last_seen, self._unsettled = seen, drifted
         self.resets += drifted
         return drifted
+
+    def _at_source(self) -> tuple[dict[str, FloatArray], float]:
+        """The values and the weight of an estimate that starts afresh."""
+        return {name: self.source[name] for name in self.values}, self.config.source_frames
 
     def changing(self, seen: FloatArray | None) -> bool:
         """Whether `update` will find drift in a batch with this fingerprint, or has found it in the batch before.
@@ -186,7 +187,7 @@ class StatisticsEstimate:
     def _is_drift(self, apart: float) -> bool:
         usual = self.drift_threshold
         if len(self._apart) == NEIGHBOURS:
-            usual = max(usual, sorted(self._apart)[3 * NEIGHBOURS // 4])
+            usual = max(usual, sorted(self._apart)[NEIGHBOURS - FAR_NEIGHBOURS - 1])
         return apart > self.config.drift_factor * usual
 
     def _take(self, seen: FloatArray, num_frames: int, *, afresh: bool) -> None:
