@@ -95,6 +95,12 @@ def test_overlaps_worked_out_by_hand() -> None:
     np.testing.assert_array_equal(iou_matrix(ours, others), expected)
 
 
+def test_an_overlap_has_no_error_of_float32() -> None:
+    # 4097 squared has more bits than a float32.
+    overlaps = iou_matrix(boxes((0, 0, 4097, 4097)), boxes((0, 0, 4097, 4096)))
+    assert overlaps.tolist() == [[4097 * 4096 / 4097**2]]
+
+
 def test_against_a_crowd_the_box_alone_counts() -> None:
     ours, others = boxes((0, 0, 2, 2), (9, 0, 11, 2)), boxes((0, 0, 10, 10), (0, 0, 10, 10))
     overlaps = iou_matrix(ours, others, crowd_M=np.array([True, False]))

@@ -119,9 +119,10 @@ def test_a_box_worked_out_by_hand() -> None:
     assert boxes_BA4.dtype == scores_BAK.dtype == np.float32
 
 
-def test_boxes_end_at_the_edges_of_the_input() -> None:
+@pytest.mark.parametrize("log_size", [5, 200, 1e4], ids=["wide", "beyond-float32", "beyond-float64"])
+def test_boxes_end_at_the_edges_of_the_input(log_size: float) -> None:
     outputs = head(16, 24, (8,))
-    outputs[0, :, 2:4] = 200  # e^200 cells: beyond what float32 holds.
+    outputs[0, :, 2:4] = log_size
     boxes_BA4, _ = decode_grid(outputs, input_height=16, input_width=24, strides=(8,))
     np.testing.assert_array_equal(boxes_BA4[0], np.tile([0, 0, 24, 16], (6, 1)))
 

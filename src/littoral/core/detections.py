@@ -91,8 +91,10 @@ def suppress(found: Detections, *, iou_max: float, max_boxes: int) -> Detections
     while len(left) and len(kept) < max_boxes:
         best, left = int(left[0]), left[1:]
         kept.append(best)
-        overlap = iou_matrix(found.boxes_N4[[best]], found.boxes_N4[left])[0]
-        left = left[(overlap <= iou_max) | (found.labels_N[left] != found.labels_N[best])]
+        is_rival = found.labels_N[left] == found.labels_N[best]
+        stays = ~is_rival
+        stays[is_rival] = iou_matrix(found.boxes_N4[[best]], found.boxes_N4[left[is_rival]])[0] <= iou_max
+        left = left[stays]
     return found[np.array(kept, dtype=np.int64)]
 
 
