@@ -130,7 +130,7 @@ class StatisticsEstimate:
         shift that one still holds a share of the old world, and would call every new batch another shift.
 
         The batch in which a world changes may hold frames of both. The estimate starts afresh with it; what the new
-        world is, is said with the next one, when that one is like it or has started afresh in its turn.
+        world is, is said with the first later batch that is like the one before it.
 
         Args:
             measure: Called once.

@@ -3,8 +3,7 @@
 The teacher is distilled into the student's normalisation layers on source frames that were changed by mild operations
 (turns, shears, shifts, equalising, posterising, solarising, in AugMix's mixtures), both networks under the statistics
 of the batch at hand. No label is used, and none of the operations is a noise, a blur, weather or a coding: what a
-device will meet is not rehearsed, only that something will change. A cloud's first job in a domain starts from the
-values.
+device will meet is not rehearsed, only that something will change. A cloud's very first job starts from the values.
 
 Source: the operations and mixtures of AugMix, Hendrycks et al., ICLR 2020. Departure: they are used to adapt affine
 values by distillation, without labels and without the consistency loss.

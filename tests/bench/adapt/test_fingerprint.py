@@ -62,6 +62,8 @@ def test_what_is_left_out_counts_no_more_nor_what_only_it_imports(root: Path) ->
         *("a/one.py", "a/two.py", "base.py")
     ]
     assert files_of(["littoral.a.one"], without=["littoral.a.one"], root=root) == []
+    with pytest.raises(ValueError, match=r"no source file for the module 'littoral\.gone'"):
+        files_of(["littoral.a.one"], without=["littoral.gone"], root=root)
 
 
 def test_how_a_bundle_is_built_is_of_our_own_rows_only() -> None:

@@ -46,10 +46,10 @@ def _sha256(path: Path) -> bytes:
 
 def _closure(modules: tuple[str, ...], without: frozenset[str], root: Path) -> frozenset[Path]:
     found: set[Path] = set()
-    left_out = {_path(module, root) for module in without}
+    left_out = {path for module in without if (path := _path(module, root)) is not None}
     todo = [path for module in modules if (path := _path(module, root)) is not None]
-    if len(todo) != len(modules):
-        missing = [module for module in modules if _path(module, root) is None]
+    if len(todo) != len(modules) or len(left_out) != len(without):
+        missing = [module for module in (*modules, *sorted(without)) if _path(module, root) is None]
         raise ValueError(f"no source file for the module {missing[0]!r}")
     while todo:
         path = todo.pop()

@@ -67,11 +67,12 @@ def modules_of(row: Row) -> list[str]:
 def modules_without(row: Row) -> list[str]:
     """Modules that `modules_of` reach and that the numbers do not come from.
 
-    How errors are named changes no number. How a bundle is built changes what our own devices do; a baseline takes the
-    shape of a frame and the names of layers from it.
+    How errors are named, or rows stamped, changes no number. How a bundle is built changes what our own devices do; a
+    baseline takes the shape of a frame and the names of layers from it.
     """
     ours = row.method in _SPECIAL or row.method in _OPTIONS
-    return ["littoral.errors"] if ours else ["littoral.errors", "littoral.train.build"]
+    neither = ["littoral.errors", "littoral.bench.adapt.fingerprint"]
+    return neither if ours else [*neither, "littoral.train.build"]
 
 
 def _baselines() -> Mapping[str, MethodFactory]:

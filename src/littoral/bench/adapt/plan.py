@@ -241,9 +241,9 @@ def _fleet(seeds: Sequence[int]) -> list[Row]:
 
 
 def _ablations(seeds: Sequence[int]) -> list[Row]:
-    def rows(stream: Stream, pieces: dict[str, dict[str, Any]], frames: int = WIDE_FRAMES) -> list[Row]:
+    def rows(stream: Stream, pieces: dict[str, dict[str, Any]]) -> list[Row]:
         return [
-            _row("ablation", PRODUCT, dataclasses.replace(stream, name=name), ROBUST, seed, frames, **options)
+            _row("ablation", PRODUCT, dataclasses.replace(stream, name=name), ROBUST, seed, WIDE_FRAMES, **options)
             for seed in seeds
             for name, options in pieces.items()
         ]
