@@ -11,9 +11,15 @@ pytest.importorskip("torch", reason="tracing needs the cloud extra")
 pytest.importorskip("onnxscript", reason="tracing needs the cloud extra")
 
 
-@pytest.fixture(scope="session")
-def network() -> Callable[[str], Any]:
-    """`traced.network`, by the names of its cases, from small_cnn to vit_tiny; each is traced once."""
-    from traced import network
+from made_once import keep_the_exporters_operators, run_folder
 
-    return network
+keep_the_exporters_operators()
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """`traced.network`, by the names of its cases, from small_cnn to vit_tiny; each is traced once a run."""
+    import traced
+
+    traced.SHARED = run_folder(tmp_path_factory)
+    return traced.network
