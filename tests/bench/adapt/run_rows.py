@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE / "without_torch")] if __name__ == "__main__" else [str(HERE)]
 
 from littoral.bench.adapt.row import Row
 from littoral.bench.adapt.rows import RunOptions, make_rows
