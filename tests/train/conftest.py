@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
 pytest.importorskip("torch", reason="tracing needs the cloud extra")
-pytest.importorskip("onnxscript", reason="tracing needs the cloud extra")
+if find_spec("onnxscript") is None:  # not imported: it takes seconds, and a worker that traces nothing needs none of it
+    pytest.skip("tracing needs the cloud extra", allow_module_level=True)
 
-
-from made_once import keep_the_exporters_operators, run_folder
-
-keep_the_exporters_operators()
+from made_once import run_folder
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from made_once import made_once
+from made_once import keep_the_exporters_operators, made_once
 
 from littoral.bundle import InputSpec
 from littoral.models import zoo
@@ -79,6 +79,7 @@ def network(name: str) -> Network:
 
 
 def trace(name: str) -> Network:
+    keep_the_exporters_operators()
     make, spec, taps = _CASES[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE / "without_torch")] if __name__ == "__main__" else [str(HERE)]
+sys.path.insert(0, str(Path(__file__).parent))
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent / "without_torch"))
 
 from littoral.bench.adapt.row import Row
 from littoral.bench.adapt.rows import RunOptions, make_rows
