@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY = PASSIVE
 test: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench docs clean python-is-new-enough
+.PHONY: help setup demo test lint bench docs arm clean python-is-new-enough
 
 help:
 	@echo 'make setup   make .venv and install Littoral with its tools into it (the other verbs do it when needed)'
@@ -22,6 +22,7 @@ help:
 	@echo 'make lint    formatting, lint, types, the direction of imports'
 	@echo 'make bench   a table                           ARGS="runtime"'
 	@echo 'make docs    the pages in docs/results from benchmarks/results; ARGS=--check only compares'
+	@echo 'make arm     golden bytes, codec and wire under an emulated arm64 and a big-endian machine; not in make test'
 	@echo 'make clean   remove what the verbs made, except .venv and the benchmark results'
 
 python-is-new-enough:
@@ -54,6 +55,9 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	@$(BIN)/python tools/make_docs.py $(ARGS)
+
+arm: $(STAMP)
+	@$(BIN)/python tools/check_arm.py $(ARGS)
 
 clean:
 	@rm -rf build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

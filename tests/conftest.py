@@ -1,4 +1,4 @@
-"""What tests of several rooms need: one small bundle, built once. Only a test that asks for it imports torch."""
+"""What tests of several rooms need: one small bundle, built once a run. Only a test that asks for it imports torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_once import keep_the_exporters_operators, one_at_a_time, run_folder
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +18,15 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     pytest.importorskip("torch", reason="building a bundle needs the cloud extra")
     pytest.importorskip("onnxscript", reason="building a bundle needs the cloud extra")
+    whole = run_folder(tmp_path_factory) / "tiny-bundle"
+    with one_at_a_time(whole):
+        if not whole.exists():
+            build_tiny_bundle(tmp_path_factory.mktemp("bundle")).rename(whole)
+    return whole / "tiny"
+
+
+def build_tiny_bundle(folder: Path) -> Path:
+    """Build it as ``tiny`` in a folder of its own, which comes back."""
     import torch
 
     torch.set_num_threads(1)  # two on a busy machine of two cores are several times slower
@@ -26,6 +36,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from littoral.train import BuildOptions, TorchSource, build_bundle
     from littoral.train.fit import fit_classifier, settle_statistics
 
+    keep_the_exporters_operators()
     spec = InputSpec(height=16, width=16, channels=1, mean=(0.5,), std=(0.25,))
     rng = np.random.default_rng(0)
     labels = np.arange(256, dtype=np.int64) % 10
@@ -42,11 +53,10 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
             settle_statistics(model, frames, input=spec)
             sources.append(TorchSource(model, "littoral.models.zoo:small_cnn", kwargs))
     student, teacher = sources
-    out = tmp_path_factory.mktemp("bundle") / "tiny"
     build_bundle(
         student=student,
         teacher=teacher,
-        out=out,
+        out=folder / "tiny",
         name="tiny",
         class_names=[str(digit) for digit in range(10)],
         input=spec,
@@ -54,4 +64,4 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source_labels=labels,
         options=BuildOptions(probe_frames=32, replay_frames=64),
     )
-    return out
+    return folder

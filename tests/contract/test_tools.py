@@ -24,6 +24,7 @@ def load_tool(name: str) -> ModuleType:
 
 
 setup_env, make_docs = load_tool("setup_env"), load_tool("make_docs")
+check_arm, portable_checks = load_tool("check_arm"), load_tool("portable_checks")
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,28 @@ def test_nothing_is_asked_when_the_build_is_there_or_pip_may_choose(installed: s
 
 def test_the_constraints_pin_torch_without_a_local_label() -> None:
     assert setup_env.read_pin((ROOT / "constraints.txt").read_text(), "torch").count("+") == 0
+
+
+def test_what_emulated_machines_are_asked_holds_here_and_a_difference_is_seen() -> None:
+    shown, said = portable_checks.look(None)
+    counted = [name for name, value in shown.items() if type(value) is int and value > 0]
+    assert {"golden_payloads", "golden_messages", "payload_round_trips", "other_byte_order_seen"} <= set(counted)
+    other = {"machine": "another", "said": {**said, "frames": {**said["frames"], "0/0": "ff"}}}
+    with pytest.raises(portable_checks.Wrong, match="frames 0/0 here and on another"):
+        portable_checks.look(other)
+
+
+@pytest.mark.parametrize(
+    ("packages", "old"),
+    [
+        (["python3-numpy_1%3a2.4.6+ds-5+b1_arm64.deb", "python3-msgpack_1.2.1-1_arm64.deb"], []),
+        (["python3-numpy_1%3a2.2.4+ds-1_arm64.deb", "python3-msgpack_1.0.3-3+b5_arm64.deb"], ["msgpack 1.0.3"]),
+        (["python3-numpy_1%3a1.24.2-1+deb12u1_s390x.deb", "libc6_2.36-9_s390x.deb"], ["numpy 1.24.2"]),
+    ],
+    ids=["forky", "trixie", "bookworm"],
+)
+def test_a_debian_with_older_packages_than_ours_is_told_from_the_others(packages: list[str], old: list[str]) -> None:
+    assert check_arm.below(packages) == old
 
 
 RESULT: dict[str, Any] = {

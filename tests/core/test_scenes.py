@@ -193,7 +193,7 @@ EVENTS = st.lists(
 
 
 @given(EVENTS, st.integers(1, 4), st.sampled_from(["keep", "source"]))
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=600, deadline=None)
 def test_in_any_life_numbers_grow_memory_is_bounded_and_what_was_bad_is_never_recalled(
     events: list[Event], capacity: int, unknown: str
 ) -> None:

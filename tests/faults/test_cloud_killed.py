@@ -142,6 +142,7 @@ def rig(tiny_bundle: Path, tmp_path: Path) -> Iterator[Rig]:
 
 
 def test_killing_the_cloud_loses_nothing_that_was_acked_and_the_devices_go_on(rig: Rig) -> None:
+    """With its negative control at the end: the count sees a message that was acknowledged and is gone."""
     rig.play(0, FRAMES_BEFORE)
     rig.wait_for(lambda: all(told.status.get("acked", 0) > 50 for told in rig.told))
     port = rig.cloud.port
@@ -167,13 +168,7 @@ def test_killing_the_cloud_loses_nothing_that_was_acked_and_the_devices_go_on(ri
         assert told.answered == status["frames"]
         assert told.away > 0
 
-
-def test_the_count_sees_a_message_that_was_acked_and_is_gone(rig: Rig) -> None:
-    """Negative control: a cloud that forgot one committed row fails the same check."""
-    rig.play(0, FRAMES_BEFORE)
-    rig.wait_for(lambda: all(told.status.get("acked", 0) > 20 for told in rig.told))
     rig.cloud.kill()
-    assert rig.missing() == []
     with closing(sqlite3.connect(rig.folder / "cloud" / RECORD_FILE)) as db, db:
         db.execute("DELETE FROM samples WHERE device_id = ? AND sequence = 7", (rig.device_ids()[0],))
     assert len(rig.missing()) == 1

@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
+from made_once import keep_the_exporters_operators
 from torch import nn
 from traced import random_frames, square
 
@@ -46,6 +47,7 @@ def source(**kwargs):
 
 
 def make(out, **changes):
+    keep_the_exporters_operators()
     arguments = {
         "student": source(),
         "teacher": source(width=6),

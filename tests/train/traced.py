@@ -1,13 +1,15 @@
-"""Networks of several kinds, each traced once a session, and frames to run them on."""
+"""Networks of several kinds, each traced once a run, and frames to run them on."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from made_once import keep_the_exporters_operators, made_once
 
 from littoral.bundle import InputSpec
 from littoral.models import zoo
@@ -65,8 +67,19 @@ _CASES: dict[str, tuple[Callable[[], torch.nn.Module], InputSpec, tuple[str, ...
 }
 
 
+SHARED: Path | None = None
+"""Where the workers of this run leave what they traced; the fixture says it."""
+
+
 @functools.cache
 def network(name: str) -> Network:
+    found = trace(name) if SHARED is None else made_once(SHARED / f"traced-{name}.pickle", lambda: trace(name))
+    assert isinstance(found, Network)
+    return found
+
+
+def trace(name: str) -> Network:
+    keep_the_exporters_operators()
     make, spec, taps = _CASES[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent / "without_torch"))
 
 from littoral.bench.adapt.row import Row
 from littoral.bench.adapt.rows import RunOptions, make_rows

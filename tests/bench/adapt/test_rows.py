@@ -20,6 +20,12 @@ from littoral.bench.adapt.store import RowStore, estimate_seconds, us_per_frame
 HERE = Path(__file__).parent
 
 
+@pytest.fixture(autouse=True)
+def rows_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that are started here take seconds to import PyTorch, and `row_maker` has no use for it."""
+    monkeypatch.syspath_prepend(HERE / "without_torch")
+
+
 def options(work: Path, **changes: object) -> RunOptions:
     return RunOptions(**{"data": work, "work": work, "make": "row_maker:make_row", **changes})  # type: ignore[arg-type]
 

@@ -1,0 +1,5 @@
+"""The part of the stand-in that the bench's annotations name."""
+
+
+class Module:
+    """Nothing is done with one."""
