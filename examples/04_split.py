@@ -24,7 +24,6 @@ from littoral.train.split_recipe import product_recipe
 
 out = Path(sys.argv[1] if len(sys.argv) > 1 else "example-split.bundle")
 torch.manual_seed(0)
-torch.set_num_threads(1)
 spec = InputSpec(height=16, width=16, channels=1, mean=(0.3,), std=(1.0,))
 frames, labels = source_frames(0, copies=1)
 
