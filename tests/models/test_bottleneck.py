@@ -81,6 +81,7 @@ def test_in_training_noise_of_one_step_stands_for_rounding():
         noise = (bottleneck(frames(), LEVELS).features - bottleneck.latent(frames())) * bottleneck.gains[LEVELS][
             :, :, None, None
         ]
+    assert torch.equal(bottleneck.cloud_gains, bottleneck.gains)  # as they start
     sent = noise[1:3]
     assert sent.abs().max() <= 0.5 + 1e-5
     assert sent.std() == pytest.approx(12**-0.5, rel=0.1)
@@ -106,6 +107,19 @@ def test_mixed_gives_the_decoder_whole_numbers_and_the_encoder_a_gradient():
     symbols = seen[0].detach() * bottleneck.gains.detach()[LEVELS][:, :, None, None]
     assert torch.allclose(symbols, symbols.round(), atol=1e-4)
     assert all(value.grad is not None for value in bottleneck.encoder.parameters())
+
+
+def test_the_cloud_may_have_gains_of_its_own_and_the_device_does_not_see_them():
+    one, other = small(own_gains=True).eval(), small(own_gains=False).eval()
+    other.load_state_dict({k: v for k, v in one.state_dict().items() if k != "log_cloud_gains"})
+    with torch.no_grad():
+        latent = one.latent(frames())
+        before = one(frames(), LEVELS).features
+        assert torch.equal(other(frames(), LEVELS).features, before)
+        one.log_cloud_gains.add_(1.0)
+        assert torch.equal(one.symbols(latent, LEVELS), other.symbols(latent, LEVELS))
+        assert not torch.allclose(one(frames(), LEVELS).features, before)
+    assert torch.equal(to_split_tail(one, nn.Identity()).gains, one.cloud_gains)
 
 
 def test_a_coarse_level_is_deaf_to_the_channels_that_it_does_not_send():

@@ -106,7 +106,9 @@ def stop_after(epochs: int):
 
 def test_it_learns_and_the_dearer_level_sends_less():
     one = recipe(epochs=12, hard_epochs=2, rate_weights=(1e-2, 1e-5), lr=3e-2, features=None, pooled=None)
-    one = dataclasses.replace(one, phases=tuple(dataclasses.replace(p, lr_scales={"prior": 5.0}) for p in one.phases))
+    one = dataclasses.replace(
+        one, phases=tuple(dataclasses.replace(p, lr_scales={"prior": 5.0, "gains": 5.0}) for p in one.phases)
+    )
     nets, correct, bits = networks(), [], []
     labels_alone = ClassifierDistortion(label_weight=1, teacher_weight=0)
     for _ in range(2):
@@ -187,7 +189,7 @@ def test_on_rounded_latents_what_the_device_has_stays():
     one = recipe()
     trained(dataclasses.replace(one, phases=one.phases[1:]), nets)
     moved = {name for name, value in state(nets).items() if not torch.equal(value, before[name])}
-    assert all(name.startswith(("bottleneck.decoder", "tail.")) for name in moved)
+    assert all(name.startswith(("bottleneck.decoder", "bottleneck.log_cloud_gains", "tail.")) for name in moved)
     assert moved
     assert all(value.requires_grad for value in nets.bottleneck.encoder.parameters())
 
@@ -329,13 +331,23 @@ def test_a_bank_says_what_the_teacher_says_and_is_made_once(tmp_path):
             "'layer1' is not a module of",
         ),
         (
+            lambda: trained(
+                recipe(features=None),
+                dataclasses.replace(
+                    networks(make=lambda: product(out_channels=12, width=4, starting_gains=(1.0, 1.0))),
+                    tail=tail_of(networks().teacher, "layer2.0"),
+                ),
+            ),
+            "does not run 'layer2' as a whole",
+        ),
+        (
             lambda: trained(SplitRecipe(phases=(Phase(epochs=1, quantile_loss=True),), rate_weights=(0, 0))),
             "learns_quantiles=True",
         ),
         (lambda: SplitData(frames=FRAMES, targets=LABELS[1:], input=SPEC), "48 frames and 47 targets"),
         (lambda: SplitData(frames=FRAMES[:, :8], input=SPEC), "frames are uint8"),
     ],
-    ids=["weights", "teacher", "module", "cut", "quantiles", "targets", "frames"],
+    ids=["weights", "teacher", "module", "cut", "within", "quantiles", "targets", "frames"],
 )
 def test_what_does_not_fit_together_is_refused(change, words):
     with pytest.raises(ValueError, match=words):

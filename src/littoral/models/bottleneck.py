@@ -2,6 +2,8 @@
 
     encoder -> latent -> x gain of the level -> rounded: symbols ... symbols -> / gain -> decoder -> features -> tail
 
+(The cloud's gains may be its own: at low rates what a symbol stands for is less than a whole step away from 0.)
+
 Level 0 is the coarsest. One network serves all levels: each has gains of its own and sends the first ``kept[level]``
 channels. The networks themselves are in `littoral.models.architectures`.
 
@@ -64,6 +66,7 @@ class Bottleneck(nn.Module):
         kept: Of each level, how many channels are sent; all of them without it.
         starting_gains: Of each level; 1, 2, 4, ... without it.
         learned_gains: Or they stay what they are.
+        own_gains: The decoder learns what to divide by, instead of dividing by the gains.
         decoder_spec: How `make_split_tail` builds this decoder anew: what `make_decoder` takes.
         mixed: In training, give the decoder rounded symbols whose gradient goes straight through, and the prior noisy
             ones (Minnen & Singh, ICIP 2020).
@@ -85,6 +88,7 @@ class Bottleneck(nn.Module):
         kept: Sequence[int] | None = None,
         starting_gains: Sequence[float] | None = None,
         learned_gains: bool = True,
+        own_gains: bool = False,
         decoder_spec: Mapping[str, Any] | None = None,
         mixed: bool = False,
     ) -> None:
@@ -109,6 +113,7 @@ class Bottleneck(nn.Module):
         """Round in train mode too, and leave the encoder and the gains without a gradient."""
         log_gains = torch.tensor(gains).log()[:, None].repeat(1, num_channels)
         self.log_gains = nn.Parameter(log_gains)
+        self.log_cloud_gains = nn.Parameter(log_gains.clone()) if own_gains else None
         self.register_buffer("shift", torch.zeros(num_channels))
         self.register_buffer("_kept", torch.tensor(self.kept), persistent=False)
 
@@ -116,6 +121,11 @@ class Bottleneck(nn.Module):
     def gains(self) -> Tensor:
         """Positive float32 ``(L, C)``: how many steps of rounding a unit of the latent is."""
         return self.log_gains.exp()
+
+    @property
+    def cloud_gains(self) -> Tensor:
+        """Positive float32 ``(L, C)``: what the decoder's side divides by."""
+        return self.gains if self.log_cloud_gains is None else self.log_cloud_gains.exp()
 
     def latent(self, x_BCHW: Tensor) -> Tensor:
         """What the device computes, float32 ``(B, C, H, W)``."""
@@ -135,7 +145,8 @@ class Bottleneck(nn.Module):
     def decode(self, symbols_BCHW: Tensor, level_B: Tensor) -> Tensor:
         """The tail's input of float32 symbols."""
         mask = self._mask_of(level_B)
-        latent = (symbols_BCHW / self._gains_of(level_B) + self.shift[:, None, None]) * mask
+        gains = self.cloud_gains[level_B][:, :, None, None]
+        latent = (symbols_BCHW / gains + self.shift[:, None, None]) * mask
         features: Tensor = self.decoder(latent)
         return features
 
@@ -180,7 +191,7 @@ class SplitTail(nn.Module):
 
     Args:
         decoder: As the bottleneck's.
-        gains: float32 ``(L, C)``.
+        gains: What symbols are divided by, float32 ``(L, C)``: `Bottleneck.cloud_gains`.
         kept: Of each level, how many channels are sent.
         tail: Takes the decoder's features.
         shift: What the symbol 0 stands for in each channel of the latent, float32 ``(C,)``; 0 without it.
@@ -266,7 +277,7 @@ def to_split_tail(bottleneck: Bottleneck, tail: nn.Module) -> SplitTail:
     """The cloud's side of a trained bottleneck and its tail: a copy, in eval mode."""
     return SplitTail(
         copy.deepcopy(bottleneck.decoder),
-        bottleneck.gains,
+        bottleneck.cloud_gains,
         bottleneck.kept,
         copy.deepcopy(tail),
         shift=bottleneck.shift,
