@@ -81,7 +81,6 @@ def test_in_training_noise_of_one_step_stands_for_rounding():
         noise = (bottleneck(frames(), LEVELS).features - bottleneck.latent(frames())) * bottleneck.gains[LEVELS][
             :, :, None, None
         ]
-    assert torch.equal(bottleneck.cloud_gains, bottleneck.gains)  # as they start
     sent = noise[1:3]
     assert sent.abs().max() <= 0.5 + 1e-5
     assert sent.std() == pytest.approx(12**-0.5, rel=0.1)
@@ -109,17 +108,18 @@ def test_mixed_gives_the_decoder_whole_numbers_and_the_encoder_a_gradient():
     assert all(value.grad is not None for value in bottleneck.encoder.parameters())
 
 
-def test_the_cloud_may_have_gains_of_its_own_and_the_device_does_not_see_them():
-    one, other = small(own_gains=True).eval(), small(own_gains=False).eval()
-    other.load_state_dict({k: v for k, v in one.state_dict().items() if k != "log_cloud_gains"})
+def test_the_cloud_scales_what_symbols_stand_for_and_the_device_does_not_see_it():
+    bottleneck = small().eval()
     with torch.no_grad():
-        latent = one.latent(frames())
-        before = one(frames(), LEVELS).features
-        assert torch.equal(other(frames(), LEVELS).features, before)
-        one.log_cloud_gains.add_(1.0)
-        assert torch.equal(one.symbols(latent, LEVELS), other.symbols(latent, LEVELS))
-        assert not torch.allclose(one(frames(), LEVELS).features, before)
-    assert torch.equal(to_split_tail(one, nn.Identity()).gains, one.cloud_gains)
+        latent = bottleneck.latent(frames())
+        before, symbols = bottleneck(frames(), LEVELS), bottleneck.symbols(latent, LEVELS)
+        bottleneck.log_scales.add_(1.0)
+        after = bottleneck(frames(), LEVELS)
+        assert torch.equal(bottleneck.symbols(latent, LEVELS), symbols)
+        assert torch.equal(after.rate_bits, before.rate_bits)
+        assert not torch.allclose(after.features, before.features)
+        tail = to_split_tail(bottleneck, nn.Identity())
+        assert torch.equal(tail(symbols.float(), LEVELS), after.features)
 
 
 def test_a_coarse_level_is_deaf_to_the_channels_that_it_does_not_send():

@@ -189,7 +189,7 @@ def test_on_rounded_latents_what_the_device_has_stays():
     one = recipe()
     trained(dataclasses.replace(one, phases=one.phases[1:]), nets)
     moved = {name for name, value in state(nets).items() if not torch.equal(value, before[name])}
-    assert all(name.startswith(("bottleneck.decoder", "bottleneck.log_cloud_gains", "tail.")) for name in moved)
+    assert all(name.startswith(("bottleneck.decoder", "bottleneck.log_scales", "tail.")) for name in moved)
     assert moved
     assert all(value.requires_grad for value in nets.bottleneck.encoder.parameters())
 

@@ -35,7 +35,7 @@ def product(
     upsamplings: int = 1,
     size: tuple[int, int] | None = None,
     mixed: bool = False,
-    own_gains: bool = True,
+    learned_scales: bool = True,
 ) -> Bottleneck:
     """The default, one for all rates: a patchifying convolution or strided ones, residual blocks, 1x1 to the latent.
 
@@ -55,7 +55,7 @@ def product(
         upsamplings: How often the latent's size has to be doubled for the tail.
         size: See `make_decoder`.
         mixed: See `Bottleneck`.
-        own_gains: Likewise.
+        learned_scales: Likewise.
     """
     layers: list[nn.Module] = []
     channels = in_channels
@@ -79,7 +79,9 @@ def product(
         "upsamplings": upsamplings,
     }
     network = nn.Sequential(*layers)
-    return _learned(network, decoder, num_channels, starting_gains, kept, size, mixed=mixed, own_gains=own_gains)
+    return _learned(
+        network, decoder, num_channels, starting_gains, kept, size, mixed=mixed, learned_scales=learned_scales
+    )
 
 
 def entropic_student(
@@ -228,7 +230,7 @@ def _learned(
     *,
     learned_gains: bool = True,
     mixed: bool = False,
-    own_gains: bool = False,
+    learned_scales: bool = False,
 ) -> Bottleneck:
     spec = decoder if size is None else {**decoder, "size": list(size)}
     return Bottleneck(
@@ -240,7 +242,7 @@ def _learned(
         kept=kept,
         starting_gains=starting_gains,
         learned_gains=learned_gains,
-        own_gains=own_gains,
+        learned_scales=learned_scales,
         decoder_spec=spec,
         mixed=mixed,
     )

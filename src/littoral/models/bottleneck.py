@@ -2,7 +2,8 @@
 
     encoder -> latent -> x gain of the level -> rounded: symbols ... symbols -> / gain -> decoder -> features -> tail
 
-(The cloud's gains may be its own: at low rates what a symbol stands for is less than a whole step away from 0.)
+In the cloud a *scale* per level and channel, 1 at the start, follows the division: at low rates what a symbol stands
+for is less than whole steps away from 0.
 
 Level 0 is the coarsest. One network serves all levels: each has gains of its own and sends the first ``kept[level]``
 channels. The networks themselves are in `littoral.models.architectures`.
@@ -66,7 +67,7 @@ class Bottleneck(nn.Module):
         kept: Of each level, how many channels are sent; all of them without it.
         starting_gains: Of each level; 1, 2, 4, ... without it.
         learned_gains: Or they stay what they are.
-        own_gains: The decoder learns what to divide by, instead of dividing by the gains.
+        learned_scales: The same for the scales on the decoder's side.
         decoder_spec: How `make_split_tail` builds this decoder anew: what `make_decoder` takes.
         mixed: In training, give the decoder rounded symbols whose gradient goes straight through, and the prior noisy
             ones (Minnen & Singh, ICIP 2020).
@@ -88,7 +89,7 @@ class Bottleneck(nn.Module):
         kept: Sequence[int] | None = None,
         starting_gains: Sequence[float] | None = None,
         learned_gains: bool = True,
-        own_gains: bool = False,
+        learned_scales: bool = False,
         decoder_spec: Mapping[str, Any] | None = None,
         mixed: bool = False,
     ) -> None:
@@ -113,7 +114,8 @@ class Bottleneck(nn.Module):
         """Round in train mode too, and leave the encoder and the gains without a gradient."""
         log_gains = torch.tensor(gains).log()[:, None].repeat(1, num_channels)
         self.log_gains = nn.Parameter(log_gains)
-        self.log_cloud_gains = nn.Parameter(log_gains.clone()) if own_gains else None
+        self.learned_scales = learned_scales
+        self.log_scales = nn.Parameter(torch.zeros(num_levels, num_channels))
         self.register_buffer("shift", torch.zeros(num_channels))
         self.register_buffer("_kept", torch.tensor(self.kept), persistent=False)
 
@@ -123,9 +125,9 @@ class Bottleneck(nn.Module):
         return self.log_gains.exp()
 
     @property
-    def cloud_gains(self) -> Tensor:
-        """Positive float32 ``(L, C)``: what the decoder's side divides by."""
-        return self.gains if self.log_cloud_gains is None else self.log_cloud_gains.exp()
+    def scales(self) -> Tensor:
+        """Positive float32 ``(L, C)``: what the decoder's side multiplies by after it divided by the gains."""
+        return self.log_scales.exp()
 
     def latent(self, x_BCHW: Tensor) -> Tensor:
         """What the device computes, float32 ``(B, C, H, W)``."""
@@ -144,9 +146,8 @@ class Bottleneck(nn.Module):
 
     def decode(self, symbols_BCHW: Tensor, level_B: Tensor) -> Tensor:
         """The tail's input of float32 symbols."""
-        mask = self._mask_of(level_B)
-        gains = self.cloud_gains[level_B][:, :, None, None]
-        latent = (symbols_BCHW / gains + self.shift[:, None, None]) * mask
+        steps = (self.scales / self.gains)[level_B][:, :, None, None]
+        latent = (symbols_BCHW * steps + self.shift[:, None, None]) * self._mask_of(level_B)
         features: Tensor = self.decoder(latent)
         return features
 
@@ -191,20 +192,29 @@ class SplitTail(nn.Module):
 
     Args:
         decoder: As the bottleneck's.
-        gains: What symbols are divided by, float32 ``(L, C)``: `Bottleneck.cloud_gains`.
+        gains: The device's, float32 ``(L, C)``.
         kept: Of each level, how many channels are sent.
         tail: Takes the decoder's features.
         shift: What the symbol 0 stands for in each channel of the latent, float32 ``(C,)``; 0 without it.
+        scales: See `Bottleneck.scales`; 1 without it.
     Raises:
         ValueError: levels and channels do not fit together.
     """
 
     gains: Tensor
+    scales: Tensor
     shift: Tensor
     _kept: Tensor
 
     def __init__(
-        self, decoder: nn.Module, gains: Tensor, kept: Sequence[int], tail: nn.Module, *, shift: Tensor | None = None
+        self,
+        decoder: nn.Module,
+        gains: Tensor,
+        kept: Sequence[int],
+        tail: nn.Module,
+        *,
+        shift: Tensor | None = None,
+        scales: Tensor | None = None,
     ) -> None:
         super().__init__()
         num_levels, num_channels = gains.shape
@@ -213,6 +223,7 @@ class SplitTail(nn.Module):
         self.tail = tail
         self.kept = tuple(kept)
         self.register_buffer("gains", gains.detach().clone())
+        self.register_buffer("scales", torch.ones_like(gains) if scales is None else scales.detach().clone())
         self.register_buffer("shift", torch.zeros(num_channels) if shift is None else shift.detach().clone())
         self.register_buffer("_kept", torch.tensor(self.kept), persistent=False)
 
@@ -224,7 +235,8 @@ class SplitTail(nn.Module):
             level_B: int64, the level of each frame; a batch may mix them.
         """
         mask = _mask(self._kept, self.gains.shape[1])[level_B][:, :, None, None]
-        latent = (symbols_BCHW / self.gains[level_B][:, :, None, None] + self.shift[:, None, None]) * mask
+        steps = (self.scales / self.gains)[level_B][:, :, None, None]
+        latent = (symbols_BCHW * steps + self.shift[:, None, None]) * mask
         return self.tail(self.decoder(latent))
 
 
@@ -277,10 +289,11 @@ def to_split_tail(bottleneck: Bottleneck, tail: nn.Module) -> SplitTail:
     """The cloud's side of a trained bottleneck and its tail: a copy, in eval mode."""
     return SplitTail(
         copy.deepcopy(bottleneck.decoder),
-        bottleneck.cloud_gains,
+        bottleneck.gains,
         bottleneck.kept,
         copy.deepcopy(tail),
         shift=bottleneck.shift,
+        scales=bottleneck.scales,
     ).eval()
 
 

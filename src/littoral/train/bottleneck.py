@@ -275,7 +275,7 @@ class _Trainer:
             ],
             "decoder": list(bottleneck.decoder.parameters()),
             "tail": list(self.tail.parameters()),
-            "cloud_gains": [] if bottleneck.log_cloud_gains is None else [bottleneck.log_cloud_gains],
+            "scales": [bottleneck.log_scales] if bottleneck.learned_scales else [],
         }
         allowed = {id(value) for value in self.learnable}
         found = {part: [value for value in everything[part] if id(value) in allowed] for part in phase.trained}
@@ -294,7 +294,7 @@ class _Trainer:
             {
                 "params": values,
                 "scale": phase.lr * phase.lr_scales.get(part, 1.0),
-                "weight_decay": 0.0 if part in ("gains", "cloud_gains", "prior") else phase.weight_decay,
+                "weight_decay": 0.0 if part in ("gains", "prior", "scales") else phase.weight_decay,
             }
             for part, values in self.parts(phase).items()
         ]
