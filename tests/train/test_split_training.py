@@ -168,6 +168,23 @@ def test_the_checkpoint_of_another_training_is_refused(tmp_path, how):
         trained(one, checkpoint=file, data=data)
 
 
+def test_power_lost_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):
+    file = tmp_path / "split.pt"
+    with pytest.raises(Stopped):
+        trained(recipe(), checkpoint=file, after_epoch=stop_after(1))
+    before = file.read_bytes()
+
+    def lost(_descriptor):
+        raise OSError("power")
+
+    monkeypatch.setattr("littoral.train.split_data.os.fsync", lost)
+    with pytest.raises(OSError, match="power"):
+        trained(recipe(), checkpoint=file)
+    monkeypatch.undo()
+    assert file.read_bytes() == before
+    assert same(state(trained(recipe(), checkpoint=file)), state(trained(recipe())))
+
+
 def test_teacher_and_head_do_not_move_and_the_tail_does():
     nets = networks(from_head=True)
     assert nets.head is not None
