@@ -65,3 +65,17 @@ def build_tiny_bundle(folder: Path) -> Path:
         options=BuildOptions(probe_frames=32, replay_frames=64),
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def split_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `tiny_bundle` in two segments and with two splits (``split_bundles.py``). Do not write into it."""
+    from split_bundles import write_split_bundle
+
+    whole = run_folder(tmp_path_factory) / "split-bundle"
+    with one_at_a_time(whole):
+        if not whole.exists():
+            folder = tmp_path_factory.mktemp("split")
+            write_split_bundle(tiny_bundle, folder / "b")
+            folder.rename(whole)
+    return whole / "b"
