@@ -290,7 +290,7 @@ def from_frame(frame: Frame) -> Message:
     if kind is not Offload:
         return kind(**known)
     if not 1 <= frame.deadline_ms <= MAX_DEADLINE_MS:
-        raise ProtocolError(f"an Offload with the deadline {frame.deadline_ms} ms came, expected 1 to {MAX_DEADLINE_MS}")
+        raise ProtocolError(f"an Offload with {frame.deadline_ms} ms of time came, expected 1 to {MAX_DEADLINE_MS}")
     return Offload(**known, deadline_ms=frame.deadline_ms)
 
 
