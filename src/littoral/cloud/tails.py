@@ -142,11 +142,11 @@ class TailBatcher:
         except RuntimeError:  # the cloud stops
             verdicts = [refusal("failed")] * len(batch)
         ended_ms = _now_ms()
-        self._batcher.finished(ended_ms)
+        late = self._batcher.finished(ended_ms)
         waited_ms = [began_ms - request.arrived_ms for request in batch]
         self._metrics.observe_batch(waited_ms, ended_ms - began_ms)
         for request, verdict, queue_ms in zip(batch, verdicts, waited_ms, strict=True):
-            if verdict.code == "ok" and ended_ms > request.deadline_ms:
+            if verdict.code == "ok" and request in late:
                 verdict = refusal("late")
             if not request.item.verdict.done():
                 request.item.verdict.set_result(verdict._replace(queue_ms=queue_ms, compute_ms=ended_ms - began_ms))

@@ -1,7 +1,8 @@
 """Which offloaded requests are taken, which run together and when: a deadline-ordered dynamic batcher without a clock.
 
 One batch runs at a time. Every request that is offered comes back exactly once: from `offer` or `take` with the code
-that it is refused with, or from `take` in a batch. Times are milliseconds on whatever clock the caller has.
+that it is refused with, or from `take` in a batch; `finished` says which of a batch are late. Times are milliseconds on
+whatever clock the caller has.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class BatchConfig:
     first_guess_ms: float = 10.0
     """How long a batch takes, before one was run."""
     probe_ms: float = 1_000.0
-    """After so long without a batch a request is run whatever is predicted, so that one slow batch is not believed for
-    ever."""
+    """After so long without a batch one request is run whatever is predicted, and how long that takes is believed
+    alone: a slow first batch does not make the tail refuse for ever."""
     is_fair: bool = True
     """False orders by deadline alone, whatever one device asks for; for comparison."""
 
@@ -75,10 +76,11 @@ class DeadlineBatcher(Generic[T]):
         self.times = BatchTimes(first_guess_ms=config.first_guess_ms)
         self._waiting: list[Request[T]] = []
         """By deadline."""
-        self._running: int | None = None
-        """The size of the batch that runs."""
+        self._running: list[Request[T]] = []
+        """The batch that runs."""
         self._started_ms = 0.0
         self._last_run_ms: float | None = None
+        self._is_probe = False
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -86,7 +88,7 @@ class DeadlineBatcher(Generic[T]):
     @property
     def is_running(self) -> bool:
         """A batch was taken that is not `finished`."""
-        return self._running is not None
+        return bool(self._running)
 
     # -- who is let in -------------------------------------------------------------------------------------------------
 
@@ -120,8 +122,9 @@ class DeadlineBatcher(Generic[T]):
 
     def _may_probe(self, now_ms: float) -> bool:
         """Nothing runs, nothing waits, and nothing was run for long: time to see how long a batch takes now."""
-        if self._waiting or self.is_running:
-            return False
+        return not self._waiting and not self.is_running and self._has_rested(now_ms)
+
+    def _has_rested(self, now_ms: float) -> bool:
         return self._last_run_ms is None or now_ms - self._last_run_ms >= self.config.probe_ms
 
     def _predicted_end_ms(self, request: Request[T], now_ms: float) -> float:
@@ -134,9 +137,9 @@ class DeadlineBatcher(Generic[T]):
 
     def _free_ms(self, now_ms: float) -> float:
         """When the batch that runs is expected to end. One that is overdue is given as long again as it is overdue."""
-        if self._running is None:
+        if not self._running:
             return now_ms
-        expected_ms = self._started_ms + self.times.predict_ms(self._running)
+        expected_ms = self._started_ms + self.times.predict_ms(len(self._running))
         return max(expected_ms, 2 * now_ms - expected_ms)
 
     def _least_deserving(self, newcomer: Request[T]) -> Request[T]:
@@ -190,15 +193,21 @@ class DeadlineBatcher(Generic[T]):
             self._waiting.remove(request)
         refused += [(request, "late") for request in hopeless]
         if batch:
-            self._running, self._started_ms = len(batch), now_ms
+            self._running, self._started_ms = batch, now_ms
         return Decision(refused, batch)
 
-    def finished(self, now_ms: float) -> None:
-        """The batch has run."""
-        if self._running is None:
+    def finished(self, now_ms: float) -> list[Request[T]]:
+        """The batch has run.
+
+        Returns:
+            Those of it whose deadline passed meanwhile: they are ``late``, whatever came out.
+        """
+        if not self._running:
             raise ValueError("no batch was taken that could have finished")
-        self.times.add(self._running, now_ms - self._started_ms)
-        self._running, self._last_run_ms = None, now_ms
+        learn = self.times.restart if self._is_probe else self.times.add
+        learn(len(self._running), now_ms - self._started_ms)
+        ran, self._running, self._last_run_ms = self._running, [], now_ms
+        return [request for request in ran if request.deadline_ms < now_ms]
 
     def _choose(self, now_ms: float) -> tuple[list[Request[T]], list[Request[T]]]:
         """Those of the next batch that run, and those whom it would help no more.
@@ -218,7 +227,8 @@ class DeadlineBatcher(Generic[T]):
             in_time = sum(d >= end_ms for d in deadlines[:size]) + sum(d >= next_ms for d in deadlines[size:])
             if in_time > most:
                 best, most = size, in_time
-        if not most and (self._last_run_ms is None or now_ms - self._last_run_ms >= self.config.probe_ms):
+        self._is_probe = not most and self._has_rested(now_ms)
+        if self._is_probe:
             return candidates[:1], []
         end_ms = now_ms + self.times.predict_ms(best)
         batch = [request for request in candidates[:best] if request.deadline_ms >= end_ms]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 
 class Ewma:
     """An exponentially weighted mean and mean deviation.
@@ -90,8 +88,8 @@ class RoadEstimate:
 class BatchTimes:
     """How long a batch takes, by its size: an `Ewma` for each size that was run.
 
-    A size that was not is taken to cost what the next larger one does or, beyond the largest, in proportion to it: both
-    are upper bounds where a larger batch costs more, and less for each of its members.
+    A larger batch costs more, and less for each of its members. So every size that was run gives an upper bound for
+    every other, and the least of them is what is predicted: one bad measurement of one size does not stay.
 
     Args:
         first_guess_ms: Of any size, before anything was run.
@@ -107,18 +105,14 @@ class BatchTimes:
         """A batch of ``size`` took so long."""
         self._sizes.setdefault(size, Ewma(self._weight)).add(batch_ms)
 
+    def restart(self, size: int, batch_ms: float) -> None:
+        """Forget what was measured before: a batch of ``size`` took so long."""
+        self._sizes = {}
+        self.add(size, batch_ms)
+
     def predict_ms(self, size: int) -> float:
         """For a batch of this size; 0 for none."""
         if size <= 0:
             return 0.0
-        if not self._sizes:
-            return self._first_guess_ms
-        larger = min((known for known in self._sizes if known >= size), default=None)
-        if larger is not None:
-            return self._high(larger)
-        largest = max(self._sizes)
-        return self._high(largest) * size / largest
-
-    def _high(self, size: int) -> float:
-        high = self._sizes[size].high(self._deviations)
-        return math.inf if high is None else high
+        highs = ((known, times.high(self._deviations) or 0.0) for known, times in self._sizes.items())
+        return min((high_ms * max(size / known, 1.0) for known, high_ms in highs), default=self._first_guess_ms)
