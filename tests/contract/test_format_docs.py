@@ -15,6 +15,7 @@ from littoral.bundle import (
     Manifest,
     ProbeSpec,
     Segment,
+    SplitSpec,
     StatisticsSpec,
     TorchModel,
     VersionManifest,
@@ -92,6 +93,7 @@ def fields_in(text: str) -> set[str]:
         (StatisticsSpec, "**StatisticsSpec**"),
         (ProbeSpec, "**ProbeSpec**"),
         (TorchModel, "**TorchModel**"),
+        (SplitSpec, "**SplitSpec**"),
         (Envelope, "## Envelope"),
         (VersionManifest, "## Version"),
     ],
@@ -99,6 +101,8 @@ def fields_in(text: str) -> set[str]:
 def test_every_field_of_a_document_is_in_its_table(kind: type, start: str) -> None:
     after = BUNDLE[BUNDLE.index(f"\n{start}\n") + len(start) + 2 :]
     table = re.split(
-        r"^(?:## |\*\*Input|\*\*Seg|\*\*Norm|\*\*Stat|\*\*Probe|\*\*Torch|\*\*Payload)", after, flags=re.MULTILINE
+        r"^(?:## |\*\*Input|\*\*Seg|\*\*Norm|\*\*Stat|\*\*Probe|\*\*Torch|\*\*Split|\*\*Payload)",
+        after,
+        flags=re.MULTILINE,
     )[0]
     assert fields_in(table) == {field.name for field in dataclasses.fields(kind)}
