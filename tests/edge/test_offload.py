@@ -34,8 +34,8 @@ from littoral.wire.envelope import Frame as WireFrame
 from littoral.wire.messages import Ack, Offload, OffloadAnswer, Sample, from_frame
 
 EVERYTHING = SelectionConfig(entropy_min_fraction=0.0, entropy_max_fraction=1.0, diversity_margin=1.1)
-BUDGET_MS = 200.0
-LATE_S = 1.0
+BUDGET_MS = 100.0
+LATE_S = 0.6
 """When a slow cloud answers; an answer before half of that was not waited for."""
 
 
