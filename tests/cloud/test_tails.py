@@ -165,9 +165,9 @@ def test_who_expires_behind_a_batch_that_hangs_is_told_so_in_time() -> None:
         now_ms = loop.time() * 1000
         first = asyncio.create_task(batcher.answer(b"\x01", device="a", arrived_ms=now_ms, deadline_ms=now_ms + 10_000))
         await asyncio.sleep(0)
-        second = await batcher.answer(b"\x02", device="b", arrived_ms=now_ms, deadline_ms=now_ms + 60)
+        second = await batcher.answer(b"\x02", device="b", arrived_ms=now_ms, deadline_ms=now_ms + 200)
         waited_ms = loop.time() * 1000 - now_ms
-        assert (second.code, waited_ms >= 60) == ("late", True)
+        assert (second.code, waited_ms >= 200) == ("late", True)
         hold.set()
         assert (await first).code == "ok"
         batcher.close()
