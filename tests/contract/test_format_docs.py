@@ -21,8 +21,11 @@ from littoral.bundle import (
     VersionManifest,
 )
 from littoral.core.affine import NormLayer
+from littoral.core.answers import decode_answer
+from littoral.core.detections import Detections
+from littoral.core.tasks import Detection
 from littoral.wire.envelope import MAX_FRAME_BYTES, decode_frame, encode_frame
-from littoral.wire.messages import Ack, DurableMessage, Message, from_frame, to_frame
+from littoral.wire.messages import OFFLOAD_CODES, Ack, DurableMessage, Message, from_frame, to_frame
 
 REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
 WIRE = (REFERENCE / "wire.md").read_text(encoding="utf-8")
@@ -54,6 +57,21 @@ def test_the_example_frame_is_what_the_code_writes_and_reads() -> None:
     assert example == encode_frame(to_frame(Ack(sequence=300)))
     assert from_frame(decode_frame(example)) == Ack(sequence=300)
     assert f"{len(example)} bytes" in WIRE
+
+
+def test_the_example_answer_is_what_the_code_reads() -> None:
+    block = re.search(r"^```text\n(41 03 .*?)^```", WIRE, re.MULTILINE | re.DOTALL)
+    assert block is not None
+    octets = [re.match(r"((?:[0-9a-f]{2} )+) ", line) for line in block[1].splitlines()]
+    example = bytes.fromhex("".join(match[1] for match in octets if match))
+    found = decode_answer(Detection(num_classes=2, input_height=8, input_width=8), example)
+    assert isinstance(found, Detections)
+    assert (found.boxes_N4.tolist(), found.scores_N.tolist(), found.labels_N.tolist()) == ([[1, 2, 3, 4]], [0.5], [1])
+
+
+@pytest.mark.parametrize("code", OFFLOAD_CODES)
+def test_every_code_of_an_answer_is_stated(code: str) -> None:
+    assert re.search(rf"^\| (?:`[a-z-]+`, )*`{code}`", WIRE, re.MULTILINE)
 
 
 def test_the_limit_of_a_frame_is_stated() -> None:

@@ -13,13 +13,14 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Literal, Self
 
+import numpy as np
 import uvicorn
 
 from littoral.bundle import Bundle
@@ -34,6 +35,9 @@ from littoral.cloud.jobs import AdaptConfig
 from littoral.cloud.keys import Keys, make_token
 from littoral.cloud.ledger import Ledger
 from littoral.cloud.store import Store
+from littoral.cloud.tail import Tail
+from littoral.cloud.tails import RunsTail, TailConfig
+from littoral.core.codec import encode
 from littoral.errors import LittoralError, StorageError
 from littoral.wire.envelope import MAX_FRAME_BYTES
 
@@ -67,6 +71,7 @@ class CloudConfig:
     tls_key: Path | None = None
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     domains: DomainConfig = field(default_factory=DomainConfig)
+    tails: TailConfig = field(default_factory=TailConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
@@ -84,12 +89,22 @@ class CloudConfig:
 
 
 WorkerFactory = Callable[[Bundle, CloudConfig], tuple[Adapter, Check]]
+TailFactory = Callable[[Bundle, CloudConfig], Mapping[int, RunsTail]]
 
 
 def make_worker(bundle: Bundle, config: CloudConfig) -> tuple[Adapter, Check]:
     """The worker and the gate of a real cloud: torch models of the bundle."""
     worker = Worker(bundle, config.adapt, device=config.device)
     return worker, Gate(bundle, worker).check
+
+
+def make_tails(bundle: Bundle, config: CloudConfig) -> Mapping[int, RunsTail]:
+    """The tails of a bundle's split points, by their numbers. Each has run once, since the first run is slow."""
+    tails = {i: Tail(bundle, i, device=config.device) for i in range(len(bundle.manifest.splits))}
+    for tail in tails.values():
+        tables = tail.codec.tables
+        tail.answer([encode(np.zeros(tables.shape(0), np.int32), tables, level=0)])
+    return tails
 
 
 class Cloud:
@@ -101,6 +116,7 @@ class Cloud:
         bundle: The bundle's directory, with its cloud part. Signed with our release key if it carries no signature.
         state_dir: Keys and record; locked while the cloud lives.
         worker_factory: Makes the adapter and the gate's check.
+        tail_factory: Makes what answers offloaded requests.
     Raises:
         LittoralError: the port or the state folder is in use.
         BundleError: the bundle is damaged, signed by another release key, or not the one of this state folder.
@@ -114,10 +130,11 @@ class Cloud:
         config: CloudConfig | None = None,
         *,
         worker_factory: WorkerFactory = make_worker,
+        tail_factory: TailFactory = make_tails,
     ) -> None:
         self.config = config or CloudConfig()
         self.state_dir = Path(state_dir)
-        self._worker_factory = worker_factory
+        self._worker_factory, self._tail_factory = worker_factory, tail_factory
         with ExitStack() as stack:
             self._socket = stack.enter_context(_listen(self.config.host, self.config.port))
             stack.enter_context(_lock(self.state_dir))
@@ -185,6 +202,9 @@ class Cloud:
             self._hub.on_recorded = cohort.poke
             cohort.start()
             self._close.callback(cohort.stop)
+            self._close.callback(
+                self._hub.serve_tails(self._tail_factory(self.bundle, self.config), self.config.tails).close
+            )
             listener = _Listener(self._uvicorn_config(), self._hub, self._socket)
             self._close.callback(listener.stop)
             listener.start()
