@@ -48,6 +48,19 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--diversity-margin", type=float, metavar="COSINE", help="largest likeness, with --published")
     parser.add_argument("--stride", type=int, help="measure statistics on every so-manieth frame")
     parser.add_argument("--measure-batch", type=int, help="frames that are measured at a time")
+    parser.add_argument(
+        "--offload",
+        type=int,
+        metavar="LEVEL",
+        help="ask the cloud to finish each frame, at this rate; 0 is the coarsest",
+    )
+    parser.add_argument("--split", type=int, default=0, help="the split point that is offloaded from (default: 0)")
+    parser.add_argument(
+        "--deadline",
+        type=float,
+        metavar="MS",
+        help="with --offload, answer within so long, whoever does (default: 200)",
+    )
     parser.add_argument("--status-every", type=float, metavar="SECONDS", help="also print the counters so often")
     parser.add_argument(
         "--flush", type=float, default=5.0, metavar="SECONDS", help="how long to go on sending at the end"
@@ -78,6 +91,9 @@ def run(args: argparse.Namespace) -> int:
     if args.diversity_margin is not None and not args.published:
         print("littoral edge: --diversity-margin is a criterion of --published; give both", file=sys.stderr)
         return 2
+    if args.offload is not None and not args.cloud:
+        print("littoral edge: --offload needs --cloud, which is to finish the frames", file=sys.stderr)
+        return 2
     bundle = Bundle.open(args.bundle)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # by way of Device.close
     with Device(bundle, state_dir=args.state, link=_link(args), config=_config(args)) as device:
@@ -94,6 +110,7 @@ def _config(args: argparse.Namespace) -> Any:
     from littoral.core.product import ProductConfig
     from littoral.core.selection import SelectionConfig
     from littoral.edge.device import DeviceConfig
+    from littoral.edge.offload_config import OffloadConfig
     from littoral.edge.updater import UpdaterConfig
 
     bounds = _given(entropy_max_fraction=args.entropy_max, entropy_min_fraction=args.entropy_min)
@@ -104,6 +121,9 @@ def _config(args: argparse.Namespace) -> Any:
     else:
         budget = BudgetConfig(bytes_per_1000_frames=None if args.budget is None else 1000 * args.budget)
         selection = ProductConfig(**bounds, budget=budget)
+    if args.offload is not None:
+        deadline = _given(deadline_ms=args.deadline)
+        device["offload"] = OffloadConfig(mode="always", split=args.split, level=args.offload, **deadline)
     return DeviceConfig(adapt_statistics=not args.no_adapt, selection=selection, **device)
 
 
@@ -149,7 +169,9 @@ def _answer_all(device: Device, args: argparse.Namespace) -> int:
             _print(args, {"type": "error", "input": name, "error": str(error)}, f"{name}: {error}")
             continue
         sure = f"{answer.name} ({answer.confidence:.0%}), version {answer.version}, cloud {answer.cloud}"
-        text = f"{name}: {sure}, {answer.latency_ms:.2f} ms"
+        who = f", by the {answer.source}" if args.offload is not None else ""
+        why = f" ({answer.reason})" if answer.degraded else ""
+        text = f"{name}: {sure}, {answer.latency_ms:.2f} ms{who}{why}"
         _print(args, {"type": "answer", "input": name, **answer_as_dict(answer)} if args.json else {}, text)
         tell_status()
     return failed
@@ -197,6 +219,8 @@ def _print_status(device: Device, args: argparse.Namespace) -> None:
         f"{status.acked} of {status.accepted} messages acked, {status.queued} queued, {status.dropped} dropped, "
         f"{status.bytes_up} bytes up, {status.bytes_down} down"
     )
+    if args.offload is not None:
+        text += f", {status.offloaded} answered by the cloud, {status.degraded} degraded"
     if status.link_error and status.cloud == "away":
         text += f"; {status.link_error}"
     if status.storage_error:

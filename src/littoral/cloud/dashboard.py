@@ -218,6 +218,8 @@ def _devices(document: Document) -> str:
         "queued",
         "dropped",
         "resets",
+        "offloaded",
+        "degraded",
         "samples",
         "last said",
     )
@@ -236,10 +238,10 @@ def _device_row(device: Mapping[str, Any], document: Document) -> str:
             f"{status['version'] or 'source'}",
             f"{status['frames']:,}",
             f"{status['selected']:,}{share}",
-            *(f"{status[key]:,}" for key in ("queued", "dropped", "statistics_resets")),
+            *(f"{status[key]:,}" for key in ("queued", "dropped", "statistics_resets", "offloaded", "degraded")),
         ]
     else:
-        counters = ["–"] * 6
+        counters = ["–"] * 8
     return (
         f'<tr><td>{_text(device["name"])} <span class="note">{_text(device["id"])}</span></td>'
         f'<td><span class="badge {state}">{state}</span>{seen}</td><td class="number">{device["domain"]}</td>'

@@ -339,4 +339,6 @@ class Maintenance:
             queued=status.queued,
             dropped=status.dropped,
             statistics_resets=status.statistics_resets,
+            offloaded=status.offloaded,
+            degraded=status.degraded,
         )

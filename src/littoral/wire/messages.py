@@ -122,6 +122,10 @@ class Status:
     queued: int
     dropped: int
     statistics_resets: int
+    offloaded: int = 0
+    """Frames that the cloud answered in time; with the next, new: a device that does not say so has none."""
+    degraded: int = 0
+    """Frames that the device answered although the cloud was to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +227,10 @@ _FIELDS: dict[type[Message], list[tuple[str, type]]] = {
     kind: [(f.name, typing.get_type_hints(kind)[f.name]) for f in dataclasses.fields(kind)]
     for kind in _BY_TYPE.values()
 }
+_MIN_FIELDS = {
+    kind: sum(f.default is dataclasses.MISSING for f in dataclasses.fields(kind)) for kind in _BY_TYPE.values()
+}
+"""Of a kind. Fields with a default were added later: an older side leaves them out, and so do we where we can."""
 _IN_FRAME = "deadline_ms"
 """The one field of a message that the frame carries and not the body."""
 _BODY_FIELDS = {kind: [field for field in fields if field[0] != _IN_FRAME] for kind, fields in _FIELDS.items()}
@@ -246,7 +254,11 @@ def hello_message(nonce: bytes, device_id: str, bundle_digest: bytes, outbox_str
 
 def to_frame(message: Message, *, stream: int = CONTROL_STREAM, sequence: int = 0) -> Frame:
     """Wrap a message for the wire. A durable message takes its outbox's stream and its sequence there."""
-    body: bytes = msgpack.packb([getattr(message, name) for name, _ in _BODY_FIELDS[type(message)]])
+    values = [getattr(message, name) for name, _ in _BODY_FIELDS[type(message)]]
+    later = [field.default for field in dataclasses.fields(message)][_MIN_FIELDS[type(message)] :]
+    while later and values[-1] == later.pop():
+        values.pop()
+    body: bytes = msgpack.packb(values)
     deadline_ms = message.deadline_ms if isinstance(message, Offload) else 0
     return Frame(type=message.TYPE, stream=stream, sequence=sequence, deadline_ms=deadline_ms, body=body)
 
@@ -272,8 +284,9 @@ def from_frame(frame: Frame) -> Message:
     except (ValueError, msgpack.exceptions.UnpackException) as error:
         raise ProtocolError(f"a {kind.__name__} that is not msgpack came: {error}") from error
     fields = _BODY_FIELDS[kind]
-    if not isinstance(values, list) or len(values) < len(fields):
-        raise ProtocolError(f"a {kind.__name__} should have {len(fields)} fields")
+    num_needed = min(_MIN_FIELDS[kind], len(fields))
+    if not isinstance(values, list) or len(values) < num_needed:
+        raise ProtocolError(f"a {kind.__name__} should have {num_needed} fields or more")
     for (name, expected), value in zip(fields, values, strict=False):
         good = type(value) is expected
         if isinstance(value, int):
