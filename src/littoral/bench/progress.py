@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from littoral.bench.adapt.rows import Event
+from littoral.bench.rows import Event
 
 _LINE_EVERY_S = 60.0
 
