@@ -36,7 +36,7 @@ def test_only_the_common_range_counts() -> None:
 
 
 def test_the_mean_is_over_the_logarithm_of_the_bytes() -> None:
-    # A line from +0 at 10 bytes to +4 at 1000: the mean over the logarithm is +2, over the bytes it would be about +3.5.
+    # A line from +0 at 10 bytes to +4 at 1000: +2 over the logarithm, about +3.1 over the bytes.
     first = Curve(num_bytes=(10.0, 1000.0), accuracy=(70.0, 90.0))
     second = Curve(num_bytes=(10.0, 1000.0), accuracy=(70.0, 94.0))
     assert delta_accuracy(second, first) == pytest.approx(2.0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +35,11 @@ class Curve:
     accuracy: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        rising = all(
-            a < b for values in (self.num_bytes, self.accuracy) for a, b in zip(values, values[1:], strict=False)
-        )
+        rising = all(a < b for values in (self.num_bytes, self.accuracy) for a, b in pairwise(values))
         if not self.num_bytes or len(self.num_bytes) != len(self.accuracy) or min(self.num_bytes) <= 0 or not rising:
             raise ValueError(
-                f"a curve has bytes above 0 and accuracies, both rising, got {self.num_bytes} and {self.accuracy}; make "
-                "one of measured points by Curve.of"
+                f"a curve has bytes above 0 and accuracies, both rising, got {self.num_bytes} and {self.accuracy}; "
+                "make one of measured points by Curve.of"
             )
 
     @classmethod
