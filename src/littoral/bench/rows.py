@@ -21,8 +21,10 @@ from typing import Any
 from littoral.bench.document import commit, machine
 from littoral.bench.store import Unit, UnitStore, UnitT
 
-MakeUnit = Callable[[Any, Path, Path, Callable[[int, int], None]], dict[str, Any]]
-"""A unit, the data folder, the work folder and where to tell progress, to the unit's result."""
+MakeUnit = Callable[[Any, Path, Path, Callable[..., None]], dict[str, Any]]
+"""A unit, the data folder, the work folder and where to tell progress, to the unit's result.
+
+Progress is told as ``(done, of)`` in frames and, where there is more to say, a line of text."""
 _TELL_EVERY_S = 1.0
 
 
@@ -188,14 +190,14 @@ def _work(pipe: Connection, options: RunOptions, stamp: dict[str, Any]) -> None:
         pipe.send(("done", {"document": {**stamp, **took, "result": result}}))
 
 
-def _teller(pipe: Connection) -> Callable[[int, int], None]:
+def _teller(pipe: Connection) -> Callable[..., None]:
     last = time.monotonic()
 
-    def tell(done: int, of: int) -> None:
+    def tell(done: int, of: int, text: str = "") -> None:
         nonlocal last
         if time.monotonic() - last >= _TELL_EVERY_S:
             last = time.monotonic()
-            pipe.send(("progress", {"done": done, "of": of}))
+            pipe.send(("progress", {"done": done, "of": of, "text": text}))
 
     return tell
 
