@@ -52,8 +52,8 @@ class ProgressView:
             if event.kind == "started":
                 self._tasks[event.worker] = self._bars.add_task(event.row.name, total=event.row.num_frames)
             else:
-                more = {"description": f"{event.row.name}  {event.text}"} if event.text else {}
-                self._bars.update(self._tasks[event.worker], completed=event.done, **more)
+                told = f"{event.row.name}  {event.text}" if event.text else None
+                self._bars.update(self._tasks[event.worker], completed=event.done, description=told)
         elif event.kind == "started":
             self._said[event.worker] = time.monotonic()
             self.say(f"started {event.row.name}")

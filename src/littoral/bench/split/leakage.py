@@ -125,8 +125,6 @@ def leakage_points(
     for level in range(levels):
         inverter = fit_inverter(dequantised(trained, seen, level), seen, epochs=epochs, seed=trained.training.seed)
         rebuilt = rebuild(inverter, dequantised(trained, held, level))
-        out.append(
-            {"level": level, "psnr_db": round(psnr_db(held, rebuilt), 3), "ssim": round(ssim(held, rebuilt), 4)}
-        )
+        out.append({"level": level, "psnr_db": round(psnr_db(held, rebuilt), 3), "ssim": round(ssim(held, rebuilt), 4)})
         tell((level + 1) * test_frames // levels, test_frames)
     return out

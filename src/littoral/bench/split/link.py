@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -177,9 +178,7 @@ class PlainSocket:
         _, size = _HEAD.unpack(self._read(_HEAD.size))
         reply = self._read(size)
         arrived, begun, done = _REPLY.unpack(self._read(_REPLY.size))
-        return Reply(
-            body=reply, sent=sent, arrived=arrived, begun=begun, done=done, received=time.perf_counter()
-        )
+        return Reply(body=reply, sent=sent, arrived=arrived, begun=begun, done=done, received=time.perf_counter())
 
     def _read(self, size: int) -> bytes:
         parts = b""
@@ -219,7 +218,7 @@ def measure_ways(road: Ask, ways: Sequence[Way], frames: Sequence[Any], *, round
             if index < 2:
                 continue
             marks = [started, cut, reply.sent, reply.arrived, reply.begun, reply.done, reply.received]
-            times[way.name].append([1e3 * (b - a) for a, b in zip(marks, marks[1:], strict=False)])
+            times[way.name].append([1e3 * (b - a) for a, b in pairwise(marks)])
             sizes[way.name].append(len(body))
     out = []
     for way in ways:

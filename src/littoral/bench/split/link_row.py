@@ -41,7 +41,7 @@ def link_points(
         frames: So many test frames choose WebP's quality.
         rounds: Frames sent by each way.
     """
-    pictures, labels = (values[:frames] for values in material.test)
+    pictures, labels = material.first("test", frames)
     network = material.network(teacher).eval()
     quality, reached = _quality(network, pictures, labels, accuracy)
     webp = _fastest(pictures[:50], quality, spec)

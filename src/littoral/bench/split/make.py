@@ -35,7 +35,7 @@ def _split(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
     from littoral.bench.split.training import train_or_load
 
     trained = train_or_load(_training(unit), material, tell)
-    frames, labels = (values[: unit.frames] for values in material.test)
+    frames, labels = material.first("test", unit.frames)
     return {
         "points": split_points(trained, frames, labels, subset=unit.options["subset"]),
         "encoder_macs": trained.encoder_macs,
@@ -49,7 +49,7 @@ def _local(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
     from littoral.bench.split.training import train_local
 
     network, made_by = train_local(_training(unit), material, tell)
-    frames, labels = (values[: unit.frames] for values in material.test)
+    frames, labels = material.first("test", unit.frames)
     accuracy = accuracy_of(outputs_of(network, frames), labels)
     return {
         "points": [{"accuracy": accuracy, "bytes": 0.0}],
@@ -135,7 +135,7 @@ def _link(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
     from littoral.bench.split.training import train_or_load
 
     trained = train_or_load(_training(unit), material, tell)
-    frames, labels = (values[: unit.frames] for values in material.test)
+    frames, labels = material.first("test", unit.frames)
     accuracies = [point["accuracy"] for point in split_points(trained, frames, labels, subset=unit.frames)]
     fielded = Fielded(trained, material, material.work / "bundles" / unit.key)
     spec = LinkSpec(round_trip_ms=unit.options["round_trip_ms"])

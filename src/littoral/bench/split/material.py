@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -87,6 +87,11 @@ class SplitMaterial:
     def train(self) -> tuple[Frame, Labels]:
         """Likewise, 50,000."""
         return load_cifar10(self.data, "train")
+
+    def first(self, split: Literal["train", "test"], count: int) -> tuple[Frame, Labels]:
+        """The first so many frames and labels."""
+        frames, labels = self.train if split == "train" else self.test
+        return frames[:count], labels[:count]
 
     def network(self, name: str) -> nn.Module:
         """A fresh network in eval mode, on the CPU."""

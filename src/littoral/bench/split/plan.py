@@ -23,14 +23,14 @@ INPUTS = (PIXELS, LAYER1)
 """What the encoder takes: the frame, or what the device's own network gives after its first stage."""
 
 NETWORKS: Mapping[str, dict[str, Any]] = {
-    PIXELS: {"patch": 0, "strides": [2, 2], "width": 56, "blocks": 2},
+    PIXELS: {"patch": 0, "strides": [2, 2], "width": 60, "blocks": 2},
     LAYER1: {"in_channels": 16, "patch": 0, "strides": [2, 2], "width": 48, "blocks": 1},
 }
 """Of `littoral.models.architectures.product`."""
 RATE_WEIGHTS = (5e-4, 1.5e-4, 4e-5, 1e-5)
 GAINS = (1.0, 2.0, 4.0, 8.0)
 RECIPE: dict[str, Any] = {"pooled": {"layer3": 0.5}}
-ENCODER_MACS = {PIXELS: 10_780_672, LAYER1: 5_824_512}
+ENCODER_MACS = {PIXELS: 10_874_880, LAYER1: 5_824_512}
 """Of `NETWORKS`, and of the device's own network up to its first stage; a test counts them."""
 SEGMENT_MACS = {PIXELS: 0, LAYER1: 14_598_144}
 BETAS = (0.02, 0.08, 0.32, 1.28, 5.12)
@@ -108,9 +108,7 @@ class _Plan:
 
     def split(self, training: Training) -> SplitUnit:
         subset = min(self.budget.codec_frames, self.budget.test_frames)
-        return self.unit(
-            "split", training.method, training.variant, self.budget.test_frames, training, subset=subset
-        )
+        return self.unit("split", training.method, training.variant, self.budget.test_frames, training, subset=subset)
 
     def product(self, given: str, seed: int) -> Training:
         return self.training(PRODUCT, given, seed, **self._options(given, RATE_WEIGHTS, GAINS))
@@ -255,7 +253,7 @@ def _rac(plan: _Plan, weight: float, seed: int) -> SplitUnit:
 
 
 def chosen(units: Iterable[SplitUnit], globs: Sequence[str]) -> list[SplitUnit]:
-    """The units whose ``method/variant`` or ``kind/method/variant`` matches one of the globs; all where there are none."""
+    """The units whose ``method/variant`` or ``kind/method/variant`` matches a glob; all where there is none."""
 
     def matches(unit: SplitUnit, glob: str) -> bool:
         return fnmatch.fnmatch(unit.short if glob.count("/") < 2 else f"{unit.kind}/{unit.short}", glob)

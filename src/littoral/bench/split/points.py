@@ -85,12 +85,12 @@ def _encoded(trained: Trained, latent_CHW: FloatArray, level: int) -> tuple[byte
 def codec_points(
     material: SplitMaterial, name: str, *, qualities: tuple[int, ...], frames: int, teacher: str, tell: Say
 ) -> list[Point]:
-    """A point per quality of a picture codec into the unmodified teacher; none, with the reason, where it is missing."""
+    """A point per quality of a picture codec into the unmodified teacher; where it is not here, the reason."""
     codec = codec_of(name)
     if (reason := why_not(codec)) is not None:
         return [{"skipped": reason}]
     network = material.network(teacher).to(torch_device())
-    pictures, labels = (values[:frames] for values in material.test)
+    pictures, labels = material.first("test", frames)
     out = []
     for index, quality in enumerate(qualities if codec.lossy else (0,)):
         seen, sizes = recode(codec, pictures, quality)
@@ -112,7 +112,7 @@ def feature_points(material: SplitMaterial, packer: str, *, cut: str, frames: in
     """The teacher's own features at a cut, 8 bits each, through a general packer; nothing is trained."""
     network = material.network(teacher).to(torch_device())
     head, tail = head_of(network, cut), tail_of(network, cut)
-    pictures, labels = (values[:frames] for values in material.test)
+    pictures, labels = material.first("test", frames)
     sizes: list[int] = []
     logits = []
     for start in range(0, frames, 250):
@@ -141,7 +141,7 @@ def _through(tail: Any, features_BCHW: FloatArray) -> FloatArray:
 def fixed_points(material: SplitMaterial, name: str, *, frames: int, subset: int) -> list[Point]:
     """A network on the frames as they are: ``device_only`` sends nothing, ``cloud_lossless`` sends lossless WebP."""
     network = material.network(name).to(torch_device())
-    pictures, labels = (values[:frames] for values in material.test)
+    pictures, labels = material.first("test", frames)
     logits = outputs_of(network, pictures)
     return [
         {

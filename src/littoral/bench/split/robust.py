@@ -15,7 +15,7 @@ def robust_points(
     trained: Trained, material: SplitMaterial, *, corruptions: Sequence[str], severity: int, frames: int, tell: Say
 ) -> list[dict[str, Any]]:
     """A point per corruption and level, and the clean frames first (severity 0)."""
-    clean, labels = (values[:frames] for values in material.test)
+    clean, labels = material.first("test", frames)
     out = []
     for index, name in enumerate(("clean", *corruptions)):
         shown = clean if name == "clean" else corrupt(clean, name, severity=severity, seed=0)

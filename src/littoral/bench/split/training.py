@@ -23,7 +23,8 @@ from littoral.models.bottleneck import Bottleneck, SplitTail, count_macs, split_
 from littoral.models.entropy import UniformPrior
 from littoral.models.frames import normalise
 from littoral.models.parts import head_of, tail_of
-from littoral.train.bottleneck import SplitData, SplitNetworks, train_split
+from littoral.train.bottleneck import train_split
+from littoral.train.split_data import SplitData, SplitNetworks
 from littoral.train.split_losses import ClassifierDistortion
 from littoral.train.split_recipe import (
     Phase,
@@ -145,7 +146,7 @@ def _run(training: Training, material: SplitMaterial, tell: Say) -> tuple[_Plann
         nonlocal done
         done = epoch * training.frames
 
-    frames, labels = (values[: training.frames] for values in material.train)
+    frames, labels = material.first("train", training.frames)
     bank = material.bank(training.teacher, frames=training.frames, views=training.views, progress=say)
     folder = material.work / "trained" / training.folder
     with alone(folder):
