@@ -33,7 +33,7 @@ def make_inverter(channels: int, *, doublings: int, width: int = WIDTH) -> nn.Se
 
 
 def fit_inverter(
-    latents_NCHW: FloatArray, frames: Frame, *, epochs: int, seed: int = 0, width: int = WIDTH
+    latents_NCHW: FloatArray, frames: Frame, *, epochs: int, batch_size: int = BATCH, seed: int = 0, width: int = WIDTH
 ) -> nn.Sequential:
     """Trained with the mean squared error by Adam; left in eval mode.
 
@@ -49,14 +49,14 @@ def fit_inverter(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         inverter = make_inverter(latents_NCHW.shape[1], doublings=doublings, width=width).to(device)
-        steps = max(1, len(frames) // BATCH)
+        steps = max(1, len(frames) // batch_size)
         optimizer = torch.optim.Adam(inverter.parameters())
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=epochs * steps + 1)
         inverter.train()
         for _ in range(epochs):
             order = rng.permutation(len(frames))
             for step in range(steps):
-                picked = order[step * BATCH : (step + 1) * BATCH]
+                picked = order[step * batch_size : (step + 1) * batch_size]
                 rebuilt = inverter(torch.from_numpy(latents_NCHW[picked]).to(device))
                 loss = (rebuilt - _target(frames[picked], device)).square().mean()
                 optimizer.zero_grad(set_to_none=True)

@@ -118,6 +118,8 @@ class Relay:
             end.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             await asyncio.gather(self._way(reader, far_writer), self._way(far_reader, writer))
+        except asyncio.CancelledError:
+            pass  # the relay is stopped
         finally:
             writer.close()
             far_writer.close()
@@ -140,8 +142,8 @@ class Relay:
                 arrived = time.perf_counter()
                 reply, begun, done = await loop.run_in_executor(None, self._timed, kind, body)
                 writer.write(_HEAD.pack(kind, len(reply)) + reply + _REPLY.pack(arrived, begun, done))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass  # the device has left, or the relay is stopped
         finally:
             writer.close()
 

@@ -18,7 +18,8 @@ from littoral.models.layers import conv3x3, global_average
 from littoral.models.resnet import _cifar_stage
 
 SHAPES: tuple[Literal["full", "halved"], ...] = ("full", "halved")
-WIDTHS = (*range(2, 16), *range(16, 49, 2))
+WIDTHS = range(2, 49, 2)
+"""Even, since a shortcut pads with as many channels before as after."""
 BLOCKS = (1, 2, 3)
 
 
