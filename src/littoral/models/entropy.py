@@ -105,8 +105,8 @@ class FactorisedPrior(Prior):
 
     def _likelihood(self, values_CN: Tensor, level: int) -> Tensor:
         """The probability of the unit interval around each value, for the first C channels."""
-        lower = self._logits_of_cdf(values_CN - 0.5, level)
-        upper = self._logits_of_cdf(values_CN + 0.5, level)
+        edges = torch.cat([values_CN - 0.5, values_CN + 0.5], dim=1)
+        lower, upper = self._logits_of_cdf(edges, level).chunk(2, dim=1)
         # On the side of the median where sigmoids are small, so that their difference keeps its digits.
         sign = -torch.sign(lower + upper).detach()
         return torch.abs(torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower))

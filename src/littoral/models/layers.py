@@ -41,6 +41,8 @@ def global_average(x_BCHW: Tensor) -> Tensor:
 
 def lower_bound(x: Tensor, bound: float) -> Tensor:
     """``max(x, bound)`` whose gradient still reaches an x below the bound where it would raise it."""
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return x.clamp(min=bound)
     bounded: Tensor = _LowerBound.apply(x, bound)  # type: ignore[no-untyped-call]
     return bounded
 

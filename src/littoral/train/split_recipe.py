@@ -144,7 +144,7 @@ def product_recipe(
         pooled: Likewise.
     """
     loss = SplitLoss(features=dict(features or {}), pooled=dict(pooled or {}))
-    scales = {"tail": tail_lr_scale, "prior": 5.0}
+    scales = {"tail": tail_lr_scale, "prior": 5.0, "gains": 5.0}
     joint = Phase(
         epochs=epochs - hard_epochs,
         loss=loss,

@@ -1,0 +1,396 @@
+"""Training a split: it learns, repeats itself however often it is stopped, and leaves frozen networks as they are."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from traced import square
+
+from littoral.models.architectures import entropic_student, product
+from littoral.models.parts import head_of, tail_of
+from littoral.train.bottleneck import answer_split, train_split
+from littoral.train.split_data import SplitData, SplitNetworks, fill_bank
+from littoral.train.split_losses import ClassifierDistortion
+from littoral.train.split_recipe import (
+    Phase,
+    SplitLoss,
+    SplitRecipe,
+    channel_reduction_recipe,
+    end_to_end_recipe,
+    parity_recipe,
+    product_recipe,
+)
+
+SPEC = square(16, 3)
+
+
+class Net(nn.Module):
+    """Two stages for frames of 16x16, each with a normalisation layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer1 = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.layer2 = nn.Sequential(nn.Conv2d(4, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU())
+        self.linear = nn.Linear(12, 4)
+
+    def forward(self, x):
+        return self.linear(self.layer2(self.layer1(x)).mean((2, 3)))
+
+
+def frames_and_labels(count: int = 48):
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % 4
+    patterns = 255 * np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]])[:, None, None]
+    noise = rng.integers(0, 256, size=(count, 16, 16, 3))
+    return (0.7 * patterns[labels] + 0.3 * noise).astype(np.uint8), labels
+
+
+FRAMES, LABELS = frames_and_labels()
+DATA = SplitData(frames=FRAMES, targets=LABELS, input=SPEC)
+
+
+def networks(*, from_head: bool = False, make=None) -> SplitNetworks:
+    torch.manual_seed(0)
+    teacher = Net().eval()
+    sizes = {"num_channels": 3, "out_channels": 4, "width": 8, "decoder_width": 8, "decoder_blocks": 0}
+    stem = {"in_channels": 4, "patch": 0, "strides": (2,)} if from_head else {"patch": 4}
+    bottleneck = make() if make else product(**sizes, **stem, blocks=1, starting_gains=(2.0, 2.0))
+    return SplitNetworks(
+        bottleneck=bottleneck,
+        tail=tail_of(teacher, "layer1"),
+        head=head_of(Net().eval(), "layer1") if from_head else None,
+        teacher=teacher,
+        cut="layer1",
+    )
+
+
+def recipe(**kwargs) -> SplitRecipe:
+    settings = {"epochs": 3, "hard_epochs": 1, "rate_weights": (1e-3, 1e-4), "batch_size": 16, "lr": 1e-2}
+    features = {"features": {"layer1": 0.1}, "pooled": {"layer2": 0.1}}
+    return product_recipe(**{**settings, **features, **kwargs})
+
+
+def state(nets: SplitNetworks) -> dict[str, torch.Tensor]:
+    parts = {"bottleneck": nets.bottleneck, "tail": nets.tail}
+    return {f"{part}.{name}": value.clone() for part, net in parts.items() for name, value in net.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def trained(the_recipe: SplitRecipe, nets: SplitNetworks | None = None, **kwargs) -> SplitNetworks:
+    nets = nets or networks()
+    train_split(the_recipe, nets, kwargs.pop("data", DATA), **kwargs)
+    return nets
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(epochs: int):
+    def after_epoch(done, _bottleneck, _tail):
+        if done == epochs:
+            raise Stopped
+
+    return after_epoch
+
+
+def test_it_learns_and_the_dearer_level_sends_less():
+    one = recipe(epochs=12, hard_epochs=2, rate_weights=(1e-2, 1e-5), lr=3e-2, features=None, pooled=None)
+    one = dataclasses.replace(one, phases=tuple(dataclasses.replace(p, lr_scales={"prior": 5.0}) for p in one.phases))
+    nets, correct, bits = networks(), [], []
+    labels_alone = ClassifierDistortion(label_weight=1, teacher_weight=0)
+    for _ in range(2):
+        for level in (0, 1):
+            outputs, bits_N = answer_split(nets, DATA, level=level)
+            bits.append(bits_N.mean().item())
+            correct.append((outputs.argmax(1).numpy() == LABELS).mean())
+        if len(bits) == 2:
+            trained(one, nets, distortion=labels_alone)
+    assert max(correct[:2]) < 0.5
+    assert min(correct[2:]) > 0.7
+    assert bits[0] == pytest.approx(bits[1], rel=0.1)
+    assert bits[2] < 0.9 * bits[3]
+
+
+@pytest.mark.parametrize("epochs", [1, 2], ids=["within the phase", "between phases"])
+def test_stopped_and_started_again_it_is_the_same(tmp_path, epochs):
+    whole = state(trained(recipe()))
+    file = tmp_path / "split.pt"
+    with pytest.raises(Stopped):
+        trained(recipe(), checkpoint=file, after_epoch=stop_after(epochs))
+    said: list[str] = []
+    assert same(state(trained(recipe(), checkpoint=file, progress=said.append)), whole)
+    assert said[0].startswith(f"epoch {epochs + 1}/3: ")
+
+
+def test_a_finished_training_is_read_and_not_run(tmp_path):
+    file = tmp_path / "split.pt"
+    whole, said = state(trained(recipe(), checkpoint=file)), []
+    assert same(state(trained(recipe(), checkpoint=file, progress=said.append)), whole)
+    assert not said
+
+
+def test_another_seed_gives_another_split_and_torchs_generator_stays():
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    nets = [networks(), networks()]
+    torch.manual_seed(7)
+    states = [state(trained(recipe(epochs=1, hard_epochs=0, seed=seed), nets[seed])) for seed in (0, 1)]
+    assert torch.equal(torch.rand(1), expected)
+    assert not same(*states)
+
+
+@pytest.mark.parametrize("how", ["recipe", "frames", "damaged"])
+def test_the_checkpoint_of_another_training_is_refused(tmp_path, how):
+    file = tmp_path / "split.pt"
+    one = recipe(epochs=1, hard_epochs=0)
+    trained(one, checkpoint=file)
+    data = DATA
+    if how == "recipe":
+        one = dataclasses.replace(one, rate_weights=(1e-3, 2e-4))
+    elif how == "frames":
+        data = dataclasses.replace(DATA, frames=FRAMES[::-1].copy())
+    else:
+        file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(ValueError, match=r"cannot be read|is of another recipe"):
+        trained(one, checkpoint=file, data=data)
+
+
+def test_teacher_and_head_do_not_move_and_the_tail_does():
+    nets = networks(from_head=True)
+    assert nets.head is not None
+    assert nets.teacher is not None
+    nets.teacher.train()  # what a caller forgets
+    frozen = [copy.deepcopy(net.state_dict()) for net in (nets.teacher, nets.head)]
+    before = state(nets)
+    trained(recipe(), nets)
+    assert all(same(net.state_dict(), was) for net, was in zip((nets.teacher, nets.head), frozen, strict=True))
+    after = state(nets)
+    moved = {name for name in after if not torch.equal(after[name], before[name])}
+    assert {"tail.layer2.1.running_mean", "tail.linear.weight", "bottleneck.log_gains"} <= moved
+    assert any(name.startswith("bottleneck.encoder") for name in moved)
+
+
+def test_on_rounded_latents_what_the_device_has_stays():
+    nets = networks()
+    before = state(nets)
+    one = recipe()
+    trained(dataclasses.replace(one, phases=one.phases[1:]), nets)
+    moved = {name for name, value in state(nets).items() if not torch.equal(value, before[name])}
+    assert all(name.startswith(("bottleneck.decoder", "tail.")) for name in moved)
+    assert moved
+    assert all(value.requires_grad for value in nets.bottleneck.encoder.parameters())
+
+
+def test_what_the_caller_froze_stays_frozen():
+    nets = networks()
+    nets.tail.requires_grad_(False)
+    weight = nets.tail.linear.weight.clone()
+    trained(recipe(epochs=1, hard_epochs=0), nets)
+    assert torch.equal(nets.tail.linear.weight, weight)
+    assert not nets.tail.linear.weight.requires_grad
+
+
+def test_a_tasks_own_distortion_gets_outputs_teacher_and_targets():
+    seen = []
+
+    def distortion(outputs, teacher_outputs, targets):
+        seen.append((outputs.shape, teacher_outputs.requires_grad, targets.tolist()))
+        return (outputs - teacher_outputs).square().mean(1)
+
+    trained(recipe(epochs=1, hard_epochs=0), distortion=distortion)
+    assert [(shape, grad) for shape, grad, _ in seen] == [((16, 4), False)] * 3
+    assert sorted(label for _, _, labels in seen for label in labels) == sorted(LABELS.tolist())
+
+
+def test_every_batch_has_every_level_equally_often():
+    nets, seen = networks(), []
+    nets.bottleneck.register_forward_pre_hook(lambda _m, args: seen.append(args[1].bincount().tolist()))
+    trained(recipe(epochs=1, hard_epochs=0), nets)
+    assert seen == [[8, 8]] * 3
+
+
+def test_progress_tells_the_time_left():
+    ticks = iter(range(0, 100_000, 60))
+    said: list[str] = []
+    trained(recipe(epochs=2, hard_epochs=0), progress=said.append, clock=lambda: float(next(ticks)))
+    assert len(said) == 6
+    assert said[0].startswith("epoch 1/2, step 1/3: loss ")
+    assert said[0].endswith("; 5.0 min left")
+    assert said[-1].startswith("epoch 2/2: loss ")
+    assert said[-1].endswith("; 0.0 min left")
+
+
+def student(**kwargs):
+    return entropic_student(
+        widths=(6, 6), decoder_widths=(6, 6), num_channels=2, out_channels=4, upsamplings=1, **kwargs
+    )
+
+
+@pytest.mark.parametrize("quantile_loss", [False, True], ids=["bisection", "published"])
+def test_parity_freezes_the_device_after_stage_1_and_rounds_about_its_medians(quantile_loss, tmp_path):
+    nets = networks(make=lambda: student(learns_quantiles=quantile_loss))
+    one = parity_recipe(
+        beta=0.1, features=("layer1", "layer2"), stage1_epochs=2, stage2_epochs=1, quantile_loss=quantile_loss,
+        batch_sizes=16,
+    )  # fmt: skip
+    file = tmp_path / "parity.pt"
+    with pytest.raises(Stopped):
+        trained(one, nets, checkpoint=file, after_epoch=stop_after(2))
+    stage1 = state(nets)
+    assert not stage1["bottleneck.shift"].any()
+    quantiles = stage1["bottleneck.prior.quantiles"]
+    assert (quantiles[0, 0].tolist() == [-10.0, 0.0, 10.0]) is not quantile_loss
+    trained(one, nets, checkpoint=file)
+    stage2 = state(nets)
+    assert torch.allclose(stage2["bottleneck.shift"], nets.bottleneck.prior.medians(0).float())
+    assert stage2["bottleneck.shift"].any()
+    for name, value in stage1.items():
+        if name.startswith(("bottleneck.encoder", "bottleneck.prior.matrices")):
+            assert torch.equal(stage2[name], value)
+    assert not torch.equal(stage2["tail.linear.weight"], stage1["tail.linear.weight"])
+    teacher = networks().teacher
+    assert teacher is not None
+    assert torch.equal(stage1["tail.linear.weight"], teacher.linear.weight)
+
+
+def test_end_to_end_needs_no_teacher():
+    nets = dataclasses.replace(networks(make=student), teacher=None)
+    trained(
+        end_to_end_recipe(beta=1e-4, epochs=1, batch_size=16), nets, distortion=ClassifierDistortion(label_weight=1)
+    )
+
+
+def test_channel_reduction_trains_without_a_rate():
+    nets = networks()
+    one = dataclasses.replace(
+        channel_reduction_recipe(features=("layer1",), epochs=2, batch_size=16), rate_weights=(0, 0)
+    )
+    before = state(nets)
+    after = state(trained(one, nets))
+    assert torch.equal(before["bottleneck.log_gains"], after["bottleneck.log_gains"])
+
+
+class Untouchable(Net):
+    """A teacher that must not be run."""
+
+    def forward(self, x):
+        raise AssertionError
+
+
+def test_a_bank_says_what_the_teacher_says_and_is_made_once(tmp_path):
+    nets = networks()
+    assert nets.teacher is not None
+    bank = fill_bank(tmp_path, nets.teacher, FRAMES, SPEC, num_views=2, pooled=("layer2",), batch_size=20)
+    plain = SplitData(frames=FRAMES, input=SPEC, augment=None)
+    moved = np.zeros((2, len(FRAMES), 3), np.int8) + np.array([4, 4, 0], np.int8)
+    assert bank.moves_VN3.shape == moved.shape
+    assert bank.pooled_VNC["layer2"].shape == (2, 48, 12)
+    # Views drawn as no shift and no mirror image are the frames themselves.
+    same_VN = (bank.moves_VN3 == moved).all(2)
+    with torch.no_grad():
+        whole = SplitNetworks(bottleneck=nets.bottleneck, tail=nets.tail, teacher=nets.teacher)
+        assert whole.teacher is not None
+        x = torch.from_numpy(plain.frames).permute(0, 3, 1, 2).float() / 255
+        mean, std = (torch.tensor(v)[:, None, None] for v in (SPEC.mean, SPEC.std))
+        logits = whole.teacher((x - mean) / std).numpy()
+    for view, frame in zip(*np.nonzero(same_VN), strict=True):
+        assert np.allclose(bank.outputs_VNK[view, frame], logits[frame], atol=1e-2)
+    broken = Untouchable()
+    broken.load_state_dict(nets.teacher.state_dict())
+    again = fill_bank(tmp_path, broken.eval(), FRAMES, SPEC, num_views=2, pooled=("layer2",))
+    assert np.array_equal(again.outputs_VNK, bank.outputs_VNK)
+    with pytest.raises(ValueError, match="another teacher"):
+        fill_bank(tmp_path, nets.teacher, FRAMES[:40], SPEC, num_views=2, pooled=("layer2",))
+    data = dataclasses.replace(DATA, bank=bank)
+    trained(recipe(features=None), dataclasses.replace(networks(), teacher=broken), data=data)
+    with pytest.raises(AssertionError):
+        trained(recipe(), dataclasses.replace(networks(), teacher=broken), data=data)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda: trained(recipe(rate_weights=(1e-3,))), "1 rate weights, the bottleneck 2 levels"),
+        (lambda: trained(recipe(), dataclasses.replace(networks(), teacher=None)), "a teacher is needed"),
+        (lambda: trained(recipe(features={"layer9": 1.0})), "'layer9' is not a module"),
+        (
+            lambda: trained(recipe(features={"layer1": 1.0}), dataclasses.replace(networks(), cut=None)),
+            "'layer1' is not a module of",
+        ),
+        (
+            lambda: trained(SplitRecipe(phases=(Phase(epochs=1, quantile_loss=True),), rate_weights=(0, 0))),
+            "learns_quantiles=True",
+        ),
+        (lambda: SplitData(frames=FRAMES, targets=LABELS[1:], input=SPEC), "48 frames and 47 targets"),
+        (lambda: SplitData(frames=FRAMES[:, :8], input=SPEC), "frames are uint8"),
+    ],
+    ids=["weights", "teacher", "module", "cut", "quantiles", "targets", "frames"],
+)
+def test_what_does_not_fit_together_is_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        change()
+
+
+def test_the_classifiers_distortion_is_its_formula():
+    rng = torch.Generator().manual_seed(0)
+    ours, teachers = torch.randn(3, 5, generator=rng), torch.randn(3, 5, generator=rng)
+    labels = torch.tensor([0, 4, 2])
+    soft = F.softmax(teachers / 2, 1)
+    divergence = (soft * (soft.log() - F.log_softmax(ours / 2, 1))).sum(1)
+    expected = 0.25 * F.cross_entropy(ours, labels, reduction="none") + 0.5 * 4 * divergence
+    loss = ClassifierDistortion(label_weight=0.25, teacher_weight=0.5, temperature=2.0)
+    assert torch.allclose(loss(ours, teachers, labels), expected, atol=1e-6)
+    assert loss(ours, None, None).tolist() == [0, 0, 0]
+
+
+def test_relative_errors_are_shares_of_the_teachers_energy():
+    from littoral.train.split_losses import feature_errors
+
+    ours = {"a": torch.tensor([[[[1.0]]], [[[2.0]]]])}
+    teachers = {"a": torch.tensor([[[[3.0]]], [[[1.0]]]])}
+    shares = feature_errors(ours, teachers, {"a": 2.0}, relative=True)
+    assert shares.tolist() == pytest.approx([2 * 4 / 5, 2 * 1 / 5])
+    assert feature_errors(ours, teachers, {"a": 1.0}, relative=False).tolist() == [4, 1]
+    with pytest.raises(ValueError, match="take the loss where they are alike"):
+        feature_errors(ours, {"a": torch.zeros(2, 3)}, {"a": 1.0}, relative=True)
+
+
+def test_schedules():
+    cosine = Phase(epochs=1, warmup=0.2)
+    assert [cosine.lr_factor(p) for p in (0.1, 0.2, 0.6, 1.0)] == pytest.approx([0.5, 1.0, 0.5, 0.0])
+    steps = Phase(epochs=1, schedule="steps", drops=(0.5, 0.8))
+    assert [steps.lr_factor(p) for p in (0.0, 0.49, 0.5, 0.8)] == pytest.approx([1, 1, 0.1, 0.01])
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Phase(epochs=0), "at least 1 epoch"),
+        (lambda: Phase(epochs=1, trained=("head",)), "head"),
+        (lambda: Phase(epochs=1, hard=True), "no gradient there"),
+        (lambda: SplitRecipe(phases=(), rate_weights=(0.1,)), "needs a phase"),
+        (lambda: SplitRecipe(phases=(Phase(epochs=1),), rate_weights=(-0.1,)), "none of them negative"),
+        (lambda: SplitRecipe(phases=(Phase(epochs=1),), rate_weights=(0.1,)).phase_of(1), "has 1 epochs"),
+    ],
+    ids=["epochs", "part", "hard", "phases", "weights", "epoch"],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_losses_are_weighted_as_they_say():
+    assert SplitLoss().rate == 1.0
+    one = recipe()
+    assert one.epochs == 3
+    assert [one.phase_of(epoch) for epoch in range(3)] == [(0, 0), (0, 1), (1, 0)]
