@@ -55,3 +55,11 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         options=BuildOptions(probe_frames=32, replay_frames=64),
     )
     return out
+
+
+@pytest.fixture(scope="session")
+def split_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `tiny_bundle` in two segments and with two splits; see ``split_bundles.py``. Do not write into it."""
+    from split_bundles import write_split_bundle
+
+    return write_split_bundle(tiny_bundle, tmp_path_factory.mktemp("split") / "b").path
