@@ -139,8 +139,8 @@ def link(rows: Rows, table: Callable[..., str]) -> list[str]:
     rate = chosen[0]["bits_per_second"] / 1e6
     words = (
         f"A relay between loopback sockets lets {rate:g} Mbit/s through each way; the milliseconds in the variant's "
-        "name are of the round trip, half each way. WebP at the coarsest quality that is as often right as the split on "
-        "the same frames, and at the effort that takes the least time with sending. Medians, in turns."
+        "name are of the round trip, half each way. WebP at the coarsest quality that is as often right as the split "
+        "on the same frames, and at the effort that takes the least time with sending. Medians, in turns."
     )
     return ["## Over a slow link", words, table(list(keys), [[row.get(key) for key in keys] for row in chosen])]
 
