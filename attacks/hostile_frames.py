@@ -13,7 +13,7 @@ import msgpack
 from littoral.errors import ProtocolError
 from littoral.wire.envelope import MAX_FRAME_BYTES, Frame, decode_frame, encode_frame
 from littoral.wire.link import Close, DeviceLink
-from littoral.wire.messages import NONCE_BYTES, Ack, Challenge, Sample, Version, Welcome, from_frame, to_frame
+from littoral.wire.messages import NONCE_BYTES, Ack, Challenge, Offload, Sample, Version, Welcome, from_frame, to_frame
 
 MAX_MEMORY_BYTES = 8 * MAX_FRAME_BYTES
 """What reading one frame may take at most, whatever is in it."""
@@ -83,6 +83,14 @@ FRAMES: dict[str, bytes] = {
     "fingerprint as text": _frame(11, msgpack.packb([1, 0, "fingerprint"])),
     "fingerprint as a list of numbers": _frame(11, msgpack.packb([1, 0, [0.5, 0.5]])),
     "fingerprint that claims four gigabytes": _frame(11, b"\x93\x01\x00" + _huge(0xC6)),
+    "request without a deadline": _frame(12, msgpack.packb([1, 0, 0, b"payload"])),
+    "request of a split point below zero": _frame(12, msgpack.packb([1, -1, 0, b"payload"]), deadline_ms=10),
+    "request of a split point without end": _frame(12, msgpack.packb([1, 2**40, 0, b"payload"]), deadline_ms=10),
+    "payload as text": _frame(12, msgpack.packb([1, 0, 0, "payload"]), deadline_ms=10),
+    "payload that claims four gigabytes": _frame(12, b"\x94\x01\x00\x00" + _huge(0xC6), deadline_ms=10),
+    "answer of NaN milliseconds": _frame(13, msgpack.packb([1, "ok", "", b"", float("nan"), 0.0])),
+    "answer before it was asked": _frame(13, msgpack.packb([1, "ok", "", b"", -1.0, 0.0])),
+    "answer with a code of a megabyte": _frame(13, msgpack.packb([1, "x" * 500_000, "", b"", 0.0, 0.0])),
     "text that is not UTF-8": _frame(4, b"\x93\xa1\xff\xa1x\x00"),
     "body that claims four gigabytes": _frame(10, b"\x93" + _huge(0xC6)),
 }
@@ -119,7 +127,7 @@ def open_link() -> DeviceLink:
     return link
 
 
-def _message(message: Challenge | Ack | Welcome) -> Callable[[], bytes]:
+def _message(message: Challenge | Ack | Welcome | Offload) -> Callable[[], bytes]:
     return lambda: encode_frame(to_frame(message))
 
 
@@ -131,6 +139,7 @@ LIES: dict[str, Callable[[], bytes]] = {
     "a second welcome, with another envelope": _message(
         Welcome(acked_sequence=1, credit_bytes=1, envelope=b"", envelope_signature=b"")
     ),
+    "a request sent to the device": _message(Offload(request=1, split=0, version=0, payload=b"x", deadline_ms=10)),
     "a sample sent to the device": lambda: encode_frame(SAMPLE),
     "a version without its payload": lambda: encode_frame(
         Frame(type=Version.TYPE, body=msgpack.packb([b"manifest", b"signature"]))

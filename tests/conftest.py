@@ -59,7 +59,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def split_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of `tiny_bundle` in two segments and with two splits; see ``split_bundles.py``. Do not write into it."""
+    """The folder of `tiny_bundle` in two segments and with two splits (``split_bundles.py``). Do not write into it."""
     from split_bundles import write_split_bundle
 
     return write_split_bundle(tiny_bundle, tmp_path_factory.mktemp("split") / "b").path

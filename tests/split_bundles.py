@@ -43,7 +43,7 @@ def write_split_bundle(tiny: Path, out: Path) -> Bundle:
         )
     splits = []
     for index, segment in enumerate((None, 0)):
-        spec, more = _split(index, segment, bundle, segments)
+        spec, more = _split(index, segment, bundle)
         splits.append(spec)
         files |= more
     out.mkdir()
@@ -51,9 +51,7 @@ def write_split_bundle(tiny: Path, out: Path) -> Bundle:
     return Bundle.open(out, require_cloud=True)
 
 
-def _split(
-    index: int, segment: int | None, bundle: Bundle, segments: list[Segment]
-) -> tuple[SplitSpec, dict[str, bytes]]:
+def _split(index: int, segment: int | None, bundle: Bundle) -> tuple[SplitSpec, dict[str, bytes]]:
     import torch
 
     from littoral.models.bottleneck import make_split_tail
@@ -92,7 +90,7 @@ def _split(
         ),
     )
     shape = (channels, size.height, size.width)
-    encoder = _of_frames(size) if segment is None else _of_features(segments[segment].output, shape)
+    encoder = _of_frames(size) if segment is None else _of_features(shape)
     return spec, {
         spec.encoder_file: encoder.SerializeToString(deterministic=True),
         spec.codec_file: tensors_to_bytes(codec.to_tensors()),
@@ -124,9 +122,9 @@ def _of_frames(size: InputSpec) -> onnx.ModelProto:
     return _graph(nodes, frames, (size.channels, size.height, size.width), constants)
 
 
-def _of_features(name: str, shape: tuple[int, int, int]) -> onnx.ModelProto:
-    nodes = [helper.make_node("Mul", [name, "one"], ["latent"])]
-    features = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", *shape])
+def _of_features(shape: tuple[int, int, int]) -> onnx.ModelProto:
+    nodes = [helper.make_node("Mul", ["features", "one"], ["latent"])]
+    features = helper.make_tensor_value_info("features", onnx.TensorProto.FLOAT, ["batch", *shape])
     return _graph(nodes, features, shape, {"one": np.float32([1])})
 
 

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from littoral.errors import UpdateRejected as UpdateRejected
     from littoral.train.build import build_bundle as build_bundle
     from littoral.train.options import BuildOptions as BuildOptions
+    from littoral.train.options import SplitSource as SplitSource
     from littoral.train.options import TorchSource as TorchSource
-    from littoral.train.split import SplitSource as SplitSource
 
 __version__ = "0.1.0"
 
@@ -61,7 +61,7 @@ _HOME = {
     "ProductConfig": "littoral.core.product",
     "RecallConfig": "littoral.core.scenes",
     "SelectionConfig": "littoral.core.selection",
-    "SplitSource": "littoral.train.split",
+    "SplitSource": "littoral.train.options",
     "StatisticsConfig": "littoral.core.drift",
     "TorchSource": "littoral.train.options",
     "UpdateRejected": "littoral.errors",

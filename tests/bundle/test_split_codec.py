@@ -126,7 +126,7 @@ def test_a_split_is_read_as_it_was_written(split_bundle: Path) -> None:
     assert Manifest.from_json(bundle.manifest.to_json()) == bundle.manifest
     assert [split.segment for split in bundle.manifest.splits] == [None, 0]
     assert SplitCodec.open(bundle, 1).latent_shape == (4, 16, 16)
-    with pytest.raises(BundleError, match="split point 2 was asked for, .* has 2"):
+    with pytest.raises(BundleError, match=r"split point 2 was asked for, .* has 2"):
         SplitCodec.open(bundle, 2)
 
 

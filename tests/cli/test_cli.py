@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -149,6 +151,31 @@ def test_inspect_shows_people_what_a_bundle_is(said: Said, tiny_bundle: Path) ->
         "weights.safetensors",
     ):
         assert text in out
+
+
+def test_inspect_shows_the_splits_with_bytes_and_channels_of_each_level(said: Said, split_bundle: Path) -> None:
+    status, out, _ = said("bundle", "inspect", split_bundle)
+    assert status == 0
+    assert "split          from frames, latent 1 x 16 x 16, tables " in out
+    assert "split          from segment 0, latent 4 x 16 x 16, tables " in out
+    assert re.search(r"  level 0: 2 of 4 channels, typically \d+ bytes, at most 4000\n", out)
+    told = json.loads(said("bundle", "inspect", split_bundle, "--json")[1])["split_points"]
+    assert [(split["segment"], split["latent"]) for split in told] == [(None, [1, 16, 16]), (0, [4, 16, 16])]
+    typical = [level["typical_bytes"] for level in told[1]["levels"]]
+    assert typical == sorted(set(typical))
+    assert [level["kept_channels"] for level in told[1]["levels"]] == [2, 4, 4]
+
+
+def test_inspect_shows_what_a_build_measured_of_a_split(said: Said, split_bundle: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(split_bundle, tmp_path / "b"))
+    raw = json.loads((copy / "bundle.json").read_bytes())
+    raw["source_metrics"] |= {"split1.encoder_macs": 3.5e6, "split1.level2.payload_bytes": 65.25}
+    raw["source_metrics"]["split1.level2.accuracy"] = 0.9125
+    (copy / "bundle.json").write_text(json.dumps(raw))
+    out = said("bundle", "inspect", copy)[1]
+    assert "from segment 0, latent 4 x 16 x 16, encoder 3.5 million MACs" in out
+    assert "  level 2: 4 of 4 channels, typically 65.25 bytes, at most 4000, accuracy 0.9125" in out
+    assert "split1" not in out, "not a second time among the source metrics"
 
 
 def test_a_bundle_is_signed_and_verified_by_its_key_and_by_no_other(said: Said, signed: Path, tmp_path: Path) -> None:
@@ -325,6 +352,25 @@ def test_the_doctor_says_what_works(said: Said) -> None:
     assert (status, told["works"]["edge"]) == (0, True)
     assert told["parts"]["edge"]["numpy"] == np.__version__
     assert "CPUExecutionProvider" in told["providers"]
+
+
+@pytest.mark.parametrize(
+    ("installed", "told"),
+    [(False, "payloads are coded by the reference, to the same bytes; faster: pip install 'littoral[fast]'"),
+     (True, "payloads are coded by constriction 9.9")],
+    ids=["reference", "accelerator"],
+)  # fmt: skip
+def test_the_doctor_says_what_codes_payloads(
+    said: Said, monkeypatch: pytest.MonkeyPatch, installed: bool, told: str
+) -> None:
+    from littoral.cli import doctor
+
+    monkeypatch.setattr(doctor, "PARTS", {"edge": ("numpy", "onnxruntime")})
+    module = ModuleType("constriction")
+    module.__version__ = "9.9"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "constriction", module if installed else None)
+    assert told in said("doctor")[1]
+    assert json.loads(said("doctor", "--json")[1])["constriction"] == ("9.9" if installed else None)
 
 
 def test_the_doctor_says_what_is_missing_and_how_to_get_it(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ from littoral.cloud.cohort import Check
 from littoral.cloud.gate import Verdict
 from littoral.cloud.jobs import AdaptConfig, AdaptJob, AdaptResult
 from littoral.cloud.store import EnrolledDevice, Store
+from littoral.cloud.tails import RunsTail
 from littoral.core.affine import NormLayer, encode_delta
 from littoral.core.arrays import Frame
 from littoral.core.recall import encode_fingerprint
@@ -188,16 +189,25 @@ SMALL = AdaptConfig(batch_size=4, max_batches_per_job=1, replay_ratio=2, replay_
 
 @contextmanager
 def running(
-    bundle: Path, state_dir: Path, *, worker: FakeWorker | None = None, gate: FakeGate | None = None, **config: object
+    bundle: Path,
+    state_dir: Path,
+    *,
+    worker: FakeWorker | None = None,
+    gate: FakeGate | None = None,
+    tail: RunsTail | None = None,
+    **config: object,
 ) -> Iterator[Cloud]:
-    """A cloud on a free port with a worker that needs no torch model."""
+    """A cloud on a free port with a worker that needs no torch model; ``tail`` is that of split point 0."""
     adapter, check = worker or FakeWorker(), (gate or FakeGate()).check
 
     def factory(_bundle: Bundle, _config: CloudConfig) -> tuple[FakeWorker, Check]:
         return adapter, check
 
+    def tails(_bundle: Bundle, _config: CloudConfig) -> dict[int, RunsTail]:
+        return {} if tail is None else {0: tail}
+
     settings = CloudConfig(**{"port": 0, "adapt": SMALL, **config})  # type: ignore[arg-type]
-    with Cloud(bundle, state_dir, settings, worker_factory=factory) as cloud:
+    with Cloud(bundle, state_dir, settings, worker_factory=factory, tail_factory=tails) as cloud:
         yield cloud
 
 

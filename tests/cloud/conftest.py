@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from cloud_peer import enrolled, write_bundle
 from littoral.bundle import Bundle
 from littoral.cloud.domains import DomainRule
 from littoral.cloud.store import EnrolledDevice, Store
+
+ROOT = Path(__file__).resolve().parents[2]
+if str(ROOT) not in sys.path:  # for ``attacks/``
+    sys.path.insert(0, str(ROOT))
 
 
 @pytest.fixture

@@ -392,14 +392,16 @@ def test_a_device_over_its_credit_is_not_read(tmp_path: Path, monkeypatch: pytes
         with peer.session() as line:
             assert line.welcome is not None
             assert line.welcome.credit_bytes == 200
-            for number in range(1, 41):
-                line.send(sample(number), sequence=number)
+            large = sample(1, image=bytes(300_000))  # not a frame of the bundle: acknowledged and dropped
+            for number in range(1, 8):
+                line.send(large, sequence=number)
             until(lambda: slow.asked, "the first commit")
             session: Session = cloud._hub.sessions[peer.device_id]
-            until(lambda: not session._room.is_set(), "the credit to be used up")
-            assert session._in_flight_bytes < 200 + len(encode_frame(to_frame(sample(1), stream=7, sequence=1)))
+            until(lambda: not session._room.is_set(), "the credit and one frame more to be used up")
+            one_more = len(encode_frame(to_frame(large, stream=7, sequence=1)))
+            assert session._in_flight_bytes < 200 + MAX_FRAME_BYTES + one_more
             slow.gate.set()
-            line.wait(Ack, lambda ack: ack.sequence == 40)
+            line.wait(Ack, lambda ack: ack.sequence == 7)
 
 
 def test_a_failing_record_refuses_the_session_with_storage(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:

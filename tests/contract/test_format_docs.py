@@ -15,13 +15,17 @@ from littoral.bundle import (
     Manifest,
     ProbeSpec,
     Segment,
+    SplitSpec,
     StatisticsSpec,
     TorchModel,
     VersionManifest,
 )
 from littoral.core.affine import NormLayer
+from littoral.core.answers import decode_answer
+from littoral.core.detections import Detections
+from littoral.core.tasks import Detection
 from littoral.wire.envelope import MAX_FRAME_BYTES, decode_frame, encode_frame
-from littoral.wire.messages import Ack, DurableMessage, Message, from_frame, to_frame
+from littoral.wire.messages import OFFLOAD_CODES, Ack, DurableMessage, Message, from_frame, to_frame
 
 REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
 WIRE = (REFERENCE / "wire.md").read_text(encoding="utf-8")
@@ -55,6 +59,21 @@ def test_the_example_frame_is_what_the_code_writes_and_reads() -> None:
     assert f"{len(example)} bytes" in WIRE
 
 
+def test_the_example_answer_is_what_the_code_reads() -> None:
+    block = re.search(r"^```text\n(41 03 .*?)^```", WIRE, re.MULTILINE | re.DOTALL)
+    assert block is not None
+    octets = [re.match(r"((?:[0-9a-f]{2} )+) ", line) for line in block[1].splitlines()]
+    example = bytes.fromhex("".join(match[1] for match in octets if match))
+    found = decode_answer(Detection(num_classes=2, input_height=8, input_width=8), example)
+    assert isinstance(found, Detections)
+    assert (found.boxes_N4.tolist(), found.scores_N.tolist(), found.labels_N.tolist()) == ([[1, 2, 3, 4]], [0.5], [1])
+
+
+@pytest.mark.parametrize("code", OFFLOAD_CODES)
+def test_every_code_of_an_answer_is_stated(code: str) -> None:
+    assert re.search(rf"^\| (?:`[a-z-]+`, )*`{code}`", WIRE, re.MULTILINE)
+
+
 def test_the_limit_of_a_frame_is_stated() -> None:
     assert f"{MAX_FRAME_BYTES:,} bytes" in WIRE
 
@@ -74,6 +93,7 @@ def fields_in(text: str) -> set[str]:
         (StatisticsSpec, "**StatisticsSpec**"),
         (ProbeSpec, "**ProbeSpec**"),
         (TorchModel, "**TorchModel**"),
+        (SplitSpec, "**SplitSpec**"),
         (Envelope, "## Envelope"),
         (VersionManifest, "## Version"),
     ],
@@ -81,6 +101,8 @@ def fields_in(text: str) -> set[str]:
 def test_every_field_of_a_document_is_in_its_table(kind: type, start: str) -> None:
     after = BUNDLE[BUNDLE.index(f"\n{start}\n") + len(start) + 2 :]
     table = re.split(
-        r"^(?:## |\*\*Input|\*\*Seg|\*\*Norm|\*\*Stat|\*\*Probe|\*\*Torch|\*\*Payload)", after, flags=re.MULTILINE
+        r"^(?:## |\*\*Input|\*\*Seg|\*\*Norm|\*\*Stat|\*\*Probe|\*\*Torch|\*\*Split|\*\*Payload)",
+        after,
+        flags=re.MULTILINE,
     )[0]
     assert fields_in(table) == {field.name for field in dataclasses.fields(kind)}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from attacks import hostile_frames, hostile_updates
+from attacks import hostile_answers, hostile_frames, hostile_updates
 from attacks.target import BOUND, Target, make_version
+from littoral.core.answers import encode_answer
+from littoral.core.tasks import Classification
 
 VERSIONS = {**hostile_updates.WITHOUT_A_KEY, **hostile_updates.WITH_THE_COHORT_KEY}
 
@@ -62,11 +65,23 @@ def test_a_cloud_that_lies_is_hung_up_on(name: str) -> None:
     assert hostile_frames.lie(hostile_frames.LIES[name]()) == "closed"
 
 
+@pytest.mark.parametrize("name", hostile_answers.all_answers())
+def test_a_hostile_answer_is_refused_in_little_memory(name: str) -> None:
+    task, data = hostile_answers.all_answers()[name]
+    assert hostile_answers.read(task, data) == "refused"
+    assert hostile_answers.memory_to_read(task, data) < hostile_answers.MAX_MEMORY_BYTES
+
+
+def test_an_honest_answer_is_taken() -> None:
+    task = Classification(num_classes=hostile_answers.CLASSES)
+    assert hostile_answers.read(task, encode_answer(task, np.zeros(task.output_shape, np.float32))) == "taken"
+
+
 def test_the_scripts_show_what_became_of_each(capsys: pytest.CaptureFixture[str]) -> None:
     hostile_updates.main()
     hostile_frames.main()
+    hostile_answers.main()
     out = capsys.readouterr().out
     assert "the device serves version 5" in out
-    assert out.count("\n") == 1 + len(VERSIONS) + len(hostile_updates.ENVELOPES) + len(hostile_frames.FRAMES) + len(
-        hostile_frames.LIES
-    )
+    shown = (VERSIONS, hostile_updates.ENVELOPES, hostile_frames.FRAMES, hostile_frames.LIES)
+    assert out.count("\n") == 1 + sum(map(len, shown)) + len(hostile_answers.all_answers())

@@ -120,7 +120,7 @@ def test_what_the_encoder_does_not_take_is_refused_in_words(bundle: Bundle) -> N
 def test_an_encoder_and_tables_that_do_not_belong_together_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(bundle.path, tmp_path / "b"))
     other = with_codec(folder, SplitCodec.open(bundle, 0))
-    with pytest.raises(BundleError, match=r"expected \['relu'\] and one of \(1, 16, 16\)"):
+    with pytest.raises(BundleError, match=r"expected \['features'\] and one of \(1, 16, 16\)"):
         SplitEncoder(other, 1)
     SplitEncoder(other, 0)
 

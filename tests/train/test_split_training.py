@@ -14,7 +14,8 @@ from traced import square
 
 from littoral.models.architectures import entropic_student, product
 from littoral.models.parts import head_of, tail_of
-from littoral.train.bottleneck import answer_split, train_split
+from littoral.train.bottleneck import train_split
+from littoral.train.split_answers import answer_split
 from littoral.train.split_data import SplitData, SplitNetworks, fill_bank
 from littoral.train.split_losses import ClassifierDistortion
 from littoral.train.split_recipe import (
@@ -241,7 +242,7 @@ def test_parity_freezes_the_device_after_stage_1_and_rounds_about_its_medians(qu
     nets = networks(make=lambda: student(learns_quantiles=quantile_loss))
     one = parity_recipe(
         beta=0.1, features=("layer1", "layer2"), stage1_epochs=2, stage2_epochs=1, quantile_loss=quantile_loss,
-        batch_sizes=16,
+        batch_sizes=(16, 24),
     )  # fmt: skip
     file = tmp_path / "parity.pt"
     with pytest.raises(Stopped):

@@ -97,7 +97,7 @@ class SplitSpec:
 
     ``encoder_file`` is an ONNX graph with its weights: it does not change in the field. Its output is ``latent``,
     float32 ``(batch, C, H, W)``; its input is ``frames`` as of segment 0 or, where ``segment`` is a number, that
-    segment's output under its own name. ``codec_file`` holds the tables and gains of all levels
+    segment's output as ``features``. ``codec_file`` holds the tables and gains of all levels
     (`littoral.bundle.split.SplitCodec`), ``model`` what the cloud runs on the symbols.
     """
 

@@ -13,7 +13,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,7 @@ from littoral.cloud.jobs import AdaptConfig
 from littoral.cloud.keys import Keys, make_token
 from littoral.cloud.ledger import Ledger
 from littoral.cloud.store import Store
+from littoral.cloud.tails import RunsTail, TailConfig
 from littoral.errors import LittoralError, StorageError
 from littoral.wire.envelope import MAX_FRAME_BYTES
 
@@ -67,6 +68,7 @@ class CloudConfig:
     tls_key: Path | None = None
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     domains: DomainConfig = field(default_factory=DomainConfig)
+    tails: TailConfig = field(default_factory=TailConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
@@ -84,12 +86,18 @@ class CloudConfig:
 
 
 WorkerFactory = Callable[[Bundle, CloudConfig], tuple[Adapter, Check]]
+TailFactory = Callable[[Bundle, CloudConfig], Mapping[int, RunsTail]]
 
 
 def make_worker(bundle: Bundle, config: CloudConfig) -> tuple[Adapter, Check]:
     """The worker and the gate of a real cloud: torch models of the bundle."""
     worker = Worker(bundle, config.adapt, device=config.device)
     return worker, Gate(bundle, worker).check
+
+
+def make_tails(bundle: Bundle, config: CloudConfig) -> Mapping[int, RunsTail]:
+    """The tails of a bundle's split points, by their numbers."""
+    return {}
 
 
 class Cloud:
@@ -101,6 +109,7 @@ class Cloud:
         bundle: The bundle's directory, with its cloud part. Signed with our release key if it carries no signature.
         state_dir: Keys and record; locked while the cloud lives.
         worker_factory: Makes the adapter and the gate's check.
+        tail_factory: Makes what answers offloaded requests.
     Raises:
         LittoralError: the port or the state folder is in use.
         BundleError: the bundle is damaged, signed by another release key, or not the one of this state folder.
@@ -114,10 +123,11 @@ class Cloud:
         config: CloudConfig | None = None,
         *,
         worker_factory: WorkerFactory = make_worker,
+        tail_factory: TailFactory = make_tails,
     ) -> None:
         self.config = config or CloudConfig()
         self.state_dir = Path(state_dir)
-        self._worker_factory = worker_factory
+        self._worker_factory, self._tail_factory = worker_factory, tail_factory
         with ExitStack() as stack:
             self._socket = stack.enter_context(_listen(self.config.host, self.config.port))
             stack.enter_context(_lock(self.state_dir))
@@ -185,6 +195,9 @@ class Cloud:
             self._hub.on_recorded = cohort.poke
             cohort.start()
             self._close.callback(cohort.stop)
+            self._close.callback(
+                self._hub.serve_tails(self._tail_factory(self.bundle, self.config), self.config.tails).close
+            )
             listener = _Listener(self._uvicorn_config(), self._hub, self._socket)
             self._close.callback(listener.stop)
             listener.start()

@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import collections
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from littoral.bundle import Manifest
 from littoral.cloud.keys import SignedEnvelope
 from littoral.cloud.ledger import Ledger, ShippedVersion
 from littoral.cloud.metrics import Metrics
 from littoral.cloud.store import Store
+from littoral.cloud.tails import RunsTail, TailConfig, Tails
+from littoral.core.tasks import Task, task_of
+from littoral.wire.link import MAX_REQUESTS
 from littoral.wire.messages import Status
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ class Limits:
     """What a peer may take of us."""
 
     credit_bytes: int = 262_144
-    """Unacknowledged bytes of a device in flight; beyond it its socket is not read."""
+    """Unacknowledged bytes of a device in flight; one frame beyond it its socket is not read."""
     hello_timeout_s: float = 10.0
     """From the challenge to a signed Hello."""
     send_timeout_s: float = 30.0
@@ -43,6 +46,8 @@ class Limits:
     """Sessions that have not yet proved who they are."""
     max_watchers: int = 32
     """Open dashboards."""
+    max_requests: int = MAX_REQUESTS
+    """Offloaded requests of a device in flight."""
 
 
 @dataclass
@@ -79,6 +84,7 @@ class Hub:
         self.release_key, self.envelope, self.limits = release_key, envelope, limits
         self.on_recorded, self.clock = on_recorded, clock
         self.metrics = Metrics(ledger.cohort)
+        self.tails = Tails({}, _task(manifest), TailConfig(), self.metrics)
         self.sessions: dict[str, Session] = {}
         self.presence: dict[str, Presence] = {}
         self.num_handshakes = 0
@@ -90,6 +96,11 @@ class Hub:
         self.stopping = asyncio.Event()
         self.loop: asyncio.AbstractEventLoop | None = None
         self._rates: collections.deque[list[int]] = collections.deque(maxlen=RATE_WINDOW_S)
+
+    def serve_tails(self, tails: Mapping[int, RunsTail], config: TailConfig) -> Tails:
+        """Answer requests for these split points from now on. Before the first session."""
+        self.tails = Tails(tails, _task(self.manifest), config, self.metrics)
+        return self.tails
 
     # -- sessions ----------------------------------------------------------------------------------------------------
 
@@ -163,3 +174,8 @@ class Hub:
             for session in self.sessions.values():
                 if session.domain == domain:
                     session.news.set()
+
+
+def _task(manifest: Manifest) -> Task[Any, Any]:
+    size = manifest.input
+    return task_of(manifest.task, num_classes=manifest.num_classes, input_height=size.height, input_width=size.width)

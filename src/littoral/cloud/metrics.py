@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 Direction = Literal["up", "down"]
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 class Metrics:
@@ -35,6 +38,21 @@ class Metrics:
         self._domains = Gauge("littoral_domains", "Domains with a shipped version", ["cohort"], registry=self.registry)
         self._commit = Histogram(
             "littoral_commit_seconds", "From a batch of durable messages to their synced commit", ["cohort"],
+            registry=self.registry,
+        )  # fmt: skip
+        self._offloads = Counter("littoral_offloads", "Requests by what they were answered with", ["cohort", "code"],
+            registry=self.registry,
+        )  # fmt: skip
+        self._batch_size = Histogram(
+            "littoral_tail_batch_size", "Requests that a tail ran together", ["cohort"], buckets=_BATCH_SIZES,
+            registry=self.registry,
+        )  # fmt: skip
+        self._tail_queue = Histogram(
+            "littoral_tail_queue_seconds", "From a request's arrival to its batch", ["cohort"], buckets=_SECONDS,
+            registry=self.registry,
+        )  # fmt: skip
+        self._tail_compute = Histogram(
+            "littoral_tail_compute_seconds", "One batch of a tail, decoding included", ["cohort"], buckets=_SECONDS,
             registry=self.registry,
         )  # fmt: skip
 
@@ -67,6 +85,17 @@ class Metrics:
 
     def observe_commit(self, seconds: float) -> None:
         self._commit.labels(self.cohort).observe(seconds)
+
+    def count_offload(self, code: str) -> None:
+        """Only codes that we make ourselves: a label's values must be few."""
+        self._offloads.labels(self.cohort, code).inc()
+
+    def observe_batch(self, queue_ms: Sequence[float], compute_ms: float) -> None:
+        """A batch has run; ``queue_ms`` has one value for each of its requests."""
+        self._batch_size.labels(self.cohort).observe(len(queue_ms))
+        self._tail_compute.labels(self.cohort).observe(compute_ms / 1000)
+        for value in queue_ms:
+            self._tail_queue.labels(self.cohort).observe(value / 1000)
 
     def exposition(self) -> bytes:
         """The text that a Prometheus server reads."""

@@ -1,5 +1,6 @@
 """One device's session over a WebSocket: prove who you are, then send in order, be acknowledged, get versions.
 
+Requests are answered beside that, each in a task of its own: they wait for no commit, and nothing waits for them.
 An Ack leaves only after the commit of what it acknowledges was synced. Whatever breaks a rule ends the session with a
 Refusal that says why; nothing is answered by silence.
 """
@@ -19,9 +20,10 @@ from littoral.cloud.hub import Hub
 from littoral.cloud.images import MAX_INTEGER
 from littoral.cloud.intake import DURABLE_TYPES, Entry, Malformed, check_message
 from littoral.cloud.store import EnrolledDevice
+from littoral.cloud.tails import offload_answer, refusal
 from littoral.core.recall import NO_DOMAIN
 from littoral.errors import FrameError, LinkRefused, ProtocolError, StorageError
-from littoral.wire.envelope import CONTROL_STREAM, Frame, decode_frame, encode_frame
+from littoral.wire.envelope import CONTROL_STREAM, MAX_FRAME_BYTES, Frame, decode_frame, encode_frame
 from littoral.wire.messages import (
     HELLO_PURPOSE,
     NONCE_BYTES,
@@ -30,6 +32,8 @@ from littoral.wire.messages import (
     DurableMessage,
     Hello,
     Message,
+    Offload,
+    OffloadAnswer,
     Receipt,
     Refusal,
     Sample,
@@ -43,7 +47,14 @@ from littoral.wire.messages import (
     to_frame,
 )
 
-PURPOSES: dict[type[Message], str] = {Sample: "sample", Receipt: "receipt", Scene: "scene", Version: "version"}
+PURPOSES: dict[type, str] = {
+    Sample: "sample",
+    Receipt: "receipt",
+    Scene: "scene",
+    Version: "version",
+    Offload: "offload",
+    OffloadAnswer: "answer",
+}
 RETRY_AFTER_MS = {"busy": 30_000, "storage": 10_000}
 """By Refusal code; the others need a person."""
 PROTOCOL_RETRY_MS = 5_000
@@ -71,6 +82,8 @@ class Session:
         self._work, self._room = asyncio.Event(), asyncio.Event()
         self._room.set()
         self._end = asyncio.Event()
+        self._sending = asyncio.Lock()
+        self._offloads: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Serve the connection to its end; raises nothing that the peer can cause."""
@@ -121,6 +134,7 @@ class Session:
             for task in done:
                 task.result()
         finally:
+            tasks += self._offloads
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -173,24 +187,51 @@ class Session:
             await self._room.wait()
             async with asyncio.timeout(self._hub.limits.idle_timeout_s):
                 data = await self._receive()
+            arrived_ms = asyncio.get_running_loop().time() * 1000
             frame = decode_frame(data)
             durable = DURABLE_TYPES.get(frame.type)
             message = from_frame(frame) if durable is None else None
-            purpose = "control" if durable is None else PURPOSES[durable]
+            purpose = PURPOSES.get(type(message) if durable is None else durable, "control")
             self._hub.metrics.count_bytes("up", purpose, len(data))
             presence = self._hub.see(self._name)
             if isinstance(message, Status):
                 presence.status = message
+            elif isinstance(message, Offload):
+                await self._take_request(message, arrived_ms)
             elif durable is not None:
                 if frame.stream != self._stream or not 0 < frame.sequence <= MAX_INTEGER:
                     raise ProtocolError(f"stream {frame.stream}, sequence {frame.sequence} is not of this outbox")
                 self._pending.append((frame.sequence, await self._entry(frame, purpose)))
                 self._in_flight_bytes += len(data)
-                if self._in_flight_bytes >= self._hub.limits.credit_bytes:
+                # One frame more than a device with manners ever has in flight: requests are not held up behind it.
+                if self._in_flight_bytes >= self._hub.limits.credit_bytes + MAX_FRAME_BYTES:
                     self._room.clear()
                 self._work.set()
             else:
                 raise ProtocolError(f"a {type(message).__name__} came, which only the cloud sends")
+
+    async def _take_request(self, request: Offload, arrived_ms: float) -> None:
+        """Begin to answer a request; one too many is refused before the next message is read."""
+        self._check_revoked()
+        if len(self._offloads) >= self._hub.limits.max_requests:
+            message = f"a device may have {self._hub.limits.max_requests} requests in flight"
+            return await self._send_answer(offload_answer(request, refusal("overloaded", message)))
+        task = asyncio.create_task(self._answer(request, arrived_ms))
+        self._offloads.add(task)
+        task.add_done_callback(self._offloads.discard)
+
+    async def _answer(self, request: Offload, arrived_ms: float) -> None:
+        answer = await self._hub.tails.answer(request, device=self._name, arrived_ms=arrived_ms)
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):  # the reader sees it as well
+            async with self._sending:
+                due_ms = arrived_ms + request.deadline_ms
+                if answer.code == "ok" and asyncio.get_running_loop().time() * 1000 > due_ms:
+                    answer = offload_answer(request, refusal("late"))
+                await self._send_answer(answer, locked=True)
+
+    async def _send_answer(self, answer: OffloadAnswer, *, locked: bool = False) -> None:
+        self._hub.metrics.count_offload(answer.code)
+        await self._send(answer, locked=locked)
 
     async def _entry(self, frame: Frame, purpose: str) -> Entry:
         """What goes into the record for a durable frame: its message, or why it is none."""
@@ -247,15 +288,18 @@ class Session:
         while True:
             newest = self._hub.newest.get(self.domain)
             if newest is not None and newest.version > self._highest_version:
-                assert self._device is not None
-                device = self._hub.store.device(self._device.id)
-                if device is None or device.revoked_at is not None:
-                    raise LinkRefused("revoked", f"device {self._device.id} was revoked")
+                self._check_revoked()
                 signed = newest.signed
                 await self._send(Version(manifest=signed.manifest, signature=signed.signature, payload=signed.payload))
                 self._highest_version = newest.version
             await self.news.wait()
             self.news.clear()
+
+    def _check_revoked(self) -> None:
+        """End the session if the device was revoked since it began."""
+        device = self._hub.store.device(self._name)
+        if device is None or device.revoked_at is not None:
+            raise LinkRefused("revoked", f"device {self._name} was revoked")
 
     async def _watch(self) -> None:
         """Wait for a reason to end that does not come from the peer."""
@@ -274,10 +318,11 @@ class Session:
             raise ProtocolError("a text message came; frames are binary")
         return data
 
-    async def _send(self, message: Message) -> None:
+    async def _send(self, message: Message, *, locked: bool = False) -> None:
         data = encode_frame(to_frame(message))
         async with asyncio.timeout(self._hub.limits.send_timeout_s):
-            await self._socket.send_bytes(data)
+            async with contextlib.nullcontext() if locked else self._sending:
+                await self._socket.send_bytes(data)
         self._hub.metrics.count_bytes("down", PURPOSES.get(type(message), "control"), len(data))
 
     async def _refuse(self, code: str, message: str, retry_after_ms: int) -> None:

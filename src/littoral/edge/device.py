@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 
 import numpy as np
 
@@ -22,9 +22,12 @@ from littoral.core.drift import StatisticsConfig
 from littoral.core.product import ProductConfig
 from littoral.core.scenes import RecallConfig
 from littoral.core.selection import SelectionConfig, Selector, judge_one, softmax
+from littoral.core.tasks import Classification
 from littoral.edge.images import LOSSLESS, check_coding
 from littoral.edge.link import CloudLink
 from littoral.edge.maintenance import Maintenance
+from littoral.edge.offload import Encoder, Finished, Offloading, bundle_encoder
+from littoral.edge.offload_config import OffloadConfig
 from littoral.edge.outbox import Counters
 from littoral.edge.session import Model, SessionConfig
 from littoral.edge.updater import UpdaterConfig
@@ -57,6 +60,8 @@ class DeviceConfig:
     """The most raw bytes of frames that wait in memory for the background thread. With a byte budget these are frames
     still to be looked at, at most 64 in any case; one over either bound is not chosen, and not counted as dropped. With
     a `SelectionConfig` they are chosen frames, and one over the bound is counted as dropped."""
+    offload: OffloadConfig | None = None
+    """Who finishes a frame; None: the device, always."""
 
     def __post_init__(self) -> None:
         check_coding(self.uplink_coding)
@@ -85,6 +90,12 @@ class Answer(NamedTuple):
     cloud: str
     """``connected``, ``away``, or ``none`` for a device without a link."""
     latency_ms: float
+    source: str = "device"
+    """Who finished the frame: ``device`` or ``cloud``."""
+    degraded: bool = False
+    """True where the device had wanted the cloud's answer and had to give its own."""
+    reason: str = ""
+    """Why an answer is degraded: ``away``, ``timeout``, ``busy``, or what the cloud or the codec said."""
 
     @property
     def probabilities(self) -> FloatArray:
@@ -127,6 +138,10 @@ class DeviceStatus(NamedTuple):
     """Frames not chosen for want of budget alone."""
     bytes_up: int
     bytes_down: int
+    offloaded: int
+    """Frames that the cloud answered in time."""
+    degraded: int
+    """Frames that the device answered although the cloud was to."""
 
 
 class Device:
@@ -137,6 +152,7 @@ class Device:
         state_dir: Where the outbox, the versions and the device's key live. Without it nothing is kept.
         link: The way to the cloud; needs ``state_dir``. The device starts it and stops it.
         config: See `DeviceConfig`.
+        encoder: Makes the payloads when frames are offloaded; the bundle's if not given.
 
     `infer` is for one thread at a time. Use the device as a context manager, or call `close`.
     """
@@ -148,11 +164,13 @@ class Device:
         state_dir: Path | str | None = None,
         link: CloudLink | None = None,
         config: DeviceConfig | None = None,
+        encoder: Encoder | None = None,
     ) -> None:
         if link is not None and state_dir is None:
             raise ValueError("a device with a link needs a state_dir, where it keeps what is not yet sent")
         self.bundle = bundle
         self.config = config or DeviceConfig()
+        encoder = self._encoder(link, encoder)
         self._shape = bundle.manifest.input.shape
         self._names = bundle.manifest.class_names
         num_classes, selection = bundle.manifest.num_classes, self.config.selection
@@ -161,6 +179,10 @@ class Device:
         self._maintenance = Maintenance(
             bundle, self.config, state_dir=None if state_dir is None else Path(state_dir), link=link, status=self.status
         )
+        self._offloading: Offloading | None = None
+        if link is not None and encoder is not None and self.config.offload is not None:
+            task, model = Classification(num_classes=num_classes), self._maintenance.model
+            self._offloading = Offloading(link, encoder, task, self.config.offload, model=model, shape=self._shape)
         self._maintenance.start()
 
     @property
@@ -182,6 +204,8 @@ class Device:
             raise self._frame_error(frame)
         maintenance = self._maintenance
         model = maintenance.model
+        if self._offloading is not None:
+            return self._infer_offloaded(self._offloading, model, frame, started)
         logits: FloatArray = model.run(frame[None])[0]
         self._frames += 1
         label, confidence, entropy = judge_one(logits)
@@ -200,6 +224,36 @@ class Device:
             model.version,
             maintenance.cloud,
             (time.perf_counter_ns() - started) * 1e-6,
+        )
+
+    def _infer_offloaded(self, offloading: Offloading, model: Model, frame: Frame, started: int) -> Answer:
+        """As `infer`, with the cloud asked first."""
+        maintenance = self._maintenance
+        finished: Finished = offloading.answer(model, frame, started * 1e-9)
+        logits = cast(FloatArray, finished.answer)
+        self._frames += 1
+        label, confidence, entropy = judge_one(logits)
+        if entropy != entropy:
+            raise self._not_finite(model, logits)
+        is_own = finished.source == "device"
+        if is_own:
+            maintenance.saw(frame, label, entropy)
+            self._select(maintenance, frame, logits, label, entropy, model.version)
+        else:
+            maintenance.saw_offloaded(frame, label)
+        return Answer(
+            self._frames,
+            label,
+            self._names[label],
+            confidence,
+            entropy,
+            logits,
+            model.version,
+            maintenance.cloud,
+            (time.perf_counter_ns() - started) * 1e-6,
+            finished.source,
+            is_own,
+            finished.reason,
         )
 
     def _select(
@@ -245,6 +299,8 @@ class Device:
             over_budget=selector.num_over_budget if selector else 0,
             bytes_up=link.bytes_up if link else 0,
             bytes_down=link.bytes_down if link else 0,
+            offloaded=self._offloading.offloaded if self._offloading else 0,
+            degraded=self._offloading.degraded if self._offloading else 0,
         )
 
     def rebuild(self) -> None:
@@ -266,6 +322,17 @@ class Device:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _encoder(self, link: CloudLink | None, encoder: Encoder | None) -> Encoder | None:
+        """What makes the payloads; None where no frame is offloaded."""
+        config, manifest = self.config.offload, self.bundle.manifest
+        if config is None or config.mode == "never":
+            return None
+        if link is None:
+            raise ValueError("a device that offloads needs a link to a cloud, and a state_dir")
+        if manifest.task != Classification.name:
+            raise ValueError(f"a device offloads for classification, bundle {manifest.name!r} is for {manifest.task}")
+        return encoder or bundle_encoder(self.bundle, config.split, self.config.session)
 
     def _frame_error(self, frame: object) -> FrameError:
         height, width, channels = self._shape

@@ -32,7 +32,7 @@ class SplitEncoder:
         """The segment whose output `encode` takes; None: it takes frames."""
         session = open_session(bundle.read(split.encoder_file), (), {}, config or SessionConfig())
         self._run, outputs, inputs = session.run, session.get_outputs(), session.get_inputs()
-        expected = "frames" if self.segment is None else bundle.manifest.segments[self.segment].output
+        expected = "frames" if self.segment is None else "features"
         shape = tuple(outputs[0].shape[1:])
         if [item.name for item in inputs] != [expected] or len(outputs) != 1 or shape != self.codec.latent_shape:
             raise BundleError(

@@ -7,29 +7,30 @@ the one this device was enrolled with, and counts bytes at the socket. Nothing h
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
+import itertools
 import logging
 import random
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.exceptions import InvalidStatus, WebSocketException
 
 from littoral.bundle import Envelope, SignedVersion
 from littoral.edge.counted import CountedConnection
 from littoral.edge.identity import Identity, enrol, tls_context, websocket_url
+from littoral.edge.link_session import Closed, LinkSession, Outcome, Ports
 from littoral.edge.outbox import Outbox
-from littoral.errors import LinkError, LinkRefused, ProtocolError, StorageError, UpdateRejected
+from littoral.errors import LinkError, LinkRefused, UpdateRejected
 from littoral.wire.envelope import MAX_FRAME_BYTES
-from littoral.wire.link import AckedUpTo, Action, Backoff, Close, DeviceLink, GotVersion, Opened, Send
-from littoral.wire.messages import HELLO_PURPOSE, Status, Version, Welcome
+from littoral.wire.link import Backoff, DeviceLink
+from littoral.wire.messages import HELLO_PURPOSE, Offload, Status
 
 log = logging.getLogger("littoral.edge.link")
 
@@ -45,6 +46,8 @@ class LinkConfig:
 
     ``settled_s``: a session that lasted this long makes the next wait short again, so a cloud that takes devices and
     drops them at once is not stormed. ``refused_retry_s``: how often a device asks again that was told not to.
+    ``shared_bytes``: how many durable bytes may be unacknowledged while requests are offloaded, that is for
+    ``shared_s`` after each: a request waits behind what is on the road already.
     """
 
     status_interval_s: float = 2.0
@@ -56,30 +59,11 @@ class LinkConfig:
     settled_s: float = 10.0
     refused_retry_s: float = 60.0
     peek_bytes: int = 262_144
+    shared_bytes: int = 32_768
+    shared_s: float = 1.0
     ca_file: Path | None = None
     seed: int | None = None
     """Of the jitter; None for one that differs from device to device, as a fleet needs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Ports:
-    """What the device gives to its link."""
-
-    bundle_digest: bytes
-    state_dir: Path
-    outbox: Outbox
-    highest_version: Callable[[], int]
-    on_envelope: Callable[[Envelope], None]
-    on_version: Callable[[SignedVersion], None]
-    status: Callable[[], Status]
-
-
-class _Closed(Exception):
-    """Ends a session with the error and what the cloud said about trying again."""
-
-    def __init__(self, error: Exception, retry_after_ms: int | None = None) -> None:
-        super().__init__(str(error))
-        self.error, self.retry_after_ms = error, retry_after_ms
 
 
 class CloudLink:
@@ -111,10 +95,16 @@ class CloudLink:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
+        self._serving: LinkSession | None = None
+        """The session that is open, its envelope verified."""
+        self._requests = itertools.count(1)
 
     @property
     def bytes_by_purpose(self) -> dict[str, int]:
-        """Up: hello, status, sample, receipt. Down: version, control. ``overhead``: HTTP, framing, pings."""
+        """Up: hello, status, sample, receipt, scene, offload. Down: version, control, answer.
+
+        ``overhead`` is HTTP, framing and pings, both ways.
+        """
         known = dict(self._purposes)
         return {**known, "overhead": max(0, self.bytes_up + self.bytes_down - sum(known.values()))}
 
@@ -138,7 +128,7 @@ class CloudLink:
         """
         if self._thread is not None:
             raise RuntimeError("a link is started once; make a new one")
-        self._ports = _Ports(
+        self._ports = Ports(
             bundle_digest=bundle_digest,
             state_dir=state_dir,
             outbox=outbox,
@@ -156,6 +146,40 @@ class CloudLink:
         """Say that there is something in the outbox."""
         self._signal(lambda: self._woken.set())
 
+    def offload(
+        self,
+        payload: bytes,
+        *,
+        split: int,
+        version: int,
+        deadline_ms: int,
+        wait_s: float,
+        done: Callable[[Outcome], None],
+    ) -> None:
+        """Ask the cloud to finish a frame. Returns at once.
+
+        Args:
+            payload: What the encoder of the split point made.
+            split: The split point's number in the bundle, 0 to 255.
+            version: The affine version that the segments before it ran with.
+            deadline_ms: From its arrival in the cloud to the sending of the answer, 1 to 3,600,000.
+            wait_s: After so long the request is forgotten and an answer is ignored.
+            done: Called with what became of it, from the link's thread or from here; must be quick. It is not called
+                when the link is stopped in this very moment, so wait with a limit of your own.
+        """
+
+        def ask() -> None:
+            session = self._serving
+            if session is None:
+                return done("away")
+            request = Offload(
+                request=next(self._requests), split=split, version=version, payload=payload, deadline_ms=deadline_ms
+            )
+            session.offload(request, wait_s=wait_s, done=done)
+
+        if not self.connected or not self._signal(ask):
+            done("away")
+
     def stop(self, flush_seconds: float) -> None:
         """Give the outbox ``flush_seconds`` to empty, close the session, end the thread. A second call does nothing."""
         if self._thread is None:
@@ -164,13 +188,16 @@ class CloudLink:
         self._signal(lambda: self._stopping.set())
         self._thread.join(flush_seconds + self.config.close_timeout_s + self.config.open_timeout_s)
 
-    def _signal(self, call: Callable[[], None]) -> None:
+    def _signal(self, call: Callable[[], None]) -> bool:
+        """Have the link's thread call this; False if there is none any more."""
         loop = self._loop
-        if loop is not None and not loop.is_closed():
-            try:
-                loop.call_soon_threadsafe(call)
-            except RuntimeError:  # closed in this very moment
-                return
+        if loop is None or loop.is_closed():
+            return False
+        try:
+            loop.call_soon_threadsafe(call)
+        except RuntimeError:  # closed in this very moment
+            return False
+        return True
 
     # The link's thread.
 
@@ -199,7 +226,7 @@ class CloudLink:
             retry_after_ms = None
             try:
                 await self._session(await self._identity())
-            except _Closed as closed:
+            except Closed as closed:
                 self._say(str(closed.error))
                 retry_after_ms = closed.retry_after_ms
             except (LinkError, UpdateRejected, ValueError) as error:
@@ -214,6 +241,7 @@ class CloudLink:
                 self._say("the link failed; see the log")
             finally:
                 was_open, self.connected = self.connected, False
+                self._serving = None
             if was_open and asyncio.get_running_loop().time() - began >= self.config.settled_s:
                 backoff.reset()
             wait_s = backoff.next_wait_s(retry_after_ms)
@@ -259,7 +287,7 @@ class CloudLink:
             close_timeout=self.config.close_timeout_s,
             create_connection=cast("type[ClientConnection]", functools.partial(CountedConnection, tally=self)),
         ) as connection:
-            session = _Session(self, identity, link, connection)
+            session = LinkSession(self, identity, link, connection)
             link.on_connected()
             try:
                 async with asyncio.timeout(self.config.open_timeout_s):
@@ -267,111 +295,15 @@ class CloudLink:
                         await session.read_one()
             except TimeoutError as error:
                 raise LinkError(f"the cloud at {self.url} did not open a session in time") from error
-            except _Closed as closed:
+            except Closed as closed:
                 if self._token is not None and closed.retry_after_ms == 0:
                     await self._enrol(self._token)
-                    raise _Closed(closed.error) from closed
+                    raise Closed(closed.error) from closed
                 raise
-            await session.run()
-
-
-class _Session:
-    """One open connection: reads, pumps the outbox, reports."""
-
-    def __init__(self, owner: CloudLink, identity: Identity, link: DeviceLink, connection: ClientConnection) -> None:
-        self._owner, self._ports, self._identity = owner, owner._ports, identity
-        self._link, self._connection = link, connection
-
-    async def run(self) -> None:
-        """Read and pump until either ends, which is by an exception."""
-        tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._pump())]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _read(self) -> None:
-        while True:
-            await self.read_one()
-
-    async def read_one(self) -> None:
-        """Take one message from the socket and do what follows from it."""
-        try:
-            data = await self._connection.recv()
-        except ConnectionClosed as error:
-            raise LinkError(f"the cloud at {self._owner.url} closed the session ({error})") from error
-        if isinstance(data, str):
-            raise ProtocolError("a text message came; the cloud at this URL does not speak Littoral's wire format")
-        actions = self._link.on_bytes(data)
-        got_version = any(isinstance(action, GotVersion) for action in actions)
-        self._owner._purposes["version" if got_version else "control"] += len(data)
-        await self._do(actions)
-        self._owner._woken.set()
-
-    async def _do(self, actions: Sequence[Action]) -> None:
-        for action in actions:
-            match action:
-                case Send(data, purpose):
-                    self._owner._purposes[purpose] += len(data)
-                    await self._connection.send(data)
-                case Opened(welcome):
-                    await self._open(welcome)
-                case AckedUpTo(sequence):
-                    self._ports.outbox.ack(sequence)
-                case GotVersion(Version(manifest=manifest, signature=signature, payload=payload)):
-                    self._ports.on_version(SignedVersion(manifest=manifest, signature=signature, payload=payload))
-                case Close(error, retry_after_ms):
-                    raise _Closed(error, retry_after_ms)
-
-    async def _open(self, welcome: Welcome) -> None:
-        envelope = Envelope.verify(
-            welcome.envelope,
-            welcome.envelope_signature,
-            trust=self._identity.release_key,
-            bundle_digest=self._ports.bundle_digest,
-        )
-        outbox = self._ports.outbox
-        if not outbox.acked_sequence <= welcome.acked_sequence <= outbox.last_sequence:
-            came, expected = welcome.acked_sequence, f"{outbox.acked_sequence} to {outbox.last_sequence}"
-            await asyncio.to_thread(outbox.renew_stream)
-            raise LinkError(
-                f"the cloud has messages up to {came}, this outbox expected {expected}: one of the two was restored "
-                "from an older copy. What is queued is sent again under a new stream"
-            )
-        self._ports.on_envelope(envelope)
-        self._owner.connected, self._owner.last_error = True, None
-
-    async def _pump(self) -> None:
-        loop, woken = asyncio.get_running_loop(), self._owner._woken
-        report_at = loop.time()
-        while True:
-            woken.clear()
-            await self._send_durable()
-            if loop.time() >= report_at:
-                report_at = loop.time() + self._owner.config.status_interval_s
-                await self._do(self._link.report(self._ports.status()))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(report_at):  # wait_for may swallow the cancellation that ends the session
-                    await woken.wait()
-
-    async def _send_durable(self) -> None:
-        outbox, link = self._ports.outbox, self._link
-        while room := min(link.can_send(), self._owner.config.peek_bytes):
             try:
-                frames = await asyncio.to_thread(outbox.peek, link.sent_sequence, room)
-            except StorageError as error:
-                self._owner.last_error = str(error)
-                return
-            if outbox.stream != link.outbox_stream:
-                raise LinkError("the outbox began a new stream; the session is opened again")
-            actions = link.offer(frames)
-            if not actions:
-                return
-            await self._do(actions)
+                await session.run()
+            finally:
+                session.fail_pending()
 
 
 def _retry_after_ms(error: Exception) -> int | None:

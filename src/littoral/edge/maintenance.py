@@ -148,9 +148,14 @@ class Maintenance:
             return  # the thread is still busy with the last buffer: measure the next one instead
         self._measuring = True
         batch, self._filling, self._resting = self._filling, self._resting, self._filling
-        num_frames, mean_entropy = self._entropy_count, self._entropy_sum / self._entropy_count
+        num_frames, mean_entropy = self._entropy_count, self._entropy_sum / max(self._entropy_count, 1)
         self._entropy_sum, self._entropy_count = 0.0, 0
         self._tasks.put(lambda: self._measure(batch, labels, mean_entropy, num_frames))
+
+    def saw_offloaded(self, frame: Frame, label: int) -> None:
+        """Take note of a frame that the cloud answered: how sure it is says nothing of the version in service."""
+        self._entropy_count -= 1
+        self.saw(frame, label, 0.0)
 
     def offer(self, frame: Frame, frame_id: int, label: int, entropy_nats: float, version: int) -> bool:
         """Hand over a chosen frame for the outbox; False when too many are waiting already."""
@@ -261,7 +266,7 @@ class Maintenance:
         self._put_receipt(self.updater.receive(signed))
 
     def _observe(self, mean_entropy: float, num_frames: int = 1) -> None:
-        if self.updater is not None:
+        if self.updater is not None and num_frames:
             self._put_receipt(self.updater.observe(mean_entropy, frames=num_frames))
 
     def _measure(self, batch: Frame, labels: list[int], mean_entropy: float, num_frames: int) -> None:

@@ -279,7 +279,7 @@ def count_macs(module: nn.Module, input_shape: Sequence[int]) -> int:
     Args:
         input_shape: Without the batch.
     """
-    probe = copy.deepcopy(module).eval()
+    probe = copy.deepcopy(module).cpu().eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         probe(torch.zeros(1, *input_shape))
     return int(counter.get_total_flops()) // 2

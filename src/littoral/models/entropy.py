@@ -140,7 +140,7 @@ class FactorisedPrior(Prior):
         """The value of each channel whose cumulative is one half, float64 ``(C,)``; by bisection, or as learned."""
         if self.learns_quantiles:
             return self.quantiles[level, :, 1].double()
-        low = torch.full((self.num_channels, 1), -float(_WIDEST), dtype=torch.float64)
+        low = torch.full((self.num_channels, 1), -float(_WIDEST), dtype=torch.float64, device=self.offsets.device)
         high = -low
         for _ in range(60):
             middle = (low + high) / 2
@@ -153,7 +153,7 @@ class FactorisedPrior(Prior):
         """See `Prior.channel_priors`. Values beyond what holds all but 1e-7 of the weight are left to the escape."""
         reach = 16
         while True:
-            edges_N = torch.arange(-reach, reach + 2, dtype=torch.float64) - 0.5
+            edges_N = torch.arange(-reach, reach + 2, dtype=torch.float64, device=self.offsets.device) - 0.5
             cdf_CN = torch.sigmoid(self._logits_of_cdf(edges_N + self.offsets[level].double()[:, None], level))
             outside_C = cdf_CN[:, 0] + 1 - cdf_CN[:, -1]
             if reach >= _WIDEST or bool((outside_C < _TAIL_MASS / 100).all()):

@@ -155,9 +155,8 @@ class _Trainer:
             if module is not None:
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return max(1, len(self.data.frames) // self.recipe.batch_size)
+    def steps_per_epoch(self, phase: Phase) -> int:
+        return max(1, len(self.data.frames) // self.recipe.batch_size_of(phase))
 
     # One epoch.
 
@@ -170,27 +169,26 @@ class _Trainer:
         rng = np.random.default_rng((self.recipe.seed, epoch))
         torch.manual_seed(int(rng.integers(1 << 62)))
         self.set_modes(phase)
-        sums = _Sums()
+        sums, num_steps = _Sums(), self.steps_per_epoch(phase)
         names = tap_names(phase.loss)
         # What is compared at the cut is the decoder's output, not a module's of the tail.
         with (
             tapped(self.tail, [name for name in names if name != self.networks.cut]) as ours,
             tapped(self.networks.teacher or nn.Identity(), names if self.runs_teacher(phase) else []) as teachers,
         ):
-            for step, batch in enumerate(self.batches(rng)):
-                done = (before * self.steps_per_epoch + step) / (phase.epochs * self.steps_per_epoch)
-                self.set_lr(phase, done)
-                ramp_epochs = before + step / self.steps_per_epoch
-                ramp = 1.0 if not phase.rate_ramp_epochs else min(1.0, ramp_epochs / phase.rate_ramp_epochs)
+            for step, batch in enumerate(self.batches(phase, rng)):
+                epochs_done = before + step / num_steps
+                self.set_lr(phase, epochs_done / phase.epochs)
+                ramp = 1.0 if not phase.rate_ramp_epochs else min(1.0, epochs_done / phase.rate_ramp_epochs)
                 loss, bits_B = self.loss(phase, batch, ramp, ours, teachers)
                 self.step(phase, loss)
                 sums.add(loss, bits_B, summed=phase.loss.summed)
                 sums = self.say(epoch, step + 1, sums)
 
-    def batches(self, rng: np.random.Generator) -> Iterator[_Batch]:
-        size, data = self.recipe.batch_size, self.data
+    def batches(self, phase: Phase, rng: np.random.Generator) -> Iterator[_Batch]:
+        size, data = self.recipe.batch_size_of(phase), self.data
         order = rng.permutation(len(data.frames))
-        for step in range(self.steps_per_epoch):
+        for step in range(self.steps_per_epoch(phase)):
             picked = order[step * size : (step + 1) * size]
             levels = rng.permutation(np.arange(len(picked)) % self.bottleneck.num_levels)
             frames, targets = data.frames[picked], None if data.targets is None else data.targets[picked]
@@ -377,40 +375,17 @@ class _Trainer:
 
     def say(self, epoch: int, step: int, sums: _Sums) -> _Sums:
         """Tell how it goes, at an epoch's end and every half minute, and begin new sums."""
-        now, last = self.clock(), step == self.steps_per_epoch
+        phases = [self.recipe.phases[self.recipe.phase_of(n)[0]] for n in range(self.first_epoch, self.recipe.epochs)]
+        steps = [self.steps_per_epoch(phase) for phase in phases]
+        here = epoch - self.first_epoch
+        now, last = self.clock(), step == steps[here]
         if self.progress is None or not (last or now - self.said >= _SECONDS_BETWEEN_LINES):
             return sums
-        done = (epoch - self.first_epoch) * self.steps_per_epoch + step
-        left = (self.recipe.epochs - self.first_epoch) * self.steps_per_epoch - done
-        minutes = (now - self.began) / done * left / 60
-        where = f"epoch {epoch + 1}/{self.recipe.epochs}" + ("" if last else f", step {step}/{self.steps_per_epoch}")
+        # By frames and not by steps, whose sizes differ between phases.
+        frames = [count * self.recipe.batch_size_of(phase) for count, phase in zip(steps, phases, strict=True)]
+        done = sum(frames[:here]) + step * self.recipe.batch_size_of(phases[here])
+        minutes = (now - self.began) / done * (sum(frames) - done) / 60
+        where = f"epoch {epoch + 1}/{self.recipe.epochs}" + ("" if last else f", step {step}/{steps[here]}")
         self.progress(f"{where}: {sums}; {minutes:.1f} min left")
         self.said = now
         return _Sums()
-
-
-def answer_split(
-    networks: SplitNetworks, data: SplitData, *, level: int, batch_size: int = 250
-) -> tuple[Tensor, Tensor]:
-    """What the split gives for the frames as they are, with rounded latents, all at one level.
-
-    Returns:
-        The tail's outputs, one tensor with the frames first, and the prior's estimate of each frame's bits, ``(N,)``.
-    """
-    modules = [m for m in (networks.head, networks.bottleneck, networks.tail) if m is not None]
-    modes = [module.training for module in modules]
-    device = next(networks.bottleneck.parameters()).device
-    outputs, bits = [], []
-    with torch.inference_mode():
-        for module in modules:
-            module.eval()
-        for start in range(0, len(data.frames), batch_size):
-            frames = torch.from_numpy(np.ascontiguousarray(data.frames[start : start + batch_size])).to(device)
-            x = normalise(frames, data.input).contiguous(memory_format=torch.channels_last)
-            x = x if networks.head is None else networks.head(x)
-            out = networks.bottleneck(x, torch.full((len(x),), level, device=device))
-            outputs.append(networks.tail(out.features))
-            bits.append(out.rate_bits)
-    for module, mode in zip(modules, modes, strict=True):
-        module.train(mode)
-    return torch.cat(outputs), torch.cat(bits)

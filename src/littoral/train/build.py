@@ -21,10 +21,10 @@ from littoral.models.factory import load_model, state_arrays
 from littoral.models.frames import normalise
 from littoral.train.cuts import choose_cut_points, describe, find_cut_points, named_cut_points, split
 from littoral.train.export import ExportedModel, export_model, external_names
-from littoral.train.options import BuildOptions, TorchSource
+from littoral.train.options import BuildOptions, SplitSource, TorchSource
 from littoral.train.rehearse import rehearse
 from littoral.train.run import MAX_RELATIVE_ERROR, measure, open_session, predict, relative_error, rounded
-from littoral.train.split import BuiltSplit, SplitSource, build_split
+from littoral.train.split import BuiltSplit, build_split
 from littoral.train.statistics import fingerprint_graph, statistics_graph
 from littoral.train.write import check_target, staged, tensors_to_bytes, write_files
 

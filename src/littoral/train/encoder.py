@@ -21,6 +21,8 @@ from littoral.errors import BundleError
 from littoral.models.frames import normalise
 from littoral.train.export import FRAMES, IR_VERSION, MAX_BATCH, OPSET, quiet_exporter, strip_notes
 
+FEATURES = "features"
+"""The output of a segment, as the encoder's input. Its own name might be that of a tensor inside."""
 LATENT = "latent"
 EDGE_MARGIN = 1e-4
 """How near a rounding edge a value must be to be rounded otherwise by ONNX Runtime; relative above 1."""
@@ -43,7 +45,7 @@ class ExportedEncoder:
     """An encoder on both engines."""
 
     graph: onnx.ModelProto
-    """Input by the name asked for, output ``latent`` float32 ``(batch, C, H, W)``; weights inside."""
+    """Input ``frames`` or ``features``, output ``latent`` float32 ``(batch, C, H, W)``; weights inside."""
     module: nn.Module
     """The same in torch: a copy in eval mode, on the CPU, float32."""
 
@@ -54,13 +56,12 @@ class ExportedEncoder:
         return np.asarray(latent.numpy())
 
 
-def export_encoder(encoder: nn.Module, value: np.ndarray, *, name: str, spec: InputSpec | None) -> ExportedEncoder:
-    """Trace an encoder.
+def export_encoder(encoder: nn.Module, value: np.ndarray, *, spec: InputSpec | None) -> ExportedEncoder:
+    """Trace an encoder. The graph's input is ``frames`` or ``features``.
 
     Args:
         encoder: Takes float32 ``(B, C, H, W)``, gives a latent ``(B, C, H, W)``; not touched.
         value: A batch of two or more of what it will get: uint8 ``(B, H, W, C)`` where there is a ``spec``.
-        name: Of the graph's input.
         spec: Given where the encoder takes frames: they are normalised inside the graph.
     Raises:
         ValueError: the encoder does not take the value, gives no latent, or cannot be traced (the cause is chained).
@@ -72,7 +73,7 @@ def export_encoder(encoder: nn.Module, value: np.ndarray, *, name: str, spec: In
             latent = module(example)
     except RuntimeError as error:
         raise ValueError(
-            f"the encoder does not take {value.dtype} {value.shape[1:]}, which is what {name!r} is: {error}"
+            f"the encoder does not take {value.dtype} {value.shape[1:]}, which it would get: {error}"
         ) from error
     if not isinstance(latent, Tensor) or latent.ndim != 4 or len(latent) != 2:
         came = tuple(latent.shape) if isinstance(latent, Tensor) else type(latent).__name__
@@ -87,7 +88,7 @@ def export_encoder(encoder: nn.Module, value: np.ndarray, *, name: str, spec: In
                 verbose=False,
                 opset_version=OPSET,
                 dynamic_shapes={"value": {0: torch.export.Dim("batch", min=1, max=MAX_BATCH)}},
-                input_names=[name],
+                input_names=[FEATURES if spec is None else FRAMES],
                 output_names=[LATENT],
             )
         except Exception as error:  # whatever a user's encoder raises under the tracer
@@ -102,11 +103,6 @@ def export_encoder(encoder: nn.Module, value: np.ndarray, *, name: str, spec: In
     graph.ir_version = IR_VERSION
     onnx.checker.check_model(graph)
     return ExportedEncoder(graph=graph, module=module)
-
-
-def input_name(segment_outputs: Sequence[str], segment: int | None) -> str:
-    """What the encoder's input is called: the name of the tensor that it takes."""
-    return FRAMES if segment is None else segment_outputs[segment]
 
 
 def run_encoder(session: ort.InferenceSession, value: np.ndarray) -> FloatArray:

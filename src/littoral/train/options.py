@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
+
+from littoral.train.tables import TableOptions
+
+if TYPE_CHECKING:
+    from littoral.models.bottleneck import Bottleneck
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,21 @@ class TorchSource:
                 f"the keyword arguments {self.kwargs} of {self.factory!r} do not survive JSON; "
                 "use strings, numbers, booleans, lists and dictionaries with string keys"
             )
+
+
+@dataclass(frozen=True)
+class SplitSource:
+    """A trained split, and how the cloud makes its half again.
+
+    ``tail`` is the `littoral.models.bottleneck.SplitTail` that goes with ``bottleneck``. With a ``segment`` the encoder
+    takes that segment's output, else normalised frames. That a segment's output moves when the student adapts is
+    allowed: encoder and tail stay as they are.
+    """
+
+    bottleneck: Bottleneck
+    tail: TorchSource
+    segment: int | None = None
+    tables: TableOptions = field(default_factory=TableOptions)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 import onnxruntime as ort
@@ -18,31 +17,13 @@ from littoral.core.codec import decode
 from littoral.errors import BundleError, PayloadError
 from littoral.models.factory import load_model, state_arrays
 from littoral.train.cuts import total_macs
-from littoral.train.encoder import check_latents, export_encoder, input_name, run_encoder
-from littoral.train.options import TorchSource
+from littoral.train.encoder import check_latents, export_encoder, run_encoder
+from littoral.train.options import SplitSource
 from littoral.train.run import BATCH, MAX_RELATIVE_ERROR, open_session, relative_error, rounded, run_chain
-from littoral.train.tables import TableOptions, build_tables
+from littoral.train.tables import build_tables
 from littoral.train.write import tensors_to_bytes
 
-if TYPE_CHECKING:
-    from littoral.models.bottleneck import Bottleneck
-
 CHECKED_FRAMES = 64
-
-
-@dataclass(frozen=True)
-class SplitSource:
-    """A trained split, and how the cloud makes its half again.
-
-    ``tail`` is the `littoral.models.bottleneck.SplitTail` that goes with ``bottleneck``. With a ``segment`` the encoder
-    takes that segment's output, else normalised frames. That a segment's output moves when the student adapts is
-    allowed: encoder and tail stay as they are.
-    """
-
-    bottleneck: Bottleneck
-    tail: TorchSource
-    segment: int | None = None
-    tables: TableOptions = field(default_factory=TableOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +70,6 @@ def build_split(
     encoder = export_encoder(
         source.bottleneck.device_encoder(),
         some,
-        name=input_name([session.get_outputs()[0].name for session in segments], source.segment),
         spec=input if source.segment is None else None,
     )
     gains = np.asarray(source.bottleneck.gains.detach().cpu().float().numpy())

@@ -38,6 +38,8 @@ class Phase:
     """Some epochs in which the same parts learn by the same rules."""
 
     epochs: int
+    batch_size: int | None = None
+    """Where it is not the recipe's."""
     loss: SplitLoss = SplitLoss()
     trained: tuple[str, ...] = PARTS
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
@@ -114,6 +116,10 @@ class SplitRecipe:
     def epochs(self) -> int:
         return sum(phase.epochs for phase in self.phases)
 
+    def batch_size_of(self, phase: Phase) -> int:
+        """Frames of a step of a phase."""
+        return phase.batch_size or self.batch_size
+
     def phase_of(self, epoch: int) -> tuple[int, int]:
         """The phase of an epoch, and how many epochs of it went before."""
         for index, phase in enumerate(self.phases):
@@ -179,7 +185,7 @@ def parity_recipe(
     stage1_epochs: int = 10,
     stage2_epochs: int = 10,
     quantile_loss: bool = False,
-    batch_sizes: int = 64,
+    batch_sizes: tuple[int, int] = (64, 128),
     seed: int = 0,
 ) -> SplitRecipe:
     """Entropic Student's two stages.
@@ -188,11 +194,12 @@ def parity_recipe(
         beta: Loss per bit, where the loss is a sum of squares.
         features: The modules whose outputs are mimicked in stage 1, the one before the tail included.
         quantile_loss: The published auxiliary loss; the bottleneck's prior must have its quantiles.
-        batch_sizes: Of both stages. Published: 64, then 128.
+        batch_sizes: Of both stages.
     Source: Matsubara et al., WACV 2022; the configurations of yoshitomo-matsubara/sc2-benchmark for ImageNet.
     """
     mimicry = Phase(
         epochs=stage1_epochs,
+        batch_size=batch_sizes[0],
         loss=SplitLoss(distortion=0.0, features=dict.fromkeys(features, 1.0), relative=False, summed=True),
         trained=("encoder", "prior", "decoder"),
         optimizer="adam",
@@ -203,6 +210,7 @@ def parity_recipe(
     )
     tuning = Phase(
         epochs=stage2_epochs,
+        batch_size=batch_sizes[1],
         loss=SplitLoss(rate=0.0),
         trained=("decoder", "tail"),
         optimizer="sgd",
@@ -213,7 +221,7 @@ def parity_recipe(
         hard=True,
         round_about_medians=True,
     )
-    return SplitRecipe(phases=(mimicry, tuning), rate_weights=(beta,), batch_size=batch_sizes, seed=seed)
+    return SplitRecipe(phases=(mimicry, tuning), rate_weights=(beta,), batch_size=batch_sizes[0], seed=seed)
 
 
 def end_to_end_recipe(*, beta: float, epochs: int = 60, batch_size: int = 256, seed: int = 0) -> SplitRecipe:

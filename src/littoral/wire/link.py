@@ -8,6 +8,10 @@ Durable messages keep the sequence that the outbox gave them. In a session they 
 beginning after ``Welcome.acked_sequence``; nothing is skipped, and nothing leaves the outbox before the cloud's
 cumulative `Ack`. A message whose ack was lost is either covered by the next Welcome or sent again, and the cloud knows
 it by (device, stream, sequence).
+
+Requests (`Offload`) go at any time in an open session, need no credit, are never sent again, and end in exactly one
+action: `Answered`, or `RequestFailed` when their time is up or the session ends. An answer to a request that is not
+pending is counted and ignored: it came too late, twice, or from a cloud that makes things up.
 """
 
 from __future__ import annotations
@@ -21,12 +25,16 @@ from typing import Literal
 from littoral.errors import LinkError, LinkRefused, ProtocolError
 from littoral.wire.envelope import decode_frame, encode_frame
 from littoral.wire.messages import (
+    MAX_DEADLINE_MS,
+    MAX_SPLIT,
     NONCE_BYTES,
     Ack,
     Challenge,
     Credit,
     Hello,
     Message,
+    Offload,
+    OffloadAnswer,
     Receipt,
     Refusal,
     Sample,
@@ -80,7 +88,28 @@ class Close:
     retry_after_ms: int | None = None
 
 
-Action = Send | Opened | AckedUpTo | GotVersion | Close
+@dataclass(frozen=True)
+class Answered:
+    """The cloud's word on a pending request, ``ok`` or not. Nothing of it was checked but its outer form."""
+
+    answer: OffloadAnswer
+
+
+@dataclass(frozen=True)
+class RequestFailed:
+    """A request has ended without the cloud's word.
+
+    ``code`` is ``away`` (no session, or it has ended), ``timeout``, or ``busy`` (as many are pending as may be).
+    """
+
+    request: int
+    code: Literal["away", "timeout", "busy"]
+
+
+Action = Send | Opened | AckedUpTo | GotVersion | Answered | RequestFailed | Close
+
+MAX_REQUESTS = 8
+"""Requests of one device that may be pending; the cloud has the same limit (`littoral.cloud.hub.Limits`)."""
 
 _DURABLE_PURPOSE = {Sample.TYPE: "sample", Receipt.TYPE: "receipt", Scene.TYPE: "scene"}
 
@@ -92,6 +121,7 @@ class DeviceLink:
         device_id, bundle_digest, outbox_stream: What the device claims to be, all covered by the signature.
         highest_version: Gives the highest affine version seen so far, asked at each Hello.
         sign: Signs the bytes of `hello_message` with the device key.
+        max_requests: How many requests may be pending.
     """
 
     def __init__(
@@ -102,12 +132,18 @@ class DeviceLink:
         outbox_stream: int,
         highest_version: Callable[[], int],
         sign: Callable[[bytes], bytes],
+        max_requests: int = MAX_REQUESTS,
     ) -> None:
         self.outbox_stream = outbox_stream
         self._device_id = device_id
         self._bundle_digest = bundle_digest
         self._highest_version = highest_version
         self._sign = sign
+        self._max_requests = max_requests
+        self._pending: dict[int, float] = {}
+        self._highest_request = 0
+        self.ignored_answers = 0
+        """Answers to requests that were not pending."""
         self.state: State = "closed"
         self._forget_flight()
 
@@ -123,15 +159,16 @@ class DeviceLink:
 
     def on_connected(self) -> list[Action]:
         """A connection stands; the cloud speaks first."""
-        self._forget_flight()
+        actions = self.on_disconnected()
         self.state = "waiting-challenge"
-        return []
+        return actions
 
     def on_disconnected(self) -> list[Action]:
-        """The connection is gone; what was in flight may or may not have arrived."""
+        """The connection is gone; what was in flight may or may not have arrived. Pending requests fail at once."""
         self._forget_flight()
         self.state = "closed"
-        return []
+        failed, self._pending = self._pending, {}
+        return [RequestFailed(request, "away") for request in failed]
 
     def on_bytes(self, data: bytes) -> list[Action]:
         """One binary message came from the cloud. Never raises for what is in it."""
@@ -155,6 +192,11 @@ class DeviceLink:
         if isinstance(message, Credit):
             self._credit_bytes = message.credit_bytes
             return []
+        if isinstance(message, OffloadAnswer):
+            if self._pending.pop(message.request, None) is None:
+                self.ignored_answers += 1
+                return []
+            return [Answered(message)]
         return [GotVersion(expect(message, Version))]
 
     def _on_challenge(self, challenge: Challenge) -> list[Action]:
@@ -188,8 +230,7 @@ class DeviceLink:
         return [AckedUpTo(sequence)]
 
     def _close(self, error: LinkError, retry_after_ms: int | None = None) -> list[Action]:
-        self.on_disconnected()
-        return [Close(error, retry_after_ms)]
+        return [*self.on_disconnected(), Close(error, retry_after_ms)]
 
     # What the device wants to say.
 
@@ -222,6 +263,44 @@ class DeviceLink:
             self.in_flight_bytes += len(data)
             actions.append(Send(data, _DURABLE_PURPOSE.get(decode_frame(data).type, "durable")))
         return actions
+
+    @property
+    def num_pending(self) -> int:
+        """Requests that have not ended."""
+        return len(self._pending)
+
+    def offload(self, request: Offload, *, expires_ms: float) -> list[Action]:
+        """Ask the cloud to finish a frame, now or never.
+
+        Args:
+            request: Numbered higher than every one before it, through all sessions, so that an answer is to one only.
+            expires_ms: When the device gives up, on the clock of `expire`.
+        Raises:
+            ValueError: the number was used, or a field is out of its range.
+            ProtocolError: the payload makes a larger frame than a peer reads.
+        """
+        if request.request <= self._highest_request:
+            raise ValueError(f"request {request.request} came after {self._highest_request}; numbers only rise")
+        if not (1 <= request.deadline_ms <= MAX_DEADLINE_MS and 0 <= request.split <= MAX_SPLIT):
+            raise ValueError(
+                f"a request needs a deadline of 1 to {MAX_DEADLINE_MS} ms and a split point of 0 to {MAX_SPLIT}, got "
+                f"{request.deadline_ms} and {request.split}"
+            )
+        sent = _send(request, "offload")
+        self._highest_request = request.request
+        if self.state != "open":
+            return [RequestFailed(request.request, "away")]
+        if len(self._pending) >= self._max_requests:
+            return [RequestFailed(request.request, "busy")]
+        self._pending[request.request] = expires_ms
+        return [sent]
+
+    def expire(self, now_ms: float) -> list[Action]:
+        """Give up the requests whose time is up."""
+        over = [request for request, expires_ms in self._pending.items() if expires_ms <= now_ms]
+        for request in over:
+            del self._pending[request]
+        return [RequestFailed(request, "timeout") for request in over]
 
     def report(self, status: Status) -> list[Action]:
         """Send the device's counters if the link is open; they are not kept otherwise."""

@@ -1,12 +1,12 @@
 """The messages, each a frozen dataclass and a msgpack array of its fields in order.
 
-    cloud -> device   Challenge  Welcome  Refusal  Ack  Credit  Version
-    device -> cloud   Hello  Status   and, durable, by way of the outbox:   Sample  Receipt  Scene
+    cloud -> device   Challenge  Welcome  Refusal  Ack  Credit  Version  OffloadAnswer
+    device -> cloud   Hello  Status  Offload   and, durable, by way of the outbox:   Sample  Receipt  Scene
 
 A session: the cloud sends Challenge; the device answers Hello, signed with its device key; the cloud answers Welcome or
 Refusal. Then the device sends durable messages in order while its bytes in flight are below the credit, the cloud
 acknowledges cumulatively *after* its commit is synced, and sends Version whenever there is one newer than the device
-has.
+has. An Offload goes at any time, needs no credit, is kept by neither side, and is answered by one OffloadAnswer.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from littoral.wire.envelope import CONTROL_STREAM, MAX_FRAME_BYTES, Frame
 HELLO_PURPOSE = "hello"
 NONCE_BYTES = 32
 MAX_TEXT_CHARS = 512
+MAX_CODE_CHARS = 32
+MAX_SPLIT = 255
+MAX_DEADLINE_MS = 3_600_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +164,58 @@ class Scene:
     fingerprint: bytes
 
 
-Message = Challenge | Hello | Welcome | Refusal | Sample | Receipt | Status | Ack | Credit | Version | Scene
+@dataclass(frozen=True, kw_only=True)
+class Offload:
+    """Interactive. The device asks the cloud to finish a frame; ``payload`` is what its encoder made of it.
+
+    ``request`` names it in this session, ``split`` is the split point's number in the bundle, ``version`` the affine
+    version that the segments before it ran with. ``deadline_ms`` is the frame's, not the body's: the milliseconds from
+    the moment the message has arrived by which the cloud must have sent its answer; 1 at least.
+    """
+
+    TYPE: ClassVar[int] = 12
+    request: int
+    split: int
+    version: int
+    payload: bytes
+    deadline_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OffloadAnswer:
+    """What became of an Offload.
+
+    ``code`` is ``ok`` or says why there is no answer: `OFFLOAD_CODES`. A reader takes one that it does not know for
+    ``failed``. ``answer`` is what `littoral.core.answers` writes, empty unless ``ok``; ``message`` is for people, empty
+    if ``ok``. ``queue_ms`` and ``compute_ms`` are what the request spent waiting and in its batch.
+    """
+
+    TYPE: ClassVar[int] = 13
+    request: int
+    code: str
+    message: str
+    answer: bytes
+    queue_ms: float
+    compute_ms: float
+
+
+OFFLOAD_CODES = ("ok", "overloaded", "late", "damaged", "too-large", "other-tables", "unknown-split", "failed")
+
+Message = (
+    Challenge
+    | Hello
+    | Welcome
+    | Refusal
+    | Sample
+    | Receipt
+    | Status
+    | Ack
+    | Credit
+    | Version
+    | Scene
+    | Offload
+    | OffloadAnswer
+)
 DurableMessage = Sample | Receipt | Scene
 
 _BY_TYPE: dict[int, type[Message]] = {kind.TYPE: kind for kind in typing.get_args(Message)}
@@ -169,6 +223,17 @@ _FIELDS: dict[type[Message], list[tuple[str, type]]] = {
     kind: [(f.name, typing.get_type_hints(kind)[f.name]) for f in dataclasses.fields(kind)]
     for kind in _BY_TYPE.values()
 }
+_IN_FRAME = "deadline_ms"
+"""The one field of a message that the frame carries and not the body."""
+_BODY_FIELDS = {kind: [field for field in fields if field[0] != _IN_FRAME] for kind, fields in _FIELDS.items()}
+_TOP: dict[tuple[type[Message], str], int] = {
+    (Offload, "split"): MAX_SPLIT,
+    (OffloadAnswer, "code"): MAX_CODE_CHARS,
+    (OffloadAnswer, "message"): MAX_TEXT_CHARS,
+    (OffloadAnswer, "queue_ms"): MAX_DEADLINE_MS,
+    (OffloadAnswer, "compute_ms"): MAX_DEADLINE_MS,
+}
+"""The most that a number may be, and that a text may have of characters; numbers of these are not below 0 either."""
 
 M = TypeVar("M", bound=Message)
 
@@ -181,8 +246,9 @@ def hello_message(nonce: bytes, device_id: str, bundle_digest: bytes, outbox_str
 
 def to_frame(message: Message, *, stream: int = CONTROL_STREAM, sequence: int = 0) -> Frame:
     """Wrap a message for the wire. A durable message takes its outbox's stream and its sequence there."""
-    body: bytes = msgpack.packb([getattr(message, name) for name, _ in _FIELDS[type(message)]])
-    return Frame(type=message.TYPE, stream=stream, sequence=sequence, body=body)
+    body: bytes = msgpack.packb([getattr(message, name) for name, _ in _BODY_FIELDS[type(message)]])
+    deadline_ms = message.deadline_ms if isinstance(message, Offload) else 0
+    return Frame(type=message.TYPE, stream=stream, sequence=sequence, deadline_ms=deadline_ms, body=body)
 
 
 def from_frame(frame: Frame) -> Message:
@@ -205,7 +271,7 @@ def from_frame(frame: Frame) -> Message:
         )
     except (ValueError, msgpack.exceptions.UnpackException) as error:
         raise ProtocolError(f"a {kind.__name__} that is not msgpack came: {error}") from error
-    fields = _FIELDS[kind]
+    fields = _BODY_FIELDS[kind]
     if not isinstance(values, list) or len(values) < len(fields):
         raise ProtocolError(f"a {kind.__name__} should have {len(fields)} fields")
     for (name, expected), value in zip(fields, values, strict=False):
@@ -214,9 +280,18 @@ def from_frame(frame: Frame) -> Message:
             good = good and 0 <= value < 2**64
         elif isinstance(value, float):
             good = good and math.isfinite(value)
-        if not good:
-            raise ProtocolError(f"{kind.__name__}.{name} is {value!r:.40}, expected {expected.__name__}")
-    return kind(**{name: value for (name, _), value in zip(fields, values, strict=False)})
+        top = _TOP.get((kind, name))
+        if not good or (top is not None and not 0 <= (len(value) if isinstance(value, str) else value) <= top):
+            raise ProtocolError(
+                f"{kind.__name__}.{name} is {value!r:.40}, expected {expected.__name__}"
+                + ("" if top is None else f" of at most {top}")
+            )
+    known = {name: value for (name, _), value in zip(fields, values, strict=False)}
+    if kind is not Offload:
+        return kind(**known)
+    if not 1 <= frame.deadline_ms <= MAX_DEADLINE_MS:
+        raise ProtocolError(f"an Offload with {frame.deadline_ms} ms of time came, expected 1 to {MAX_DEADLINE_MS}")
+    return Offload(**known, deadline_ms=frame.deadline_ms)
 
 
 def expect(message: Message, kind: type[M]) -> M:

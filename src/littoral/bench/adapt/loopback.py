@@ -19,7 +19,8 @@ from littoral.bench.method import Road
 from littoral.bundle import Envelope, SignedVersion
 from littoral.core.arrays import Frame
 from littoral.edge.identity import Identity
-from littoral.edge.link import CloudLink, _Ports
+from littoral.edge.link import CloudLink
+from littoral.edge.link_session import Ports
 from littoral.errors import LinkError
 from littoral.wire.envelope import decode_frame, encode_frame
 from littoral.wire.link import AckedUpTo, Action, Close, DeviceLink, GotVersion, Opened, Send
@@ -111,7 +112,7 @@ class LoopbackLink(CloudLink):
 
     def start(self, **ports: object) -> None:
         """Connect at once; the opening handshake is paid and not lost."""
-        self._ports = _Ports(**ports)  # type: ignore[arg-type]
+        self._ports = Ports(**ports)  # type: ignore[arg-type]
         self._link = DeviceLink(
             device_id=self._who.device_id,
             bundle_digest=self._ports.bundle_digest,
