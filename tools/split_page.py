@@ -135,12 +135,14 @@ def link(rows: Rows, table: Callable[..., str]) -> list[str]:
     if not chosen:
         return []
     keys = ("variant", "way", "level", "quality", "accuracy", "bytes", "latency_ms", "latency_ms_p95", "segment_ms",
-            "encode_ms", "up_ms", "queue_ms", "tail_ms", "down_ms")  # fmt: skip
+            "encode_ms", "up_ms", "queue_ms", "tail_ms", "down_ms", "road_ms")  # fmt: skip
     rate = chosen[0]["bits_per_second"] / 1e6
     words = (
         f"A relay between loopback sockets lets {rate:g} Mbit/s through each way; the milliseconds in the variant's "
         "name are of the round trip, half each way. WebP at the coarsest quality that is as often right as the split "
-        "on the same frames, and at the effort that takes the least time with sending. Medians, in turns."
+        "on the same frames, and at the effort that takes the least time with sending. Medians, in turns. "
+        "*Device to cloud*: `device.infer` over the "
+        "wire that ships, with its own time for both ways together."
     )
     return ["## Over a slow link", words, table(list(keys), [[row.get(key) for key in keys] for row in chosen])]
 

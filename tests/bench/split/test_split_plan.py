@@ -66,7 +66,7 @@ def test_units_are_chosen_by_method_and_variant_or_also_by_kind() -> None:
     plan = full_plan()
     assert {unit.kind for unit in chosen(plan, ["*/pixels"])} == {"split", "timing", "leakage", "robust"}
     assert {unit.name for unit in chosen(plan, ["split/product/pixels"])} == {
-        f"split product/pixels 40 epochs seed {seed}" for seed in (0, 1, 2)
+        f"split product/pixels 20 epochs seed {seed}" for seed in (0, 1, 2)
     }
     assert chosen(plan, []) == plan
 

@@ -18,8 +18,7 @@ from littoral.core.arrays import FloatArray, Frame
 from littoral.edge.encoder import SplitEncoder
 from littoral.edge.session import SessionConfig, open_session
 from littoral.train.build import build_bundle
-from littoral.train.options import BuildOptions, TorchSource
-from littoral.train.split import SplitSource
+from littoral.train.options import BuildOptions, SplitSource, TorchSource
 
 SOURCE_FRAMES = 600
 MAKE_SPLIT_TAIL = "littoral.models.bottleneck:make_split_tail"

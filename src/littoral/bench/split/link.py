@@ -64,10 +64,15 @@ class Ask(Protocol):
 
 
 class Relay:
-    """The cloud on a loopback socket behind an emulated link, both in one thread; a context manager."""
+    """An emulated link between two loopback sockets, in a thread of its own; a context manager.
 
-    def __init__(self, spec: LinkSpec, answer: Answer) -> None:
-        self._spec, self._answer = spec, answer
+    Args:
+        answer: The cloud, in the same thread behind the link.
+        forward_to: Without ``answer``, the port of the cloud.
+    """
+
+    def __init__(self, spec: LinkSpec, answer: Answer | None = None, *, forward_to: int = 0) -> None:
+        self._spec, self._answer, self._cloud_port = spec, answer, forward_to
         self._ready: threading.Event = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -94,13 +99,15 @@ class Relay:
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        cloud = await asyncio.start_server(self._cloud, "127.0.0.1", 0)
-        self._cloud_port = cloud.sockets[0].getsockname()[1]
+        servers = []
+        if self._answer is not None:
+            servers.append(await asyncio.start_server(self._cloud, "127.0.0.1", 0))
+            self._cloud_port = servers[0].sockets[0].getsockname()[1]
         relay = await asyncio.start_server(self._relay, "127.0.0.1", 0)
         self.port = relay.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stop.wait()
-        for server in (relay, cloud):
+        for server in (relay, *servers):
             server.close()
         for task in list(self._tasks):
             task.cancel()
@@ -148,6 +155,7 @@ class Relay:
             writer.close()
 
     def _timed(self, kind: int, body: bytes) -> tuple[bytes, float, float]:
+        assert self._answer is not None
         begun = time.perf_counter()
         reply = self._answer(kind, body)
         return reply, begun, time.perf_counter()

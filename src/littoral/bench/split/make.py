@@ -131,6 +131,7 @@ def _link(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
     from littoral.bench.split.field import Fielded
     from littoral.bench.split.link import LinkSpec
     from littoral.bench.split.link_row import link_points
+    from littoral.bench.split.link_whole import whole_point
     from littoral.bench.split.points import split_points
     from littoral.bench.split.training import train_or_load
 
@@ -152,6 +153,8 @@ def _link(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
             teacher=unit.teacher,
             tell=tell,
         )
+        whole = whole_point(fielded.bundle.path, frames, level=level, rounds=unit.options["rounds"], spec=spec)
+        points.append({**whole, "accuracy": accuracies[level]})
     return {"points": points, "trained_commit": trained.commit}
 
 
@@ -173,7 +176,6 @@ _MAKERS: dict[str, Callable[[SplitUnit, SplitMaterial, Tell], Result]] = {
     "link": _link,
     "codec_speed": _codec_speed,
 }
-_TRAINING = "littoral.bench.split.training"
 _MODULES: dict[str, tuple[str, ...]] = {
     "split": ("points", "training"),
     "local_only": ("local_only", "training"),
@@ -183,7 +185,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "leakage": ("leakage",),
     "robust": ("robust",),
     "timing": ("field",),
-    "link": ("link_row", "points"),
+    "link": ("link_row", "link_whole", "points"),
     "codec_speed": ("codec_speed",),
 }
 

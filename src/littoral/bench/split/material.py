@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import fcntl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from littoral.bench.streams.cifar import CLASS_NAMES, load_cifar10
 from littoral.bundle import InputSpec, TorchModel
 from littoral.core.arrays import FloatArray, Frame
 from littoral.errors import LittoralError
+from littoral.models.bottleneck import count_macs
 from littoral.models.factory import load_model
 from littoral.models.frames import normalise
 from littoral.train.split_data import TeacherBank, fill_bank
@@ -128,6 +130,11 @@ def outputs_of(model: nn.Module, frames: Frame) -> FloatArray:
         batch = torch.from_numpy(np.ascontiguousarray(frames[start : start + _BATCH])).to(parameter.device)
         parts.append(model(normalise(batch, INPUT)).float().cpu().numpy())
     return np.concatenate(parts)
+
+
+def macs_of_module(module: nn.Module, shape: Sequence[int]) -> int:
+    """Multiply-accumulates for one input of this shape, wherever the module is."""
+    return count_macs(copy.deepcopy(module).cpu(), shape)
 
 
 def accuracy_of(logits_NK: FloatArray, labels: Labels) -> float:

@@ -49,7 +49,7 @@ class Budget:
 
     teacher: str = TEACHER
     train_frames: int = 50_000
-    epochs: int = 40
+    epochs: int = 20
     views: int = 8
     test_frames: int = 10_000
     codec_frames: int = CODEC_FRAMES

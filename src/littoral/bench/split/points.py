@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
 from littoral.bench.split.codecs import (
-    PACKERS,
     Sizes,
     blank_bytes,
     codec_of,
@@ -16,12 +16,11 @@ from littoral.bench.split.codecs import (
     recode,
     why_not,
 )
-from littoral.bench.split.material import Labels, SplitMaterial, accuracy_of, outputs_of, torch_device
-from littoral.bench.split.training import CUT, Say, Trained
+from littoral.bench.split.material import Labels, SplitMaterial, accuracy_of, macs_of_module, outputs_of, torch_device
+from littoral.bench.split.training import Say, Trained
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.codec import decode, encode, rate_bits
 from littoral.errors import PayloadError
-from littoral.models.bottleneck import count_macs
 from littoral.models.parts import head_of, tail_of
 
 Point = dict[str, Any]
@@ -124,14 +123,12 @@ def feature_points(material: SplitMaterial, packer: str, *, cut: str, frames: in
             "accuracy": accuracy_of(np.concatenate(logits), labels),
             **Sizes.of(sizes).columns(),
             "packer": packer,
-            "segment_macs": count_macs(head, (3, 32, 32)),
+            "segment_macs": macs_of_module(head, (3, 32, 32)),
         }
     ]
 
 
 def _through(tail: Any, features_BCHW: FloatArray) -> FloatArray:
-    import torch
-
     with torch.inference_mode():
         given = torch.from_numpy(features_BCHW).to(torch_device())
         logits: FloatArray = tail(given).float().cpu().numpy()
@@ -139,7 +136,7 @@ def _through(tail: Any, features_BCHW: FloatArray) -> FloatArray:
 
 
 def fixed_points(material: SplitMaterial, name: str, *, frames: int, subset: int) -> list[Point]:
-    """A network on the frames as they are: ``device_only`` sends nothing, ``cloud_lossless`` sends lossless WebP."""
+    """A network on the frames as they are; what sending them losslessly costs is in the codecs' rows."""
     network = material.network(name).to(torch_device())
     pictures, labels = material.first("test", frames)
     logits = outputs_of(network, pictures)
@@ -147,9 +144,6 @@ def fixed_points(material: SplitMaterial, name: str, *, frames: int, subset: int
         {
             "accuracy": accuracy_of(logits, labels),
             "subset_accuracy": accuracy_of(logits[:subset], labels[:subset]),
-            "network_macs": count_macs(network, (3, 32, 32)),
+            "network_macs": macs_of_module(network, (3, 32, 32)),
         }
     ]
-
-
-__all__ = ["CUT", "PACKERS", "codec_points", "feature_points", "fixed_points", "split_points"]

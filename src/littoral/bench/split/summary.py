@@ -244,6 +244,10 @@ def _link(units: Units, given: str | None) -> dict[str, Any]:
         pairs = zip(by_way["split"], by_way["webp"], strict=True)
         worst = max(round(ours["latency_ms"] / theirs["latency_ms"], 4) for ours, theirs in pairs)
         variant, trip = unit.variant.rsplit("-", 1)
+        if whole := by_way.get("split, device to cloud"):
+            slowest = max(point["latency_ms"] for point in whole)
+            least = min(point["latency_ms"] for point in by_way["webp"])
+            out[f"link_latency_device_over_webp_{variant}_{trip}"] = round(slowest / least, 4)
         out[f"link_latency_split_over_webp_{variant}_{trip}"] = worst
         if trip == "40ms" and (variant == given or "link_latency_split_over_webp" not in out):
             out["link_latency_split_over_webp"] = worst

@@ -10,16 +10,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from littoral.bench.document import commit
 from littoral.bench.split.local_only import local_network
-from littoral.bench.split.material import FACTORY, INPUT, KWARGS, STUDENT, SplitMaterial, alone, torch_device
+from littoral.bench.split.material import (
+    FACTORY,
+    INPUT,
+    KWARGS,
+    STUDENT,
+    SplitMaterial,
+    alone,
+    macs_of_module,
+    torch_device,
+)
 from littoral.bench.split.unit import Training
 from littoral.bundle import SplitCodec
 from littoral.core.arrays import FloatArray, Frame
 from littoral.models import architectures
-from littoral.models.bottleneck import Bottleneck, SplitTail, count_macs, split_tail_kwargs, to_split_tail
+from littoral.models.bottleneck import Bottleneck, SplitTail, split_tail_kwargs, to_split_tail
 from littoral.models.entropy import UniformPrior
 from littoral.models.frames import normalise
 from littoral.models.parts import head_of, tail_of
@@ -61,15 +70,9 @@ class Trained:
     commit: str
     """Of the code that trained it."""
 
-    @torch.inference_mode()
     def latents(self, frames: Frame) -> FloatArray:
         """float32 ``(N, C, h, w)`` of frames uint8 ``(N, 32, 32, 3)``."""
-        device = next(self.bottleneck.parameters()).device
-        parts = []
-        for start in range(0, len(frames), _BATCH):
-            x = normalise(torch.from_numpy(np.ascontiguousarray(frames[start : start + _BATCH])).to(device), INPUT)
-            parts.append(self.bottleneck.latent(x if self.head is None else self.head(x)).float().cpu().numpy())
-        return np.concatenate(parts)
+        return _latents(self.bottleneck, self.head, frames)
 
     @torch.inference_mode()
     def logits(self, symbols_NCHW: FloatArray, level: int) -> FloatArray:
@@ -85,12 +88,12 @@ class Trained:
     @property
     def encoder_macs(self) -> int:
         shape = (INPUT.channels, INPUT.height, INPUT.width)
-        return count_macs(self.bottleneck.encoder, shape if self.head is None else _shape_of(self.head, shape))
+        return macs_of_module(self.bottleneck.encoder, shape if self.head is None else _shape_of(self.head, shape))
 
     @property
     def segment_macs(self) -> int:
         """Of what the device runs anyway."""
-        return 0 if self.head is None else count_macs(self.head, (INPUT.channels, INPUT.height, INPUT.width))
+        return 0 if self.head is None else macs_of_module(self.head, (INPUT.channels, INPUT.height, INPUT.width))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +107,10 @@ def train_or_load(training: Training, material: SplitMaterial, tell: Say = lambd
     """The split of a training: what its checkpoint lacks is trained now."""
     planned, made_by = _run(training, material, tell)
     bottleneck, tail, head = planned.networks.bottleneck, planned.networks.tail, planned.networks.head
+    frames, _ = material.first("train", min(TABLE_FRAMES, training.frames))
     if training.method == "channel_reduction":
-        bottleneck.log_gains.requires_grad_(False)
-        _calibrate(bottleneck, material.train[0][: min(TABLE_FRAMES, training.frames)])
-    codec = _codec(bottleneck, head, material.train[0][: min(TABLE_FRAMES, training.frames)])
+        _calibrate_8_bit(bottleneck, head, frames)
+    codec = _codec(bottleneck, head, frames)
     tail_of_teacher = {"factory": FACTORY[training.teacher], "kwargs": KWARGS, "cut": CUT}
     return Trained(
         training=training,
@@ -270,14 +273,9 @@ _METHODS: dict[str, Callable[[Training, dict[str, Any]], tuple[Bottleneck, Split
 }
 
 
-@torch.inference_mode()
-def _calibrate(bottleneck: Bottleneck, frames: Frame) -> None:
-    device = next(bottleneck.parameters()).device
-    latents: list[Tensor] = []
-    for start in range(0, len(frames), _BATCH):
-        x = normalise(torch.from_numpy(np.ascontiguousarray(frames[start : start + _BATCH])).to(device), INPUT)
-        latents.append(bottleneck.latent(x))
-    architectures.calibrate_8_bit(bottleneck, torch.cat(latents))
+def _calibrate_8_bit(bottleneck: Bottleneck, head: nn.Module | None, frames: Frame) -> None:
+    found = torch.from_numpy(_latents(bottleneck, head, frames))
+    architectures.calibrate_8_bit(bottleneck, found.to(bottleneck.gains.device))
 
 
 def _codec(bottleneck: Bottleneck, head: nn.Module | None, frames: Frame) -> SplitCodec:
