@@ -17,7 +17,6 @@ from littoral.bundle import Bundle
 from littoral.cloud.cloud import Cloud, CloudConfig
 from littoral.core.arrays import Frame
 from littoral.edge.device import Device, DeviceConfig
-from littoral.edge.encoder import SplitEncoder
 from littoral.edge.link import CloudLink, LinkConfig
 from littoral.edge.offload_config import OffloadConfig
 from littoral.errors import LinkError
@@ -68,8 +67,7 @@ def whole_point(bundle_folder: Path, frames: Frame, *, level: int, rounds: int, 
                 offload = OffloadConfig(mode="always", level=level, deadline_ms=_DEADLINE_MS)
                 device_config = DeviceConfig(adapt_statistics=False, offload=offload)
                 bundle = Bundle.open(folder / "bundle")
-                state, encoder = folder / "device", SplitEncoder(bundle, 0)
-                with Device(bundle, state_dir=state, link=link, config=device_config, encoder=encoder) as device:
+                with Device(bundle, state_dir=folder / "device", link=link, config=device_config) as device:
                     _wait_for(link)
                     times = [_timed(device, link, frames[i % len(frames)]) for i in range(rounds + _WARM)][_WARM:]
                     device.close(0.0)
