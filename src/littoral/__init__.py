@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from littoral.edge.device import DeviceConfig as DeviceConfig
     from littoral.edge.device import DeviceStatus as DeviceStatus
     from littoral.edge.link import CloudLink as CloudLink
+    from littoral.edge.offload_config import OffloadConfig as OffloadConfig
     from littoral.errors import BundleError as BundleError
     from littoral.errors import FrameError as FrameError
     from littoral.errors import LinkError as LinkError
@@ -57,6 +58,7 @@ _HOME = {
     "LinkError": "littoral.errors",
     "LittoralError": "littoral.errors",
     "ModelOutputError": "littoral.errors",
+    "OffloadConfig": "littoral.edge.offload_config",
     "PayloadError": "littoral.errors",
     "ProductConfig": "littoral.core.product",
     "RecallConfig": "littoral.core.scenes",

@@ -73,7 +73,16 @@ def test_the_harness_sees_a_heavy_import() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["BudgetConfig", "DeviceConfig", "ProductConfig", "RecallConfig", "SelectionConfig", "StatisticsConfig"]
+    "name",
+    [
+        "BudgetConfig",
+        "DeviceConfig",
+        "OffloadConfig",
+        "ProductConfig",
+        "RecallConfig",
+        "SelectionConfig",
+        "StatisticsConfig",
+    ],
 )
 def test_what_a_device_is_configured_with_is_in_the_face_and_loads_nothing_of_the_cloud(name: str) -> None:
     loaded = fresh(f"import json, sys, littoral; littoral.{name}(); print(json.dumps(sorted(sys.modules)))")

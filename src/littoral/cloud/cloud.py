@@ -34,6 +34,7 @@ from littoral.cloud.jobs import AdaptConfig
 from littoral.cloud.keys import Keys, make_token
 from littoral.cloud.ledger import Ledger
 from littoral.cloud.store import Store
+from littoral.cloud.tail import Tail
 from littoral.cloud.tails import RunsTail, TailConfig
 from littoral.errors import LittoralError, StorageError
 from littoral.wire.envelope import MAX_FRAME_BYTES
@@ -97,7 +98,7 @@ def make_worker(bundle: Bundle, config: CloudConfig) -> tuple[Adapter, Check]:
 
 def make_tails(bundle: Bundle, config: CloudConfig) -> Mapping[int, RunsTail]:
     """The tails of a bundle's split points, by their numbers."""
-    return {}
+    return {i: Tail(bundle, i, device=config.device) for i in range(len(bundle.manifest.splits))}
 
 
 class Cloud:

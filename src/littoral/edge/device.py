@@ -23,10 +23,11 @@ from littoral.core.product import ProductConfig
 from littoral.core.scenes import RecallConfig
 from littoral.core.selection import SelectionConfig, Selector, judge_one, softmax
 from littoral.core.tasks import Classification
+from littoral.edge.encoder import SplitEncoder
 from littoral.edge.images import LOSSLESS, check_coding
 from littoral.edge.link import CloudLink
 from littoral.edge.maintenance import Maintenance
-from littoral.edge.offload import Encoder, Finished, Offloading, bundle_encoder
+from littoral.edge.offload import Encoder, Finished, Offloading
 from littoral.edge.offload_config import OffloadConfig
 from littoral.edge.outbox import Counters
 from littoral.edge.session import Model, SessionConfig
@@ -332,7 +333,10 @@ class Device:
             raise ValueError("a device that offloads needs a link to a cloud, and a state_dir")
         if manifest.task != Classification.name:
             raise ValueError(f"a device offloads for classification, bundle {manifest.name!r} is for {manifest.task}")
-        return encoder or bundle_encoder(self.bundle, config.split, self.config.session)
+        made = encoder or SplitEncoder(self.bundle, config.split, self.config.session)
+        if isinstance(made, SplitEncoder) and config.level >= made.num_levels:
+            raise ValueError(f"level {config.level} was asked for, the split point has {made.num_levels}")
+        return made
 
     def _frame_error(self, frame: object) -> FrameError:
         height, width, channels = self._shape

@@ -59,7 +59,7 @@ class LinkConfig:
     settled_s: float = 10.0
     refused_retry_s: float = 60.0
     peek_bytes: int = 262_144
-    shared_bytes: int = 32_768
+    shared_bytes: int = 16_384
     shared_s: float = 1.0
     ca_file: Path | None = None
     seed: int | None = None

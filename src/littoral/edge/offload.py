@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from littoral.bundle import Bundle
 from littoral.core.answers import TaskAnswer, decode_answer
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.estimates import Ewma, RoadEstimate
 from littoral.core.tasks import Task
 from littoral.edge.offload_config import OffloadConfig
-from littoral.edge.session import Model, SessionConfig
-from littoral.errors import BundleError, LittoralError, ProtocolError
+from littoral.edge.session import Model
+from littoral.errors import LittoralError, ProtocolError
 from littoral.wire.messages import MAX_DEADLINE_MS, OFFLOAD_CODES, OffloadAnswer
 
 if TYPE_CHECKING:
@@ -166,12 +165,3 @@ class Offloading:
             self.road.add(num_bytes, elapsed_ms - outcome.queue_ms - outcome.compute_ms)
         elif outcome == "timeout":  # it would have taken longer still
             self.road.add(num_bytes, max(elapsed_ms, self.road.predict_ms(num_bytes) or 0.0))
-
-
-def bundle_encoder(bundle: Bundle, split: int, config: SessionConfig) -> Encoder:
-    """The encoder of a bundle's split point.
-
-    Raises:
-        BundleError: the bundle has no such split point.
-    """
-    raise BundleError(f"bundle {bundle.manifest.name!r} has no split point {split}; build one with it")
