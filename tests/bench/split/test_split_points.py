@@ -57,6 +57,17 @@ def test_a_finished_training_is_read_and_not_made_again(
     assert not [line for line in told if "epoch" in line]
 
 
+def test_a_recipe_that_the_code_has_changed_is_trained_in_a_folder_of_its_own(
+    trained: Trained, stripes: Stripes, training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = list((stripes.work / "trained").glob(f"{training.folder}*"))
+    recipe = training_module.product_recipe
+    monkeypatch.setattr(training_module, "product_recipe", lambda **given: recipe(**given, lr=1e-4))
+    again = train_or_load(training, stripes)
+    assert not np.array_equal(again.codec.gains, trained.codec.gains)
+    assert len(list((stripes.work / "trained").glob(f"{training.folder}*"))) == len(folders) + 1
+
+
 def test_macs_of_the_encoder_and_of_what_runs_anyway_are_apart(trained: Trained) -> None:
     assert trained.segment_macs == 14_598_144  # conv1 and six convolutions of ResNet-20's first stage
     assert trained.encoder_macs == 9 * 16 * 8 * 16**2 + 9 * 8 * 8 * 8**2 + 8 * 4 * 8**2

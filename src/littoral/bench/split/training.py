@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -151,9 +152,9 @@ def _run(training: Training, material: SplitMaterial, tell: Say) -> tuple[_Plann
 
     frames, labels = material.first("train", training.frames)
     bank = material.bank(training.teacher, frames=training.frames, views=training.views, progress=say)
-    folder = material.work / "trained" / training.folder
+    planned = _plan(training, material)
+    folder = material.work / "trained" / f"{training.folder}-{_digest(planned)}"
     with alone(folder):
-        planned = _plan(training, material)
         (folder / "config.json").write_text(json.dumps(training.config(), indent=1))
         train_split(
             planned.recipe,
@@ -165,6 +166,13 @@ def _run(training: Training, material: SplitMaterial, tell: Say) -> tuple[_Plann
             after_epoch=after,
         )
         return planned, _trained_by(folder)
+
+
+def _digest(planned: _Planned) -> str:
+    """Of the recipe and the networks that the configuration stands for now: code that changes these trains anew."""
+    networks = planned.networks
+    parts = (planned.recipe, planned.distortion, networks.bottleneck, networks.tail, networks.bottleneck.kept)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
 
 
 def _trained_by(folder: Path) -> str:

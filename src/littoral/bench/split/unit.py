@@ -51,7 +51,7 @@ class Training:
 
     @property
     def folder(self) -> str:
-        """Where its checkpoint is, below the work folder's ``trained``."""
+        """How the folder of its checkpoint begins, below the work folder's ``trained``."""
         return f"{self.method}-{self.variant}-{self.seed}-{self.key}"
 
 
