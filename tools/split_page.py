@@ -34,8 +34,8 @@ def page(name: str, document: dict[str, Any], table: Callable[..., str], facts: 
         f"CIFAR-10, {teacher} as teacher and tail, ResNet-20 as the device's network. Made by `littoral bench split`; "
         "each row has the commit that it was made with. Bytes are those of a frame as sent: of a payload with its "
         "header and checksum, of a picture's whole file. *No header* is less the file of a blank frame of the same "
-        "size and quality. Curves of codecs are of the first 2,000 test frames, all else of 10,000 unless the row says "
-        "so. Means over the seeds; in brackets how far the highest and the lowest lie apart.",
+        "size and quality. Curves of codecs are of the first 2,000 test frames in a full run. "
+        "Means over the seeds; in brackets how far the highest and the lowest lie apart.",
         complete(document),
         "## Summary",
         facts({key: value for key, value in document["summary"].items() if not key.endswith("_reason")}),
