@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,19 @@ def test_a_network_becomes_a_bundle_that_answers_alike(tmp_path: Path) -> None:
     said = run("01_build_a_bundle.py", tmp_path / "b")
     assert "3 segments, 19 BatchNorm layers" in said
     assert "the same as PyTorch within 1e-5" in said
+
+
+@pytest.mark.slow
+def test_a_split_answers_from_a_few_bytes_much_as_the_device_does(tmp_path: Path) -> None:
+    said = run("04_split.py", tmp_path / "b").splitlines()[-3:]
+    levels = [re.fullmatch(r"level (\d): (\d+) bytes a frame, (\d+)% as the device itself", line) for line in said]
+    assert all(levels), said
+    found = [tuple(map(int, match.groups())) for match in levels if match]
+    assert [level for level, _, _ in found] == [0, 1, 2]
+    sizes = [size for _, size, _ in found]
+    assert sizes == sorted(set(sizes))
+    assert max(sizes) < 16 * 16 / 3, "of 256 bytes that a frame has"
+    assert min(agreement for _, _, agreement in found) > 60
 
 
 def test_a_cloud_and_a_device_in_two_terminals(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -93,9 +94,19 @@ def test_no_payloads_no_answers(bundle: Bundle) -> None:
     assert Tail(bundle, device="cpu").answer([]) == []
 
 
-def test_a_tail_that_is_not_of_these_tables_fails_when_it_is_opened(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_split_that_is_not_there_or_lacks_its_network_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="has 2"):
         Tail(bundle, 2)
     device_copy = Path(shutil.copytree(bundle.path, tmp_path / "b", ignore=shutil.ignore_patterns("cloud")))
     with pytest.raises(BundleError, match=r"split-0\.safetensors cannot be read"):
         Tail(Bundle.open(device_copy))
+
+
+def test_a_network_that_is_not_made_for_these_tables_fails_when_it_is_opened(
+    bundle: Bundle,
+) -> None:
+    splits = bundle.manifest.splits
+    mixed = dataclasses.replace(splits[1], model=splits[0].model)
+    other = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, splits=(splits[0], mixed)))
+    with pytest.raises(BundleError, match="does not take the symbols of split point 1, 3 levels of"):
+        Tail(other, 1, device="cpu")

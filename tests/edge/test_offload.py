@@ -34,8 +34,10 @@ from littoral.wire.envelope import Frame as WireFrame
 from littoral.wire.messages import Ack, Offload, OffloadAnswer, Sample, from_frame
 
 EVERYTHING = SelectionConfig(entropy_min_fraction=0.0, entropy_max_fraction=1.0, diversity_margin=1.1)
-BUDGET_MS = 200.0
-LATE_S = 1.0
+PATIENT_MS = 5_000.0
+"""The budget where time is not what is tested."""
+BUDGET_MS = 100.0
+LATE_S = 0.6
 """When a slow cloud answers; an answer before half of that was not waited for."""
 
 
@@ -108,7 +110,7 @@ def offloading(
     settings = DeviceConfig(
         adapt_statistics=False,
         selection=EVERYTHING,
-        offload=OffloadConfig(mode="always", **{"deadline_ms": BUDGET_MS, "level": 3, **config}),
+        offload=OffloadConfig(mode="always", **{"deadline_ms": PATIENT_MS, "level": 3, **config}),
     )
     with Device(tiny, state_dir=state, link=cloud, config=settings, encoder=encoder or FakeEncoder()) as device:  # type: ignore[arg-type]
         yield device
@@ -133,7 +135,7 @@ def test_the_clouds_answer_is_the_answer_and_its_frames_are_not_sent_as_samples(
     (first, *_) = cloud.asked
     assert first["payload"] == bytes([3]) + int(frame.sum()).to_bytes(4, "big")
     assert (first["split"], first["version"]) == (0, 0)
-    assert 1 <= first["deadline_ms"] <= first["wait_s"] * 1000 < BUDGET_MS
+    assert 1 <= first["deadline_ms"] <= first["wait_s"] * 1000 < PATIENT_MS
 
 
 @pytest.mark.parametrize(
@@ -242,7 +244,7 @@ HOSTILE = {
 
 
 def one_answer(tiny: Bundle, state: Path, cloud: CloudInMyHead) -> Answer:
-    with offloading(tiny, state, cloud) as device:
+    with offloading(tiny, state, cloud, deadline_ms=BUDGET_MS) as device:
         return device.infer(tiny.probe[0][0])
 
 

@@ -49,6 +49,18 @@ def test_a_payload_holds_the_symbols_of_the_latent(bundle: Bundle, index: int, l
     assert np.abs(came.symbols).max() > 0
 
 
+def test_what_an_adapted_segment_gives_is_encoded_too(bundle: Bundle) -> None:
+    """The affine values of segment 0 as far away as an envelope lets them go; the encoder stays as it is."""
+    encoder, segment = SplitEncoder(bundle, 1), bundle.manifest.segments[0]
+    moved = {name: bundle.weights[name] + bound for name, bound in bundle.manifest.envelope_max_delta.items()}
+    session = open_session(bundle.read(segment.file), segment.tensors, {**bundle.weights, **moved})
+    (value,) = session.run([segment.output], {segment.input: bundle.probe[0][:1]})
+    source = input_of(bundle, encoder)
+    assert np.abs(value - source).max() > 0.1
+    came = decode(encoder.encode(value, 1), encoder.codec.tables)
+    np.testing.assert_array_equal(came.symbols, encoder.codec.symbols(value[0], came.level))
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_predicted_bytes_are_within_two_of_the_payloads(bundle: Bundle, level: int) -> None:
     encoder = SplitEncoder(bundle, 1)

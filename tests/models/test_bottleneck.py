@@ -108,6 +108,20 @@ def test_mixed_gives_the_decoder_whole_numbers_and_the_encoder_a_gradient():
     assert all(value.grad is not None for value in bottleneck.encoder.parameters())
 
 
+def test_the_cloud_scales_what_symbols_stand_for_and_the_device_does_not_see_it():
+    bottleneck = small().eval()
+    with torch.no_grad():
+        latent = bottleneck.latent(frames())
+        before, symbols = bottleneck(frames(), LEVELS), bottleneck.symbols(latent, LEVELS)
+        bottleneck.log_scales.add_(1.0)
+        after = bottleneck(frames(), LEVELS)
+        assert torch.equal(bottleneck.symbols(latent, LEVELS), symbols)
+        assert torch.equal(after.rate_bits, before.rate_bits)
+        assert not torch.allclose(after.features, before.features)
+        tail = to_split_tail(bottleneck, nn.Identity())
+        assert torch.equal(tail(symbols.float(), LEVELS), after.features)
+
+
 def test_a_coarse_level_is_deaf_to_the_channels_that_it_does_not_send():
     bottleneck = small().eval()
     symbols = torch.ones(2, 4, 4, 4)

@@ -86,6 +86,8 @@ def test_what_is_far_out_costs_30_bits_and_is_still_drawn_back():
     bits = prior.bits(far, level_of(2, 0))
     assert bits.tolist() == pytest.approx([-math.log2(1e-9)] * 2, rel=1e-4)
     bits.sum().backward()
+    assert far.grad[0].item() > 0
+    assert far.grad[1].item() < 0
     assert all(bool(torch.isfinite(value.grad).all()) for value in prior.parameters() if value.grad is not None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -92,6 +93,11 @@ def trained(the_recipe: SplitRecipe, nets: SplitNetworks | None = None, **kwargs
     return nets
 
 
+@functools.cache
+def never_stopped() -> dict[str, torch.Tensor]:
+    return state(trained(recipe()))
+
+
 class Stopped(Exception):
     pass
 
@@ -106,7 +112,9 @@ def stop_after(epochs: int):
 
 def test_it_learns_and_the_dearer_level_sends_less():
     one = recipe(epochs=12, hard_epochs=2, rate_weights=(1e-2, 1e-5), lr=3e-2, features=None, pooled=None)
-    one = dataclasses.replace(one, phases=tuple(dataclasses.replace(p, lr_scales={"prior": 5.0}) for p in one.phases))
+    one = dataclasses.replace(
+        one, phases=tuple(dataclasses.replace(p, lr_scales={"prior": 5.0, "gains": 5.0}) for p in one.phases)
+    )
     nets, correct, bits = networks(), [], []
     labels_alone = ClassifierDistortion(label_weight=1, teacher_weight=0)
     for _ in range(2):
@@ -124,19 +132,19 @@ def test_it_learns_and_the_dearer_level_sends_less():
 
 @pytest.mark.parametrize("epochs", [1, 2], ids=["within the phase", "between phases"])
 def test_stopped_and_started_again_it_is_the_same(tmp_path, epochs):
-    whole = state(trained(recipe()))
     file = tmp_path / "split.pt"
     with pytest.raises(Stopped):
         trained(recipe(), checkpoint=file, after_epoch=stop_after(epochs))
     said: list[str] = []
-    assert same(state(trained(recipe(), checkpoint=file, progress=said.append)), whole)
+    assert same(state(trained(recipe(), checkpoint=file, progress=said.append)), never_stopped())
     assert said[0].startswith(f"epoch {epochs + 1}/3: ")
 
 
 def test_a_finished_training_is_read_and_not_run(tmp_path):
     file = tmp_path / "split.pt"
-    whole, said = state(trained(recipe(), checkpoint=file)), []
-    assert same(state(trained(recipe(), checkpoint=file, progress=said.append)), whole)
+    assert same(state(trained(recipe(), checkpoint=file)), never_stopped())
+    said: list[str] = []
+    assert same(state(trained(recipe(), checkpoint=file, progress=said.append)), never_stopped())
     assert not said
 
 
@@ -166,6 +174,23 @@ def test_the_checkpoint_of_another_training_is_refused(tmp_path, how):
         trained(one, checkpoint=file, data=data)
 
 
+def test_power_lost_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):
+    file = tmp_path / "split.pt"
+    with pytest.raises(Stopped):
+        trained(recipe(), checkpoint=file, after_epoch=stop_after(1))
+    before = file.read_bytes()
+
+    def lost(_descriptor):
+        raise OSError("power")
+
+    monkeypatch.setattr("littoral.train.split_data.os.fsync", lost)
+    with pytest.raises(OSError, match="power"):
+        trained(recipe(), checkpoint=file)
+    monkeypatch.undo()
+    assert file.read_bytes() == before
+    assert same(state(trained(recipe(), checkpoint=file)), never_stopped())
+
+
 def test_teacher_and_head_do_not_move_and_the_tail_does():
     nets = networks(from_head=True)
     assert nets.head is not None
@@ -187,7 +212,7 @@ def test_on_rounded_latents_what_the_device_has_stays():
     one = recipe()
     trained(dataclasses.replace(one, phases=one.phases[1:]), nets)
     moved = {name for name, value in state(nets).items() if not torch.equal(value, before[name])}
-    assert all(name.startswith(("bottleneck.decoder", "tail.")) for name in moved)
+    assert all(name.startswith(("bottleneck.decoder", "bottleneck.log_scales", "tail.")) for name in moved)
     assert moved
     assert all(value.requires_grad for value in nets.bottleneck.encoder.parameters())
 
@@ -329,13 +354,23 @@ def test_a_bank_says_what_the_teacher_says_and_is_made_once(tmp_path):
             "'layer1' is not a module of",
         ),
         (
+            lambda: trained(
+                recipe(features=None),
+                dataclasses.replace(
+                    networks(make=lambda: product(out_channels=12, width=4, starting_gains=(1.0, 1.0))),
+                    tail=tail_of(networks().teacher, "layer2.0"),
+                ),
+            ),
+            "does not run 'layer2' as a whole",
+        ),
+        (
             lambda: trained(SplitRecipe(phases=(Phase(epochs=1, quantile_loss=True),), rate_weights=(0, 0))),
             "learns_quantiles=True",
         ),
         (lambda: SplitData(frames=FRAMES, targets=LABELS[1:], input=SPEC), "48 frames and 47 targets"),
         (lambda: SplitData(frames=FRAMES[:, :8], input=SPEC), "frames are uint8"),
     ],
-    ids=["weights", "teacher", "module", "cut", "quantiles", "targets", "frames"],
+    ids=["weights", "teacher", "module", "cut", "within", "quantiles", "targets", "frames"],
 )
 def test_what_does_not_fit_together_is_refused(change, words):
     with pytest.raises(ValueError, match=words):

@@ -23,7 +23,7 @@ class Tail:
         index: Which of the bundle's split points.
         device: ``auto`` (CUDA where torch has it), ``cpu`` or ``cuda``.
     Raises:
-        BundleError: there is no such split point, or its network cannot be rebuilt.
+        BundleError: there is no such split point, or its network cannot be rebuilt, or does not take its symbols.
         ValueError: the device is not to be had.
     """
 
@@ -32,7 +32,14 @@ class Tail:
         self.device = choose_device(device)
         spec = bundle.manifest.splits[index].model
         self._model = load_model(spec, bundle.load_tensors(spec.file)).to(self.device)
-        self.answer([])  # so that a network that is not made for these tables fails now, not at the first request
+        levels = self.codec.num_levels
+        try:  # a network that is not made for these tables fails now and not at the first request
+            self._run(np.zeros((levels, *self.codec.latent_shape), np.float32), np.arange(levels))
+        except (RuntimeError, IndexError) as error:
+            raise BundleError(
+                f"the network in {spec.file} does not take the symbols of split point {index}, {levels} levels of "
+                f"{self.codec.latent_shape}: {error}; build the bundle again"
+            ) from error
 
     @property
     def tables_name(self) -> bytes:

@@ -35,6 +35,7 @@ def product(
     upsamplings: int = 1,
     size: tuple[int, int] | None = None,
     mixed: bool = False,
+    learned_scales: bool = True,
 ) -> Bottleneck:
     """The default, one for all rates: a patchifying convolution or strided ones, residual blocks, 1x1 to the latent.
 
@@ -54,6 +55,7 @@ def product(
         upsamplings: How often the latent's size has to be doubled for the tail.
         size: See `make_decoder`.
         mixed: See `Bottleneck`.
+        learned_scales: Likewise.
     """
     layers: list[nn.Module] = []
     channels = in_channels
@@ -76,7 +78,10 @@ def product(
         "blocks_after": decoder_blocks_after,
         "upsamplings": upsamplings,
     }
-    return _learned(nn.Sequential(*layers), decoder, num_channels, starting_gains, kept, size, mixed=mixed)
+    network = nn.Sequential(*layers)
+    return _learned(
+        network, decoder, num_channels, starting_gains, kept, size, mixed=mixed, learned_scales=learned_scales
+    )
 
 
 def entropic_student(
@@ -225,6 +230,7 @@ def _learned(
     *,
     learned_gains: bool = True,
     mixed: bool = False,
+    learned_scales: bool = False,
 ) -> Bottleneck:
     spec = decoder if size is None else {**decoder, "size": list(size)}
     return Bottleneck(
@@ -236,6 +242,7 @@ def _learned(
         kept=kept,
         starting_gains=starting_gains,
         learned_gains=learned_gains,
+        learned_scales=learned_scales,
         decoder_spec=spec,
         mixed=mixed,
     )

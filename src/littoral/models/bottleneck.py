@@ -2,6 +2,9 @@
 
     encoder -> latent -> x gain of the level -> rounded: symbols ... symbols -> / gain -> decoder -> features -> tail
 
+In the cloud a *scale* per level and channel, 1 at the start, follows the division: at low rates what a symbol stands
+for is less than whole steps away from 0.
+
 Level 0 is the coarsest. One network serves all levels: each has gains of its own and sends the first ``kept[level]``
 channels. The networks themselves are in `littoral.models.architectures`.
 
@@ -64,6 +67,7 @@ class Bottleneck(nn.Module):
         kept: Of each level, how many channels are sent; all of them without it.
         starting_gains: Of each level; 1, 2, 4, ... without it.
         learned_gains: Or they stay what they are.
+        learned_scales: The same for the scales on the decoder's side.
         decoder_spec: How `make_split_tail` builds this decoder anew: what `make_decoder` takes.
         mixed: In training, give the decoder rounded symbols whose gradient goes straight through, and the prior noisy
             ones (Minnen & Singh, ICIP 2020).
@@ -85,6 +89,7 @@ class Bottleneck(nn.Module):
         kept: Sequence[int] | None = None,
         starting_gains: Sequence[float] | None = None,
         learned_gains: bool = True,
+        learned_scales: bool = False,
         decoder_spec: Mapping[str, Any] | None = None,
         mixed: bool = False,
     ) -> None:
@@ -109,6 +114,8 @@ class Bottleneck(nn.Module):
         """Round in train mode too, and leave the encoder and the gains without a gradient."""
         log_gains = torch.tensor(gains).log()[:, None].repeat(1, num_channels)
         self.log_gains = nn.Parameter(log_gains)
+        self.learned_scales = learned_scales
+        self.log_scales = nn.Parameter(torch.zeros(num_levels, num_channels))
         self.register_buffer("shift", torch.zeros(num_channels))
         self.register_buffer("_kept", torch.tensor(self.kept), persistent=False)
 
@@ -116,6 +123,11 @@ class Bottleneck(nn.Module):
     def gains(self) -> Tensor:
         """Positive float32 ``(L, C)``: how many steps of rounding a unit of the latent is."""
         return self.log_gains.exp()
+
+    @property
+    def scales(self) -> Tensor:
+        """Positive float32 ``(L, C)``: what the decoder's side multiplies by after it divided by the gains."""
+        return self.log_scales.exp()
 
     def latent(self, x_BCHW: Tensor) -> Tensor:
         """What the device computes, float32 ``(B, C, H, W)``."""
@@ -134,8 +146,8 @@ class Bottleneck(nn.Module):
 
     def decode(self, symbols_BCHW: Tensor, level_B: Tensor) -> Tensor:
         """The tail's input of float32 symbols."""
-        mask = self._mask_of(level_B)
-        latent = (symbols_BCHW / self._gains_of(level_B) + self.shift[:, None, None]) * mask
+        steps = (self.scales / self.gains)[level_B][:, :, None, None]
+        latent = (symbols_BCHW * steps + self.shift[:, None, None]) * self._mask_of(level_B)
         features: Tensor = self.decoder(latent)
         return features
 
@@ -180,20 +192,29 @@ class SplitTail(nn.Module):
 
     Args:
         decoder: As the bottleneck's.
-        gains: float32 ``(L, C)``.
+        gains: The device's, float32 ``(L, C)``.
         kept: Of each level, how many channels are sent.
         tail: Takes the decoder's features.
         shift: What the symbol 0 stands for in each channel of the latent, float32 ``(C,)``; 0 without it.
+        scales: See `Bottleneck.scales`; 1 without it.
     Raises:
         ValueError: levels and channels do not fit together.
     """
 
     gains: Tensor
+    scales: Tensor
     shift: Tensor
     _kept: Tensor
 
     def __init__(
-        self, decoder: nn.Module, gains: Tensor, kept: Sequence[int], tail: nn.Module, *, shift: Tensor | None = None
+        self,
+        decoder: nn.Module,
+        gains: Tensor,
+        kept: Sequence[int],
+        tail: nn.Module,
+        *,
+        shift: Tensor | None = None,
+        scales: Tensor | None = None,
     ) -> None:
         super().__init__()
         num_levels, num_channels = gains.shape
@@ -202,6 +223,7 @@ class SplitTail(nn.Module):
         self.tail = tail
         self.kept = tuple(kept)
         self.register_buffer("gains", gains.detach().clone())
+        self.register_buffer("scales", torch.ones_like(gains) if scales is None else scales.detach().clone())
         self.register_buffer("shift", torch.zeros(num_channels) if shift is None else shift.detach().clone())
         self.register_buffer("_kept", torch.tensor(self.kept), persistent=False)
 
@@ -213,7 +235,8 @@ class SplitTail(nn.Module):
             level_B: int64, the level of each frame; a batch may mix them.
         """
         mask = _mask(self._kept, self.gains.shape[1])[level_B][:, :, None, None]
-        latent = (symbols_BCHW / self.gains[level_B][:, :, None, None] + self.shift[:, None, None]) * mask
+        steps = (self.scales / self.gains)[level_B][:, :, None, None]
+        latent = (symbols_BCHW * steps + self.shift[:, None, None]) * mask
         return self.tail(self.decoder(latent))
 
 
@@ -270,6 +293,7 @@ def to_split_tail(bottleneck: Bottleneck, tail: nn.Module) -> SplitTail:
         bottleneck.kept,
         copy.deepcopy(tail),
         shift=bottleneck.shift,
+        scales=bottleneck.scales,
     ).eval()
 
 

@@ -16,7 +16,7 @@ from littoral.models.layers import conv1x1, conv3x3
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with BatchNorm, the shortcut is the input itself."""
+    """Two 3x3 convolutions with BatchNorm, the shortcut is the input itself. It starts as the identity, for ReLUs."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -24,6 +24,7 @@ class ResidualBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = conv3x3(channels, channels)
         self.bn2 = nn.BatchNorm2d(channels)
+        nn.init.zeros_(self.bn2.weight)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x_BCHW)))

@@ -232,6 +232,8 @@ class _Trainer:
         ours.clear()
         out = self.bottleneck(x, batch.level_B)
         outputs = self.tail(out.features)
+        if missing := [name for name in tap_names(weights) if name not in ours and name != self.networks.cut]:
+            raise ValueError(f"the tail does not run {missing[0]!r} as a whole; take the loss at a module within it")
         if self.networks.cut is not None:
             ours[self.networks.cut] = out.features
         loss_B = weights.rate * ramp * self.rate_weights[batch.level_B] * out.rate_bits
@@ -273,6 +275,7 @@ class _Trainer:
             ],
             "decoder": list(bottleneck.decoder.parameters()),
             "tail": list(self.tail.parameters()),
+            "scales": [bottleneck.log_scales] if bottleneck.learned_scales else [],
         }
         allowed = {id(value) for value in self.learnable}
         found = {part: [value for value in everything[part] if id(value) in allowed] for part in phase.trained}
@@ -291,7 +294,7 @@ class _Trainer:
             {
                 "params": values,
                 "scale": phase.lr * phase.lr_scales.get(part, 1.0),
-                "weight_decay": 0.0 if part in ("gains", "prior") else phase.weight_decay,
+                "weight_decay": 0.0 if part in ("gains", "prior", "scales") else phase.weight_decay,
             }
             for part, values in self.parts(phase).items()
         ]

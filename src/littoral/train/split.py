@@ -76,14 +76,14 @@ def build_split(
     session = open_session(encoder.graph, {})
     for batch in (some[:1], some):
         check_latents(run_encoder(session, batch), encoder.torch_latent(batch), gains, source.bottleneck.kept)
-    progress(f"split {index}: tables of {len(gains)} levels from {len(frames)} frames")
     latents = np.concatenate([run_encoder(session, value) for value in values])
-    codec = _codec(source, latents, gains)
     model = TorchModel(
         factory=source.tail.factory, kwargs=source.tail.kwargs, file=f"{CLOUD_FOLDER}split-{index}.safetensors"
     )
     state = state_arrays(source.tail.module)
-    tail = _rebuilt(model, state, source, codec, latents[:CHECKED_FRAMES])
+    tail = _rebuilt(model, state, source, latents[:CHECKED_FRAMES], gains)
+    progress(f"split {index}: tables of {len(gains)} levels from {len(frames)} frames")
+    codec = _codec(source, latents, gains)
     metrics = {f"split{index}.encoder_macs": float(total_macs(encoder.graph))}
     for level in range(codec.num_levels):
         size, accuracy = _measure(codec, level, latents, tail, labels)
@@ -138,16 +138,18 @@ def _rebuilt(
     model: TorchModel,
     state: Mapping[str, np.ndarray],
     source: SplitSource,
-    codec: SplitCodec,
     latents_NCHW: FloatArray,
+    gains_LC: FloatArray,
 ) -> nn.Module:
     """The tail as the cloud will make it, after it gave what the given one gives."""
-    if not np.array_equal(state.get("gains", codec.gains), codec.gains):
+    if not np.array_equal(state.get("gains", gains_LC), gains_LC):
         raise ValueError("the split's tail has other gains than its bottleneck; make it with to_split_tail anew")
     made = load_model(model, state)
-    symbols = np.stack([codec.padded(codec.symbols(latent, codec.num_levels - 1)) for latent in latents_NCHW])
-    given = _outputs(source.tail.module, symbols, codec.num_levels - 1)
-    if (error := relative_error(_outputs(made, symbols, codec.num_levels - 1), given)) > MAX_RELATIVE_ERROR:
+    finest = len(gains_LC) - 1
+    symbols = np.rint(latents_NCHW * gains_LC[finest, :, None, None])
+    symbols[:, source.bottleneck.kept[finest] :] = 0
+    given = _outputs(source.tail.module, symbols, finest)
+    if (error := relative_error(_outputs(made, symbols, finest), given)) > MAX_RELATIVE_ERROR:
         raise BundleError(
             f"the split's tail made by {model.factory!r} with {model.kwargs} and loaded with the module's state gives "
             f"outputs that differ by {error:.1e} of their scale from the module's own; the two are not the same network"

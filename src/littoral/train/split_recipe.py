@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-PARTS = ("encoder", "gains", "prior", "decoder", "tail")
+PARTS = ("encoder", "gains", "prior", "decoder", "scales", "tail")
 """What can be trained. A frozen head and the teacher never are."""
 
 
@@ -150,7 +150,7 @@ def product_recipe(
         pooled: Likewise.
     """
     loss = SplitLoss(features=dict(features or {}), pooled=dict(pooled or {}))
-    scales = {"tail": tail_lr_scale, "prior": 5.0, "gains": 5.0}
+    scales = {"tail": tail_lr_scale, "prior": 5.0, "gains": 5.0, "scales": 5.0}
     joint = Phase(
         epochs=epochs - hard_epochs,
         loss=loss,
@@ -167,7 +167,7 @@ def product_recipe(
             Phase(
                 epochs=hard_epochs,
                 loss=loss,
-                trained=("decoder", "tail"),
+                trained=("decoder", "scales", "tail"),
                 lr=lr / 10,
                 lr_scales=scales,
                 weight_decay=1e-2,
