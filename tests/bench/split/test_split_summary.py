@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from littoral.bench.split.plan import ENCODER_MACS, PIXELS, SEGMENT_MACS, full_plan
 from littoral.bench.split.summary import KEYS, summarise
-from littoral.bench.split.table import document_of, flat_rows
+from littoral.bench.split.table import (
+    SplitBench,
+    SplitStore,
+    bench_split,
+    document_of,
+    fingerprint_of,
+    flat_rows,
+)
 from littoral.bench.split.unit import SplitUnit
 
 PLAN = full_plan()
@@ -109,3 +118,15 @@ def test_the_document_has_a_flat_row_for_every_point(results: dict[str, dict[str
     unit = units("split", "product", PIXELS)[0]
     first, _ = flat_rows(unit, done[unit.key])
     assert (first["method"], first["variant"], first["bytes"], first["seed"]) == ("product", PIXELS, 50, 0)
+
+
+def test_a_list_says_what_is_there_and_needs_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (unit,) = units("split", "product", PIXELS)
+    made = {"result": points((50, 90.0)), "seconds": 77.0, "cpu_seconds": 70.0, "commit": "abc"}
+    SplitStore(tmp_path / "rows").save(unit, fingerprint_of(unit), made)
+    asked = SplitBench(data=None, work=tmp_path, only=("split/product/pixels",), list_only=True, jobs=1)
+    bench_split(asked)
+    *lines, last = capsys.readouterr().out.strip().splitlines()
+    assert lines[0].startswith("done          77 s  split product/pixels")
+    assert [entry["done"] for entry in json.loads(last)["units"]] == [True, False, False]
+    assert json.loads(last)["summary"]["left_seconds_one_core"] == pytest.approx(2 * 77)
