@@ -172,9 +172,8 @@ def _list(units: Sequence[SplitUnit], done: Mapping[str, Any], store: SplitStore
         "jobs": jobs,
     }
     if not asked.quiet:
-        print(
-            f"{len(done)} of {len(units)} units are done; about {left / jobs / 3600:.1f} h are left with {jobs} at a time"
-        )
+        hours = left / jobs / 3600
+        print(f"{len(done)} of {len(units)} units are done; about {hours:.1f} h are left with {jobs} at a time")
     print(json.dumps({"units": listed, "summary": summary}))
     return {"units": listed, "summary": summary}
 
