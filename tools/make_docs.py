@@ -17,6 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 import adapt_page  # noqa: E402 -- found beside this file, wherever that was started from
+import split_page  # noqa: E402
+
+PAGES = {"adapt": adapt_page, "split": split_page}
+"""Those of tables that have a page of their own making."""
 
 KEYS = ("schema", "config", "seeds", "commit", "versions", "machine", "rows", "summary")
 
@@ -71,8 +75,8 @@ def facts(document: Any) -> str:
 
 def page(name: str, document: dict[str, Any]) -> str:
     """The whole page of one table."""
-    if name == "adapt":
-        return adapt_page.page(name, document, table, facts)
+    if name in PAGES:
+        return PAGES[name].page(name, document, table, facts)
     columns = list(dict.fromkeys(key for row in document["rows"] for key in row))
     seeds = document["seeds"]
     parts = [
@@ -160,8 +164,9 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
         results = sorted((root / "benchmarks" / "results").glob("*.json"))
         documents = {path.stem: load_result(path) for path in results}
         wanted = {f"{name}.md": page(name, document) for name, document in documents.items()}
-        if "adapt" in documents and (drawn := adapt_page.plot(documents["adapt"])) is not None:
-            wanted[adapt_page.PLOT] = drawn
+        for name, own in PAGES.items():
+            if name in documents and (drawn := own.plot(documents[name])) is not None:
+                wanted[own.PLOT] = drawn
     except BadResult as error:
         print(f"make docs: {error}", file=sys.stderr)
         return 1

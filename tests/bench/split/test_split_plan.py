@@ -1,0 +1,77 @@
+"""Which units there are: what is compared has the same budget, and what is promised of networks is counted."""
+
+from __future__ import annotations
+
+import pytest
+
+from littoral.bench.split.local_only import SHAPES, local_network, macs_of, size_for
+from littoral.bench.split.make import _MAKERS, _MODULES, modules_of
+from littoral.bench.split.plan import (
+    ENCODER_MACS,
+    INPUTS,
+    LOCAL,
+    NETWORKS,
+    PIXELS,
+    SEGMENT_MACS,
+    chosen,
+    full_plan,
+    quick_plan,
+)
+from littoral.bench.split.table import fingerprint_of
+from littoral.models.architectures import product
+from littoral.models.bottleneck import count_macs
+from littoral.models.parts import head_of
+from littoral.models.zoo import resnet20
+
+
+@pytest.mark.parametrize("given", INPUTS)
+def test_the_plan_s_macs_are_those_of_its_networks(given: str) -> None:
+    shape = (3, 32, 32)
+    if given != PIXELS:
+        head = head_of(resnet20(), given)
+        assert count_macs(head, shape) == SEGMENT_MACS[given]
+        shape = (16, 32, 32)
+    assert count_macs(product(**NETWORKS[given]).encoder, shape) == ENCODER_MACS[given]
+    assert ENCODER_MACS[given] <= 0.3 * count_macs(resnet20(), (3, 32, 32))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_network_that_sends_nothing_has_the_work_that_it_is_said_to_have(shape: str) -> None:
+    size = size_for(ENCODER_MACS[PIXELS], shape)  # type: ignore[arg-type]
+    assert size is not None
+    assert 0.9 * ENCODER_MACS[PIXELS] < size.macs <= ENCODER_MACS[PIXELS]
+    assert count_macs(local_network(num_classes=10, **size.kwargs), (3, 32, 32)) == size.macs
+    assert size_for(macs_of(width=2, blocks=1, stride=2) - 1, "halved") is None
+
+
+def test_everything_that_is_trained_has_the_same_budget() -> None:
+    for plan in (full_plan(), quick_plan()):
+        budgets = {(t.teacher, t.frames, t.epochs, t.views) for u in plan if (t := u.training) is not None}
+        assert len(budgets) == 1
+    assert {unit.training.epochs for unit in full_plan(epochs=7) if unit.training} == {7}
+
+
+def test_no_unit_is_planned_twice_and_quick_has_one_of_every_kind() -> None:
+    for plan in (full_plan(), quick_plan()):
+        assert len({unit.key for unit in plan}) == len(plan)
+        assert {unit.kind for unit in plan} == set(_MAKERS) == set(_MODULES)
+
+
+def test_there_is_a_network_that_sends_nothing_for_each_product_s_device() -> None:
+    budgets = {unit.options["budget_macs"] for unit in full_plan() if unit.method == LOCAL}
+    assert {ENCODER_MACS[given] + SEGMENT_MACS[given] for given in INPUTS} <= budgets
+
+
+def test_units_are_chosen_by_method_and_variant_or_also_by_kind() -> None:
+    plan = full_plan()
+    assert {unit.kind for unit in chosen(plan, ["*/pixels"])} == {"split", "timing", "leakage", "robust"}
+    assert {unit.name for unit in chosen(plan, ["split/product/pixels"])} == {
+        f"split product/pixels 20 epochs seed {seed}" for seed in (0, 1, 2)
+    }
+    assert chosen(plan, []) == plan
+
+
+def test_a_codec_s_numbers_do_not_hang_on_how_a_split_is_trained() -> None:
+    codec, split = (next(unit for unit in quick_plan() if unit.kind == kind) for kind in ("codec", "split"))
+    assert fingerprint_of(codec) != fingerprint_of(split)
+    assert "littoral.bench.split.training" in modules_of(split)

@@ -1,0 +1,132 @@
+"""The numbers that people quote, of results made up by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from littoral.bench.split.plan import ENCODER_MACS, PIXELS, SEGMENT_MACS, full_plan
+from littoral.bench.split.summary import KEYS, summarise
+from littoral.bench.split.table import (
+    SplitBench,
+    SplitStore,
+    bench_split,
+    document_of,
+    fingerprint_of,
+    flat_rows,
+)
+from littoral.bench.split.unit import SplitUnit
+
+PLAN = full_plan()
+
+
+def points(*pairs: tuple[float, float], **more: Any) -> dict[str, Any]:
+    made = [
+        {"bytes": b, "accuracy": a, "subset_bytes": b, "subset_accuracy": a, "level": level}
+        for level, (b, a) in enumerate(pairs)
+    ]
+    return {"points": made, "encoder_macs": ENCODER_MACS[PIXELS], "segment_macs": 0, **more}
+
+
+def units(kind: str, method: str, variant: str | None = None, seed: int = 0) -> list[SplitUnit]:
+    return [
+        u for u in PLAN if u.kind == kind and u.method == method and u.seed == seed and variant in (None, u.variant)
+    ]
+
+
+@pytest.fixture
+def results() -> dict[str, dict[str, Any]]:
+    """At 91 % the product has 100 bytes in seed 0 and 120 in seed 1, parity 400, WebP 500 of which 100 are header."""
+    made = {
+        units("split", "product", PIXELS)[0].key: points((50, 90.0), (200, 92.0)),
+        units("split", "product", PIXELS, seed=1)[0].key: points((60, 90.0), (240, 92.0)),
+        units("codec", "webp")[0].key: {
+            "points": [
+                {"bytes": 500.0, "bytes_without_header": 400.0, "accuracy": 91.0, "quality": 60},
+                {"bytes": 600.0, "bytes_without_header": 500.0, "accuracy": 92.0, "quality": 70},
+            ]
+        },
+        units("fixed", "device_only")[0].key: {
+            "points": [{"accuracy": 91.5, "network_macs": 4 * ENCODER_MACS[PIXELS], "subset_accuracy": 91.5}]
+        },
+        units("split", "product_single", "pixels-rate0")[0].key: points((40, 90.0)),
+        units("split", "product_single", "pixels-rate1")[0].key: points((100, 91.0)),
+    }
+    for seed in (0, 1):
+        for beta, pair in (("beta1.28", (200, 90.0)), ("beta0.32", (800, 92.0))):
+            made[units("split", "parity", beta, seed)[0].key] = points(pair)
+    for unit, right in zip(units("local_only", "local_only"), (88.0, 89.0), strict=False):
+        assert unit.options["budget_macs"] == ENCODER_MACS[PIXELS] + SEGMENT_MACS[PIXELS]
+        made[unit.key] = {"points": [{"accuracy": right, "bytes": 0.0}]}
+    return made
+
+
+def test_ratios_are_taken_seed_by_seed_at_ninety_one_percent(results: dict[str, dict[str, Any]]) -> None:
+    summary = summarise(PLAN, results)
+    assert summary["bytes_product_over_parity_at_91"] == pytest.approx((100 / 400 + 120 / 400) / 2, abs=1e-4)
+    assert summary["bytes_product_over_parity_at_91_seeds"] == 2
+    assert summary["bytes_product_over_webp_at_91"] == pytest.approx((100 / 400 + 120 / 400) / 2, abs=1e-4)
+    assert summary["bytes_product_over_webp_with_header_at_91"] == pytest.approx(0.22, abs=1e-4)
+    assert summary["product_best_top1"] == 92.0
+    assert summary["encoder_macs_over_resnet20"] == 0.25
+    assert summary["product_over_parity_delta_rate"] == pytest.approx(-0.725, abs=0.01)
+
+
+def test_the_product_is_held_against_the_better_local_network_at_its_worst_level(
+    results: dict[str, dict[str, Any]],
+) -> None:
+    summary = summarise(PLAN, results)
+    assert summary["points_over_local_only_at_equal_macs"] == pytest.approx(1.0)
+    assert summary["points_over_local_only_at_equal_macs_best_level"] == pytest.approx(3.0)
+
+
+def test_one_model_for_all_rates_is_told_by_the_rate_at_which_it_costs_most(results: dict[str, dict[str, Any]]) -> None:
+    summary = summarise(PLAN, results)
+    assert summary["multi_rate_over_single_rate_bytes"] == pytest.approx(50 / 40)
+    assert summary["multi_rate_over_single_rate_bytes_pixels_rate1"] == pytest.approx(1.0)
+
+
+def test_what_was_not_measured_is_null_and_says_why(results: dict[str, dict[str, Any]]) -> None:
+    for found in (results, {}):
+        summary = summarise(PLAN, found)
+        assert set(KEYS) <= set(summary)
+        missing = [key for key in KEYS if summary[key] is None]
+        assert "seg_bytes_over_webp" in missing
+        assert all(summary[f"{key}_reason"] for key in missing)
+    assert summarise(PLAN, {})["bytes_product_over_parity_at_91"] is None
+
+
+def test_a_product_that_never_reaches_ninety_one_percent_says_what_it_reaches(
+    results: dict[str, dict[str, Any]],
+) -> None:
+    for seed in (0, 1):
+        results[units("split", "product", PIXELS, seed)[0].key] = points((50, 80.0), (200, 85.0))
+    summary = summarise(PLAN, results)
+    assert summary["bytes_product_over_parity_at_91"] is None
+    assert "80.00 to 85.00 %" in summary["bytes_product_over_parity_at_91_reason"]
+
+
+def test_the_document_has_a_flat_row_for_every_point(results: dict[str, dict[str, Any]]) -> None:
+    done = {key: {"result": result, "seconds": 1.0, "commit": "abc"} for key, result in results.items()}
+    document = document_of(PLAN, done, quick=False)
+    assert len(document["rows"]) == sum(len(result["points"]) for result in results.values())
+    assert all(not isinstance(value, list | dict) for row in document["rows"] for value in row.values())
+    assert len(document["config"]["missing"]) == len(PLAN) - len(results)
+    unit = units("split", "product", PIXELS)[0]
+    first, _ = flat_rows(unit, done[unit.key])
+    assert (first["method"], first["variant"], first["bytes"], first["seed"]) == ("product", PIXELS, 50, 0)
+
+
+def test_a_list_says_what_is_there_and_needs_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (unit,) = units("split", "product", PIXELS)
+    made = {"result": points((50, 90.0)), "seconds": 77.0, "cpu_seconds": 70.0, "commit": "abc"}
+    SplitStore(tmp_path / "rows").save(unit, fingerprint_of(unit), made)
+    asked = SplitBench(data=None, work=tmp_path, only=("split/product/pixels",), list_only=True, jobs=1)
+    bench_split(asked)
+    *lines, last = capsys.readouterr().out.strip().splitlines()
+    assert lines[0].startswith("done          77 s  split product/pixels")
+    assert [entry["done"] for entry in json.loads(last)["units"]] == [True, False, False]
+    assert json.loads(last)["summary"]["left_seconds_one_core"] == pytest.approx(2 * 77)

@@ -1,0 +1,80 @@
+"""The page of the split table says what was measured, what was not, and why."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+import make_docs  # noqa: E402 -- a script, not a package
+
+
+def row(kind: str, method: str, variant: str, **values: Any) -> dict[str, Any]:
+    return {"kind": kind, "method": method, "variant": variant, "seed": 0, "commit": "abc", **values}
+
+
+def document(missing: list[str]) -> dict[str, Any]:
+    split = {"bytes_p95": 130.0, "encoder_macs": 10_000_000, "segment_macs": 0}
+    rows = [
+        row("split", "product", "pixels", level=0, bytes=60.0, accuracy=88.0, **split),
+        row("split", "product", "pixels", level=1, bytes=110.0, accuracy=91.0, **split),
+        row("split", "product", "pixels", level=1, bytes=90.0, accuracy=90.0, **(split | {"seed": 1})),
+        row("codec", "webp", "teacher", quality=60, bytes=400.0, bytes_without_header=344.0, accuracy=89.0),
+        row("codec", "avif", "teacher", skipped="this Pillow was built without avif"),
+        row("fixed", "device_only", "resnet20", accuracy=91.7, network_macs=40_000_000),
+        row("timing", "timing", "pixels", level=1, student_ms=1.0, segment_ms=0.0, encoder_ms=0.4, coder_ms=0.1,
+            encode_ms=0.5),
+        row("leakage", "leakage", "pixels", level=None, psnr_db=12.0, ssim=0.1),
+    ]  # fmt: skip
+    summary = {
+        "product_best_top1": 90.5,
+        "seg_bytes_over_webp": None,
+        "seg_bytes_over_webp_reason": "measured elsewhere",
+        "units_done": 8,
+        "units_planned": 9,
+    }
+    return {
+        "schema": 1,
+        "table": "split",
+        "config": {"quick": False, "missing": missing, "teacher": ["resnet56"]},
+        "seeds": [0, 1],
+        "commit": "abc",
+        "versions": {},
+        "machine": {},
+        "rows": rows,
+        "summary": summary,
+    }
+
+
+def test_the_page_of_split_has_its_curves_its_reasons_and_what_is_missing(tmp_path: Path) -> None:
+    folder = tmp_path / "benchmarks" / "results"
+    folder.mkdir(parents=True)
+    (folder / "split.json").write_text(json.dumps(document(["split parity/beta0.32"])))
+    assert make_docs.main([], tmp_path) == 0
+    page = (tmp_path / "docs" / "results" / "split.md").read_text()
+    assert "8 of 9 units are there. Missing: split parity/beta0.32." in page
+    assert "| product | pixels | 1 | 2 | 90.50 (1.00) | 100.0 (20.0) | 130 | 10 | 0 | 0.50 |" in page
+    assert "| seg_bytes_over_webp_reason | measured elsewhere |" in page
+    assert "this Pillow was built without avif" in page
+    assert "| pixels | the mean frame | 12 | 0.1 |" in page
+    drawn = tmp_path / "docs" / "results" / "split.svg"
+    assert ">product, from pixels</text>" in drawn.read_text()
+    assert ">webp, no header</text>" in drawn.read_text()
+    assert ">device_only 91.7</text>" in drawn.read_text()
+    assert make_docs.main(["--check"], tmp_path) == 0
+    drawn.write_text("<svg/>")
+    assert make_docs.main(["--check"], tmp_path) == 1
+
+
+def test_a_quick_run_says_that_its_accuracies_mean_nothing(tmp_path: Path) -> None:
+    quick = document([])
+    quick["config"]["quick"] = True
+    folder = tmp_path / "benchmarks" / "results"
+    folder.mkdir(parents=True)
+    (folder / "split.json").write_text(json.dumps(quick))
+    assert make_docs.main([], tmp_path) == 0
+    page = (tmp_path / "docs" / "results" / "split.md").read_text()
+    assert "Its accuracies mean nothing.** All 9 units are there." in page
