@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 GROUP_NORM_GROUPS = 8
@@ -35,3 +37,22 @@ def norm2d(kind: str, num_channels: int) -> nn.Module:
 def global_average(x_BCHW: Tensor) -> Tensor:
     """Mean over height and width: ``(B, C)``."""
     return x_BCHW.mean(dim=(2, 3))
+
+
+def lower_bound(x: Tensor, bound: float) -> Tensor:
+    """``max(x, bound)`` whose gradient still reaches an x below the bound where it would raise it."""
+    bounded: Tensor = _LowerBound.apply(x, bound)  # type: ignore[no-untyped-call]
+    return bounded
+
+
+class _LowerBound(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bound: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.bound = bound
+        return x.clamp(min=bound)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return gradient * ((x >= ctx.bound) | (gradient < 0)), None

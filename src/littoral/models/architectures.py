@@ -1,0 +1,238 @@
+"""The bottlenecks that we train: the product's, Entropic Student's, channel reduction's and one shaped like RAC's.
+
+Each function gives a `Bottleneck`. Sizes are arguments; the defaults are for frames of 32x32 whose tail takes 32
+channels of 16x16 (what the second stage of a CIFAR ResNet gives).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from littoral.models.bottleneck import Bottleneck
+from littoral.models.decoders import ResidualBlock, conv_bn_relu, make_decoder
+from littoral.models.entropy import FactorisedPrior, UniformPrior
+from littoral.models.gdn import GDN1
+from littoral.models.layers import conv1x1, conv3x3
+
+
+def product(
+    *,
+    in_channels: int = 3,
+    out_channels: int = 32,
+    num_channels: int = 24,
+    starting_gains: Sequence[float] = (1.0, 2.0, 4.0, 8.0),
+    kept: Sequence[int] | None = None,
+    patch: int = 4,
+    strides: Sequence[int] = (),
+    width: int = 48,
+    blocks: int = 1,
+    decoder_width: int = 64,
+    decoder_blocks: int = 2,
+    decoder_blocks_after: int = 0,
+    upsamplings: int = 1,
+    size: tuple[int, int] | None = None,
+    mixed: bool = False,
+) -> Bottleneck:
+    """The default, one for all rates: a patchifying convolution or strided ones, residual blocks, 1x1 to the latent.
+
+    BatchNorm folds into the convolutions at export. The latent is normalised, so that the gains alone set the rates.
+
+    Args:
+        in_channels: 3 for frames; a segment's channels where its features go in.
+        out_channels: The tail's.
+        num_channels: Of the latent.
+        starting_gains: One per level, the coarsest first.
+        kept: Of each level, how many channels are sent.
+        patch: Side and stride of the first convolution; 0 for none.
+        strides: Of 3x3 convolutions that come next, 1 or more each.
+        width: Of the encoder.
+        blocks: Residual blocks of the encoder.
+        decoder_width: Of the decoder, and so on.
+        upsamplings: How often the latent's size has to be doubled for the tail.
+        size: See `make_decoder`.
+        mixed: See `Bottleneck`.
+    """
+    layers: list[nn.Module] = []
+    channels = in_channels
+    if patch:
+        layers += conv_bn_relu(nn.Conv2d(channels, width, patch, stride=patch, bias=False), width)
+        channels = width
+    for stride in strides:
+        layers += conv_bn_relu(conv3x3(channels, width, stride), width)
+        channels = width
+    if channels != width:
+        raise ValueError("an encoder needs a patch or at least one strided convolution")
+    layers += [ResidualBlock(width) for _ in range(blocks)]
+    layers += [conv1x1(width, num_channels), nn.BatchNorm2d(num_channels, affine=False)]
+    decoder = {
+        "kind": "residual",
+        "in_channels": num_channels,
+        "out_channels": out_channels,
+        "width": decoder_width,
+        "blocks": decoder_blocks,
+        "blocks_after": decoder_blocks_after,
+        "upsamplings": upsamplings,
+    }
+    return _learned(nn.Sequential(*layers), decoder, num_channels, starting_gains, kept, size, mixed=mixed)
+
+
+def entropic_student(
+    *,
+    in_channels: int = 3,
+    out_channels: int = 32,
+    num_channels: int = 24,
+    widths: tuple[int, int] = (96, 48),
+    decoder_widths: tuple[int, int] = (512, 256),
+    upsamplings: int = 1,
+    size: tuple[int, int] | None = None,
+) -> Bottleneck:
+    """The published network, one level: k5 s2, GDN, k5 s2, GDN, k2, no biases; see `gdn_decoder`.
+
+    Its gain stays 1: the rate is what the training's weight makes of it. Trained with labels and rate alone it is the
+    "end to end" baseline.
+
+    Source: Matsubara et al., WACV 2022; at 224 px it has ``out_channels=256`` and ``upsamplings=0``.
+    """
+    first, second = widths
+    encoder = nn.Sequential(
+        nn.Conv2d(in_channels, first, 5, stride=2, padding=2, bias=False),
+        GDN1(first),
+        nn.Conv2d(first, second, 5, stride=2, padding=2, bias=False),
+        GDN1(second),
+        nn.Conv2d(second, num_channels, 2, bias=False),
+    )
+    decoder = {
+        "kind": "gdn",
+        "in_channels": num_channels,
+        "out_channels": out_channels,
+        "widths": list(decoder_widths),
+        "upsamplings": upsamplings,
+    }
+    return _learned(encoder, decoder, num_channels, [1.0], None, size, learned_gains=False)
+
+
+def channel_reduction(
+    *,
+    in_channels: int = 3,
+    out_channels: int = 32,
+    num_channels: int = 2,
+    strides: Sequence[int] = (2, 2),
+    width: int = 48,
+    decoder_width: int = 64,
+    upsamplings: int = 1,
+    size: tuple[int, int] | None = None,
+) -> Bottleneck:
+    """Few channels of 8 bits each, and no entropy coder: `calibrate_8_bit` sets the scale after training.
+
+    Source: "CR+BQ" of Matsubara et al., TMLR 2023. Ours has one range per channel from training frames, where theirs
+    takes that of each tensor anew.
+    """
+    layers: list[nn.Module] = []
+    channels = in_channels
+    for stride in strides:
+        layers += conv_bn_relu(conv3x3(channels, width, stride), width)
+        channels = width
+    layers.append(conv1x1(channels, num_channels))
+    decoder: dict[str, Any] = {
+        "kind": "plain",
+        "in_channels": num_channels,
+        "out_channels": out_channels,
+        "width": decoder_width,
+        "upsamplings": upsamplings,
+    }
+    if size is not None:
+        decoder["size"] = list(size)
+    return Bottleneck(
+        nn.Sequential(*layers),
+        make_decoder(**decoder),
+        UniformPrior(1, num_channels),
+        num_channels=num_channels,
+        num_levels=1,
+        starting_gains=[16.0],
+        learned_gains=False,
+        decoder_spec=decoder,
+    )
+
+
+def calibrate_8_bit(bottleneck: Bottleneck, latents_BCHW: Tensor) -> None:
+    """Spread the range of these latents, of each channel, over the symbols -128 to 127."""
+    values_CN = latents_BCHW.detach().movedim(1, 0).flatten(1) + bottleneck.shift[:, None]
+    low_C, high_C = values_CN.amin(1), values_CN.amax(1)
+    gains_C = 255 / (high_C - low_C).clamp(min=1e-6)
+    bottleneck.log_gains.data.copy_(gains_C.log()[None])
+    bottleneck.round_about(low_C + 128 / gains_C)
+
+
+class RacBlock(nn.Module):
+    """1x1 to half the width, 3x3 back, GELU; the shortcut is the input itself."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.GELU(), nn.Conv2d(width, width // 2, 1), nn.GELU(), nn.Conv2d(width // 2, width, 3, padding=1)
+        )
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        out: Tensor = x_BCHW + self.layers(x_BCHW)
+        return out
+
+
+def rac_shaped(
+    *,
+    in_channels: int = 3,
+    out_channels: int = 32,
+    num_channels: int = 24,
+    patch: int = 4,
+    width: int = 64,
+    blocks: int = 4,
+    decoder_width: int = 64,
+    upsamplings: int = 1,
+    size: tuple[int, int] | None = None,
+) -> Bottleneck:
+    """A patchifying convolution, N residual blocks, 1x1 to the latent; one level.
+
+    Source: Duan & Zhu, PCS 2022 (at 224 px ``patch=8, width=128, num_channels=64``); with 0, 4 and 8 blocks it is their
+    n0, n4 and n8.
+    """
+    encoder = nn.Sequential(
+        nn.Conv2d(in_channels, width, patch, stride=patch),
+        *(RacBlock(width) for _ in range(blocks)),
+        nn.Conv2d(width, num_channels, 1),
+    )
+    decoder = {
+        "kind": "rac",
+        "in_channels": num_channels,
+        "out_channels": out_channels,
+        "width": decoder_width,
+        "upsamplings": upsamplings,
+    }
+    return _learned(encoder, decoder, num_channels, [1.0], None, size, learned_gains=False)
+
+
+def _learned(
+    encoder: nn.Module,
+    decoder: dict[str, Any],
+    num_channels: int,
+    starting_gains: Sequence[float],
+    kept: Sequence[int] | None,
+    size: tuple[int, int] | None,
+    *,
+    learned_gains: bool = True,
+    mixed: bool = False,
+) -> Bottleneck:
+    spec = decoder if size is None else {**decoder, "size": list(size)}
+    return Bottleneck(
+        encoder,
+        make_decoder(**spec),
+        FactorisedPrior(len(starting_gains), num_channels),
+        num_channels=num_channels,
+        num_levels=len(starting_gains),
+        kept=kept,
+        starting_gains=starting_gains,
+        learned_gains=learned_gains,
+        decoder_spec=spec,
+        mixed=mixed,
+    )
