@@ -226,7 +226,6 @@ def _sum(*inputs: Tensor) -> Tensor:
 _PLAIN: dict[str, Callable[[Node], Callable[..., Tensor]]] = {
     "add": lambda _: _sum,
     "concat": lambda _: lambda *inputs: torch.cat(inputs, dim=1),
-    "concat_cells": lambda _: lambda *inputs: torch.cat(inputs, dim=1),
     "concat_last": lambda _: lambda *inputs: torch.cat(inputs, dim=-1),
     "silu": lambda _: F.silu,
     "relu": lambda _: F.relu,
@@ -236,6 +235,7 @@ _PLAIN: dict[str, Callable[[Node], Callable[..., Tensor]]] = {
     "upsample_nearest": _nearest,
     "upsample_bilinear": _bilinear,
     "focus": lambda _: _focus,
+    "first_channels": lambda node: lambda x: x[:, : int(node["count"])],
     "reverse_channels": lambda _: lambda x: x.flip(1),
     "flatten": lambda _: lambda x: x.flatten(1),
     "flatten_hw": lambda _: lambda x: x.flatten(2),
