@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from littoral.errors import LinkError as LinkError
     from littoral.errors import LittoralError as LittoralError
     from littoral.errors import ModelOutputError as ModelOutputError
+    from littoral.errors import PayloadError as PayloadError
     from littoral.errors import UpdateRejected as UpdateRejected
     from littoral.train.build import build_bundle as build_bundle
     from littoral.train.options import BuildOptions as BuildOptions
     from littoral.train.options import TorchSource as TorchSource
+    from littoral.train.split import SplitSource as SplitSource
 
 __version__ = "0.1.0"
 
@@ -55,9 +57,11 @@ _HOME = {
     "LinkError": "littoral.errors",
     "LittoralError": "littoral.errors",
     "ModelOutputError": "littoral.errors",
+    "PayloadError": "littoral.errors",
     "ProductConfig": "littoral.core.product",
     "RecallConfig": "littoral.core.scenes",
     "SelectionConfig": "littoral.core.selection",
+    "SplitSource": "littoral.train.split",
     "StatisticsConfig": "littoral.core.drift",
     "TorchSource": "littoral.train.options",
     "UpdateRejected": "littoral.errors",

@@ -1,8 +1,9 @@
 """The deployable artefact: what a device can trust and run. NumPy, safetensors and signatures; no torch."""
 
 from littoral.bundle.bundle import Bundle
-from littoral.bundle.manifest import InputSpec, Manifest, ProbeSpec, Segment, StatisticsSpec, TorchModel
+from littoral.bundle.manifest import InputSpec, Manifest, ProbeSpec, Segment, SplitSpec, StatisticsSpec, TorchModel
 from littoral.bundle.signing import PublicKey, SigningKey
+from littoral.bundle.split import SplitCodec
 from littoral.bundle.update import Envelope, SignedVersion, VersionManifest
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "Segment",
     "SignedVersion",
     "SigningKey",
+    "SplitCodec",
+    "SplitSpec",
     "StatisticsSpec",
     "TorchModel",
     "VersionManifest",

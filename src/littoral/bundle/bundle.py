@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
-from littoral.bundle.manifest import Manifest
+from littoral.bundle.manifest import CLOUD_FOLDER, Manifest
 from littoral.bundle.signing import PublicKey, SigningKey
 from littoral.core.affine import affine_names
 from littoral.core.arrays import FloatArray, Frame
@@ -23,7 +23,6 @@ from littoral.errors import BundleError
 
 MANIFEST_FILE = "bundle.json"
 SIGNATURE_FILE = "bundle.sig"
-CLOUD_FOLDER = "cloud/"
 SIGNATURE_PURPOSE = "bundle"
 
 

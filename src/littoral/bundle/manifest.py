@@ -13,6 +13,8 @@ from littoral.core.affine import NormLayer
 from littoral.errors import BundleError
 
 SCHEMA = 1
+CLOUD_FOLDER = "cloud/"
+"""What lies below it is never sent to a device."""
 
 T = TypeVar("T")
 
@@ -90,6 +92,22 @@ class TorchModel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SplitSpec:
+    """A place where a device may send a payload in the place of finishing by itself.
+
+    ``encoder_file`` is an ONNX graph with its weights: it does not change in the field. Its output is ``latent``,
+    float32 ``(batch, C, H, W)``; its input is ``frames`` as of segment 0 or, where ``segment`` is a number, that
+    segment's output under its own name. ``codec_file`` holds the tables and gains of all levels
+    (`littoral.bundle.split.SplitCodec`), ``model`` what the cloud runs on the symbols.
+    """
+
+    encoder_file: str
+    codec_file: str
+    segment: int | None
+    model: TorchModel
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The whole of ``bundle.json``."""
 
@@ -110,6 +128,8 @@ class Manifest:
     replay_file: str
     rehearsed_file: str | None
     """Affine values that the cloud's first job in a domain starts from; None: the source's."""
+    splits: tuple[SplitSpec, ...] = ()
+    """Left out of the JSON where there are none, so that an older littoral reads such a bundle too."""
     files: dict[str, str] = field(default_factory=dict)
     """Relative path -> SHA-256 in hexadecimal, for every file of the bundle but bundle.json and bundle.sig."""
 
@@ -119,14 +139,18 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """Canonical bytes: sorted keys, no white space; their SHA-256 is the bundle's digest."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":")).encode()
+        fields = dataclasses.asdict(self)
+        if not self.splits:
+            del fields["splits"]
+        return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
         """Parse and check the shape of every field.
 
         Raises:
-            BundleError: not JSON, another schema, an unknown or missing field, or a value of the wrong type.
+            BundleError: not JSON, another schema, an unknown or missing field, a value of the wrong type, or a split
+                that the bundle's segments and files do not allow.
         """
         try:
             raw = json.loads(data)
@@ -135,7 +159,23 @@ class Manifest:
         if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
             came = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
             raise BundleError(f"bundle.json has schema {came!r}, this littoral reads schema {SCHEMA}; build it again")
-        return _parse(cls, raw, "bundle.json")
+        manifest = _parse(cls, raw, "bundle.json")
+        for index, split in enumerate(manifest.splits):
+            _check_split(split, manifest, f"bundle.json.splits[{index}]")
+        return manifest
+
+
+def _check_split(split: SplitSpec, manifest: Manifest, where: str) -> None:
+    last = len(manifest.segments) - 2
+    if split.segment is not None and not 0 <= split.segment <= last:
+        raise BundleError(
+            f"{where}.segment is {split.segment}, expected null or one of 0 to {last}: the last of the "
+            f"{len(manifest.segments)} segments gives the answer; build the bundle again"
+        )
+    for name, of_cloud in ((split.encoder_file, False), (split.codec_file, False), (split.model.file, True)):
+        if name not in manifest.files or name.startswith(CLOUD_FOLDER) != of_cloud:
+            place = f"below {CLOUD_FOLDER}" if of_cloud else f"outside {CLOUD_FOLDER}"
+            raise BundleError(f"{where} names {name!r}, expected a listed file {place}; build the bundle again")
 
 
 def _parse(kind: type[T], raw: Any, where: str) -> T:

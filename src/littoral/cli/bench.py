@@ -30,7 +30,21 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     adapt.add_argument(
         "--list", action="store_true", help="show which rows are there, and how long the others will take"
     )
-    for table in (loop, runtime, adapt):
+    split = tables.add_parser(
+        "split", help="bytes against accuracy of our splits and of others' on CIFAR-10; resumable"
+    )
+    split.add_argument("--quick", action="store_true", help="everything once, hardly trained: a few minutes")
+    split.add_argument("--data", type=Path, help="the folder with cifar10/ and weights/ (default: LITTORAL_DATA)")
+    split.add_argument("--work", type=Path, default=Path("build/bench-split"), help="for trainings and bundles")
+    split.add_argument("--rows", type=Path, help="where finished units are kept (default: WORK/rows)")
+    split.add_argument("--epochs", type=int, help="of every training of the full table")
+    split.add_argument("--only", action="append", default=[], metavar="[KIND/]METHOD/VARIANT", help="only these; globs")
+    split.add_argument("--jobs", type=int, help="units at a time (default: one for each core)")
+    split.add_argument("--budget-minutes", type=float, help="begin no unit after so many minutes")
+    split.add_argument(
+        "--list", action="store_true", help="show which units are there, and how long the others will take"
+    )
+    for table in (loop, runtime, adapt, split):
         table.add_argument("--out", type=Path, help="also write the document to this file")
         table.add_argument("--json", action="store_true", help="print only the JSON line")
     parser.set_defaults(run=run)
@@ -46,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.table == "adapt":
         return _adapt(args)
+    if args.table == "split":
+        return _split(args)
     from littoral.bench.runtime import bench_runtime
 
     bench_runtime(quick=args.quick, out=args.out, quiet=args.json)
@@ -55,10 +71,9 @@ def run(args: argparse.Namespace) -> int:
 def _adapt(args: argparse.Namespace) -> int:
     from littoral.bench.adapt.table import AdaptBench, bench_adapt
 
-    from_environment = os.environ.get("LITTORAL_DATA")
     bench_adapt(
         AdaptBench(
-            data=args.data or (Path(from_environment) if from_environment else None),
+            data=_data(args),
             work=args.work,
             rows=args.rows,
             quick=args.quick,
@@ -71,3 +86,29 @@ def _adapt(args: argparse.Namespace) -> int:
         )
     )
     return 0
+
+
+def _split(args: argparse.Namespace) -> int:
+    from littoral.bench.split.table import SplitBench, bench_split
+
+    bench_split(
+        SplitBench(
+            data=_data(args),
+            work=args.work,
+            rows=args.rows,
+            quick=args.quick,
+            epochs=args.epochs,
+            only=tuple(args.only),
+            jobs=args.jobs,
+            budget_minutes=args.budget_minutes,
+            list_only=args.list,
+            out=args.out,
+            quiet=args.json,
+        )
+    )
+    return 0
+
+
+def _data(args: argparse.Namespace) -> Path | None:
+    from_environment = os.environ.get("LITTORAL_DATA")
+    return args.data or (Path(from_environment) if from_environment else None)

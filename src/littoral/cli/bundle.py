@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from littoral.bundle import Bundle
 
 Subparsers = argparse._SubParsersAction
 
@@ -39,6 +43,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
     bundle = Bundle.open(args.bundle)
     manifest, signer = bundle.manifest, bundle.signer()
+    splits = [_split(bundle, index) for index in range(len(manifest.splits))]
     if args.json:
         print(
             json.dumps(
@@ -46,6 +51,7 @@ def _inspect(args: argparse.Namespace) -> int:
                     "digest": bundle.digest.hex(),
                     "signed_by": signer.hex if signer else None,
                     **json.loads(manifest.to_json()),
+                    "split_points": splits,
                 }
             )
         )
@@ -62,16 +68,63 @@ def _inspect(args: argparse.Namespace) -> int:
         "segments": ", ".join(segment.file for segment in manifest.segments),
         "normalisation": ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))),
         "affine values": str(affine),
-        "source metrics": ", ".join(f"{key} {value:.4g}" for key, value in manifest.source_metrics.items()),
+        "source metrics": ", ".join(
+            f"{key} {value:.4g}" for key, value in manifest.source_metrics.items() if not key.startswith("split")
+        ),
         "student": manifest.student.factory,
         "teacher": manifest.teacher.factory,
     }
     for key, value in rows.items():
         print(f"{key:<15}{value}")
+    for split in splits:
+        print("\n".join(_split_lines(split)))
     for name in sorted(manifest.files):
         path = bundle.path / name
         print(f"  {path.stat().st_size if path.exists() else 0:>10}  {name}")
     return 0
+
+
+def _split(bundle: Bundle, index: int) -> dict[str, Any]:
+    """What people want to know of a split point."""
+    from littoral.bundle import SplitCodec
+    from littoral.core.codec import expected_bits, predict_bytes
+
+    codec, spec, metrics = SplitCodec.open(bundle, index), bundle.manifest.splits[index], bundle.manifest.source_metrics
+    levels = []
+    for number, table in enumerate(codec.tables.levels):
+        measured = f"split{index}.level{number}"
+        predicted = predict_bytes(expected_bits(codec.tables, level=number))
+        levels.append(
+            {
+                "kept_channels": table.num_channels,
+                "typical_bytes": metrics.get(f"{measured}.payload_bytes", float(predicted)),
+                "max_bytes": table.max_bytes,
+                "accuracy": metrics.get(f"{measured}.accuracy"),
+            }
+        )
+    return {
+        "segment": spec.segment,
+        "latent": codec.latent_shape,
+        "encoder_macs": metrics.get(f"split{index}.encoder_macs"),
+        "tables": codec.tables.digest[:4].hex(),
+        "tail": spec.model.factory,
+        "levels": levels,
+    }
+
+
+def _split_lines(split: dict[str, Any]) -> list[str]:
+    """The same in words."""
+    start = "frames" if split["segment"] is None else f"segment {split['segment']}"
+    channels, height, width = split["latent"]
+    macs = "" if split["encoder_macs"] is None else f", encoder {split['encoder_macs'] / 1e6:.3g} million MACs"
+    lines = [f"{'split':<15}from {start}, latent {channels} x {height} x {width}{macs}, tables {split['tables']}"]
+    for number, level in enumerate(split["levels"]):
+        accuracy = "" if level["accuracy"] is None else f", accuracy {level['accuracy']:.4g}"
+        lines.append(
+            f"  level {number}: {level['kept_channels']} of {channels} channels, typically "
+            f"{level['typical_bytes']:.4g} bytes, at most {level['max_bytes']}{accuracy}"
+        )
+    return lines
 
 
 def _verify(args: argparse.Namespace) -> int:

@@ -52,7 +52,7 @@ class Worker:
 
     def __init__(self, bundle: Bundle, config: AdaptConfig | None = None, *, device: str = "auto") -> None:
         self.bundle, self.config = bundle, config or AdaptConfig()
-        self.device = _choose(device)
+        self.device = choose_device(device)
         torch.set_num_threads(self.config.threads)
         self.student = self._load(bundle.manifest.student, "student")
         self.teacher = self._load(bundle.manifest.teacher, "teacher")
@@ -330,7 +330,12 @@ class Worker:
         return optimisers
 
 
-def _choose(device: str) -> torch.device:
+def choose_device(device: str) -> torch.device:
+    """Where torch runs: ``auto`` (CUDA where torch has it), ``cpu`` or ``cuda``.
+
+    Raises:
+        ValueError: another word, or no CUDA where it was asked for.
+    """
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device is {device!r}, expected 'auto', 'cpu' or 'cuda'")
     if device == "cuda" and not torch.cuda.is_available():

@@ -88,6 +88,7 @@ def entropic_student(
     decoder_widths: tuple[int, int] = (512, 256),
     upsamplings: int = 1,
     size: tuple[int, int] | None = None,
+    learns_quantiles: bool = False,
 ) -> Bottleneck:
     """The published network, one level: k5 s2, GDN, k5 s2, GDN, k2, no biases; see `gdn_decoder`.
 
@@ -111,7 +112,9 @@ def entropic_student(
         "widths": list(decoder_widths),
         "upsamplings": upsamplings,
     }
-    return _learned(encoder, decoder, num_channels, [1.0], None, size, learned_gains=False)
+    bottleneck = _learned(encoder, decoder, num_channels, [1.0], None, size, learned_gains=False)
+    bottleneck.prior = FactorisedPrior(1, num_channels, learns_quantiles=learns_quantiles)
+    return bottleneck
 
 
 def channel_reduction(

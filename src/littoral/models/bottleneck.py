@@ -104,10 +104,11 @@ class Bottleneck(nn.Module):
         self.num_levels = num_levels
         self.decoder_spec = None if decoder_spec is None else dict(decoder_spec)
         self.mixed = mixed
+        self.learned_gains = learned_gains
         self.hard = False
         """Round in train mode too, and leave the encoder and the gains without a gradient."""
         log_gains = torch.tensor(gains).log()[:, None].repeat(1, num_channels)
-        self.log_gains = nn.Parameter(log_gains, requires_grad=learned_gains)
+        self.log_gains = nn.Parameter(log_gains)
         self.register_buffer("shift", torch.zeros(num_channels))
         self.register_buffer("_kept", torch.tensor(self.kept), persistent=False)
 
@@ -156,7 +157,7 @@ class Bottleneck(nn.Module):
         Raises:
             ValueError: the gains are learned.
         """
-        if self.log_gains.requires_grad:
+        if self.learned_gains:
             raise ValueError("a bottleneck with learned gains rounds about 0; set learned_gains=False")
         self.shift.copy_(medians_C)
         offsets = getattr(self.prior, "offsets", None)

@@ -19,6 +19,7 @@ from littoral.models.layers import lower_bound
 
 LIKELIHOOD_MIN = 1e-9
 _TAIL_MASS = 1e-7
+_QUANTILE_TAILS = 1e-9
 _WIDEST = 1 << 15
 _WIDTHS = (1, 3, 3, 3, 3, 1)
 
@@ -51,15 +52,27 @@ class FactorisedPrior(Prior):
 
     58 parameters each: matrices made positive by softplus, and after each layer but the last ``x + tanh(f) tanh(x)``.
 
-    Source: Balle et al., ICLR 2018, appendix 6.1. No quantiles are learned: the exporter tabulates what is here.
+    Args:
+        starting_scale: About how wide the distributions are at first, in steps of rounding.
+        learns_quantiles: Also have the published three quantiles per channel, which `quantile_loss` alone trains. What
+            they are needed for, the medians and the tables' ranges, is found here without them.
+    Source: Balle et al., ICLR 2018, appendix 6.1.
     """
 
     offsets: Tensor
 
-    def __init__(self, num_levels: int, num_channels: int, *, starting_scale: float = 10.0) -> None:
+    def __init__(
+        self,
+        num_levels: int,
+        num_channels: int,
+        *,
+        starting_scale: float = 10.0,
+        learns_quantiles: bool = False,
+    ) -> None:
         super().__init__()
         self.num_levels = num_levels
         self.num_channels = num_channels
+        self.learns_quantiles = learns_quantiles
         self.matrices = nn.ParameterList()
         self.biases = nn.ParameterList()
         self.factors = nn.ParameterList()
@@ -70,6 +83,7 @@ class FactorisedPrior(Prior):
             self.biases.append(torch.rand(num_levels, num_channels, fan_out, 1) - 0.5)
             if fan_out > 1:
                 self.factors.append(torch.zeros(num_levels, num_channels, fan_out, 1))
+        self.quantiles = nn.Parameter(torch.tensor([-10.0, 0.0, 10.0]).repeat(num_levels, num_channels, 1))
         # The value that the symbol 0 stands for: not 0 where the latent is rounded about a median.
         self.register_buffer("offsets", torch.zeros(num_levels, num_channels))
 
@@ -97,19 +111,35 @@ class FactorisedPrior(Prior):
         sign = -torch.sign(lower + upper).detach()
         return torch.abs(torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower))
 
-    def _logits_of_cdf(self, values_CN: Tensor, level: int) -> Tensor:
-        dtype, num_channels = values_CN.dtype, len(values_CN)
+    def _logits_of_cdf(self, values_CN: Tensor, level: int, *, constant: bool = False) -> Tensor:
+        """For the first C channels; ``constant`` keeps gradients from the network's own parameters."""
+
+        def part(parameter: Tensor) -> Tensor:
+            mine = parameter[level, : len(values_CN)].to(values_CN.dtype)
+            return mine.detach() if constant else mine
+
         x = values_CN[:, None, :]
         for index, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
-            weight = F.softplus(matrix[level, :num_channels].to(dtype))
-            x = torch.baddbmm(bias[level, :num_channels].to(dtype), weight, x)
+            x = torch.baddbmm(part(bias), F.softplus(part(matrix)), x)
             if index < len(self.factors):
-                x = x + torch.tanh(self.factors[index][level, :num_channels].to(dtype)) * torch.tanh(x)
+                x = x + torch.tanh(part(self.factors[index])) * torch.tanh(x)
         return x[:, 0]
+
+    def quantile_loss(self) -> Tensor:
+        """How far the learned quantiles are from where the cumulatives are 5e-10, 0.5 and 1 - 5e-10; trains only them.
+
+        Source: CompressAI's auxiliary loss, summed over all channels.
+        """
+        edge = math.log(2 / _QUANTILE_TAILS - 1)
+        targets = self.quantiles.new_tensor([-edge, 0.0, edge])
+        logits = [self._logits_of_cdf(self.quantiles[n], n, constant=True) for n in range(self.num_levels)]
+        return (torch.stack(logits) - targets).abs().sum()
 
     @torch.no_grad()
     def medians(self, level: int) -> Tensor:
-        """The value of each channel whose cumulative is one half, float64 ``(C,)``, by bisection."""
+        """The value of each channel whose cumulative is one half, float64 ``(C,)``; by bisection, or as learned."""
+        if self.learns_quantiles:
+            return self.quantiles[level, :, 1].double()
         low = torch.full((self.num_channels, 1), -float(_WIDEST), dtype=torch.float64)
         high = -low
         for _ in range(60):

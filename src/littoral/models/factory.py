@@ -67,6 +67,12 @@ def load_model(spec: TorchModel, tensors: Mapping[str, np.ndarray]) -> nn.Module
     return model.eval()
 
 
+def state_arrays(model: nn.Module) -> dict[str, np.ndarray]:
+    """The state dict as arrays, for `load_model`; floating point as float32."""
+    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    return {name: (v.float() if v.is_floating_point() else v).numpy() for name, v in state.items()}
+
+
 def _mismatch(spec: TorchModel, how: str) -> str:
     return (
         f"the state in {spec.file!r} does not fit the network of {spec.factory!r} with {spec.kwargs}: it {how}; "

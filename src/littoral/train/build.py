@@ -17,13 +17,14 @@ from littoral.core.affine import affine_names
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.recall import fingerprint_distance, fingerprint_layer, fingerprint_of_moments
 from littoral.errors import BundleError
-from littoral.models.factory import load_model
+from littoral.models.factory import load_model, state_arrays
 from littoral.models.frames import normalise
 from littoral.train.cuts import choose_cut_points, describe, find_cut_points, named_cut_points, split
 from littoral.train.export import ExportedModel, export_model, external_names
 from littoral.train.options import BuildOptions, TorchSource
 from littoral.train.rehearse import rehearse
-from littoral.train.run import measure, open_session, predict
+from littoral.train.run import MAX_RELATIVE_ERROR, measure, open_session, predict, relative_error, rounded
+from littoral.train.split import BuiltSplit, SplitSource, build_split
 from littoral.train.statistics import fingerprint_graph, statistics_graph
 from littoral.train.write import check_target, staged, tensors_to_bytes, write_files
 
@@ -35,7 +36,6 @@ STUDENT_FILE = "cloud/student.safetensors"
 TEACHER_FILE = "cloud/teacher.safetensors"
 REPLAY_FILE = "cloud/replay.safetensors"
 REHEARSED_FILE = "cloud/rehearsed.safetensors"
-MAX_RELATIVE_ERROR = 1e-4
 
 Progress = Callable[[str], None]
 
@@ -60,6 +60,7 @@ def build_bundle(
     input: InputSpec,
     source_frames: Frame,
     source_labels: np.ndarray | None = None,
+    splits: Sequence[SplitSource] = (),
     options: BuildOptions | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -71,12 +72,14 @@ def build_bundle(
         input: What a frame is, and how it is normalised.
         source_frames: uint8 ``(N, H, W, C)`` that the student was trained on, or frames like those.
         source_labels: int64 ``(N,)``, or None; only for the accuracy in the source metrics and to balance the probe.
+        splits: Trained splits; the bundle numbers them in this order.
         progress: Called with a line of text now and then.
     Returns:
         The bundle, opened and verified. It is not signed.
     Raises:
         ValueError: an argument is not what it should be, or a network cannot be traced or cut as asked.
-        BundleError: a network made by its factory, or the finished segments, do not give what the student gives.
+        BundleError: a network made by its factory, the finished segments, or an encoder on ONNX Runtime do not give
+            what the given one gives.
     """
     options = options or BuildOptions()
     say = progress or (lambda _line: None)
@@ -111,6 +114,7 @@ def build_bundle(
             seed=options.seed,
             progress=say,
         )
+    built = _build_splits(splits, segments, exported, input, source_frames, source_labels, options, say)
     manifest = Manifest(
         name=name,
         task="classification",
@@ -122,11 +126,12 @@ def build_bundle(
         statistics=spec,
         probe=ProbeSpec(file=PROBE_FILE, num_frames=len(sample.probe), min_agreement=options.min_agreement),
         envelope_max_delta=_envelope(exported, options.envelope_fraction),
-        source_metrics=sample.metrics,
+        source_metrics=sample.metrics | {key: value for each in built for key, value in each.metrics.items()},
         student=TorchModel(factory=student.factory, kwargs=student.kwargs, file=STUDENT_FILE),
         teacher=TorchModel(factory=teacher.factory, kwargs=teacher.kwargs, file=TEACHER_FILE),
         replay_file=REPLAY_FILE,
         rehearsed_file=REHEARSED_FILE if rehearsed else None,
+        splits=tuple(each.spec for each in built),
     )
     files = {
         segment.file: graph.SerializeToString(deterministic=True)
@@ -138,10 +143,12 @@ def build_bundle(
     files |= {
         WEIGHTS_FILE: tensors_to_bytes(exported.tensors),
         PROBE_FILE: tensors_to_bytes({"frames": sample.probe, "labels": sample.probe_labels}),
-        STUDENT_FILE: tensors_to_bytes(_state(student.module)),
-        TEACHER_FILE: tensors_to_bytes(_state(teacher.module)),
+        STUDENT_FILE: tensors_to_bytes(state_arrays(student.module)),
+        TEACHER_FILE: tensors_to_bytes(state_arrays(teacher.module)),
         REPLAY_FILE: tensors_to_bytes({"frames": sample.replay}),
     }
+    for each in built:
+        files |= each.files
     if rehearsed:
         files[REHEARSED_FILE] = tensors_to_bytes(rehearsed)
     say(f"writing {out}")
@@ -179,8 +186,8 @@ def _check_sources(
             raise ValueError(f"the {role} gives {given.shape} for {len(frames)} frames, expected (frames, classes)")
         classes[role] = given.shape[1]
         torch_model = TorchModel(factory=source.factory, kwargs=source.kwargs, file=f"{role}.state_dict()")
-        made = _logits(load_model(torch_model, _state(source.module)), spec, frames)
-        if (error := _relative_error(made, given)) > MAX_RELATIVE_ERROR:
+        made = _logits(load_model(torch_model, state_arrays(source.module)), spec, frames)
+        if (error := relative_error(made, given)) > MAX_RELATIVE_ERROR:
             raise BundleError(
                 f"the {role} made by {source.factory!r} with {source.kwargs} and loaded with the module's state gives "
                 f"logits that differ by {error:.1e} of their scale from the module's own; the two are not the same "
@@ -212,19 +219,6 @@ def _logits(model: nn.Module, spec: InputSpec, frames: Frame) -> FloatArray:
     return np.asarray(logits.float().cpu().numpy())
 
 
-def _state(model: nn.Module) -> dict[str, np.ndarray]:
-    """The state dict as arrays; floating point as float32."""
-    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    return {name: (v.float() if v.is_floating_point() else v).numpy() for name, v in state.items()}
-
-
-def _relative_error(a: FloatArray, b: FloatArray) -> float:
-    """The largest difference as a share of the largest magnitude of ``b``; infinite where one is not finite."""
-    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return float("inf")
-    return float(np.abs(a - b).max() / max(float(np.abs(b).max()), 1e-12))
-
-
 def _cut(exported: ExportedModel, options: BuildOptions, say: Progress) -> list[ModelProto]:
     points = find_cut_points(exported.graph)
     if options.cut_points:
@@ -250,7 +244,7 @@ def _check_segments(
     sessions = [open_session(graph, exported.tensors) for graph in segments]
     for batch in (frames[:1], frames):
         expected = _logits(model, spec, batch)
-        error = _relative_error(predict(sessions, batch), expected)
+        error = relative_error(predict(sessions, batch), expected)
         if error > MAX_RELATIVE_ERROR:
             raise BundleError(
                 f"the exported segments differ from torch by {error:.1e} of the logits' scale for {len(batch)} frames, "
@@ -275,9 +269,9 @@ def _sample(
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-30))).sum(axis=1)
-    metrics = {"mean_entropy_nats": _rounded(float(entropy.mean())), "num_frames": float(len(measured))}
+    metrics = {"mean_entropy_nats": rounded(float(entropy.mean())), "num_frames": float(len(measured))}
     if labels is not None:
-        metrics["accuracy"] = _rounded(float((predicted == labels[measured]).mean()))
+        metrics["accuracy"] = rounded(float((predicted == labels[measured]).mean()))
     picked = _balanced(predicted if labels is None else labels[measured], options.probe_frames)
     replay = np.sort(rng.permutation(len(frames))[: options.replay_frames])
     return _Sample(
@@ -295,6 +289,35 @@ def _balanced(classes: np.ndarray, count: int) -> np.ndarray:
         where = np.flatnonzero(classes == value)
         turn[where] = np.arange(len(where))
     return np.sort(np.lexsort((np.arange(len(classes)), turn))[:count])
+
+
+def _build_splits(
+    splits: Sequence[SplitSource],
+    segments: Sequence[ModelProto],
+    exported: ExportedModel,
+    input: InputSpec,
+    frames: Frame,
+    labels: np.ndarray | None,
+    options: BuildOptions,
+    say: Progress,
+) -> list[BuiltSplit]:
+    """Each split, measured on the frames that the source metrics are of."""
+    if not splits:
+        return []
+    sessions = [open_session(graph, exported.tensors) for graph in segments]
+    measured = np.random.default_rng(options.seed).permutation(len(frames))[: options.metric_frames]
+    return [
+        build_split(
+            index,
+            source,
+            segments=sessions,
+            input=input,
+            frames=frames[measured],
+            labels=None if labels is None else labels[measured],
+            progress=say,
+        )
+        for index, source in enumerate(splits)
+    ]
 
 
 def _calibrate(
@@ -316,7 +339,7 @@ def _calibrate(
         tensors=external_names(statistics),
         fingerprint_file=FINGERPRINT_FILE,
         fingerprint_tensors=external_names(fingerprints),
-        drift_threshold=_rounded(max(away)),
+        drift_threshold=rounded(max(away)),
         drift_batch=options.drift_batch,
     )
 
@@ -325,11 +348,6 @@ def _envelope(exported: ExportedModel, fraction: float) -> dict[str, float]:
     """How far each gamma and beta may move: a beta's natural unit is its layer's gamma."""
     bounds: dict[str, float] = {}
     for layer in exported.norm_layers:
-        bound = _rounded(fraction * float(np.abs(exported.tensors[layer.gamma]).mean()))
+        bound = rounded(fraction * float(np.abs(exported.tensors[layer.gamma]).mean()))
         bounds[layer.gamma] = bounds[layer.beta] = bound
     return bounds
-
-
-def _rounded(value: float) -> float:
-    """Six significant digits: the last ones depend on the number of threads, and the digest should not."""
-    return float(f"{value:.6g}")

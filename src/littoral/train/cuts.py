@@ -224,6 +224,12 @@ def shape_at_batch_one(info: ValueInfoProto) -> Shape:
     )
 
 
+def total_macs(model: ModelProto) -> int:
+    """Multiply-accumulates of a network's convolutions and matrix products for one frame; shapes in ``value_info``."""
+    infos = _value_infos(model.graph)
+    return sum(_macs(node, infos, model.graph) for node in model.graph.node)
+
+
 def _macs(node: NodeProto, infos: dict[str, ValueInfoProto], graph: GraphProto) -> int:
     """Multiply-accumulates of a convolution or matrix product at batch 1; 0 for all else."""
     if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):

@@ -93,7 +93,7 @@ def export_model(
     _check_output(model, spec, num_classes)
     graph = _trace(model, spec, taps)
     _prune_outputs(graph, taps)
-    _strip(graph)
+    strip_notes(graph)
     state = {name: value.numpy().astype(np.float32) for name, value in _state(model).items()}
     used = {name for node in graph.graph.node for name in node.input}
     tensors = {name: value for name, value in state.items() if name in used}
@@ -174,7 +174,7 @@ def _trace(model: nn.Module, spec: InputSpec, taps: Sequence[str]) -> onnx.Model
     # Two frames, not one: a batch of one would be taken for a constant.
     frames = torch.zeros((2, *spec.shape), dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
-    with _quiet_exporter(), torch.no_grad():
+    with quiet_exporter(), torch.no_grad():
         try:
             program = torch.onnx.export(
                 _Traced(model, spec, taps).eval(),
@@ -204,7 +204,8 @@ def _trace(model: nn.Module, spec: InputSpec, taps: Sequence[str]) -> onnx.Model
 
 
 @contextmanager
-def _quiet_exporter() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
+    """Without what the exporter says about itself."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -224,7 +225,7 @@ def _prune_outputs(graph: onnx.ModelProto, taps: Sequence[str]) -> None:
     graph.graph.value_info.extend(o for o in outputs if o.name in taps)
 
 
-def _strip(graph: onnx.ModelProto) -> None:
+def strip_notes(graph: onnx.ModelProto) -> None:
     """Drop what the exporter notes beside the graph: stack traces with paths of this machine, among others."""
     for item in (graph, graph.graph):
         del item.metadata_props[:]

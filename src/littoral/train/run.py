@@ -12,6 +12,7 @@ from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.train.export import FRAMES, external_names
 
 BATCH = 64
+MAX_RELATIVE_ERROR = 1e-4
 
 
 def open_session(graph: ModelProto, tensors: Tensors) -> ort.InferenceSession:
@@ -55,6 +56,18 @@ def measure(
         feeds |= {i.name: layer_tensors[i.name] for i in session.get_inputs() if i.name not in feeds}
     outputs = [output.name for output in session.get_outputs()]
     return dict(zip(outputs, session.run(outputs, feeds), strict=True))
+
+
+def relative_error(a: FloatArray, b: FloatArray) -> float:
+    """The largest difference as a share of the largest magnitude of ``b``; infinite where one is not finite."""
+    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return float("inf")
+    return float(np.abs(a - b).max() / max(float(np.abs(b).max()), 1e-12))
+
+
+def rounded(value: float) -> float:
+    """Six significant digits: the last ones depend on the number of threads, and the digest should not."""
+    return float(f"{value:.6g}")
 
 
 def _batches(frames: Frame) -> Iterator[Frame]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from littoral.bench.adapt.fingerprint import files_of, fingerprint
 from littoral.bench.adapt.methods import modules_of, modules_without
 from littoral.bench.adapt.plan import full_plan
+from littoral.bench.fingerprint import files_of, fingerprint
 
 FILES = {
     "__init__.py": "",

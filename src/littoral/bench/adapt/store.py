@@ -1,55 +1,20 @@
-"""Finished rows as files: one JSON document each, written whole or not at all."""
+"""Finished rows of the adaptation table, and how long the others will take."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from littoral.bench.adapt.row import Row
+from littoral.bench.store import UnitStore
 
 
-class RowStore:
-    """The rows under ``folder``. A row is done while its configuration and its fingerprint are those asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+class RowStore(UnitStore[Row]):
+    """Rows under names that people can read."""
 
     def path(self, row: Row) -> Path:
         return self.folder / f"{row.method}-{row.stream}-{row.seed}-{row.key}.json"
-
-    def load(self, row: Row, fingerprint: str) -> dict[str, Any] | None:
-        """A finished row; None when there is none, or it was made by other code or cannot be read."""
-        document = self.read(row)
-        return document if document is not None and document.get("fingerprint") == fingerprint else None
-
-    def read(self, row: Row) -> dict[str, Any] | None:
-        """A finished row, whatever code made it."""
-        try:
-            document = json.loads(self.path(row).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return document if isinstance(document, dict) and document.get("key") == row.key else None
-
-    def save(self, row: Row, fingerprint: str, result: dict[str, Any]) -> dict[str, Any]:
-        """Keep a row; a stop at any moment leaves the old file or the new one."""
-        document = {"key": row.key, "fingerprint": fingerprint, "config": row.config(), **result}
-        path = self.path(row)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(document, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        return document
-
-    def tidy(self) -> None:
-        """Remove what a killed run left half-written."""
-        for path in self.folder.glob(".*.new"):
-            path.unlink(missing_ok=True)
 
 
 def us_per_frame(documents: Iterable[dict[str, Any]]) -> dict[str, float]:

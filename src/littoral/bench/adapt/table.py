@@ -16,12 +16,12 @@ from rich.table import Table
 from littoral.bench.adapt.material import check_data
 from littoral.bench.adapt.methods import is_there
 from littoral.bench.adapt.plan import chosen, full_plan, quick_plan
-from littoral.bench.adapt.progress import ProgressView
 from littoral.bench.adapt.row import Row
 from littoral.bench.adapt.rows import RunOptions, fingerprint_of, make_rows, split_done
 from littoral.bench.adapt.store import RowStore, estimate_seconds, us_per_frame
 from littoral.bench.adapt.summary import KEYS, summarise
 from littoral.bench.document import make_document, write_document
+from littoral.bench.progress import ProgressView
 
 TABLE = "adapt"
 _WIDTH = 140

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from littoral.bench.adapt.rows import Event
+from littoral.bench.rows import Event
 
 _LINE_EVERY_S = 60.0
 
@@ -52,13 +52,15 @@ class ProgressView:
             if event.kind == "started":
                 self._tasks[event.worker] = self._bars.add_task(event.row.name, total=event.row.num_frames)
             else:
-                self._bars.update(self._tasks[event.worker], completed=event.done)
+                told = f"{event.row.name}  {event.text}" if event.text else None
+                self._bars.update(self._tasks[event.worker], completed=event.done, description=told)
         elif event.kind == "started":
             self._said[event.worker] = time.monotonic()
             self.say(f"started {event.row.name}")
         elif time.monotonic() - self._said.get(event.worker, 0.0) >= _LINE_EVERY_S:
             self._said[event.worker] = time.monotonic()
-            self.say(f"{event.done / max(event.of, 1):4.0%} of {event.row.name}")
+            more = f": {event.text}" if event.text else ""
+            self.say(f"{event.done / max(event.of, 1):4.0%} of {event.row.name}{more}")
 
     def _finish(self, event: Event) -> None:
         if self._bars is not None and self._all is not None:

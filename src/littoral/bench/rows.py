@@ -1,0 +1,210 @@
+"""Makes the units of a table, several at a time, in worker processes, and keeps every finished one at once.
+
+A stop at any moment loses at most the units that run: nothing is remembered here that `UnitStore` does not hold.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from littoral.bench.document import commit, machine
+from littoral.bench.store import Unit, UnitStore, UnitT
+
+MakeUnit = Callable[[Any, Path, Path, Callable[..., None]], dict[str, Any]]
+"""A unit, the data folder, the work folder and where to tell progress, to the unit's result.
+
+Progress is told as ``(done, of)`` in frames and, where there is more to say, a line of text."""
+_TELL_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something happened to a unit: ``started``, ``progress``, ``done`` or ``failed``."""
+
+    kind: str
+    row: Any
+    """The unit."""
+    worker: int
+    done: int = 0
+    of: int = 0
+    text: str = ""
+    document: dict[str, Any] | None = None
+
+
+Tell = Callable[[Event], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How units are made."""
+
+    data: Path
+    work: Path
+    jobs: int = 1
+    budget_minutes: float | None = None
+    """After so many minutes no unit is begun; those that run are finished."""
+    make: str
+    """Who makes a unit in the worker process, ``module:function`` of the form of `MakeUnit`."""
+
+
+def split_done(
+    units: Sequence[UnitT], store: UnitStore[UnitT], fingerprint_of: Callable[[UnitT], str]
+) -> tuple[dict[str, dict[str, Any]], list[UnitT]]:
+    """Finished documents by key, and what is left to do."""
+    done, left = {}, []
+    for unit in units:
+        document = store.load(unit, fingerprint_of(unit))
+        if document is None:
+            left.append(unit)
+        else:
+            done[unit.key] = document
+    return done, left
+
+
+def make_units(
+    units: Sequence[UnitT],
+    options: RunOptions,
+    *,
+    store: UnitStore[UnitT],
+    fingerprint_of: Callable[[UnitT], str],
+    tell: Tell = lambda event: None,
+) -> dict[str, dict[str, Any]]:
+    """Make these units in order; documents by key. One that fails is told of and left out.
+
+    Raises:
+        KeyboardInterrupt: passed on once the workers are stopped; what was finished is kept.
+    """
+    todo, made = deque(units), dict[str, dict[str, Any]]()
+    if not todo:
+        return made
+    stamp = {"commit": commit(), "machine": machine()}
+    stop_at = None if options.budget_minutes is None else time.monotonic() + 60 * options.budget_minutes
+    prints = {unit.key: fingerprint_of(unit) for unit in units}  # of the sources as they are now
+    crew = _Crew(options, stamp, min(max(options.jobs, 1), len(todo)))
+    try:
+        while True:
+            while todo and (stop_at is None or time.monotonic() < stop_at) and (free := crew.free()) is not None:
+                unit = todo.popleft()
+                crew.give(free, unit)
+                tell(Event(kind="started", row=unit, worker=free))
+            if not crew.busy:
+                return made
+            for event in crew.events():
+                if event.document is not None:
+                    unit = next(unit for unit in units if unit.key == event.row.key)
+                    document = store.save(unit, prints[unit.key], event.document)
+                    made[unit.key], event = document, replace(event, document=document)
+                tell(event)
+    finally:
+        crew.stop()
+
+
+class _Crew:
+    """Worker processes and what each is at."""
+
+    def __init__(self, options: RunOptions, stamp: dict[str, Any], size: int) -> None:
+        self._options, self._stamp = options, stamp
+        self._context = multiprocessing.get_context("spawn")
+        self._workers = [self._start() for _ in range(size)]
+        self._at: dict[int, Unit] = {}
+
+    def _start(self) -> tuple[multiprocessing.process.BaseProcess, Connection]:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(theirs, self._options, self._stamp), daemon=True)
+        process.start()
+        theirs.close()
+        return process, ours
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._at)
+
+    def free(self) -> int | None:
+        """The number of a worker that has nothing to do."""
+        return next((number for number in range(len(self._workers)) if number not in self._at), None)
+
+    def give(self, number: int, unit: Unit) -> None:
+        self._at[number] = unit
+        self._workers[number][1].send(unit)
+
+    def events(self) -> list[Event]:
+        """Wait for news; a worker that died has failed its unit and is replaced."""
+        pipes: dict[Any, int] = {self._workers[number][1]: number for number in self._at}
+        out = []
+        for ready in wait(list(pipes)):
+            number = pipes[ready]
+            row = self._at[number]
+            try:
+                kind, values = self._workers[number][1].recv()
+            except (EOFError, OSError):
+                process = self._workers[number][0]
+                process.join()
+                kind, values = "failed", {"text": f"the worker ended with status {process.exitcode}"}
+                self._workers[number] = self._start()
+            if kind in ("done", "failed"):
+                del self._at[number]
+            out.append(Event(kind=kind, row=row, worker=number, **values))
+        return out
+
+    def stop(self) -> None:
+        """End all workers at once; what they were at is lost."""
+        for process, pipe in self._workers:
+            process.terminate()
+            pipe.close()
+        for process, _ in self._workers:
+            process.join(5)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+def _work(pipe: Connection, options: RunOptions, stamp: dict[str, Any]) -> None:
+    """A worker process: units in, events out, until the other end is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to hear
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    module, function = options.make.split(":")
+    make: MakeUnit = getattr(__import__(module, fromlist=[function]), function)
+    while True:
+        try:
+            unit = pipe.recv()
+        except EOFError:
+            return
+        begun, spent = time.monotonic(), time.process_time()
+        try:
+            result = make(unit, options.data, options.work, _teller(pipe))
+        except Exception as error:  # noqa: BLE001 -- the outermost frame of a unit; the others go on
+            pipe.send(("failed", {"text": f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-6)}"}))
+            continue
+        took = {"seconds": round(time.monotonic() - begun, 2), "cpu_seconds": round(time.process_time() - spent, 2)}
+        pipe.send(("done", {"document": {**stamp, **took, "result": result}}))
+
+
+def _teller(pipe: Connection) -> Callable[..., None]:
+    last = time.monotonic()
+
+    def tell(done: int, of: int, text: str = "") -> None:
+        nonlocal last
+        if time.monotonic() - last >= _TELL_EVERY_S:
+            last = time.monotonic()
+            pipe.send(("progress", {"done": done, "of": of, "text": text}))
+
+    return tell
+
+
+def _end_with_parent() -> None:
+    """A worker must not outlive a main process that was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,170 @@
+"""How far the coder is from the entropy, and how fast: the reference, the accelerator, and CompressAI's path.
+
+All code the same symbols, drawn from the tables themselves or measured; in turns, so that a machine that slows down
+slows all.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from littoral.core.codec import Symbols, decode, encode, rate_bits
+from littoral.core.codec_tables import ChannelPrior, CodecTables, FrequencyTable
+from littoral.core.rans import TOTAL
+
+NUM_SYMBOLS = 2_000
+"""Of the payload whose time with the reference is a promise."""
+LARGE_SYMBOLS = 72_600
+"""Of the latent of Entropic Student at 224 x 224 pixels."""
+PROMISED_BYTES = 12
+_CEILING = 1_000_000
+
+
+def laplace_tables(num_symbols: int, *, num_channels: int, seed: int = 0) -> CodecTables:
+    """Tables of one level with peaks of many widths, as learned ones have them, for about so many symbols."""
+    rng = np.random.default_rng(seed)
+    values = np.arange(-40, 41)
+    priors = []
+    for scale in np.exp(rng.uniform(np.log(0.3), np.log(3), num_channels)):
+        pmf = np.exp(-np.abs(values) / scale)
+        priors.append(ChannelPrior(pmf=pmf, first_value=-40, escape=1e-7 * float(pmf.sum())))
+    width = max(1, round(num_symbols / num_channels))
+    return CodecTables(height=1, width=width, levels=(FrequencyTable.from_priors(priors, max_bytes=_CEILING),))
+
+
+def draw_symbols(tables: CodecTables, *, level: int, num_payloads: int, seed: int = 0) -> list[Symbols]:
+    """Symbols as the tables say that they come, escapes left out."""
+    rng, table = np.random.default_rng(seed), tables.level(level)
+    num_channels, height, width = tables.shape(level)
+    out = []
+    for _ in range(num_payloads):
+        rows = []
+        for counts, first in zip(table.rows, table.first_values, strict=True):
+            weights = counts[:-1].astype(np.float64)
+            rows.append(first + rng.choice(len(weights), size=height * width, p=weights / weights.sum()))
+        out.append(np.array(rows, np.int32).reshape(num_channels, height, width))
+    return out
+
+
+def overhead(symbols: Sequence[Symbols], tables: CodecTables, *, level: int) -> dict[str, float]:
+    """Payload bytes against the ideal code length under the tables, and whether all keep within the promise."""
+    ideal = [rate_bits(one, tables, level=level) / 8 for one in symbols]
+    sent = [len(encode(one, tables, level=level)) for one in symbols]
+    return {
+        "ideal_bytes": round(float(np.mean(ideal)), 3),
+        "bytes": round(float(np.mean(sent)), 3),
+        "overhead_bytes": round(float(np.mean(np.subtract(sent, ideal))), 3),
+        "overhead_fraction": round(sum(sent) / sum(ideal) - 1, 6),
+        "within_promise": bool(np.all(np.array(sent) <= 1.01 * np.array(ideal) + PROMISED_BYTES)),
+    }
+
+
+def speed(
+    symbols: Sequence[Symbols], tables: CodecTables, *, level: int, rounds: int, compressai: bool = True
+) -> dict[str, Any]:
+    """Milliseconds to encode and to decode a payload, medians, for each coder that is here.
+
+    Keys are ``encode_ms_<coder>`` and so on; a coder that is not here has None and its reason.
+    """
+    ways = _ways(symbols, tables, level)
+    reasons: dict[str, Any] = {}
+    if compressai:
+        try:
+            ways.update(_compressai(symbols, tables, level))
+        except ImportError as error:
+            reasons["compressai_reason"] = f"compressai cannot be imported here ({error})"
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds):
+        for name, (encode_one, decode_one) in ways.items():
+            for way in ("encode", "decode"):
+                call = encode_one if way == "encode" else decode_one
+                started = time.perf_counter_ns()
+                call(number % len(symbols))
+                times.setdefault(f"{way}_ms_{name}", []).append((time.perf_counter_ns() - started) / 1e6)
+    out: dict[str, Any] = {"num_symbols": int(np.prod(tables.shape(level))), "rounds": rounds}
+    for name in ("reference", "accelerator", "compressai"):
+        both = 0.0
+        for way in ("encode", "decode"):
+            found = times.get(f"{way}_ms_{name}")
+            out[f"{way}_ms_{name}"] = round(float(np.median(found)), 5) if found else None
+            both += float(np.median(found)) if found else 0.0
+        out[f"symbols_per_second_{name}"] = round(2e3 * out["num_symbols"] / both) if both else None
+    if tables.level(level).coder is tables.level(level).reference_coder:
+        reasons["accelerator_reason"] = "constriction is not installed here"
+    return {**out, **reasons}
+
+
+Way = tuple[Callable[[int], object], Callable[[int], object]]
+
+
+def _ways(symbols: Sequence[Symbols], tables: CodecTables, level: int) -> dict[str, Way]:
+    payloads = [encode(one, tables, level=level) for one in symbols]
+
+    def way(use_reference: bool) -> Way:
+        return (
+            lambda i: encode(symbols[i], tables, level=level, use_reference=use_reference),
+            lambda i: decode(payloads[i], tables, use_reference=use_reference),
+        )
+
+    table = tables.level(level)
+    ways = {"reference": way(True)}
+    if table.coder is not table.reference_coder:
+        ways["accelerator"] = way(False)
+    return ways
+
+
+def _compressai(symbols: Sequence[Symbols], tables: CodecTables, level: int) -> dict[str, Way]:
+    """CompressAI's coder as its entropy models call it: lists of Python numbers in and out, tables of 16 bits.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    ans = importlib.import_module("compressai.ans")
+    rows = tables.level(level).rows
+    cdfs = [_cdf_of_16_bits(row) for row in rows]
+    lengths, offsets = [len(cdf) for cdf in cdfs], tables.level(level).first_values.tolist()
+    _, height, width = tables.shape(level)
+    indexes = np.repeat(np.arange(len(rows)), height * width).astype(np.int32)
+    flat = [np.ascontiguousarray(one, np.int32).reshape(-1) for one in symbols]
+    encoder, decoder = ans.RansEncoder(), ans.RansDecoder()
+
+    def encode_one(number: int) -> bytes:
+        coded: bytes = encoder.encode_with_indexes(flat[number].tolist(), indexes.tolist(), cdfs, lengths, offsets)
+        return coded
+
+    strings = [encode_one(number) for number in range(len(symbols))]
+
+    def decode_one(number: int) -> NDArray[np.int32]:
+        return np.array(decoder.decode_with_indexes(strings[number], indexes.tolist(), cdfs, lengths, offsets))
+
+    return {"compressai": (encode_one, decode_one)}
+
+
+def _cdf_of_16_bits(counts: NDArray[np.uint32]) -> list[int]:
+    """Running sums to 2**16, every slot at least 1."""
+    total = 1 << 16
+    fine = np.maximum(1, np.floor(counts / TOTAL * total)).astype(np.int64)
+    fine[fine.argmax()] += total - fine.sum()
+    return [0, *np.cumsum(fine).tolist()]
+
+
+def measure_codec(*, quick: bool) -> dict[str, Any]:
+    """The row of the table: 2,000 symbols against the promise, and a large latent for the throughput."""
+    small = laplace_tables(NUM_SYMBOLS, num_channels=20)
+    large = laplace_tables(LARGE_SYMBOLS, num_channels=24)
+    rounds = 40 if quick else 400
+    drawn = draw_symbols(small, level=0, num_payloads=20 if quick else 200)
+    out = {**overhead(drawn, small, level=0), **speed(drawn, small, level=0, rounds=rounds)}
+    many = draw_symbols(large, level=0, num_payloads=2)
+    wide = speed(many, large, level=0, rounds=max(rounds // 20, 3))
+    out.update({f"large_{key}": value for key, value in wide.items() if not key.endswith("_reason")})
+    fast, slow, other = (wide[f"symbols_per_second_{name}"] for name in ("accelerator", "reference", "compressai"))
+    out["speedup_over_reference"] = round(fast / slow, 2) if fast else None
+    out["speedup_over_compressai"] = round(fast / other, 2) if fast and other else None
+    return out

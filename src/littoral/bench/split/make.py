@@ -1,0 +1,198 @@
+"""What a worker process does with a unit: train or load, and measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from littoral.bench.split.local_only import macs_of
+from littoral.bench.split.material import SplitMaterial, accuracy_of, outputs_of
+from littoral.bench.split.unit import SplitUnit, Training
+
+_materials: dict[tuple[Path, Path], SplitMaterial] = {}
+Tell = Callable[..., None]
+Result = dict[str, Any]
+
+
+def make_unit(unit: SplitUnit, data: Path, work: Path, tell: Tell) -> Result:
+    """A unit's result: ``points``, flat rows, and what all of them share beside them."""
+    torch.set_num_threads(1)
+    material = _materials.setdefault((data, work), SplitMaterial(data, work))
+    return _MAKERS[unit.kind](unit, material, tell)
+
+
+def _training(unit: SplitUnit) -> Training:
+    if unit.training is None:
+        raise ValueError(f"{unit.name} is of a training, and has none")
+    return unit.training
+
+
+def _split(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
+    from littoral.bench.split.points import split_points
+    from littoral.bench.split.training import train_or_load
+
+    trained = train_or_load(_training(unit), material, tell)
+    frames, labels = material.first("test", unit.frames)
+    return {
+        "points": split_points(trained, frames, labels, subset=unit.options["subset"]),
+        "encoder_macs": trained.encoder_macs,
+        "segment_macs": trained.segment_macs,
+        "latent": list(trained.codec.latent_shape),
+        "trained_commit": trained.commit,
+    }
+
+
+def _local(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
+    from littoral.bench.split.training import train_local
+
+    network, made_by = train_local(_training(unit), material, tell)
+    frames, labels = material.first("test", unit.frames)
+    accuracy = accuracy_of(outputs_of(network, frames), labels)
+    return {
+        "points": [{"accuracy": accuracy, "bytes": 0.0}],
+        "network_macs": macs_of(**_training(unit).options["network"]),
+        "trained_commit": made_by,
+    }
+
+
+def _codec(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
+    from littoral.bench.split.points import codec_points
+
+    qualities = tuple(unit.options["qualities"])
+    points = codec_points(
+        material, unit.method, qualities=qualities, frames=unit.frames, teacher=unit.teacher, tell=tell
+    )
+    return {"points": points}
+
+
+def _features(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
+    from littoral.bench.split.points import feature_points
+
+    return {
+        "points": feature_points(
+            material, unit.options["packer"], cut=unit.variant, frames=unit.frames, teacher=unit.teacher
+        )
+    }
+
+
+def _fixed(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
+    from littoral.bench.split.points import fixed_points
+
+    return {"points": fixed_points(material, unit.variant, frames=unit.frames, subset=unit.options["subset"])}
+
+
+def _leakage(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
+    from littoral.bench.split.leakage import leakage_points
+    from littoral.bench.split.training import train_or_load
+
+    trained = train_or_load(_training(unit), material, tell)
+    options = unit.options
+    points = leakage_points(
+        trained,
+        material,
+        train_frames=options["train_frames"],
+        test_frames=unit.frames,
+        epochs=options["epochs"],
+        tell=tell,
+    )
+    return {"points": points, "trained_commit": trained.commit}
+
+
+def _robust(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
+    from littoral.bench.split.robust import robust_points
+    from littoral.bench.split.training import train_or_load
+
+    trained = train_or_load(_training(unit), material, tell)
+    points = robust_points(
+        trained,
+        material,
+        corruptions=unit.options["corruptions"],
+        severity=unit.options["severity"],
+        frames=unit.frames,
+        tell=tell,
+    )
+    return {"points": points, "trained_commit": trained.commit}
+
+
+def _timing(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
+    from littoral.bench.split.field import Fielded, timing_points
+    from littoral.bench.split.training import train_or_load
+
+    trained = train_or_load(_training(unit), material, tell)
+    fielded = Fielded(trained, material, material.work / "bundles" / unit.key)
+    points = timing_points(fielded, material.test[0][: unit.frames], rounds=unit.options["rounds"])
+    return {"points": points, "trained_commit": trained.commit}
+
+
+def _link(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
+    from littoral.bench.split.field import Fielded
+    from littoral.bench.split.link import LinkSpec
+    from littoral.bench.split.link_row import link_points
+    from littoral.bench.split.points import split_points
+    from littoral.bench.split.training import train_or_load
+
+    trained = train_or_load(_training(unit), material, tell)
+    frames, labels = material.first("test", unit.frames)
+    accuracies = [point["accuracy"] for point in split_points(trained, frames, labels, subset=unit.frames)]
+    fielded = Fielded(trained, material, material.work / "bundles" / unit.key)
+    spec = LinkSpec(round_trip_ms=unit.options["round_trip_ms"])
+    points = []
+    for level in unit.options["levels"]:
+        points += link_points(
+            fielded,
+            material,
+            level=level,
+            accuracy=accuracies[level],
+            frames=unit.frames,
+            rounds=unit.options["rounds"],
+            spec=spec,
+            teacher=unit.teacher,
+            tell=tell,
+        )
+    return {"points": points, "trained_commit": trained.commit}
+
+
+def _codec_speed(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
+    from littoral.bench.split.codec_speed import measure_codec
+
+    return {"points": [measure_codec(quick=unit.options["quick"])]}
+
+
+_MAKERS: dict[str, Callable[[SplitUnit, SplitMaterial, Tell], Result]] = {
+    "split": _split,
+    "local_only": _local,
+    "codec": _codec,
+    "features": _features,
+    "fixed": _fixed,
+    "leakage": _leakage,
+    "robust": _robust,
+    "timing": _timing,
+    "link": _link,
+    "codec_speed": _codec_speed,
+}
+_TRAINING = "littoral.bench.split.training"
+_MODULES: dict[str, tuple[str, ...]] = {
+    "split": ("points", "training"),
+    "local_only": ("local_only", "training"),
+    "codec": ("codecs", "material"),
+    "features": ("codecs", "material"),
+    "fixed": ("material",),
+    "leakage": ("leakage",),
+    "robust": ("robust",),
+    "timing": ("field",),
+    "link": ("link_row", "points"),
+    "codec_speed": ("codec_speed",),
+}
+
+
+def modules_of(unit: SplitUnit) -> list[str]:
+    """The modules that a unit's numbers come from."""
+    return [*(f"littoral.bench.split.{name}" for name in _MODULES[unit.kind]), "littoral.models.zoo"]
+
+
+def modules_without(unit: SplitUnit) -> list[str]:
+    """What they reach and no number comes from: how errors are named and documents stamped."""
+    return ["littoral.errors", "littoral.bench.document"]

@@ -1,0 +1,265 @@
+"""Which units the split table has, in the order in which they are worth having.
+
+What is trained has the same teacher, the same frames and the same number of epochs, whatever the method: `Budget`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from littoral.bench.split.codecs import QUALITIES, QUICK_QUALITIES
+from littoral.bench.split.local_only import SHAPES, size_for
+from littoral.bench.split.material import STUDENT, TEACHER
+from littoral.bench.split.unit import Kind, SplitUnit, Training
+from littoral.bench.streams.corruptions import COMMON
+
+PRODUCT, SINGLE, PARITY = "product", "product_single", "parity"
+LOCAL, DEVICE_ONLY, LOSSLESS = "local_only", "device_only", "cloud_lossless"
+PIXELS, LAYER1 = "pixels", "layer1"
+INPUTS = (PIXELS, LAYER1)
+"""What the encoder takes: the frame, or what the device's own network gives after its first stage."""
+
+NETWORKS: Mapping[str, dict[str, Any]] = {
+    PIXELS: {"patch": 0, "strides": [2, 2], "width": 60, "blocks": 2},
+    LAYER1: {"in_channels": 16, "patch": 0, "strides": [2, 2], "width": 48, "blocks": 1},
+}
+"""Of `littoral.models.architectures.product`."""
+RATE_WEIGHTS = (5e-4, 1.5e-4, 4e-5, 1e-5)
+GAINS = (1.0, 2.0, 4.0, 8.0)
+RECIPE: dict[str, Any] = {"pooled": {"layer3": 0.5}}
+ENCODER_MACS = {PIXELS: 10_874_880, LAYER1: 5_824_512}
+"""Of `NETWORKS`, and of the device's own network up to its first stage; a test counts them."""
+SEGMENT_MACS = {PIXELS: 0, LAYER1: 14_598_144}
+BETAS = (0.02, 0.08, 0.32, 1.28, 5.12)
+END_TO_END_BETAS = (1e-5, 5e-5, 2.5e-4)
+CHANNELS = (1, 2, 4, 8)
+RAC_WEIGHTS = (1e-5, 4e-5, 1.5e-4, 5e-4)
+AVIF_QUALITIES = (0, 10, 25, 40, 50, 60, 75, 90)
+CODEC_FRAMES = 2_000
+"""The codecs' curves are of the first 2,000 test frames: at each quality the whole teacher runs on every frame."""
+ROBUST = ("gaussian_noise", "defocus_blur", "contrast")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much everything is trained and measured."""
+
+    teacher: str = TEACHER
+    train_frames: int = 50_000
+    epochs: int = 40
+    views: int = 8
+    test_frames: int = 10_000
+    codec_frames: int = CODEC_FRAMES
+    robust_frames: int = 2_000
+    leak_frames: int = 10_000
+    """Training frames that the attacker has."""
+    leak_epochs: int = 10
+    rounds: int = 300
+
+
+QUICK = Budget(
+    teacher=STUDENT,
+    train_frames=1_280,
+    epochs=2,
+    views=1,
+    test_frames=200,
+    codec_frames=200,
+    robust_frames=100,
+    leak_frames=512,
+    leak_epochs=2,
+    rounds=25,
+)
+
+
+class _Plan:
+    """Makes units of a budget."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+
+    def training(self, method: str, variant: str, seed: int, **options: Any) -> Training:
+        b = self.budget
+        return Training(
+            method=method,
+            variant=variant,
+            seed=seed,
+            teacher=b.teacher,
+            frames=b.train_frames,
+            epochs=b.epochs,
+            views=b.views,
+            options=options,
+        )
+
+    def unit(
+        self, kind: Kind, method: str, variant: str, frames: int, training: Training | None = None, **options: Any
+    ) -> SplitUnit:
+        return SplitUnit(
+            kind=kind,
+            method=method,
+            variant=variant,
+            frames=frames,
+            teacher=self.budget.teacher,
+            training=training,
+            options=options,
+        )
+
+    def split(self, training: Training) -> SplitUnit:
+        subset = min(self.budget.codec_frames, self.budget.test_frames)
+        return self.unit("split", training.method, training.variant, self.budget.test_frames, training, subset=subset)
+
+    def product(self, given: str, seed: int) -> Training:
+        return self.training(PRODUCT, given, seed, **self._options(given, RATE_WEIGHTS, GAINS))
+
+    def single(self, given: str, level: int, seed: int) -> Training:
+        options = self._options(given, RATE_WEIGHTS[level : level + 1], GAINS[level : level + 1])
+        return self.training(SINGLE, f"{given}-rate{level}", seed, **options)
+
+    def _options(self, given: str, weights: Sequence[float], gains: Sequence[float]) -> dict[str, Any]:
+        segment = {} if given == PIXELS else {"segment": given}
+        return {
+            "network": NETWORKS[given],
+            "rate_weights": list(weights),
+            "starting_gains": list(gains),
+            "recipe": RECIPE,
+            **segment,
+        }
+
+    def parity(self, beta: float, seed: int) -> Training:
+        return self.training(PARITY, f"beta{beta:g}", seed, beta=beta)
+
+    def local(self, budget_macs: int, seed: int) -> list[SplitUnit]:
+        units = []
+        for shape in SHAPES:
+            if (size := size_for(budget_macs, shape)) is not None:
+                training = self.training(LOCAL, f"{budget_macs}-{shape}", seed, network=size.kwargs)
+                options = {"macs": size.macs, "budget_macs": budget_macs}
+                units.append(
+                    self.unit("local_only", LOCAL, training.variant, self.budget.test_frames, training, **options)
+                )
+        return units
+
+    def codec(self, name: str, qualities: Sequence[int]) -> SplitUnit:
+        return self.unit("codec", name, "teacher", self.budget.codec_frames, qualities=list(qualities))
+
+    def fixed(self) -> list[SplitUnit]:
+        b = self.budget
+        subset = min(b.codec_frames, b.test_frames)
+        return [
+            self.unit("fixed", DEVICE_ONLY, STUDENT, b.test_frames, subset=subset),
+            self.unit("fixed", LOSSLESS, b.teacher, b.test_frames, subset=subset),
+            self.codec("webp_lossless", (0,)),
+            self.codec("png", (0,)),
+        ]
+
+    def derived(self, training: Training, *, corruptions: Sequence[str], levels: Sequence[int]) -> list[SplitUnit]:
+        b, variant = self.budget, training.variant
+        return [
+            self.unit("timing", "timing", variant, 64, training, rounds=b.rounds),
+            *(
+                self.unit(
+                    "link", "link", f"{variant}-{trip:g}ms", min(b.codec_frames, 500), training,
+                    levels=list(levels), rounds=b.rounds, round_trip_ms=trip,
+                )
+                for trip in (40.0, 80.0)[: 1 if b.rounds < 100 else 2]
+            ),
+            self.unit(
+                "leakage", "leakage", variant, min(b.test_frames, 2_000), training,
+                train_frames=b.leak_frames, epochs=b.leak_epochs,
+            ),
+            self.unit(
+                "robust", "robust", variant, b.robust_frames, training, corruptions=list(corruptions), severity=3
+            ),
+        ]  # fmt: skip
+
+
+def full_plan(*, epochs: int | None = None, seeds: Sequence[int] = (0, 1, 2)) -> list[SplitUnit]:
+    """Every unit, the most telling first.
+
+    Args:
+        epochs: Of every training, where not `Budget`'s.
+        seeds: The first is run of everything, the others of what the summary quotes.
+    """
+    plan = _Plan(Budget() if epochs is None else Budget(epochs=epochs))
+    first, others = seeds[0], seeds[1:]
+    levels = range(len(RATE_WEIGHTS))
+    main = {given: plan.product(given, first) for given in INPUTS}
+    totals = {given: ENCODER_MACS[given] + SEGMENT_MACS[given] for given in INPUTS}
+    units = [
+        *plan.fixed(),
+        *(plan.split(main[given]) for given in INPUTS),
+        plan.codec("webp", QUALITIES),
+        *(plan.split(plan.parity(beta, first)) for beta in (0.32, 0.08, 1.28)),
+        *(unit for given in INPUTS for unit in plan.local(totals[given], first)),
+        *(plan.split(plan.single(PIXELS, level, first)) for level in levels),
+        plan.unit("codec_speed", "codec_speed", "laplace", 0, quick=False),
+        *(unit for given in INPUTS for unit in plan.derived(main[given], corruptions=COMMON, levels=levels)),
+        *(plan.split(plan.parity(beta, first)) for beta in BETAS if beta not in (0.32, 0.08, 1.28)),
+        *plan.local(ENCODER_MACS[LAYER1], first),
+        *(_channels(plan, channels, first) for channels in CHANNELS),
+        *(_end_to_end(plan, beta, first) for beta in END_TO_END_BETAS),
+        *(_rac(plan, weight, first) for weight in RAC_WEIGHTS),
+        *(plan.codec(name, QUALITIES) for name in ("jpeg", "jpeg_444")),
+        *(plan.codec(name, AVIF_QUALITIES) for name in ("avif", "avif_444")),
+        *(
+            plan.unit("features", f"features_{packer}", cut, plan.budget.codec_frames, packer=packer)
+            for packer in ("zlib", "lzma")
+            for cut in ("layer1", "layer2", "layer3")
+        ),
+    ]
+    for seed in others:
+        units += [plan.split(plan.product(given, seed)) for given in INPUTS]
+        units += [plan.split(plan.parity(beta, seed)) for beta in (0.32, 0.08, 1.28)]
+        units += [unit for given in INPUTS for unit in plan.local(totals[given], seed)]
+        units += [plan.split(plan.single(PIXELS, level, seed)) for level in levels]
+    return _once(units)
+
+
+def quick_plan() -> list[SplitUnit]:
+    """A few minutes on two cores: every kind of unit once, hardly trained, so its accuracies mean nothing."""
+    plan = _Plan(QUICK)
+    pixels = plan.product(PIXELS, 0)
+    return _once(
+        [
+            *plan.fixed(),
+            plan.split(plan.parity(0.32, 0)),
+            plan.split(pixels),
+            plan.split(plan.product(LAYER1, 0)),
+            *plan.local(ENCODER_MACS[PIXELS], 0),
+            plan.split(plan.single(PIXELS, 1, 0)),
+            _channels(plan, 2, 0),
+            plan.codec("webp", QUICK_QUALITIES),
+            plan.codec("jpeg", QUICK_QUALITIES),
+            plan.codec("avif", (50,)),
+            plan.unit("features", "features_zlib", "layer2", plan.budget.codec_frames, packer="zlib"),
+            plan.unit("codec_speed", "codec_speed", "laplace", 0, quick=True),
+            *plan.derived(pixels, corruptions=ROBUST[:2], levels=[1]),
+        ]
+    )
+
+
+def _channels(plan: _Plan, channels: int, seed: int) -> SplitUnit:
+    return plan.split(plan.training("channel_reduction", f"{channels}-channels", seed, channels=channels))
+
+
+def _end_to_end(plan: _Plan, beta: float, seed: int) -> SplitUnit:
+    return plan.split(plan.training("end_to_end", f"beta{beta:g}", seed, beta=beta))
+
+
+def _rac(plan: _Plan, weight: float, seed: int) -> SplitUnit:
+    return plan.split(plan.training("rac_shaped", f"weight{weight:g}", seed, rate_weight=weight, recipe=RECIPE))
+
+
+def chosen(units: Iterable[SplitUnit], globs: Sequence[str]) -> list[SplitUnit]:
+    """The units whose ``method/variant`` or ``kind/method/variant`` matches a glob; all where there is none."""
+
+    def matches(unit: SplitUnit, glob: str) -> bool:
+        return fnmatch.fnmatch(unit.short if glob.count("/") < 2 else f"{unit.kind}/{unit.short}", glob)
+
+    return [unit for unit in units if not globs or any(matches(unit, glob) for glob in globs)]
+
+
+def _once(units: Iterable[SplitUnit]) -> list[SplitUnit]:
+    return list({unit.key: unit for unit in units}.values())

@@ -1,0 +1,256 @@
+"""The few numbers that people quote, of whatever units there are: pure, and null with a reason where one is missing.
+
+What depends on chance is taken seed by seed and then averaged. ``<key>_reason`` says why a key is null.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from littoral.bench.split.curves import Curve, bytes_at, delta_accuracy, delta_rate
+from littoral.bench.split.plan import (
+    DEVICE_ONLY,
+    INPUTS,
+    LOCAL,
+    LOSSLESS,
+    PARITY,
+    PRODUCT,
+    SINGLE,
+)
+from littoral.bench.split.unit import SplitUnit
+
+Result = Mapping[str, Any]
+Found = tuple[SplitUnit, Result]
+AT = 91.0
+"""Percent: where bytes are compared."""
+KEYS = (
+    "bytes_product_over_parity_at_91", "bytes_product_over_webp_at_91", "product_best_top1",
+    "encoder_macs_over_resnet20", "points_over_local_only_at_equal_macs", "multi_rate_over_single_rate_bytes",
+    "codec_overhead_fraction", "codec_reference_ms_2000_symbols", "codec_speedup_over_compressai",
+    "seg_bytes_over_webp", "det_bytes_over_webp", "link_latency_split_over_webp",
+)  # fmt: skip
+"""What issue and docs ask for; the summary has more."""
+RIVALS = (PARITY, "rac_shaped", "end_to_end", "channel_reduction")
+
+
+class Units:
+    """Finished units by what one asks for."""
+
+    def __init__(self, planned: Sequence[SplitUnit], results: Mapping[str, Result]) -> None:
+        self.found: list[Found] = [(unit, results[unit.key]) for unit in planned if unit.key in results]
+
+    def of(self, kind: str, method: str | None = None, variant: str | None = None) -> list[Found]:
+        """Those of a kind, and of a method and a variant where they are given."""
+        return [
+            (unit, result)
+            for unit, result in self.found
+            if unit.kind == kind
+            and (method is None or unit.method == method)
+            and (variant is None or unit.variant == variant)
+        ]
+
+    def curves(self, found: Iterable[Found], size: str = "bytes", accuracy: str = "accuracy") -> dict[int, Curve]:
+        """By seed the curve through all points of these units."""
+        points: dict[int, list[tuple[float, float]]] = {}
+        for unit, result in found:
+            for point in result["points"]:
+                if point.get(size) and accuracy in point:
+                    points.setdefault(unit.seed, []).append((point[size], point[accuracy]))
+        return {seed: Curve.of(of_seed) for seed, of_seed in sorted(points.items())}
+
+    def accuracy(self, kind: str, method: str) -> float | None:
+        """Of the only point of a unit."""
+        for _, result in self.of(kind, method):
+            return float(result["points"][0]["accuracy"])
+        return None
+
+
+def default_input(units: Units) -> str | None:
+    """Of the two inputs of the encoder the one whose encoder is cheaper, of those that were run."""
+    macs = {unit.variant: result["encoder_macs"] for unit, result in units.of("split", PRODUCT)}
+    return min(macs, key=lambda given: macs[given], default=None)
+
+
+def summarise(planned: Sequence[SplitUnit], results: Mapping[str, Result]) -> dict[str, Any]:
+    """The summary of a document.
+
+    Args:
+        planned: All units that the table should have.
+        results: What the finished ones gave, by `SplitUnit.key`.
+    """
+    units = Units(planned, results)
+    given = default_input(units)
+    out: dict[str, Any] = dict.fromkeys(KEYS)
+    if given is not None:
+        out["default_input"] = given
+        out.update(_product(units, given, ""))
+        for other in INPUTS:
+            if units.of("split", PRODUCT, other):
+                out.update(_product(units, other, f"_{other}"))
+    out.update(_multi_rate(units))
+    out.update(_codec(units))
+    out.update(_link(units, given))
+    for method, key in ((DEVICE_ONLY, "device_only_top1"), (LOSSLESS, "cloud_lossless_top1")):
+        out[key] = units.accuracy("fixed", method)
+    for key in ("seg_bytes_over_webp", "det_bytes_over_webp"):
+        out.setdefault(f"{key}_reason", "measured by the dense tasks' units, which this plan does not have")
+    for key in KEYS:
+        if out[key] is None:
+            out.setdefault(f"{key}_reason", "the units that it is of are not there")
+    out["units_done"], out["units_planned"] = len(units.found), len(planned)
+    return out
+
+
+def _product(units: Units, given: str, suffix: str) -> dict[str, Any]:
+    product = units.of("split", PRODUCT, given)
+    curves = units.curves(product)
+    out: dict[str, Any] = {}
+    parity = units.curves(units.of("split", PARITY))
+    out.update(_ratio(f"bytes_product_over_parity_at_91{suffix}", curves, parity, "parity"))
+    on_subset = units.curves(product, "subset_bytes", "subset_accuracy")
+    for size, name in (("bytes_without_header", ""), ("bytes", "_with_header")):
+        webp = units.curves(units.of("codec", "webp"), size)
+        same = {seed: webp[0] for seed in on_subset} if webp else {}
+        out.update(_ratio(f"bytes_product_over_webp{name}_at_91{suffix}", on_subset, same, "WebP"))
+        if not name:
+            out.update(_distances(f"product_over_webp{suffix}", on_subset, same))
+    for rival in RIVALS:
+        theirs = units.curves(units.of("split", rival))
+        out.update(_distances(f"product_over_{rival}{suffix}", curves, theirs))
+    out[f"product_best_top1{suffix}"] = _mean(
+        max(point["accuracy"] for point in result["points"]) for _, result in product
+    )
+    out[f"product_seeds{suffix}"] = len(product)
+    (_, one), *_ = product
+    resnet20 = [result["points"][0]["network_macs"] for _, result in units.of("fixed", DEVICE_ONLY)]
+    out[f"encoder_macs{suffix}"], out[f"segment_macs{suffix}"] = one["encoder_macs"], one["segment_macs"]
+    out[f"encoder_macs_over_resnet20{suffix}"] = round(one["encoder_macs"] / resnet20[0], 4) if resnet20 else None
+    both = one["encoder_macs"] + one["segment_macs"]
+    out.update(_over_local(units, product, both, f"points_over_local_only_at_equal_macs{suffix}"))
+    if one["segment_macs"]:
+        out.update(_over_local(units, product, one["encoder_macs"], f"points_over_local_only_at_added_macs{suffix}"))
+    return out
+
+
+def _ratio(key: str, ours: Mapping[int, Curve], theirs: Mapping[int, Curve], name: str) -> dict[str, Any]:
+    """Bytes over bytes at `AT`, the mean over the seeds that both have."""
+    ratios = []
+    for seed in sorted(set(ours) & set(theirs)):
+        a, b = bytes_at(ours[seed], AT), bytes_at(theirs[seed], AT)
+        if a is not None and b is not None:
+            ratios.append(a / b)
+    if ratios:
+        more = {f"{key}_spread": round(max(ratios) - min(ratios), 4)} if len(ratios) > 1 else {}
+        return {key: round(statistics.fmean(ratios), 4), f"{key}_seeds": len(ratios), **more}
+    if not ours or not theirs:
+        return {key: None}
+    ranges = [
+        f"{who} spans {min(c.accuracy[0] for c in curves.values()):.2f} to "
+        f"{max(c.accuracy[-1] for c in curves.values()):.2f} %"
+        for who, curves in (("product", ours), (name, theirs))
+    ]
+    return {key: None, f"{key}_reason": f"not both reach over {AT:g} %: {', '.join(ranges)}"}
+
+
+def _distances(key: str, ours: Mapping[int, Curve], theirs: Mapping[int, Curve]) -> dict[str, Any]:
+    """Mean distances of two curves, over the seeds that both have."""
+    common = sorted(set(ours) & set(theirs))
+    points = [d for seed in common if (d := delta_accuracy(ours[seed], theirs[seed])) is not None]
+    rates = [d for seed in common if (d := delta_rate(ours[seed], theirs[seed])) is not None]
+    out = {}
+    if points:
+        out[f"{key}_delta_points"] = round(statistics.fmean(points), 3)
+    if rates:
+        out[f"{key}_delta_rate"] = round(statistics.fmean(rates), 4)
+    return out
+
+
+def _over_local(units: Units, product: Sequence[Found], budget_macs: int, key: str) -> dict[str, Any]:
+    """At the level where it is least, by how much the product is above the better network that sends nothing."""
+    local: dict[int, float] = {}
+    for unit, result in units.of("local_only", LOCAL):
+        if unit.options["budget_macs"] == budget_macs:
+            right = float(result["points"][0]["accuracy"])
+            local[unit.seed] = max(right, local.get(unit.seed, 0.0))
+    gaps = []
+    for unit, result in product:
+        if unit.seed in local:
+            gaps.append(min(point["accuracy"] for point in result["points"]) - local[unit.seed])
+    found = {key: _mean(gaps)}
+    if gaps:
+        found[f"{key}_best_level"] = _mean(
+            max(point["accuracy"] for point in result["points"]) - local[unit.seed]
+            for unit, result in product
+            if unit.seed in local
+        )
+    return found
+
+
+def _multi_rate(units: Units) -> dict[str, Any]:
+    """The most that one model for all rates costs at the accuracy of a model of one rate."""
+    key = "multi_rate_over_single_rate_bytes"
+    singles = units.of("split", SINGLE)
+    ratios: dict[str, list[float]] = {}
+    outside = []
+    for unit, result in singles:
+        given = unit.variant.split("-")[0]
+        curve = units.curves(units.of("split", PRODUCT, given)).get(unit.seed)
+        (point,) = result["points"]
+        if curve is None:
+            continue
+        ours = bytes_at(curve, point["accuracy"])
+        if ours is None:
+            outside.append(f"{unit.variant} at {point['accuracy']:.2f} %")
+        else:
+            ratios.setdefault(unit.variant, []).append(ours / point["bytes"])
+    out: dict[str, Any] = {key: None}
+    if ratios:
+        means = {variant: statistics.fmean(values) for variant, values in ratios.items()}
+        out[key] = round(max(means.values()), 4)
+        out |= {f"{key}_{variant.replace('-', '_')}": round(value, 4) for variant, value in sorted(means.items())}
+    if outside:
+        out[f"{key}_outside"] = ", ".join(outside)
+        if not ratios:
+            out[f"{key}_reason"] = "no single-rate point lies on the curve of the model for all rates"
+    return out
+
+
+def _codec(units: Units) -> dict[str, Any]:
+    for _, result in units.of("codec_speed"):
+        (point,) = result["points"]
+        out = {
+            "codec_overhead_fraction": point["overhead_fraction"],
+            "codec_overhead_bytes": point["overhead_bytes"],
+            "codec_within_promise": point["within_promise"],
+            "codec_reference_ms_2000_symbols": max(point["encode_ms_reference"], point["decode_ms_reference"]),
+            "codec_speedup_over_compressai": point["speedup_over_compressai"],
+            "codec_speedup_over_reference": point["speedup_over_reference"],
+        }
+        if "compressai_reason" in point:
+            out["codec_speedup_over_compressai_reason"] = point["compressai_reason"]
+        return out
+    return {}
+
+
+def _link(units: Units, given: str | None) -> dict[str, Any]:
+    """The split's median over WebP's, at the level where it is most, by round trip."""
+    out: dict[str, Any] = {}
+    for unit, result in units.of("link"):
+        by_way: dict[str, list[Mapping[str, Any]]] = {}
+        for point in result["points"]:
+            by_way.setdefault(point["way"], []).append(point)
+        pairs = zip(by_way["split"], by_way["webp"], strict=True)
+        worst = max(round(ours["latency_ms"] / theirs["latency_ms"], 4) for ours, theirs in pairs)
+        variant, trip = unit.variant.rsplit("-", 1)
+        out[f"link_latency_split_over_webp_{variant}_{trip}"] = worst
+        if trip == "40ms" and (variant == given or "link_latency_split_over_webp" not in out):
+            out["link_latency_split_over_webp"] = worst
+            out["link_latency_split_over_webp_input"] = variant
+    return out
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return round(statistics.fmean(found), 3) if found else None

@@ -1,0 +1,226 @@
+"""`littoral bench split`: make the units that are missing, and the document of all that are there."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from littoral.bench.document import make_document, write_document
+from littoral.bench.fingerprint import fingerprint
+from littoral.bench.progress import ProgressView
+from littoral.bench.rows import RunOptions, make_units, split_done
+from littoral.bench.split.make import modules_of, modules_without
+from littoral.bench.split.material import check_data
+from littoral.bench.split.plan import chosen, full_plan, quick_plan
+from littoral.bench.split.summary import KEYS, summarise
+from littoral.bench.split.unit import LAST_STAGE, SplitUnit
+from littoral.bench.store import UnitStore
+
+TABLE = "split"
+MAKE = "littoral.bench.split.make:make_unit"
+_WIDTH = 140
+
+
+class SplitStore(UnitStore[SplitUnit]):
+    """Units under names that people can read."""
+
+    def path(self, unit: SplitUnit) -> Path:
+        return self.folder / f"{unit.kind}-{unit.method}-{unit.variant}-{unit.seed}-{unit.key}.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitBench:
+    """What `littoral bench split` was asked for."""
+
+    data: Path | None
+    work: Path
+    rows: Path | None = None
+    """Where finished units are kept; None is ``rows`` in the work folder."""
+    quick: bool = False
+    epochs: int | None = None
+    """Of every training of the full plan; None for the plan's own."""
+    only: tuple[str, ...] = ()
+    jobs: int | None = None
+    """None for as many as there are cores."""
+    budget_minutes: float | None = None
+    list_only: bool = False
+    out: Path | None = None
+    quiet: bool = False
+
+
+def fingerprint_of(unit: SplitUnit) -> str:
+    """Of the source files that the unit's numbers come from."""
+    return fingerprint(modules_of(unit), without=modules_without(unit))
+
+
+def bench_split(asked: SplitBench) -> dict[str, Any]:
+    """Make the missing units, or list them; print the table and the document.
+
+    Raises:
+        LittoralError: the data are not there.
+    """
+    planned = quick_plan() if asked.quick else full_plan(epochs=asked.epochs)
+    units = chosen(planned, asked.only)
+    store = SplitStore(asked.rows or asked.work / "rows")
+    store.tidy()
+    done, left = split_done(units, store, fingerprint_of)
+    if asked.list_only:
+        return _list(units, done, store, asked)
+    if left:
+        _make(left, asked, store, len(done))
+    all_done, _ = split_done(planned, store, fingerprint_of)
+    document = document_of(planned, all_done, quick=asked.quick)
+    if asked.out is not None:
+        write_document(document, asked.out)
+    if not asked.quiet:
+        print_table(document)
+    print(json.dumps(document))
+    return document
+
+
+def _make(left: Sequence[SplitUnit], asked: SplitBench, store: SplitStore, num_done: int) -> None:
+    """Stage by stage, since what is measured of a training waits for it, and what measures time wants to be alone."""
+    data = check_data(asked.data)
+    jobs = asked.jobs or len(os.sched_getaffinity(0))
+    begun = time.monotonic()
+    with ProgressView(len(left), quiet=asked.quiet) as view:
+        view.say(f"{num_done} units are there, {len(left)} to make, {jobs} at a time")
+        for stage in range(LAST_STAGE + 1):
+            budget = asked.budget_minutes
+            if budget is not None:
+                budget = max(0.0, budget - (time.monotonic() - begun) / 60)
+            options = RunOptions(
+                data=data, work=asked.work, jobs=1 if stage == LAST_STAGE else jobs, budget_minutes=budget, make=MAKE
+            )
+            of_stage = [unit for unit in left if unit.stage == stage]
+            make_units(of_stage, options, store=store, fingerprint_of=fingerprint_of, tell=view.tell)
+
+
+def document_of(planned: Sequence[SplitUnit], done: Mapping[str, Mapping[str, Any]], *, quick: bool) -> dict[str, Any]:
+    """The document of all planned units that are done, in the order of the plan."""
+    there = [unit for unit in planned if unit.key in done]
+    trained = {unit.training.epochs for unit in there if unit.training is not None}
+    return make_document(
+        table=TABLE,
+        config={
+            "quick": quick,
+            "missing": [unit.name for unit in planned if unit.key not in done],
+            "student": "resnet20",
+            "teacher": sorted({unit.teacher for unit in there}),
+            "epochs": sorted(trained),
+        },
+        seeds=sorted({unit.seed for unit in there}),
+        rows=[row for unit in there for row in flat_rows(unit, done[unit.key])],
+        summary=summarise(planned, {key: document["result"] for key, document in done.items()}),
+    )
+
+
+def flat_rows(unit: SplitUnit, document: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    """A row per point of a unit."""
+    result = document["result"]
+    shared = {key: value for key, value in result.items() if key != "points" and not isinstance(value, list)}
+    training = unit.training
+    for point in result["points"]:
+        yield {
+            "kind": unit.kind,
+            "method": unit.method,
+            "variant": unit.variant,
+            "seed": unit.seed if training is not None else None,
+            "teacher": unit.teacher,
+            "test_frames": unit.frames,
+            "epochs": None if training is None else training.epochs,
+            "train_frames": None if training is None else training.frames,
+            **shared,
+            **point,
+            "seconds": document["seconds"],
+            "commit": document["commit"],
+        }
+
+
+def estimate_seconds(unit: SplitUnit, store: SplitStore) -> float | None:
+    """How long a unit took when it was last made, by whatever code; None if it never was."""
+    document = store.read(unit)
+    return None if document is None else float(document["seconds"])
+
+
+def _list(units: Sequence[SplitUnit], done: Mapping[str, Any], store: SplitStore, asked: SplitBench) -> dict[str, Any]:
+    """What is there, what is not, and how long it took or takes."""
+    per_frame = _seconds_per_frame(units, store)
+    listed: list[dict[str, Any]] = []
+    for unit in units:
+        seconds = estimate_seconds(unit, store)
+        if seconds is None and unit.kind in per_frame:
+            seconds = round(per_frame[unit.kind] * unit.num_frames, 1)
+        listed.append({"unit": unit.name, "stage": unit.stage, "done": unit.key in done, "seconds": seconds})
+        if not asked.quiet:
+            told = "       ?" if seconds is None else f"{seconds:8.0f}"
+            print(f"{'done   ' if unit.key in done else 'missing'} {told} s  {unit.name}")
+    jobs = asked.jobs or len(os.sched_getaffinity(0))
+    known = [entry["seconds"] for entry in listed if not entry["done"] and entry["seconds"] is not None]
+    summary = {
+        "units_done": len(done),
+        "units_planned": len(units),
+        "left_seconds_one_core": round(sum(known), 1),
+        "left_without_estimate": sum(not entry["done"] and entry["seconds"] is None for entry in listed),
+        "jobs": jobs,
+    }
+    if not asked.quiet:
+        print(f"{len(done)} of {len(units)} units are done; about {sum(known) / jobs / 3600:.1f} h are left")
+    print(json.dumps({"units": listed, "summary": summary}))
+    return {"units": listed, "summary": summary}
+
+
+def _seconds_per_frame(units: Sequence[SplitUnit], store: SplitStore) -> dict[str, float]:
+    """By kind, of what was made before."""
+    seconds: dict[str, float] = {}
+    frames: dict[str, int] = {}
+    for unit in units:
+        document = store.read(unit)
+        if document is not None and unit.num_frames:
+            seconds[unit.kind] = seconds.get(unit.kind, 0.0) + document["seconds"]
+            frames[unit.kind] = frames.get(unit.kind, 0) + unit.num_frames
+    return {kind: seconds[kind] / frames[kind] for kind in seconds}
+
+
+def print_table(document: Mapping[str, Any]) -> None:
+    """Every point with bytes or an accuracy, and the summary."""
+    table = Table(title="bytes of a frame as sent, and right answers in percent", title_justify="left")
+    for column in ("kind", "method", "variant", "seed", "level", "bytes", "p95", "no header", "right", "encoder MMAC"):
+        table.add_column(column, justify="left" if column in ("kind", "method", "variant") else "right")
+    for row in document["rows"]:
+        if row["kind"] not in ("split", "local_only", "codec", "features", "fixed", "robust"):
+            continue
+        macs = row.get("encoder_macs", row.get("network_macs"))
+        table.add_row(
+            row["kind"],
+            row["method"],
+            str(row.get("corruption", row["variant"])),
+            _text(row["seed"], ".0f"),
+            _text(row.get("level", row.get("quality")), ".0f"),
+            _text(row.get("bytes"), ",.1f"),
+            _text(row.get("bytes_p95"), ",.0f"),
+            _text(row.get("bytes_without_header"), ",.1f"),
+            _text(row.get("accuracy"), ".2f"),
+            _text(None if macs is None else macs / 1e6, ".2f"),
+        )
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    console.print(table)
+    summary = document["summary"]
+    for name in KEYS:
+        reason = f" ({summary[f'{name}_reason']})" if summary.get(f"{name}_reason") and summary[name] is None else ""
+        console.print(f"{name}: {summary[name]}{reason}", highlight=False, soft_wrap=True)
+    console.print(f"{summary['units_done']} of {summary['units_planned']} units", highlight=False)
+
+
+def _text(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

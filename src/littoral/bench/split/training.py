@@ -1,0 +1,310 @@
+"""Trains what a `Training` says, resumably, and gives it back with the tables that its payloads are coded with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from littoral.bench.document import commit
+from littoral.bench.split.local_only import local_network
+from littoral.bench.split.material import FACTORY, INPUT, KWARGS, STUDENT, SplitMaterial, alone, torch_device
+from littoral.bench.split.unit import Training
+from littoral.bundle import SplitCodec
+from littoral.core.arrays import FloatArray, Frame
+from littoral.models import architectures
+from littoral.models.bottleneck import Bottleneck, SplitTail, count_macs, split_tail_kwargs, to_split_tail
+from littoral.models.entropy import UniformPrior
+from littoral.models.frames import normalise
+from littoral.models.parts import head_of, tail_of
+from littoral.train.bottleneck import train_split
+from littoral.train.split_data import SplitData, SplitNetworks
+from littoral.train.split_losses import ClassifierDistortion
+from littoral.train.split_recipe import (
+    Phase,
+    SplitLoss,
+    SplitRecipe,
+    channel_reduction_recipe,
+    end_to_end_recipe,
+    parity_recipe,
+    product_recipe,
+)
+from littoral.train.tables import build_tables
+
+CUT = "layer2"
+"""The tail begins after it: 32 channels of 16 x 16."""
+TABLE_FRAMES = 2_000
+_STILL = 2.0**14
+"""A gain at which rounding is nothing, for a network whose latent is its own scores."""
+_BATCH = 250
+Say = Callable[..., None]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trained:
+    """A finished training of a split."""
+
+    training: Training
+    bottleneck: Bottleneck
+    tail: SplitTail
+    head: nn.Module | None
+    """What the device runs anyway before the encoder."""
+    codec: SplitCodec
+    tail_kwargs: dict[str, Any]
+    """For `littoral.models.bottleneck.make_split_tail`."""
+    commit: str
+    """Of the code that trained it."""
+
+    @torch.inference_mode()
+    def latents(self, frames: Frame) -> FloatArray:
+        """float32 ``(N, C, h, w)`` of frames uint8 ``(N, 32, 32, 3)``."""
+        device = next(self.bottleneck.parameters()).device
+        parts = []
+        for start in range(0, len(frames), _BATCH):
+            x = normalise(torch.from_numpy(np.ascontiguousarray(frames[start : start + _BATCH])).to(device), INPUT)
+            parts.append(self.bottleneck.latent(x if self.head is None else self.head(x)).float().cpu().numpy())
+        return np.concatenate(parts)
+
+    @torch.inference_mode()
+    def logits(self, symbols_NCHW: FloatArray, level: int) -> FloatArray:
+        """What the cloud makes of symbols as they came: float32, zero where a level sends no channel."""
+        device = next(self.tail.parameters()).device
+        parts = []
+        for start in range(0, len(symbols_NCHW), _BATCH):
+            symbols = torch.from_numpy(symbols_NCHW[start : start + _BATCH]).to(device)
+            level_B = torch.full((len(symbols),), level, device=device)
+            parts.append(self.tail(symbols, level_B).float().cpu().numpy())
+        return np.concatenate(parts)
+
+    @property
+    def encoder_macs(self) -> int:
+        shape = (INPUT.channels, INPUT.height, INPUT.width)
+        return count_macs(self.bottleneck.encoder, shape if self.head is None else _shape_of(self.head, shape))
+
+    @property
+    def segment_macs(self) -> int:
+        """Of what the device runs anyway."""
+        return 0 if self.head is None else count_macs(self.head, (INPUT.channels, INPUT.height, INPUT.width))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Planned:
+    networks: SplitNetworks
+    recipe: SplitRecipe
+    distortion: ClassifierDistortion
+
+
+def train_or_load(training: Training, material: SplitMaterial, tell: Say = lambda done, of, text="": None) -> Trained:
+    """The split of a training: what its checkpoint lacks is trained now."""
+    planned, made_by = _run(training, material, tell)
+    bottleneck, tail, head = planned.networks.bottleneck, planned.networks.tail, planned.networks.head
+    if training.method == "channel_reduction":
+        bottleneck.log_gains.requires_grad_(False)
+        _calibrate(bottleneck, material.train[0][: min(TABLE_FRAMES, training.frames)])
+    codec = _codec(bottleneck, head, material.train[0][: min(TABLE_FRAMES, training.frames)])
+    tail_of_teacher = {"factory": FACTORY[training.teacher], "kwargs": KWARGS, "cut": CUT}
+    return Trained(
+        training=training,
+        bottleneck=bottleneck,
+        tail=to_split_tail(bottleneck, tail),
+        head=head,
+        codec=codec,
+        tail_kwargs=split_tail_kwargs(bottleneck, tail_of_teacher),
+        commit=made_by,
+    )
+
+
+def train_local(
+    training: Training, material: SplitMaterial, tell: Say = lambda done, of, text="": None
+) -> tuple[nn.Module, str]:
+    """A network that sends nothing, trained by the same trainer on the same frames with the same distillation.
+
+    It is trained as a split whose latent is its own scores, at a gain where rounding is nothing, with no weight on the
+    rate and nothing behind it.
+
+    Returns:
+        The network, in eval mode, and the commit of the code that trained it.
+    """
+    planned, made_by = _run(training, material, tell)
+    return nn.Sequential(planned.networks.bottleneck.encoder, nn.Flatten()).eval(), made_by
+
+
+def _run(training: Training, material: SplitMaterial, tell: Say) -> tuple[_Planned, str]:
+    total = training.epochs * training.frames
+    done = 0
+
+    def say(line: str) -> None:
+        tell(done, total, line)
+
+    def after(epoch: int, bottleneck: Bottleneck, tail: nn.Module) -> None:
+        nonlocal done
+        done = epoch * training.frames
+
+    frames, labels = material.first("train", training.frames)
+    bank = material.bank(training.teacher, frames=training.frames, views=training.views, progress=say)
+    folder = material.work / "trained" / training.folder
+    with alone(folder):
+        planned = _plan(training, material)
+        (folder / "config.json").write_text(json.dumps(training.config(), indent=1))
+        train_split(
+            planned.recipe,
+            planned.networks,
+            SplitData(frames=frames, input=INPUT, targets=labels, bank=bank),
+            distortion=planned.distortion,
+            checkpoint=folder / "checkpoint.pt",
+            progress=say,
+            after_epoch=after,
+        )
+        return planned, _trained_by(folder)
+
+
+def _trained_by(folder: Path) -> str:
+    """The commit of the code that finished the training, kept beside the checkpoint."""
+    path = folder / "commit"
+    if not path.exists():
+        path.write_text(commit())
+    return path.read_text()
+
+
+def _plan(training: Training, material: SplitMaterial) -> _Planned:
+    """Fresh networks and the recipe; the same seed gives the same ones."""
+    options = dict(training.options)
+    teacher = material.network(training.teacher)
+    segment = options.pop("segment", None)
+    with torch.random.fork_rng():
+        torch.manual_seed(training.seed)
+        bottleneck, recipe = _METHODS[training.method](training, options)
+    device = torch_device()
+    local = training.method == "local_only"
+    networks = SplitNetworks(
+        bottleneck=bottleneck.to(device),
+        tail=nn.Identity() if local else tail_of(teacher, CUT).to(device),
+        head=None if segment is None else head_of(material.network(STUDENT), segment).to(device),
+        teacher=teacher.to(device),
+        cut=None if local else CUT,
+    )
+    alone_with_labels = training.method == "end_to_end"
+    distortion = ClassifierDistortion(label_weight=1.0, teacher_weight=0.0) if alone_with_labels else None
+    return _Planned(networks=networks, recipe=recipe, distortion=distortion or ClassifierDistortion())
+
+
+def _product(training: Training, options: dict[str, Any]) -> tuple[Bottleneck, SplitRecipe]:
+    weights = tuple(options["rate_weights"])
+    network = architectures.product(
+        starting_gains=options["starting_gains"], kept=options.get("kept"), **options.get("network", {})
+    )
+    recipe = product_recipe(
+        epochs=training.epochs, rate_weights=weights, seed=training.seed, **options.get("recipe", {})
+    )
+    return network, recipe
+
+
+def _parity(training: Training, options: dict[str, Any]) -> tuple[Bottleneck, SplitRecipe]:
+    first = max(1, training.epochs // 2)
+    recipe = parity_recipe(
+        beta=options["beta"],
+        features=(CUT, "layer3"),
+        stage1_epochs=first,
+        stage2_epochs=training.epochs - first,
+        seed=training.seed,
+    )
+    return architectures.entropic_student(**options.get("network", {})), recipe
+
+
+def _end_to_end(training: Training, options: dict[str, Any]) -> tuple[Bottleneck, SplitRecipe]:
+    recipe = end_to_end_recipe(beta=options["beta"], epochs=training.epochs, batch_size=128, seed=training.seed)
+    return architectures.entropic_student(**options.get("network", {})), recipe
+
+
+def _channel_reduction(training: Training, options: dict[str, Any]) -> tuple[Bottleneck, SplitRecipe]:
+    recipe = channel_reduction_recipe(features=(CUT, "layer3"), epochs=training.epochs, seed=training.seed)
+    return architectures.channel_reduction(num_channels=options["channels"], **options.get("network", {})), recipe
+
+
+def _rac_shaped(training: Training, options: dict[str, Any]) -> tuple[Bottleneck, SplitRecipe]:
+    recipe = product_recipe(
+        epochs=training.epochs, hard_epochs=0, rate_weights=(options["rate_weight"],), seed=training.seed,
+        **options.get("recipe", {}),
+    )  # fmt: skip
+    return architectures.rac_shaped(**options.get("network", {})), recipe
+
+
+def _local_only(training: Training, options: dict[str, Any]) -> tuple[Bottleneck, SplitRecipe]:
+    classes = KWARGS["num_classes"]
+    network = nn.Sequential(local_network(num_classes=classes, **options["network"]), nn.Unflatten(1, (classes, 1, 1)))
+    bottleneck = Bottleneck(
+        network,
+        nn.Flatten(),
+        UniformPrior(1, classes),
+        num_channels=classes,
+        num_levels=1,
+        starting_gains=[_STILL],
+        learned_gains=False,
+    )
+    phase = Phase(
+        epochs=training.epochs,
+        loss=SplitLoss(rate=0.0),
+        trained=("encoder",),
+        lr=2e-3,
+        weight_decay=1e-2,
+        clip_norm=5.0,
+        warmup=0.1,
+    )
+    return bottleneck, SplitRecipe(phases=(phase,), rate_weights=(0.0,), seed=training.seed)
+
+
+_METHODS: dict[str, Callable[[Training, dict[str, Any]], tuple[Bottleneck, SplitRecipe]]] = {
+    "product": _product,
+    "product_single": _product,
+    "parity": _parity,
+    "end_to_end": _end_to_end,
+    "channel_reduction": _channel_reduction,
+    "rac_shaped": _rac_shaped,
+    "local_only": _local_only,
+}
+
+
+@torch.inference_mode()
+def _calibrate(bottleneck: Bottleneck, frames: Frame) -> None:
+    device = next(bottleneck.parameters()).device
+    latents: list[Tensor] = []
+    for start in range(0, len(frames), _BATCH):
+        x = normalise(torch.from_numpy(np.ascontiguousarray(frames[start : start + _BATCH])).to(device), INPUT)
+        latents.append(bottleneck.latent(x))
+    architectures.calibrate_8_bit(bottleneck, torch.cat(latents))
+
+
+def _codec(bottleneck: Bottleneck, head: nn.Module | None, frames: Frame) -> SplitCodec:
+    """Gains and integer tables, of training frames as they are."""
+    found = _latents(bottleneck, head, frames)
+    gains = bottleneck.gains.detach().cpu().float().numpy()
+    levels = range(bottleneck.num_levels)
+    symbols = [
+        list(np.rint(found[:, :kept] * gains[level, :kept, None, None]).astype(np.int32))
+        for level, kept in enumerate(bottleneck.kept)
+    ]
+    priors = [bottleneck.channel_priors(level) for level in levels]
+    tables = build_tables(symbols, priors, height=found.shape[2], width=found.shape[3])
+    return SplitCodec(tables=tables, gains=np.ascontiguousarray(gains))
+
+
+@torch.inference_mode()
+def _latents(bottleneck: Bottleneck, head: nn.Module | None, frames: Frame) -> FloatArray:
+    device = next(bottleneck.parameters()).device
+    parts = []
+    for start in range(0, len(frames), _BATCH):
+        x = normalise(torch.from_numpy(np.ascontiguousarray(frames[start : start + _BATCH])).to(device), INPUT)
+        parts.append(bottleneck.latent(x if head is None else head(x)).float().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def _shape_of(head: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+    device = next(head.parameters()).device
+    with torch.inference_mode():
+        return tuple(head(torch.zeros(1, *shape, device=device)).shape[1:])

@@ -1,0 +1,108 @@
+"""A unit of the split table: what is made at one go and kept in one file. Which ones there are is in `plan`.
+
+Everything that can change its numbers is in it, and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal[
+    "split", "local_only", "codec", "features", "fixed", "leakage", "robust", "timing", "link", "codec_speed"
+]
+STAGES: Mapping[str, int] = {"leakage": 1, "robust": 1, "timing": 2, "link": 2, "codec_speed": 2}
+"""What needs a training waits for it; what measures time comes last, one at a time."""
+LAST_STAGE = 2
+
+
+def _key(config: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One training: of a split's networks, or of a network that sends nothing."""
+
+    method: str
+    variant: str
+    seed: int
+    teacher: str
+    frames: int
+    """Of CIFAR-10's training frames, the first so many."""
+    epochs: int
+    views: int
+    """The teacher says once what it makes of so many variations of each frame."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values, for networks and recipe."""
+
+    def config(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**dataclasses.asdict(self), "options": dict(self.options)}
+
+    @property
+    def key(self) -> str:
+        """Names the configuration: 16 hexadecimal digits."""
+        return _key(self.config())
+
+    @property
+    def folder(self) -> str:
+        """Where its checkpoint is, below the work folder's ``trained``."""
+        return f"{self.method}-{self.variant}-{self.seed}-{self.key}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitUnit:
+    """What is measured at one go."""
+
+    kind: Kind
+    method: str
+    """As the table calls it."""
+    variant: str
+    frames: int
+    """Of CIFAR-10's test frames, the first so many."""
+    teacher: str
+    training: Training | None = None
+    """What was or will be trained for it."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values, for the measurement."""
+
+    def config(self) -> dict[str, Any]:
+        """As JSON has it."""
+        training = None if self.training is None else self.training.config()
+        return {**dataclasses.asdict(self), "training": training, "options": dict(self.options)}
+
+    @property
+    def key(self) -> str:
+        """Names the configuration: 16 hexadecimal digits."""
+        return _key(self.config())
+
+    @property
+    def seed(self) -> int:
+        return self.training.seed if self.training is not None else 0
+
+    @property
+    def short(self) -> str:
+        """``method/variant``, for globs."""
+        return f"{self.method}/{self.variant}"
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        trained = f" {self.training.epochs} epochs seed {self.training.seed}" if self.training is not None else ""
+        return f"{self.kind} {self.short}{trained}"
+
+    @property
+    def stage(self) -> int:
+        return STAGES.get(self.kind, 0)
+
+    @property
+    def num_frames(self) -> int:
+        """About how many frames' work it is: a training's, for what trains, else the measured ones."""
+        if self.training is not None and self.stage == 0:
+            return self.training.epochs * self.training.frames
+        return self.frames * len(self.options.get("qualities", (0,)))

@@ -1,0 +1,106 @@
+"""The device's half of a split: a frame, or what a segment gave, becomes the bytes of a payload."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from littoral.bundle import Bundle, SplitCodec
+from littoral.core.arrays import FloatArray, Frame
+from littoral.core.codec import predict_bytes, rate_bits
+from littoral.edge.session import SessionConfig, open_session
+from littoral.errors import BundleError
+
+_KINDS = {"tensor(uint8)": np.dtype(np.uint8), "tensor(float)": np.dtype(np.float32)}
+
+
+class SplitEncoder:
+    """A bundle's encoder and its tables. Nothing in it changes, so threads may share one.
+
+    Args:
+        bundle: Where encoder and tables come from.
+        index: Which of the bundle's split points.
+        config: How ONNX Runtime runs.
+    Raises:
+        BundleError: there is no such split point, or its files do not fit each other.
+    """
+
+    def __init__(self, bundle: Bundle, index: int = 0, config: SessionConfig | None = None) -> None:
+        self.codec = SplitCodec.open(bundle, index)
+        self.index = index
+        split = bundle.manifest.splits[index]
+        self.segment = split.segment
+        """The segment whose output `encode` takes; None: it takes frames."""
+        session = open_session(bundle.read(split.encoder_file), (), {}, config or SessionConfig())
+        self._run, outputs, inputs = session.run, session.get_outputs(), session.get_inputs()
+        expected = "frames" if self.segment is None else bundle.manifest.segments[self.segment].output
+        shape = tuple(outputs[0].shape[1:])
+        if [item.name for item in inputs] != [expected] or len(outputs) != 1 or shape != self.codec.latent_shape:
+            raise BundleError(
+                f"{split.encoder_file} takes {[item.name for item in inputs]} and gives {len(outputs)} outputs, the "
+                f"first {shape}; expected {[expected]} and one of {self.codec.latent_shape}; build the bundle again"
+            )
+        self._input, self._outputs = expected, [outputs[0].name]
+        self._shape, self._dtype = (1, *inputs[0].shape[1:]), _KINDS.get(inputs[0].type)
+
+    @property
+    def num_levels(self) -> int:
+        return self.codec.num_levels
+
+    def latent(self, value: FloatArray | Frame) -> FloatArray:
+        """Run the encoder.
+
+        Args:
+            value: A batch of one: uint8 ``(1, H, W, C)`` frames, or float32, the output of `segment`.
+        Returns:
+            float32 ``(C, H, W)``.
+        Raises:
+            ValueError: another shape or type.
+        """
+        if value.shape != self._shape or value.dtype != self._dtype:
+            raise ValueError(
+                f"{value.dtype} {value.shape} came, this encoder takes {self._dtype} {self._shape}: "
+                + ("one frame" if self.segment is None else f"what segment {self.segment} gives for one frame")
+            )
+        (latent_BCHW,) = self._run(self._outputs, {self._input: value})
+        latent: FloatArray = latent_BCHW[0]
+        return latent
+
+    def predict_bytes(self, latent_CHW: FloatArray, level: int) -> int:
+        """The length that the payload will have; true within a byte in a thousand, and one.
+
+        Raises:
+            ModelOutputError: the latent is not finite.
+        """
+        symbols = self.codec.symbols(latent_CHW, level)
+        return predict_bytes(rate_bits(symbols, self.codec.tables, level=level))
+
+    def finest_level(self, latent_CHW: FloatArray, max_bytes: int) -> int | None:
+        """The finest level whose payload will be within ``max_bytes`` and within its own ceiling; None if none is.
+
+        The prediction may be a byte short: leave that much room where the limit is a hard one.
+
+        Raises:
+            ModelOutputError: the latent is not finite.
+        """
+        for level in reversed(range(self.num_levels)):
+            ceiling = self.codec.tables.level(level).max_bytes
+            if self.predict_bytes(latent_CHW, level) <= min(max_bytes, ceiling):
+                return level
+        return None
+
+    def encode(self, value: FloatArray | Frame, level: int) -> bytes:
+        """The payload of one frame: `latent`, then `encode_latent`."""
+        return self.encode_latent(self.latent(value), level)
+
+    def encode_latent(self, latent_CHW: FloatArray, level: int) -> bytes:
+        """The payload of a latent at a level or, where that level's ceiling refuses, the next coarser that does not.
+
+        Args:
+            latent_CHW: As `latent` gives it.
+            level: 0 is the coarsest. Which one was taken is in the payload's header (`core.codec.read_header`).
+        Raises:
+            PayloadError: ``too-large``: also the coarsest level refuses. Let the device answer.
+            ModelOutputError: the latent is not finite.
+            ValueError: another shape or type, or no such level.
+        """
+        return self.codec.encode(latent_CHW, level)

@@ -1,0 +1,228 @@
+"""A trained split becomes part of a bundle: encoder, tables, tail, and what they measure on the source's frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from torch import nn
+
+from littoral.bundle import InputSpec, SplitCodec, SplitSpec, TorchModel
+from littoral.bundle.manifest import CLOUD_FOLDER
+from littoral.core.arrays import FloatArray, Frame
+from littoral.core.codec import decode
+from littoral.errors import BundleError, PayloadError
+from littoral.models.factory import load_model, state_arrays
+from littoral.train.cuts import total_macs
+from littoral.train.encoder import check_latents, export_encoder, input_name, run_encoder
+from littoral.train.options import TorchSource
+from littoral.train.run import BATCH, MAX_RELATIVE_ERROR, open_session, relative_error, rounded, run_chain
+from littoral.train.tables import TableOptions, build_tables
+from littoral.train.write import tensors_to_bytes
+
+if TYPE_CHECKING:
+    from littoral.models.bottleneck import Bottleneck
+
+CHECKED_FRAMES = 64
+
+
+@dataclass(frozen=True)
+class SplitSource:
+    """A trained split, and how the cloud makes its half again.
+
+    ``tail`` is the `littoral.models.bottleneck.SplitTail` that goes with ``bottleneck``. With a ``segment`` the encoder
+    takes that segment's output, else normalised frames. That a segment's output moves when the student adapts is
+    allowed: encoder and tail stay as they are.
+    """
+
+    bottleneck: Bottleneck
+    tail: TorchSource
+    segment: int | None = None
+    tables: TableOptions = field(default_factory=TableOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltSplit:
+    """What a split adds to a bundle."""
+
+    spec: SplitSpec
+    files: dict[str, bytes]
+    metrics: dict[str, float]
+    """``split<s>.encoder_macs``, and for each level ``split<s>.level<l>.payload_bytes`` (the mean of the lengths) and,
+    where there are labels, ``.accuracy`` (0..1), both through the very bytes."""
+
+
+def build_split(
+    index: int,
+    source: SplitSource,
+    *,
+    segments: Sequence[ort.InferenceSession],
+    input: InputSpec,
+    frames: Frame,
+    labels: np.ndarray | None,
+    progress: Callable[[str], None],
+) -> BuiltSplit:
+    """Export, check, tabulate and measure one split.
+
+    Args:
+        index: The split's number in the bundle.
+        segments: The bundle's segments as a device runs them.
+        frames: Source frames, uint8 ``(N, H, W, C)``; tables and metrics are made of all of them.
+        labels: int64 ``(N,)`` or None.
+    Raises:
+        ValueError: the segment, the encoder or the tail do not fit the bundle.
+        BundleError: ONNX Runtime gives other symbols than torch, or the tail made by its factory other outputs.
+    """
+    if source.segment is not None and not 0 <= source.segment < len(segments) - 1:
+        raise ValueError(
+            f"the split's segment is {source.segment}, expected None or one of 0 to {len(segments) - 2}: the last of "
+            f"the {len(segments)} segments gives the answer"
+        )
+    progress(f"split {index}: exporting the encoder")
+    start = [] if source.segment is None else segments[: source.segment + 1]
+    values = _Values(start, frames)
+    some = values.first(CHECKED_FRAMES)
+    encoder = export_encoder(
+        source.bottleneck.device_encoder(),
+        some,
+        name=input_name([session.get_outputs()[0].name for session in segments], source.segment),
+        spec=input if source.segment is None else None,
+    )
+    gains = np.asarray(source.bottleneck.gains.detach().cpu().float().numpy())
+    session = open_session(encoder.graph, {})
+    for batch in (some[:1], some):
+        check_latents(run_encoder(session, batch), encoder.torch_latent(batch), gains, source.bottleneck.kept)
+    progress(f"split {index}: tables of {len(gains)} levels from {len(frames)} frames")
+    latents = np.concatenate([run_encoder(session, value) for value in values])
+    codec = _codec(source, latents, gains)
+    model = TorchModel(
+        factory=source.tail.factory, kwargs=source.tail.kwargs, file=f"{CLOUD_FOLDER}split-{index}.safetensors"
+    )
+    state = state_arrays(source.tail.module)
+    tail = _rebuilt(model, state, source, codec, latents[:CHECKED_FRAMES])
+    metrics = {f"split{index}.encoder_macs": float(total_macs(encoder.graph))}
+    for level in range(codec.num_levels):
+        size, accuracy = _measure(codec, level, latents, tail, labels)
+        metrics[f"split{index}.level{level}.payload_bytes"] = size
+        told = ""
+        if accuracy is not None:
+            metrics[f"split{index}.level{level}.accuracy"] = accuracy
+            told = f", accuracy {accuracy:.4g}"
+        progress(f"split {index}: level {level}: {size:.5g} bytes{told}")
+    spec = SplitSpec(
+        encoder_file=f"encoder-{index}.onnx",
+        codec_file=f"codec-{index}.safetensors",
+        segment=source.segment,
+        model=model,
+    )
+    files = {
+        spec.encoder_file: encoder.graph.SerializeToString(deterministic=True),
+        spec.codec_file: tensors_to_bytes(codec.to_tensors()),
+        model.file: tensors_to_bytes(state),
+    }
+    return BuiltSplit(spec=spec, files=files, metrics=metrics)
+
+
+class _Values:
+    """What the encoder takes of each frame, in batches, made anew each time: a segment's outputs may be many."""
+
+    def __init__(self, segments: Sequence[ort.InferenceSession], frames: Frame) -> None:
+        self._segments, self._frames = segments, frames
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for start in range(0, len(self._frames), BATCH):
+            yield run_chain(self._segments, self._frames[start : start + BATCH])
+
+    def first(self, count: int) -> np.ndarray:
+        return run_chain(self._segments, self._frames[:count])
+
+
+def _codec(source: SplitSource, latents_NCHW: FloatArray, gains_LC: FloatArray) -> SplitCodec:
+    """Tables from the symbols of the source's frames and the learned priors."""
+    bottleneck, (height, width) = source.bottleneck, latents_NCHW.shape[2:]
+    levels = range(len(gains_LC))
+    symbols = [
+        np.rint(latents_NCHW[:, :kept] * gains_LC[level, :kept, None, None]).astype(np.int32)
+        for level, kept in enumerate(bottleneck.kept)
+    ]
+    priors = [bottleneck.channel_priors(level) for level in levels]
+    tables = build_tables(symbols, priors, height=height, width=width, options=source.tables)
+    return SplitCodec(tables=tables, gains=gains_LC)
+
+
+def _rebuilt(
+    model: TorchModel,
+    state: Mapping[str, np.ndarray],
+    source: SplitSource,
+    codec: SplitCodec,
+    latents_NCHW: FloatArray,
+) -> nn.Module:
+    """The tail as the cloud will make it, after it gave what the given one gives."""
+    if not np.array_equal(state.get("gains", codec.gains), codec.gains):
+        raise ValueError("the split's tail has other gains than its bottleneck; make it with to_split_tail anew")
+    made = load_model(model, state)
+    symbols = np.stack([codec.padded(codec.symbols(latent, codec.num_levels - 1)) for latent in latents_NCHW])
+    given = _outputs(source.tail.module, symbols, codec.num_levels - 1)
+    if (error := relative_error(_outputs(made, symbols, codec.num_levels - 1), given)) > MAX_RELATIVE_ERROR:
+        raise BundleError(
+            f"the split's tail made by {model.factory!r} with {model.kwargs} and loaded with the module's state gives "
+            f"outputs that differ by {error:.1e} of their scale from the module's own; the two are not the same network"
+        )
+    return made
+
+
+def _outputs(model: nn.Module, symbols_BCHW: FloatArray, level: int) -> FloatArray:
+    """What a tail gives for symbols of one level, on the CPU; the module's modes are put back."""
+    modes = {module: module.training for module in model.modules()}
+    parameter = next(model.parameters(), torch.zeros(()))
+    try:
+        with torch.no_grad():
+            symbols = torch.from_numpy(symbols_BCHW).to(parameter.device)
+            levels = torch.full((len(symbols),), level, device=parameter.device)
+            outputs = model.eval()(symbols, levels)
+    except RuntimeError as error:
+        raise ValueError(f"the split's tail does not take symbols of {symbols_BCHW.shape[1:]}: {error}") from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    if not isinstance(outputs, torch.Tensor) or outputs.ndim < 2 or len(outputs) != len(symbols_BCHW):
+        came = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        raise ValueError(
+            f"for {len(symbols_BCHW)} latents the split's tail gives {came}, expected one tensor of outputs"
+        )
+    return np.asarray(outputs.float().cpu().numpy())
+
+
+def _measure(
+    codec: SplitCodec, level: int, latents_NCHW: FloatArray, tail: nn.Module, labels: np.ndarray | None
+) -> tuple[float, float | None]:
+    """The mean payload in bytes and the accuracy of what the payloads decode to; None without labels.
+
+    As on a device, a payload over its level's ceiling is one of a coarser level; a frame over all ceilings is left out.
+    """
+    sizes, right = [], []
+    for start in range(0, len(latents_NCHW), BATCH):
+        by_level: dict[int, list[tuple[int, FloatArray]]] = {}
+        for position, latent in enumerate(latents_NCHW[start : start + BATCH], start):
+            try:
+                payload = codec.encode(latent, level)
+            except PayloadError:
+                continue
+            sizes.append(len(payload))
+            came = decode(payload, codec.tables)
+            by_level.setdefault(came.level, []).append((position, codec.padded(came.symbols)))
+        if labels is None:
+            continue
+        for came_level, items in by_level.items():
+            outputs = _outputs(tail, np.stack([symbols for _, symbols in items]), came_level)
+            if outputs.ndim != 2:
+                labels = None  # of no classifier
+                break
+            right += (outputs.argmax(axis=1) == labels[[position for position, _ in items]]).tolist()
+    if not sizes:
+        raise BundleError(f"no source frame's payload of level {level} is within its ceiling; raise ceiling_factor")
+    return rounded(float(np.mean(sizes))), rounded(float(np.mean(right))) if right else None
