@@ -67,7 +67,7 @@ def test_coco_without_an_image_or_of_another_form_is_refused(coco: Path) -> None
     (coco / "val2017" / "000000000009.jpg").unlink()
     with pytest.raises(ValueError, match="1 of 2 files are missing"):
         list_coco(coco)
-    with pytest.raises(ValueError, match="instances_train2017.json cannot be read"):
+    with pytest.raises(ValueError, match=r"instances_train2017\.json cannot be read"):
         list_coco(coco, "train2017")
     (coco / "annotations" / "instances_val2017.json").write_text('{"images": []}')
     with pytest.raises(ValueError, match="is not COCO's instances"):

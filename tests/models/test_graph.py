@@ -11,16 +11,16 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="networks need the cloud extra")
 
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: E402
 
-from littoral.bundle.manifest import TorchModel
-from littoral.core.detections import decode_grid
-from littoral.errors import BundleError
-from littoral.models.camvid_nets import cgnet_graph, espnet_graph
-from littoral.models.factory import load_model
-from littoral.models.graph import graph_network, graph_state, module_names, with_shapes
-from littoral.models.graph_ops import make_op
-from littoral.models.parts import head_of, tail_of
+from littoral.bundle.manifest import TorchModel  # noqa: E402
+from littoral.core.detections import decode_grid  # noqa: E402
+from littoral.errors import BundleError  # noqa: E402
+from littoral.models.camvid_nets import cgnet_graph, espnet_graph  # noqa: E402
+from littoral.models.factory import load_model  # noqa: E402
+from littoral.models.graph import graph_network, graph_state, module_names, with_shapes  # noqa: E402
+from littoral.models.graph_ops import make_op  # noqa: E402
+from littoral.models.parts import head_of, tail_of  # noqa: E402
 
 RNG = np.random.default_rng(0)
 

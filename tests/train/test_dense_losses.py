@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the cloud extra")
 
-from littoral.train.dense_losses import (
+from littoral.train.dense_losses import (  # noqa: E402
     DetectionDistortion,
     SegmentationDistortion,
     detection_distortion,

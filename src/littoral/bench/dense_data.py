@@ -65,7 +65,8 @@ def load_camvid(folder: Path, split: Literal["train", "val", "test"], *, limit: 
         members = {member.name: member for member in tar.getmembers() if member.isfile()}
         names = sorted(PurePosixPath(name).stem for name in members if name.startswith(f"{split}/"))
         if not names:
-            raise ValueError(f"{tar.name} has no folder {split!r}; expected {split}/NAME.webp and {split}annot/NAME.png")
+            expected = f"{split}/NAME.webp and {split}annot/NAME.png"
+            raise ValueError(f"{tar.name} has no folder {split!r}; expected {expected}")
         names = spread(names, limit)
         try:
             frames = [_image(tar, members[f"{split}/{name}.webp"]) for name in names]

@@ -98,7 +98,7 @@ def list_coco(folder: Path, split: str = "val2017") -> CocoFolder:
         truths = tuple(_truth(objects[int(image["id"])], labels) for image in images)
         names = [str(image["file_name"]) for image in images]
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error}); give the folder with 'annotations' and '{split}'") from error
+        raise ValueError(f"{path} cannot be read ({error}); give the folder of 'annotations' and '{split}'") from error
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not COCO's instances: {error!r}; fetch it again") from error
     base = next((each for each in (folder / split, folder / "images" / split) if each.is_dir()), None)
@@ -194,7 +194,7 @@ def _read_mask(path: Path) -> LabelMap:
     try:
         with Image.open(path) as image:
             if image.mode not in ("P", "L"):
-                raise ValueError(f"{path} has the mode {image.mode}; a mask is a palette or grey image of class numbers")
+                raise ValueError(f"{path} has the mode {image.mode}; a mask is a palette or grey image of classes")
             return np.asarray(image)
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{path} is not an image that Pillow reads: {error}; unpack it again") from error

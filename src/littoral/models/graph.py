@@ -55,7 +55,8 @@ class GraphNetwork(nn.Module):
         wanted = (output,) if isinstance(output, str) else tuple(output)
         if missing := [name for name in wanted if name not in same]:
             raise ValueError(f"the output {missing[0]!r} is made by no layer")
-        self._input, self._outputs, self._is_single = input, tuple(same[name] for name in wanted), isinstance(output, str)
+        self._input, self._is_single = input, isinstance(output, str)
+        self._outputs = tuple(same[name] for name in wanted)
         last = {name: place for place, (_, reads, _) in enumerate(steps) for name in reads}
         kept = {*self._outputs}
         self._steps = tuple(

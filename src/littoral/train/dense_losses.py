@@ -18,7 +18,7 @@ _LEAST_CHANCE = 1e-6
 
 
 def relative_errors(features: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
-    """Squared errors of features, each channel's divided by the teacher's own energy about its mean, summed over layers.
+    """Squared errors of features, each channel's divided by the teacher's own variance, summed over layers.
 
     With the mean, an offset that all frames share would count as energy. A channel with less than a hundredth of the
     mean energy counts as if it had that, so that noise in a dead one is not the loss.
@@ -123,8 +123,8 @@ def detection_distortion(
 ) -> Tensor:
     """Distance of a YOLOX-style head ``(dx, dy, log w, log h, objectness, classes)`` from the teacher's, no labels.
 
-    Objectness and classes are probabilities, compared by the divergence of two coins each. Boxes and classes count where
-    the teacher sees an object: weighted by its objectness, and divided by the sum of these weights.
+    Objectness and classes are probabilities, compared by the divergence of two coins each. Boxes and classes count
+    where the teacher sees an object: weighted by its objectness, and divided by the sum of these weights.
 
     Args:
         outputs_BAC: ``(B, A, 5 + K)``, the last 1 + K after the sigmoid.

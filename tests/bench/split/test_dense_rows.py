@@ -9,10 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the networks need the cloud extra")
 
-from littoral.bench.dense_data import Boxed, Segmented
-from littoral.bench.split.codecs import codec_of
-from littoral.bench.split.dense_networks import DenseNetwork, load_dense_network
-from littoral.bench.split.dense_rows import (
+from littoral.bench.dense_data import Boxed, Segmented  # noqa: E402
+from littoral.bench.split.codecs import codec_of  # noqa: E402
+from littoral.bench.split.dense_networks import DenseNetwork, load_dense_network  # noqa: E402
+from littoral.bench.split.dense_rows import (  # noqa: E402
     DenseStore,
     accuracy_of,
     cloud_only_row,
@@ -21,9 +21,9 @@ from littoral.bench.split.dense_rows import (
     picture_rows,
     prepared,
 )
-from littoral.bundle.manifest import InputSpec
-from littoral.core.metrics import BoxTruth
-from littoral.core.tasks import Detection, Segmentation
+from littoral.bundle.manifest import InputSpec  # noqa: E402
+from littoral.core.metrics import BoxTruth  # noqa: E402
+from littoral.core.tasks import Detection, Segmentation  # noqa: E402
 
 HEIGHT, WIDTH = 16, 24
 
@@ -88,7 +88,7 @@ def test_boxes_are_judged_where_they_belong_on_the_frame(letterboxed: bool) -> N
     net = network(OneBox(), task, letterboxed=letterboxed)
     box = [16, 16, 48, 32] if letterboxed else [16, 8, 48, 24]
     right = BoxTruth(np.array([box], np.float32), np.array([0]))
-    moved = BoxTruth(np.array([box], np.float32) + [16, 0, 16, 0], np.array([0]))
+    moved = BoxTruth(np.array([box], np.float32) + np.float32([16, 0, 16, 0]), np.array([0]))
     frame = np.zeros((32, 64, 3), np.uint8)
     for truth, wanted in ((right, 100.0), (moved, 0.0)):
         data = Boxed(names=("a",), frames=[frame], truths=[truth])

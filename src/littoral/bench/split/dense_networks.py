@@ -74,7 +74,7 @@ def load_dense_network(folder: Path, name: str) -> DenseNetwork:
         meta = json.loads(path.with_name(f"{stem}.json").read_text(encoding="utf-8"))
         tensors = load_file(path.with_name(f"{stem}.safetensors"))
     except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"{path}.json and .safetensors cannot be read ({error}); give the folder that has them") from error
+        raise ValueError(f"{path}.json and .safetensors cannot be read ({error}); give their folder") from error
     graph = _camvid_graph(name) if name in _CAMVID else _detector_graph(name, meta)
     kwargs = with_shapes(graph, tensors)
     model = graph_network(**kwargs)
@@ -122,9 +122,7 @@ def _camvid_ends(name: str, meta: Mapping[str, Any]) -> tuple[InputSpec, Segment
         means, stds = mean, [1.0] * 3
     else:
         means, stds = mean[::-1], [255.0 * each for each in std[::-1]]  # its order is BGR
-    task = Segmentation(
-        num_classes=len(CAMVID_CLASSES), input_height=360, input_width=480, ignored_label=CAMVID_VOID
-    )
+    task = Segmentation(num_classes=len(CAMVID_CLASSES), input_height=360, input_width=480, ignored_label=CAMVID_VOID)
     return _spec(360, 480, [m / 255 for m in means], [s / 255 for s in stds]), task
 
 

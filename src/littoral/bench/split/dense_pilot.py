@@ -20,16 +20,12 @@ from torch import Tensor, nn
 
 from littoral.bench.dense_data import Segmented
 from littoral.bench.split.dense_networks import DenseNetwork
+from littoral.bench.split.dense_shapes import DENSE_SHAPES, DenseShape, dense_bottleneck
 from littoral.models.bottleneck import Bottleneck
-from littoral.models.decoders import ResidualBlock, conv_bn_relu, make_decoder
-from littoral.models.entropy import FactorisedPrior
 from littoral.models.frames import normalise
-from littoral.models.layers import conv1x1, conv3x3
 from littoral.models.parts import tail_of
 from littoral.train.dense_losses import relative_errors, segmentation_distortion
 
-CUT = "level3_0"
-"""CGNet's layer whose output carries everything: 128 channels at an eighth of the frame's size."""
 _SHRINK = 8
 Say = Callable[[str], None]
 
@@ -38,11 +34,7 @@ Say = Callable[[str], None]
 class PilotConfig:
     """All that a pilot may vary."""
 
-    num_channels: int = 32
-    starting_gains: tuple[float, ...] = (0.3, 0.6, 1.2, 2.4)
-    kept: tuple[int, ...] = (16, 24, 32, 32)
-    encoder_width: int = 48
-    decoder_width: int = 64
+    shape: DenseShape = DENSE_SHAPES["cgnet"]
     rate_weights: tuple[float, ...] = (0.02, 0.008, 0.003, 0.001)
     """Nats of distortion per bit and position of the latent."""
     crop: tuple[int, int] = (22, 30)
@@ -55,58 +47,6 @@ class PilotConfig:
     lr: float = 2e-3
     tail_lr: float = 5e-4
     seed: int = 0
-
-
-def segmentation_bottleneck(config: PilotConfig, *, features_NCHW: NDArray[Any] | None = None) -> Bottleneck:
-    """Encoder from pixels to an eighth: 4x4 patches, a strided 3x3, one residual block, 1x1 to the latent.
-
-    Args:
-        features_NCHW: The teacher's at the cut. The decoder then starts from their channels' means and deviations, which
-            matters where these are far from 0 and 1: CGNet's are about 0.02 wide.
-    """
-    width, channels = config.encoder_width, config.num_channels
-    encoder = nn.Sequential(
-        *conv_bn_relu(nn.Conv2d(3, width, 4, stride=4, bias=False), width),
-        *conv_bn_relu(conv3x3(width, width, 2), width),
-        ResidualBlock(width),
-        conv1x1(width, channels),
-        nn.BatchNorm2d(channels, affine=False),
-    )
-    decoder: dict[str, Any] = {
-        "kind": "residual",
-        "in_channels": channels,
-        "out_channels": 128,
-        "width": config.decoder_width,
-        "blocks": 1,
-        "upsamplings": 0,
-        "rectified": False,
-    }
-    num_levels = len(config.kept)
-    network = make_decoder(**decoder)
-    if features_NCHW is not None:
-        last = network[-1]
-        assert isinstance(last, nn.Conv2d)
-        assert last.bias is not None
-        mean, std = (torch.from_numpy(each).float() for each in _moments(features_NCHW))
-        with torch.no_grad():
-            last.weight.mul_(std[:, None, None, None])
-            last.bias.copy_(mean)
-    return Bottleneck(
-        encoder,
-        network,
-        FactorisedPrior(num_levels, channels, starting_scale=3.0),
-        num_channels=channels,
-        num_levels=num_levels,
-        kept=config.kept,
-        starting_gains=config.starting_gains,
-        decoder_spec=decoder,
-    )
-
-
-def _moments(features_NCHW: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Mean and deviation of each channel, in float64 since float16 has not the range for sums."""
-    values = features_NCHW.astype(np.float64)
-    return values.mean(axis=(0, 2, 3)), values.std(axis=(0, 2, 3))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -126,7 +66,7 @@ def score_layer(network: DenseNetwork) -> str:
 
 
 @torch.inference_mode()
-def teacher_maps(network: DenseNetwork, data: Segmented, *, cut: str = CUT) -> TeacherMaps:
+def teacher_maps(network: DenseNetwork, data: Segmented, *, cut: str) -> TeacherMaps:
     """Run the teacher once over all frames."""
     seen: dict[str, Tensor] = {}
     hooks = [
@@ -172,15 +112,26 @@ class Pilot:
 
 
 def train_pilot(
-    config: PilotConfig, network: DenseNetwork, data: Segmented, maps: TeacherMaps, *, say: Say | None = None, keep: Any = None
+    config: PilotConfig,
+    network: DenseNetwork,
+    data: Segmented,
+    maps: TeacherMaps,
+    *,
+    say: Say | None = None,
+    keep: Callable[[Pilot], None] | None = None,
 ) -> Pilot:
     """Train for the configured processor time. The tail's statistics stay the teacher's.
+
+    Args:
+        say: Takes a line of progress, with the time left.
+        keep: Takes the pilot as it is, every twentieth of the time.
 
     Not resumable and not repeatable to the bit, since it ends by the clock: a pilot, see `littoral.train.bottleneck`.
     """
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
-    pilot = Pilot(config, network, segmentation_bottleneck(config, features_NCHW=maps.features_NCHW[::8]), tail_of(network.model, CUT))
+    start = dense_bottleneck(config.shape, features_NCHW=maps.features_NCHW[::8])
+    pilot = Pilot(config, network, start, tail_of(network.model, config.shape.cut))
     layer = score_layer(network)
     small: dict[str, Tensor] = {}
     pilot.tail.get_submodule(layer).register_forward_hook(_keep(small, layer))
@@ -201,7 +152,7 @@ def train_pilot(
             group["lr"] = group["base"] * min(1.0, (step + 1) / 50) * 0.5 * (1 + np.cos(np.pi * done))
         batch = _crops(config, data, maps, rng)
         out = bottleneck(normalise(torch.from_numpy(batch.frames), network.input), batch.level_B)
-        loss_B = relative_errors({CUT: out.features}, {CUT: batch.features})
+        loss_B = relative_errors({"cut": out.features}, {"cut": batch.features})
         if done >= config.feature_share:
             pilot.tail(out.features)
             distortion_B = segmentation_distortion(small[layer], batch.scores, batch.truths, ignored_label=255)
@@ -242,7 +193,7 @@ def _crops(config: PilotConfig, data: Segmented, maps: TeacherMaps, rng: np.rand
         truths.append(np.where(truth >= maps.scores_NKHW.shape[1], 255, truth))
         features.append(maps.features_NCHW[place][:, *part][..., turn])
         scores.append(maps.scores_NKHW[place][:, *part][..., turn])
-    levels = rng.permutation(np.arange(config.batch_size) % len(config.kept))
+    levels = rng.permutation(np.arange(config.batch_size) % len(config.shape.kept))
     return _Batch(
         frames=np.stack(frames),
         features=torch.from_numpy(np.stack(features)).float(),

@@ -25,7 +25,7 @@ from littoral.bench.split.dense_networks import DenseNetwork
 from littoral.core.arrays import Frame
 from littoral.core.boxes import Letterbox
 from littoral.core.metrics import AveragePrecision, BoxTruth, MeanIoU
-from littoral.core.tasks import Detection, Segmentation
+from littoral.core.tasks import Segmentation
 
 Row = dict[str, Any]
 Outputs = Callable[[Frame], NDArray[np.float32]]
@@ -81,7 +81,8 @@ def picture_rows(
 
 def device_only_row(network: DenseNetwork, data: Segmented | Boxed) -> Row:
     """The network on the device: nothing is sent. Which is also what the cloud says of frames sent without loss."""
-    return {"method": "device_only", "quality": None, **_measure(network, data, lambda frame: Sent(frame=frame, num_bytes=0))}
+    measured = _measure(network, data, lambda frame: Sent(frame=frame, num_bytes=0))
+    return {"method": "device_only", "quality": None, **measured}
 
 
 def cloud_only_row(network: DenseNetwork, data: Segmented | Boxed, *, codec: str = "webp_lossless") -> Row:
