@@ -66,13 +66,13 @@ def load_camvid(folder: Path, split: Literal["train", "val", "test"], *, limit: 
         names = sorted(PurePosixPath(name).stem for name in members if name.startswith(f"{split}/"))
         if not names:
             expected = f"{split}/NAME.webp and {split}annot/NAME.png"
-            raise ValueError(f"{tar.name} has no folder {split!r}; expected {expected}")
+            raise ValueError(f"{tar.name!r} has no folder {split!r}; expected {expected}")
         names = spread(names, limit)
         try:
             frames = [_image(tar, members[f"{split}/{name}.webp"]) for name in names]
             truths = [_image(tar, members[f"{split}annot/{name}.png"], mode="L") for name in names]
         except KeyError as error:
-            raise ValueError(f"{tar.name} has no file {error}; a frame and its mask belong together") from error
+            raise ValueError(f"{tar.name!r} has no file {error}; a frame and its mask belong together") from error
     return Segmented(names=tuple(names), frames=frames, truths=truths)
 
 
@@ -90,7 +90,7 @@ def load_coco_val128(folder: Path, *, limit: int | None = None) -> Boxed:
         members = {member.name: member for member in tar.getmembers() if member.isfile()}
         names = spread(sorted(name for name in members if name.endswith(".jpg")), limit)
         if not names:
-            raise ValueError(f"{tar.name} has no images/val2017/ID.jpg")
+            raise ValueError(f"{tar.name!r} has no images/val2017/ID.jpg")
         frames = [_image(tar, members[name]) for name in names]
         truths = []
         for name, frame in zip(names, frames, strict=True):
@@ -165,7 +165,7 @@ def _image(tar: tarfile.TarFile, member: tarfile.TarInfo, mode: str = "RGB") -> 
         image = Image.open(io.BytesIO(_bytes(tar, member)))
         return np.asarray(image if image.mode == mode else image.convert(mode))
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"{member.name} in {tar.name} is not an image that Pillow reads: {error}") from error
+        raise ValueError(f"{member.name} in {tar.name!r} is not an image that Pillow reads: {error}") from error
 
 
 def _truth(text: str, height: int, width: int) -> BoxTruth:

@@ -49,8 +49,8 @@ def cgnet_graph(*, blocks_2: int = 3, blocks_3: int = 21) -> dict[str, Any]:
     together with the frames. Widths and classes are those of the weights.
     """
     net = _Layers()
-    for block, stride, source in (("0", 2, net.input), ("1", 1, "level1_0"), ("2", 1, "level1_1")):
-        net.conv_bn_prelu(source, f"level1_{block}", f"level1_{block}", stride=[stride, stride], padding=1)
+    for name, stride, source in (("level1_0", 2, net.input), ("level1_1", 1, "level1_0"), ("level1_2", 1, "level1_1")):
+        net.conv_bn_prelu(source, name, name, stride=[stride, stride], padding=1)
     half = net.half(net.input, "half")
     quarter = net.half(half, "quarter")
     net.add("concat", ["level1_2", half], "joined_1")
@@ -155,7 +155,7 @@ def _pyramid(net: _Layers, source: str, name: str, weights: str, *, adds: bool) 
 
 def _fused(net: _Layers, name: str, weights: str) -> str:
     """Five dilations of one source; each of the wider ones is added to the sum of those before it."""
-    parts = []
+    parts: list[str] = []
     for dilation in (1, 2, 4, 8, 16):
         how = {"padding": dilation, "dilation": dilation}
         part = net.conv(f"{name}.c1", f"{name}.d{dilation}", f"{weights}.d{dilation}", **how)

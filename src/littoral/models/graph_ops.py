@@ -159,7 +159,8 @@ class AnchorHead(nn.Module):
         self.num_anchors, self.scale = len(cells), float(node.get("scale_x_y", 1.0))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        raw = x_BCHW.unflatten(1, (self.num_anchors, -1))  # (B, N, 5 + K, H, W)
+        batch, channels, height, width = x_BCHW.shape
+        raw = x_BCHW.view(batch, self.num_anchors, channels // self.num_anchors, height, width)
         centre = torch.sigmoid(raw[:, :, :2]) * self.scale - (self.scale - 1) / 2
         size = raw[:, :, 2:4] + self.log_anchors
         cells = torch.cat([centre, size, torch.sigmoid(raw[:, :, 4:])], dim=2)

@@ -27,6 +27,7 @@ from littoral.train.bottleneck import train_split
 from littoral.train.dense_data import CropAndFlip
 from littoral.train.dense_losses import DetectionDistortion, SegmentationDistortion
 from littoral.train.split_data import Progress, SplitData, SplitNetworks
+from littoral.train.split_losses import Distortion
 from littoral.train.split_recipe import product_recipe
 
 _START_FRAMES = 8
@@ -92,7 +93,9 @@ def train_dense(
         seed=config.seed,
     )
     task = network.task
-    is_map = isinstance(task, Segmentation)
+    distortion: Distortion = DetectionDistortion()
+    if isinstance(task, Segmentation):
+        distortion = SegmentationDistortion(ignored_label=task.ignored_label)
     return train_split(
         recipe,
         SplitNetworks(
@@ -101,10 +104,10 @@ def train_dense(
         SplitData(
             frames=frames,
             input=network.input,
-            targets=targets if is_map else None,
+            targets=targets if isinstance(task, Segmentation) else None,
             augment=CropAndFlip(height, width),
         ),
-        distortion=SegmentationDistortion(ignored_label=task.ignored_label) if is_map else DetectionDistortion(),
+        distortion=distortion,
         checkpoint=checkpoint,
         progress=progress,
     )

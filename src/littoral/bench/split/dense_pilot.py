@@ -135,10 +135,11 @@ def train_pilot(
     layer = score_layer(network)
     small: dict[str, Tensor] = {}
     pilot.tail.get_submodule(layer).register_forward_hook(_keep(small, layer))
-    bottleneck = pilot.bottleneck.train().to(memory_format=torch.channels_last)
-    pilot.tail.to(memory_format=torch.channels_last)
+    bottleneck = pilot.bottleneck.train()
     pilot.tail.eval()
-    groups = [
+    for module in (bottleneck, pilot.tail):
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    groups: list[dict[str, Any]] = [
         {"params": [*bottleneck.encoder.parameters(), *bottleneck.decoder.parameters()], "base": config.lr},
         {"params": [bottleneck.log_gains, *bottleneck.prior.parameters()], "base": 5 * config.lr},
         {"params": list(pilot.tail.parameters()), "base": config.tail_lr},
@@ -161,7 +162,7 @@ def train_pilot(
         ramp = min(1.0, done / 0.1)
         loss = (loss_B + ramp * weights[batch.level_B] * rate_B).mean()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 5.0)
         optimizer.step()
         step += 1
