@@ -42,6 +42,9 @@ class PilotConfig:
     batch_size: int = 8
     feature_share: float = 0.55
     """Of the time, for the features alone."""
+    hard_share: float = 0.2
+    """Of the time, at its end, for decoder and tail on rounded latents. Without it the pilot is of no use at these
+    gains: noise lets through what rounding does away with."""
     seconds: float = 600.0
     """Of processor time, after the teacher's pass."""
     lr: float = 2e-3
@@ -151,6 +154,9 @@ def train_pilot(
     while (done := (time.process_time() - began) / config.seconds) < 1:
         for group in optimizer.param_groups:
             group["lr"] = group["base"] * min(1.0, (step + 1) / 50) * 0.5 * (1 + np.cos(np.pi * done))
+        if done >= 1 - config.hard_share and not bottleneck.hard:
+            bottleneck.hard = True
+            bottleneck.encoder.eval()
         batch = _crops(config, data, maps, rng)
         out = bottleneck(normalise(torch.from_numpy(batch.frames), network.input), batch.level_B)
         loss_B = relative_errors({"cut": out.features}, {"cut": batch.features})

@@ -44,6 +44,8 @@ class DenseShape:
     starting_gains: tuple[float, ...] = (0.3, 0.6, 1.2, 2.4)
     """The latent is normalised, so these set the rates that training starts from."""
     kept: tuple[int, ...] = (16, 24, 32, 32)
+    mixed: bool = True
+    """Train the decoder on rounded latents, see `Bottleneck`. At gains below 1 noise is no stand-in for rounding."""
 
 
 DENSE_SHAPES: Mapping[str, DenseShape] = {
@@ -96,4 +98,5 @@ def dense_bottleneck(shape: DenseShape, *, features_NCHW: NDArray[Any] | None = 
         kept=shape.kept,
         starting_gains=shape.starting_gains,
         decoder_spec=spec,
+        mixed=shape.mixed,
     )
