@@ -6,7 +6,7 @@ both encoders start from pixels, so the device runs nothing of the network itsel
 | network | MACs of all | encoder | share | decoder | tail's input |
 | --- | --- | --- | --- | --- | --- |
 | CGNet, 480 x 360 | 2,223 M | 197 M | 8.9 % | 448 M | 128 x 45 x 60 |
-| YOLOX-nano, 416 x 416 | 523 M | 95 M | 18.1 % | 309 M | 64 x 52 x 52 |
+| YOLOX-nano, 416 x 416 | 523 M | 94 M | 18.0 % | 349 M | 64 x 52 x 52 |
 
 The decoder is the cloud's, and no part of the device's budget.
 """
