@@ -1,0 +1,126 @@
+"""Bytes against mIoU or AP50 of a learned split: real payloads, decoded, through decoder and tail.
+
+Axes: N frames, B batch, C channels of the latent, h and w its height and width.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from littoral.bench.dense_data import Boxed, Segmented
+from littoral.bench.split.codecs import Sizes
+from littoral.bench.split.curves import Curve, bytes_at
+from littoral.bench.split.dense_networks import DenseNetwork
+from littoral.bench.split.dense_rows import Row, accuracy_of, count, prepared, scores
+from littoral.core.arrays import Frame
+from littoral.core.codec import decode, encode
+from littoral.core.codec_tables import CodecTables
+from littoral.models.bottleneck import Bottleneck, SplitTail, count_macs, to_split_tail
+from littoral.models.frames import normalise
+from littoral.train.tables import build_tables
+
+
+def dense_tables(bottleneck: Bottleneck, network: DenseNetwork, frames: Sequence[Frame]) -> CodecTables:
+    """The integer tables of a bottleneck, from the symbols of training frames of the input's size and its prior."""
+    latents = [_latent(bottleneck, network, frame) for frame in frames]
+    height, width = latents[0].shape[2:]
+    symbols = [[_symbols(bottleneck, latent, level) for latent in latents] for level in range(bottleneck.num_levels)]
+    priors = [bottleneck.channel_priors(level) for level in range(bottleneck.num_levels)]
+    return build_tables(symbols, priors, height=height, width=width)
+
+
+def split_rows(
+    bottleneck: Bottleneck, tail: nn.Module, network: DenseNetwork, tables: CodecTables, data: Segmented | Boxed
+) -> list[Row]:
+    """A row per level, the coarsest first. The tail sees what the payloads decode to, nothing else."""
+    cloud = to_split_tail(bottleneck, tail)
+    levels = range(bottleneck.num_levels)
+    metrics: list[Any] = [network.task.metric() for _ in levels]
+    sizes: list[list[int]] = [[] for _ in levels]
+    seconds = np.zeros((bottleneck.num_levels, 3))
+    for frame, truth in zip(data.frames, data.truths, strict=True):
+        began = time.process_time()
+        latent = _latent(bottleneck, network, prepared(network, frame))
+        encoded = time.process_time() - began
+        for level in levels:
+            began = time.process_time()
+            payload = encode(_symbols(bottleneck, latent, level), tables, level=level)
+            symbols = decode(payload, tables).symbols
+            middle = time.process_time()
+            outputs = _outputs(cloud, symbols, level)
+            seconds[level] += encoded, middle - began, time.process_time() - middle
+            sizes[level].append(len(payload))
+            count(metrics[level], network, outputs, frame, truth)
+    macs = count_macs(bottleneck.encoder, (3, network.input.height, network.input.width))
+    whole = count_macs(network.model, (3, network.input.height, network.input.width))
+    return [
+        {
+            "method": "split",
+            "level": level,
+            "network": network.name,
+            "task": network.task.name,
+            "frames": len(sizes[level]),
+            **Sizes.of(sizes[level]).columns(),
+            **scores(metrics[level]),
+            "encoder_macs": macs,
+            "encoder_macs_over_network": round(macs / whole, 4),
+            **dict(
+                zip(
+                    ("encoder_cpu_seconds", "codec_cpu_seconds", "network_cpu_seconds"),
+                    seconds[level].round(2).tolist(),
+                    strict=True,
+                )
+            ),
+        }
+        for level in levels
+    ]
+
+
+def bytes_over(rows: Sequence[Row], reference: Sequence[Row]) -> list[dict[str, float | None]]:
+    """For each point of ours the reference's bytes at the same accuracy, and ours over these; None where it has none.
+
+    Args:
+        rows: Ours, with ``bytes``, and ``miou`` or ``ap50``.
+        reference: Another method's points.
+    """
+    curve = Curve.of((row["bytes"], accuracy_of(row)) for row in reference)
+    found = []
+    for row in rows:
+        others = bytes_at(curve, accuracy_of(row))
+        over = None if others is None else round(row["bytes"] / others, 4)
+        found.append(
+            {
+                "accuracy": accuracy_of(row),
+                "bytes": row["bytes"],
+                "reference_bytes": None if others is None else round(others, 1),
+                "over": over,
+            }
+        )
+    return found
+
+
+@torch.inference_mode()
+def _latent(bottleneck: Bottleneck, network: DenseNetwork, frame: Frame) -> torch.Tensor:
+    return bottleneck.latent(normalise(torch.from_numpy(np.array(frame[None])), network.input))
+
+
+def _symbols(bottleneck: Bottleneck, latent_BCHW: torch.Tensor, level: int) -> NDArray[np.int32]:
+    """Of the channels that the level keeps, ``(kept, h, w)``."""
+    symbols = bottleneck.symbols(latent_BCHW, torch.tensor([level]))[0, : bottleneck.kept[level]]
+    array: NDArray[np.int32] = symbols.numpy()
+    return array
+
+
+@torch.inference_mode()
+def _outputs(cloud: SplitTail, symbols: NDArray[Any], level: int) -> NDArray[np.float32]:
+    padded = np.zeros((1, cloud.gains.shape[1], *symbols.shape[1:]), np.float32)
+    padded[0, : len(symbols)] = symbols
+    outputs: NDArray[np.float32] = cloud(torch.from_numpy(padded), torch.tensor([level])).numpy()
+    return outputs

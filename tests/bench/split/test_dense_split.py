@@ -1,0 +1,138 @@
+"""A dense split is trained by the product's recipe, its payloads are counted and decoded, and held against a codec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs the cloud extra")
+
+from littoral.bench.dense_data import Boxed, Segmented  # noqa: E402
+from littoral.bench.split.dense_full import DenseTraining, train_dense  # noqa: E402
+from littoral.bench.split.dense_networks import DenseNetwork  # noqa: E402
+from littoral.bench.split.dense_pilot import PilotConfig, teacher_maps, train_pilot  # noqa: E402
+from littoral.bench.split.dense_shapes import DenseShape  # noqa: E402
+from littoral.bench.split.dense_split import bytes_over, dense_tables, split_rows  # noqa: E402
+from littoral.bundle.manifest import InputSpec  # noqa: E402
+from littoral.core.metrics import BoxTruth  # noqa: E402
+from littoral.core.tasks import Detection, Segmentation  # noqa: E402
+from littoral.models.graph import graph_network  # noqa: E402
+
+SIDE = 32
+SHAPE = DenseShape(
+    cut="stage",
+    out_channels=4,
+    encoder_width=4,
+    decoder_width=4,
+    num_channels=3,
+    starting_gains=(1.0, 4.0),
+    kept=(2, 3),
+)
+SPEC = InputSpec(height=SIDE, width=SIDE, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+def stage() -> list[dict[str, object]]:
+    how = {"weight": "w", "bias": "b", "stride": [8, 8], "shape": [4, 3, 8, 8]}
+    return [{"op": "conv2d", "inputs": ["x"], "output": "stage", **how}]
+
+
+@pytest.fixture
+def segmenter() -> DenseNetwork:
+    classify = {"op": "conv2d", "inputs": ["stage"], "output": "small", "weight": "w2", "shape": [2, 4, 1, 1]}
+    enlarge = {"op": "upsample_bilinear", "inputs": ["small"], "output": "scores", "factor": 8}
+    kwargs = {"nodes": [*stage(), classify, enlarge], "input": "x", "output": "scores"}
+    torch.manual_seed(0)
+    task = Segmentation(num_classes=2, input_height=SIDE, input_width=SIDE)
+    return DenseNetwork(
+        name="toy", model=graph_network(**kwargs).eval(), kwargs=kwargs, input=SPEC, task=task, letterboxed=False
+    )
+
+
+@pytest.fixture
+def detector() -> DenseNetwork:
+    head = {"op": "conv2d", "inputs": ["stage"], "output": "head", "weight": "w2", "shape": [6, 4, 1, 1]}
+    nodes = [
+        *stage(),
+        {**head, "activation": "sigmoid"},
+        {"op": "flatten_hw", "inputs": ["head"], "output": "flat"},
+        {"op": "transpose_12", "inputs": ["flat"], "output": "cells"},
+    ]
+    kwargs = {"nodes": nodes, "input": "x", "output": "cells"}
+    torch.manual_seed(0)
+    task = Detection(num_classes=1, input_height=SIDE, input_width=SIDE, strides=(8,), max_boxes=4)
+    return DenseNetwork(
+        name="toy", model=graph_network(**kwargs).eval(), kwargs=kwargs, input=SPEC, task=task, letterboxed=False
+    )
+
+
+@pytest.fixture
+def frames() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (4, SIDE, SIDE, 3)).astype(np.uint8)
+
+
+CONFIG = DenseTraining(epochs=2, hard_epochs=1, batch_size=2, bits_weights=(0.02, 0.001), crop=(16, 24))
+
+
+def test_a_segmentation_split_is_trained_measured_and_goes_on_from_its_checkpoint(
+    segmenter: DenseNetwork, frames: np.ndarray, tmp_path: Path
+) -> None:
+    truths = (frames[..., 0] > 128).astype(np.uint8)
+    before = {key: value.clone() for key, value in segmenter.model.state_dict().items()}
+    checkpoint = tmp_path / "split.pt"
+    shapes = {"toy": SHAPE}
+    bottleneck, tail = train_dense(segmenter, frames, truths, CONFIG, shapes=shapes, checkpoint=checkpoint)
+    again, _ = train_dense(segmenter, frames, truths, CONFIG, shapes=shapes, checkpoint=checkpoint)
+    for name, value in bottleneck.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    for name, value in segmenter.model.state_dict().items():
+        assert torch.equal(value, before[name]), name  # the teacher stands still
+    data = Segmented(names=tuple("abcd"), frames=list(frames), truths=list(truths))
+    tables = dense_tables(bottleneck, segmenter, frames)
+    coarse, fine = split_rows(bottleneck, tail, segmenter, tables, data)
+    assert 0 < coarse["bytes"] < fine["bytes"]
+    assert 0 <= coarse["miou"] <= 100
+    patches, strided, block, last = 64 * 48 * 4, 16 * 36 * 4, 2 * 16 * 36 * 4, 16 * 4 * 3
+    assert fine["encoder_macs"] == patches + strided + block + last
+
+
+def test_a_detector_is_distilled_without_labels(detector: DenseNetwork, frames: np.ndarray) -> None:
+    config = DenseTraining(epochs=1, hard_epochs=0, batch_size=2, bits_weights=(0.02, 0.001))
+    bottleneck, tail = train_dense(detector, frames, None, config, shapes={"toy": SHAPE})
+    truth = BoxTruth(np.array([[0, 0, 8, 8]], np.float32), np.array([0]))
+    data = Boxed(names=("a", "b"), frames=list(frames[:2]), truths=[truth] * 2)
+    rows = split_rows(bottleneck, tail, detector, dense_tables(bottleneck, detector, frames), data)
+    assert [row["level"] for row in rows] == [0, 1]
+    assert all(0 <= row["ap50"] <= 100 for row in rows)
+
+
+def test_the_pilot_trains_for_its_time_and_leaves_the_teacher_alone(
+    segmenter: DenseNetwork, frames: np.ndarray
+) -> None:
+    data = Segmented(names=tuple("abcd"), frames=list(frames), truths=list((frames[..., 0] > 128).astype(np.uint8)))
+    maps = teacher_maps(segmenter, data, cut="stage")
+    assert maps.features_NCHW.shape == (4, 4, 4, 4)
+    said: list[str] = []
+    config = PilotConfig(shape=SHAPE, rate_weights=(0.1, 0.01), crop=(2, 3), batch_size=2, seconds=0.2)
+    pilot = train_pilot(config, segmenter, data, maps, say=said.append)
+    assert pilot.history
+    assert "of CPU left" in said[0]
+    assert not any(torch.isnan(value).any() for value in pilot.bottleneck.state_dict().values())
+    with torch.no_grad():
+        made = segmenter.model.get_submodule("stage")(torch.zeros(1, 3, SIDE, SIDE))
+    assert made.shape == (1, 4, 4, 4)
+
+
+def test_bytes_are_held_against_the_references_at_equal_accuracy() -> None:
+    reference = [{"bytes": 100, "miou": 40.0}, {"bytes": 400, "miou": 60.0}, {"bytes": 500, "miou": 55.0}]
+    ours = [{"bytes": 50, "miou": 50.0}, {"bytes": 90, "miou": 61.0}]
+    inside, above = bytes_over(ours, reference)
+    assert inside["reference_bytes"] == pytest.approx(200)
+    assert inside["over"] == pytest.approx(0.25)
+    assert above["over"] is None
+
+
+def test_a_network_without_a_shape_is_refused(segmenter: DenseNetwork, frames: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="no cut is known for 'toy'"):
+        train_dense(segmenter, frames, None, CONFIG)
