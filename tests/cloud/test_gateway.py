@@ -20,6 +20,7 @@ import msgpack
 import numpy as np
 import pytest
 from cloud_peer import (
+    DEADLINE_S,
     SHAPE,
     FakeGate,
     FakeWorker,
@@ -36,15 +37,17 @@ from cloud_peer import (
 )
 from websockets.exceptions import ConnectionClosed
 
-from littoral.bundle import SigningKey
+from littoral.bundle import Manifest, SigningKey
 from littoral.cloud import admin
 from littoral.cloud.cloud import Cloud
-from littoral.cloud.session import Session
+from littoral.cloud.intake import check_message
+from littoral.cloud.session import INLINE_BODY_BYTES, Session
 from littoral.errors import StorageError
 from littoral.wire.envelope import MAX_FRAME_BYTES, Frame, decode_frame, encode_frame
 from littoral.wire.messages import (
     Ack,
     Challenge,
+    DurableMessage,
     Receipt,
     Refusal,
     Sample,
@@ -402,6 +405,25 @@ def test_a_device_over_its_credit_is_not_read(tmp_path: Path, monkeypatch: pytes
             assert session._in_flight_bytes < 200 + MAX_FRAME_BYTES + one_more
             slow.gate.set()
             line.wait(Ack, lambda ack: ack.sequence == 7)
+
+
+def test_a_message_that_is_checked_while_the_one_before_it_is_committed_is_committed_too(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_is_acked = threading.Event()
+
+    def check(message: DurableMessage, manifest: Manifest) -> None:
+        if len(getattr(message, "image", b"")) > INLINE_BODY_BYTES:
+            first_is_acked.wait(DEADLINE_S)
+        check_message(message, manifest)
+
+    monkeypatch.setattr("littoral.cloud.session.check_message", check)
+    with peer.session() as line:
+        line.send(sample(1), sequence=1)
+        line.send(sample(2, image=bytes(INLINE_BODY_BYTES + 1)), sequence=2)
+        assert line.wait(Ack).sequence == 1
+        first_is_acked.set()
+        line.wait(Ack, lambda ack: ack.sequence == 2)
 
 
 def test_a_failing_record_refuses_the_session_with_storage(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,7 +201,8 @@ class Session:
             elif durable is not None:
                 if frame.stream != self._stream or not 0 < frame.sequence <= MAX_INTEGER:
                     raise ProtocolError(f"stream {frame.stream}, sequence {frame.sequence} is not of this outbox")
-                self._pending.append((frame.sequence, await self._entry(frame, purpose)))
+                entry = await self._entry(frame, purpose)  # meanwhile a commit may take what is pending
+                self._pending.append((frame.sequence, entry))
                 self._in_flight_bytes += len(data)
                 # One frame more than a device with manners ever has in flight: requests are not held up behind it.
                 if self._in_flight_bytes >= self._hub.limits.credit_bytes + MAX_FRAME_BYTES:
