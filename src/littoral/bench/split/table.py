@@ -25,6 +25,8 @@ from littoral.bench.split.unit import LAST_STAGE, SplitUnit
 from littoral.bench.store import UnitStore
 
 TABLE = "split"
+DENSE_KINDS = ("dense_fixed", "dense_codec", "dense_split")
+"""Whose accuracy is mIoU or AP50."""
 MAKE = "littoral.bench.split.make:make_unit"
 _WIDTH = 140
 
@@ -181,7 +183,7 @@ def _list(units: Sequence[SplitUnit], done: Mapping[str, Any], store: SplitStore
 FALLBACK_MS = {
     "product": 10.0, "product_single": 10.0, "parity": 22.0, "end_to_end": 15.0, "channel_reduction": 12.0,
     "rac_shaped": 10.0, "local_only": 2.0, "avif": 60.0, "avif_444": 90.0, "leakage": 100.0, "robust": 120.0,
-    "link": 500.0, "timing": 300.0,
+    "link": 500.0, "timing": 300.0, "dense": 400.0,
 }  # fmt: skip
 """Of one core for a frame of `SplitUnit.num_frames`, before anything was measured; ResNet-56 as teacher."""
 _OTHERS_MS = 10.0
@@ -201,11 +203,11 @@ def _seconds_per_frame(units: Sequence[SplitUnit], store: SplitStore) -> dict[st
 
 def print_table(document: Mapping[str, Any]) -> None:
     """Every point with bytes or an accuracy, and the summary."""
-    table = Table(title="bytes of a frame as sent, and right answers in percent", title_justify="left")
+    table = Table(title="bytes of a frame as sent, and right answers (mIoU, AP50) in percent", title_justify="left")
     for column in ("kind", "method", "variant", "seed", "level", "bytes", "p95", "no header", "right", "encoder MMAC"):
         table.add_column(column, justify="left" if column in ("kind", "method", "variant") else "right")
     for row in document["rows"]:
-        if row["kind"] not in ("split", "local_only", "codec", "features", "fixed", "robust"):
+        if row["kind"] not in ("split", "local_only", "codec", "features", "fixed", "robust", *DENSE_KINDS):
             continue
         macs = row.get("encoder_macs", row.get("network_macs"))
         table.add_row(
