@@ -1,6 +1,6 @@
 """Two small bundles of the dense tasks, with a split that sends the frames: a segmenter and a detector for 32 x 32 x 3.
 
-Both have a BatchNorm, hardly any weights, and no training. The second traced, the split by hand (`split_bundles`).
+Both have a BatchNorm, hardly any weights, and no training. The split is made by hand (`split_bundles`).
 """
 
 from __future__ import annotations
@@ -72,8 +72,10 @@ def made(task: Task[Any, Any]) -> nn.Module:
         torch.manual_seed(1)
         model = TinyDetector() if isinstance(task, Detection) else TinySegmenter()
     with torch.no_grad():
-        model.head.weight.mul_(3)
+        model.head.weight.mul_(2)
         if isinstance(task, Detection):
+            model.head.weight[:4] *= 0.05
+            model.head.bias[:4] = torch.tensor([0.5, 0.5, 0.0, 0.0])
             model.head.bias[4:] += 0.5
     settle_statistics(model, frames(), input=SPEC)
     return model.eval()
@@ -92,22 +94,22 @@ def truths(task: Task[Any, Any]) -> list[Any]:
     return [(frame[..., 0] > 100).astype(np.uint8) for frame in frames()]
 
 
-def build_dense(task: Task[Any, Any], out: Path, **changes: Any) -> Bundle:
+def build_dense(of: Task[Any, Any], out: Path, **changes: Any) -> Bundle:
     """Without a split."""
     from littoral.train import BuildOptions, TorchSource, build_bundle
 
     torch.set_num_threads(1)
     keep_the_exporters_operators()
-    factory = "detector" if isinstance(task, Detection) else "segmenter"
+    factory = "detector" if isinstance(of, Detection) else "segmenter"
     arguments: dict[str, Any] = {
-        "student": TorchSource(made(task), f"{__name__}:{factory}"),
+        "student": TorchSource(made(of), f"{__name__}:{factory}"),
         "out": out,
-        "name": task.name,
-        "class_names": CLASS_NAMES[: task.num_classes],
+        "name": of.name,
+        "class_names": CLASS_NAMES[: of.num_classes],
         "input": SPEC,
-        "task": task,
+        "task": of,
         "source_frames": frames(),
-        "source_labels": truths(task),
+        "source_labels": truths(of),
         "options": BuildOptions(probe_frames=4, drift_batches=2, drift_batch=4),
     }
     return build_bundle(**{**arguments, **changes})

@@ -237,8 +237,9 @@ class Detection:
         return AveragePrecision(self.num_classes)
 
     def as_truth(self, answer: Detections) -> BoxTruth:
-        """Its boxes of a score of at least `SURE_ENOUGH`."""
-        sure = answer[answer.scores_N >= SURE_ENOUGH]
+        """Its boxes of a score of at least `SURE_ENOUGH`, but those without an area, which overlap nothing at all."""
+        sides_N2 = answer.boxes_N4[:, 2:] - answer.boxes_N4[:, :2]
+        sure = answer[(answer.scores_N >= SURE_ENOUGH) & (sides_N2 > 0).all(axis=1)]
         return BoxTruth(sure.boxes_N4, sure.labels_N)
 
 
