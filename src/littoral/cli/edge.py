@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from littoral.edge.answer import Answer
     from littoral.edge.dense import DenseAnswer
-    from littoral.edge.device import Answer, Device
+    from littoral.edge.device import Device
     from littoral.edge.sources import Item
 
 Subparsers = argparse._SubParsersAction
@@ -193,7 +194,7 @@ def _answer_all(device: Device, args: argparse.Namespace) -> int:
 def _in_words(answer: Answer | DenseAnswer, names: Sequence[str]) -> str:
     """What is on a frame: its class, its surest boxes, or the classes of most of its pixels."""
     from littoral.core.detections import Detections
-    from littoral.edge.device import Answer
+    from littoral.edge.answer import Answer
     from littoral.edge.http import pixels_by_class
 
     if isinstance(answer, Answer):

@@ -21,7 +21,8 @@ from littoral.core.arrays import FloatArray, Frame
 from littoral.core.drift import StatisticsConfig
 from littoral.core.product import ProductConfig
 from littoral.core.scenes import RecallConfig
-from littoral.core.selection import SelectionConfig, Selector, judge_one, softmax
+from littoral.core.selection import SelectionConfig, Selector, judge_one
+from littoral.edge.answer import Answer
 from littoral.edge.dense import DenseAnswer, Judged, judge
 from littoral.edge.encoder import SplitEncoder
 from littoral.edge.images import LOSSLESS, check_coding
@@ -72,37 +73,6 @@ class DeviceConfig:
                 "statistics need statistics_batch_frames >= 2 and statistics_stride_frames >= 1, got "
                 f"{self.statistics_batch_frames} and {self.statistics_stride_frames}"
             )
-
-
-class Answer(NamedTuple):
-    """What the device says of a frame where its bundle is for classification."""
-
-    frame_id: int
-    """Counts the frames of this run from 1."""
-    label: int
-    name: str
-    """The class name of ``label``."""
-    confidence: float
-    """Probability of ``label``."""
-    entropy_nats: float
-    logits: FloatArray
-    """float32 ``(K,)``, the scores before softmax."""
-    version: int
-    """The affine version that answered; 0 is the source."""
-    cloud: str
-    """``connected``, ``away``, or ``none`` for a device without a link."""
-    latency_ms: float
-    source: str = "device"
-    """Who finished the frame: ``device`` or ``cloud``."""
-    degraded: bool = False
-    """True where the device had wanted the cloud's answer and had to give its own."""
-    reason: str = ""
-    """Why an answer is degraded: ``away``, ``timeout``, ``busy``, or what the cloud or the codec said."""
-
-    @property
-    def probabilities(self) -> FloatArray:
-        """float32 ``(K,)``, made when asked for."""
-        return softmax(self.logits)
 
 
 class DeviceStatus(NamedTuple):

@@ -17,8 +17,9 @@ import numpy as np
 
 from littoral.core.detections import Detections
 from littoral.core.metrics import LabelMap
+from littoral.edge.answer import Answer
 from littoral.edge.dense import DenseAnswer
-from littoral.edge.device import Answer, Device
+from littoral.edge.device import Device
 from littoral.edge.sources import MAX_IMAGE_BYTES, decode_image
 from littoral.errors import FrameError, LittoralError, ModelOutputError
 

@@ -27,7 +27,8 @@ from littoral.cloud.jobs import AdaptConfig
 from littoral.core.arrays import Frame
 from littoral.core.product import ProductConfig
 from littoral.core.selection import SelectionConfig
-from littoral.edge.device import Answer, Device, DeviceConfig
+from littoral.edge.answer import Answer
+from littoral.edge.device import Device, DeviceConfig
 from littoral.errors import LittoralError, ModelOutputError
 
 MEMORY_FOLDER = Path("/dev/shm")
