@@ -103,6 +103,9 @@ def run(args: argparse.Namespace) -> int:
         return 2
     bundle = Bundle.open(args.bundle)
     if args.maps is not None:
+        if args.http is not None:
+            print("littoral edge: --maps is for a folder or --stdin; leave it out with --http", file=sys.stderr)
+            return 2
         if bundle.manifest.task != "segmentation":
             print(f"littoral edge: --maps is for segmentation, this bundle for {bundle.manifest.task}", file=sys.stderr)
             return 2

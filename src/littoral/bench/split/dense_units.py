@@ -21,6 +21,7 @@ from littoral.bench.split.codecs import codec_of
 from littoral.bench.split.dense_full import DenseTraining, train_dense
 from littoral.bench.split.dense_networks import DenseNetwork, load_dense_network
 from littoral.bench.split.dense_rows import Row, accuracy_of, cloud_only_row, device_only_row, picture_rows, prepared
+from littoral.bench.split.dense_shapes import DENSE_SHAPES
 from littoral.bench.split.dense_split import dense_tables, split_rows
 from littoral.bench.split.material import SplitMaterial, alone
 from littoral.bench.split.unit import SplitUnit
@@ -73,8 +74,9 @@ def dense_split(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> dict[st
 
 
 def _key(unit: SplitUnit) -> str:
-    """Of the training alone, so that another test set takes the same checkpoint."""
-    return hashlib.sha256(json.dumps(dict(unit.options), sort_keys=True).encode()).hexdigest()[:16]
+    """Of the training alone, so that another test set takes the same checkpoint, and another shape another one."""
+    told = json.dumps(dict(unit.options), sort_keys=True) + repr(DENSE_SHAPES[unit.teacher])
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def _material(unit: SplitUnit, material: SplitMaterial) -> tuple[DenseNetwork, Segmented | Boxed]:
