@@ -162,7 +162,7 @@ class Device:
                 self.config.offload,
                 model=self._maintenance.model,
                 shape=self._shape,
-                **({} if adapts else {"finish": self._judge}),
+                finish=None if adapts else self._judge,
             )
         self._otherwise: Callable[[Model, Frame, int], Answer | DenseAnswer] | None = None
         if self._offloading is not None or not adapts:

@@ -93,10 +93,10 @@ class Offloading:
         *,
         model: Model,
         shape: tuple[int, int, int],
-        finish: Callable[[FloatArray], Any] = lambda output: output,
+        finish: Callable[[FloatArray], Any] | None = None,
     ) -> None:
         self.config = config
-        self._finish = finish
+        self._finish = finish or (lambda output: output)
         self.road = RoadEstimate()
         """How long a request takes there and back, without what the cloud says that it spent."""
         self.rest_ms = Ewma()
@@ -107,7 +107,7 @@ class Offloading:
         for _ in range(_WARM_RUNS):
             began = time.perf_counter()
             with contextlib.suppress(ModelOutputError):  # no frame's answer yet
-                finish(model.run_from(encoder.segment, value)[0])
+                self._finish(model.run_from(encoder.segment, value)[0])
             self.rest_ms.add((time.perf_counter() - began) * 1000)
 
     def answer(self, model: Model, frame: Frame, started_s: float) -> Finished:

@@ -41,8 +41,9 @@ def check_frames(spec: InputSpec, frames: Frame) -> None:
 def check_truths(task: Task[Any, Any], truths: Truths | np.ndarray, num_frames: int) -> None:
     """Refuse source labels that are not the task's, or not as many as frames; `ValueError`."""
     if isinstance(task, Detection):
-        if len(truths) != num_frames or not all(isinstance(truth, BoxTruth) for truth in truths):
-            raise ValueError(f"source_labels are {len(truths)} of {type(truths[0])}, expected {num_frames} of BoxTruth")
+        kinds = sorted({type(truth).__name__ for truth in truths})
+        if len(truths) != num_frames or kinds != [BoxTruth.__name__]:
+            raise ValueError(f"source_labels are {len(truths)} of {kinds}, expected {num_frames} of BoxTruth")
         tensors = truths_to_tensors(task, list(truths))
     elif isinstance(task, Classification):
         labels = np.asarray(truths)
