@@ -164,6 +164,12 @@ def _codec_speed(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result
     return {"points": [measure_codec(quick=unit.options["quick"])]}
 
 
+def _codec_exact(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
+    from littoral.bench.split.codec_exact import measure_exactness
+
+    return {"points": [measure_exactness(**unit.options, say=tell)]}
+
+
 _MAKERS: dict[str, Callable[[SplitUnit, SplitMaterial, Tell], Result]] = {
     "split": _split,
     "local_only": _local,
@@ -175,6 +181,7 @@ _MAKERS: dict[str, Callable[[SplitUnit, SplitMaterial, Tell], Result]] = {
     "timing": _timing,
     "link": _link,
     "codec_speed": _codec_speed,
+    "codec_exact": _codec_exact,
 }
 _MODULES: dict[str, tuple[str, ...]] = {
     "split": ("points", "training"),
@@ -187,6 +194,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "timing": ("field",),
     "link": ("link_row", "link_whole", "points"),
     "codec_speed": ("codec_speed",),
+    "codec_exact": ("codec_exact",),
 }
 
 

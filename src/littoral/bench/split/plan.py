@@ -210,6 +210,7 @@ def full_plan(*, epochs: int | None = None, seeds: Sequence[int] = (0, 1, 2)) ->
         *(unit for given in INPUTS for unit in plan.local(totals[given], first)),
         *(plan.split(plan.single(PIXELS, level, first)) for level in levels),
         plan.unit("codec_speed", "codec_speed", "laplace", 0, quick=False),
+        plan.unit("codec_exact", "codec_exact", "drawn", 0, num_round_trips=100_000, num_damaged=1_000),
         *(unit for given in INPUTS for unit in plan.derived(main[given], corruptions=COMMON, levels=levels)),
         *(plan.split(plan.parity(beta, first)) for beta in BETAS if beta not in (0.32, 0.08, 1.28)),
         *plan.local(ENCODER_MACS[SEGMENT], first),
@@ -250,6 +251,7 @@ def quick_plan() -> list[SplitUnit]:
             plan.codec("avif", (50,)),
             plan.unit("features", "features_zlib", "layer2", plan.budget.codec_frames, packer="zlib"),
             plan.unit("codec_speed", "codec_speed", "laplace", 0, quick=True),
+            plan.unit("codec_exact", "codec_exact", "drawn", 0, num_round_trips=1_000, num_damaged=5),
             *plan.derived(pixels, corruptions=ROBUST[:2], levels=[1]),
         ]
     )
