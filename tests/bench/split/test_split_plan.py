@@ -51,6 +51,11 @@ def test_everything_that_is_trained_has_the_same_budget() -> None:
     assert {unit.training.epochs for unit in full_plan(epochs=7) if unit.training} == {7}
 
 
+def test_a_budget_that_leaves_a_stage_without_an_epoch_is_refused() -> None:
+    with pytest.raises(ValueError, match="1 epochs were asked for"):
+        full_plan(epochs=1)
+
+
 def test_no_unit_is_planned_twice_and_quick_has_one_of_every_kind() -> None:
     for plan in (full_plan(), quick_plan()):
         assert len({unit.key for unit in plan}) == len(plan)

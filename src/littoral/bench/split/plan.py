@@ -196,7 +196,11 @@ def full_plan(*, epochs: int | None = None, seeds: Sequence[int] = (0, 1, 2)) ->
     Args:
         epochs: Of every training, where not `Budget`'s.
         seeds: The first is run of everything, the others of what the summary quotes.
+    Raises:
+        ValueError: so few epochs that a training has none for one of its stages.
     """
+    if epochs is not None and epochs < 2:
+        raise ValueError(f"{epochs} epochs were asked for; the trainings have two stages and need at least 2")
     plan = _Plan(Budget() if epochs is None else Budget(epochs=epochs))
     first, others = seeds[0], seeds[1:]
     levels = range(len(RATE_WEIGHTS))
