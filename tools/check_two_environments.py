@@ -2,9 +2,9 @@
 
     .venv/bin/python tools/check_two_environments.py build/edge-venv
 
-Builds a small bundle here, copies the device's part of it to where the device runs, plays a folder of images, and
-checks that every frame was answered, that every chosen sample was acknowledged, and that no torch was near. Reports the
-device's resident memory.
+Builds a small bundle with a split here, copies the device's part of it to where the device runs, plays a folder of
+images twice, and checks that every frame was answered, that every chosen sample was acknowledged, that the cloud
+finished the frames that it was asked to finish, and that no torch was near. Reports the device's resident memory.
 """
 # ruff: noqa: T201
 
@@ -17,33 +17,62 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from littoral import InputSpec, TorchSource, build_bundle
+from littoral import BuildOptions, InputSpec, SplitSource, TorchSource, build_bundle
 from littoral.bench.processes import CloudProcess
 from littoral.cloud.admin import new_token
+from littoral.models.architectures import product
+from littoral.models.bottleneck import split_tail_kwargs, to_split_tail
+from littoral.models.parts import tail_of
 from littoral.models.zoo import resnet20
 
 FRAMES = 300
+OFFLOADED = 0.9
+"""At least this share of the frames must be finished by the cloud, on a machine that may be busy."""
+OFFLOAD = ("--offload", "1", "--deadline", "1000")
+CUT = "layer1"
 SEND_ALL = ("--published", "--entropy-max", "1", "--entropy-min", "0", "--diversity-margin", "2")
 
 
 def build(folder: Path, frames: np.ndarray) -> Path:
-    """A ResNet-20 for 32 x 32 frames with random weights, as a bundle."""
+    """A ResNet-20 for 32 x 32 frames with random weights, cut once and split there, as a bundle."""
     torch.manual_seed(0)
-    source = TorchSource(resnet20(num_classes=10).eval(), "littoral.models.zoo:resnet20", {"num_classes": 10})
+    factory, kwargs = "littoral.models.zoo:resnet20", {"num_classes": 10}
+    source = TorchSource(resnet20(num_classes=10).eval(), factory, kwargs)
+    bottleneck = product(in_channels=16, patch=0, strides=(2, 2), out_channels=16, upsamplings=2).eval()
+    tail = TorchSource(
+        to_split_tail(bottleneck, tail_of(source.module, CUT)),
+        "littoral.models.bottleneck:make_split_tail",
+        split_tail_kwargs(bottleneck, {"factory": factory, "kwargs": kwargs, "cut": CUT}),
+    )
     spec = InputSpec(height=32, width=32, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
     names = [f"class {index}" for index in range(10)]
     out = folder / "bundle"
-    build_bundle(student=source, teacher=source, out=out, name="b", class_names=names, input=spec, source_frames=frames)
+    build_bundle(
+        student=source,
+        teacher=source,
+        out=out,
+        name="b",
+        class_names=names,
+        input=spec,
+        source_frames=frames,
+        splits=[SplitSource(bottleneck, tail, segment=0)],
+        options=BuildOptions(cut_points=(CUT,)),
+    )
     return out
 
 
-def run_device(python: Path, folder: Path, url: str, token: str) -> tuple[list[dict[str, object]], int]:
+def run_device(
+    python: Path, folder: Path, url: str, token: str, state: str, options: Sequence[str]
+) -> tuple[list[dict[str, Any]], int]:
     """What the device printed, and the most memory it had resident, in KiB."""
     command = [
         str(python),
@@ -57,7 +86,7 @@ def run_device(python: Path, folder: Path, url: str, token: str) -> tuple[list[d
         "--fps",
         "100",
     ]
-    command += ["--cloud", url, "--token", token, "--state", "device-state", "--flush", "20", *SEND_ALL]
+    command += ["--cloud", url, "--token", token, "--state", state, "--flush", "20", *options]
     resident = 0
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
         assert process.stdout is not None
@@ -90,13 +119,19 @@ def main() -> None:
             for index, frame in enumerate(frames):
                 Image.fromarray(frame).save(folder / "frames" / f"{index:04}.png")
             started = time.monotonic()
-            lines, resident = run_device(python, folder, cloud.url, new_token(cloud.state))
+            token = new_token(cloud.state)
+            lines, resident = run_device(python, folder, cloud.url, token, "device-state", SEND_ALL)
+            token = new_token(cloud.state)
+            offloaded, _ = run_device(python, folder, cloud.url, token, "offloading-state", OFFLOAD)
         finally:
             cloud.stop()
     status = lines[-1]
     answers = [line for line in lines if line["type"] == "answer"]
+    by_cloud = [line for line in offloaded if line["type"] == "answer" and line["source"] == "cloud"]
     told = {
         "answers": len(answers),
+        "offloaded_answers": len(by_cloud),
+        "offloaded_median_ms": round(float(np.median([line["latency_ms"] for line in by_cloud])), 2),
         "accepted": status["accepted"],
         "acked": status["acked"],
         "versions_installed": status["versions_installed"],
@@ -108,6 +143,9 @@ def main() -> None:
     print(json.dumps(told))
     if len(answers) != FRAMES or status["acked"] != status["accepted"] or not status["acked"]:
         sys.exit(f"not every frame was answered, or not every chosen sample acknowledged: {status}")
+    if len(by_cloud) < OFFLOADED * FRAMES:
+        reasons = Counter(str(line.get("reason")) for line in offloaded if line["type"] == "answer")
+        sys.exit(f"the cloud finished {len(by_cloud)} of {FRAMES} frames; why not the others: {dict(reasons)}")
 
 
 if __name__ == "__main__":

@@ -430,3 +430,9 @@ def test_losses_are_weighted_as_they_say():
     one = recipe()
     assert one.epochs == 3
     assert [one.phase_of(epoch) for epoch in range(3)] == [(0, 0), (0, 1), (1, 0)]
+
+
+@pytest.mark.parametrize(("epochs", "hard_epochs"), [(1, 1), (3, 3), (2, -1)])
+def test_a_recipe_without_an_epoch_for_the_encoder_is_refused(epochs: int, hard_epochs: int) -> None:
+    with pytest.raises(ValueError, match="at least one must train the encoder"):
+        product_recipe(epochs=epochs, hard_epochs=hard_epochs)

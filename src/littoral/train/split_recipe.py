@@ -148,7 +148,14 @@ def product_recipe(
         hard_epochs: Of these, the last ones.
         features: See `SplitLoss`; none without it.
         pooled: Likewise.
+    Raises:
+        ValueError: no epoch is left in which the encoder is trained.
     """
+    if not 0 <= hard_epochs < epochs:
+        raise ValueError(
+            f"{epochs} epochs, {hard_epochs} of them on rounded latents, were asked for; at least one must train the "
+            "encoder"
+        )
     loss = SplitLoss(features=dict(features or {}), pooled=dict(pooled or {}))
     scales = {"tail": tail_lr_scale, "prior": 5.0, "gains": 5.0, "scales": 5.0}
     joint = Phase(

@@ -30,7 +30,7 @@ def test_the_plan_s_macs_are_those_of_its_networks(given: str) -> None:
     if given != PIXELS:
         head = head_of(resnet20(), given)
         assert count_macs(head, shape) == SEGMENT_MACS[given]
-        shape = (16, 32, 32)
+        shape = (32, 16, 16)
     assert count_macs(product(**NETWORKS[given]).encoder, shape) == ENCODER_MACS[given]
     assert ENCODER_MACS[given] <= 0.3 * count_macs(resnet20(), (3, 32, 32))
 
@@ -49,6 +49,11 @@ def test_everything_that_is_trained_has_the_same_budget() -> None:
         budgets = {(t.teacher, t.frames, t.epochs, t.views) for u in plan if (t := u.training) is not None}
         assert len(budgets) == 1
     assert {unit.training.epochs for unit in full_plan(epochs=7) if unit.training} == {7}
+
+
+def test_a_budget_that_leaves_a_stage_without_an_epoch_is_refused() -> None:
+    with pytest.raises(ValueError, match="1 epochs were asked for"):
+        full_plan(epochs=1)
 
 
 def test_no_unit_is_planned_twice_and_quick_has_one_of_every_kind() -> None:

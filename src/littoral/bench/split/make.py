@@ -164,6 +164,12 @@ def _codec_speed(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result
     return {"points": [measure_codec(quick=unit.options["quick"])]}
 
 
+def _codec_exact(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
+    from littoral.bench.split.codec_exact import measure_exactness
+
+    return {"points": [measure_exactness(**unit.options, say=tell)]}
+
+
 def _dense_fixed(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
     from littoral.bench.split.dense_units import dense_fixed
 
@@ -193,6 +199,7 @@ _MAKERS: dict[str, Callable[[SplitUnit, SplitMaterial, Tell], Result]] = {
     "timing": _timing,
     "link": _link,
     "codec_speed": _codec_speed,
+    "codec_exact": _codec_exact,
     "dense_fixed": _dense_fixed,
     "dense_codec": _dense_codec,
     "dense_split": _dense_split,
@@ -208,6 +215,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "timing": ("field",),
     "link": ("link_row", "link_whole", "points"),
     "codec_speed": ("codec_speed",),
+    "codec_exact": ("codec_exact",),
     "dense_fixed": ("dense_rows",),
     "dense_codec": ("dense_rows",),
     "dense_split": ("dense_split", "dense_full"),

@@ -32,8 +32,8 @@ KWARGS: dict[str, Any] = {"num_classes": len(CLASS_NAMES)}
 FACTORY = {name: f"littoral.models.zoo:{name}" for name in (STUDENT, TEACHER)}
 WEIGHTS = {name: f"weights/cifar10_{name}.safetensors" for name in FACTORY}
 NEEDED = ("cifar10/train.npz", "cifar10/test.npz", *WEIGHTS.values())
-POOLED = ("layer3",)
-"""Whose means over the places the bank keeps."""
+POOLED = {TEACHER: "layer3.8", STUDENT: "layer3.2"}
+"""The last block of each: the bank keeps the means of what it gives over the places."""
 _BATCH = 250
 Labels = NDArray[np.int64]
 
@@ -116,7 +116,7 @@ class SplitMaterial:
                 self.train[0][:frames],
                 INPUT,
                 num_views=views,
-                pooled=POOLED,
+                pooled=(POOLED[teacher],),
                 progress=progress,
             )
 

@@ -12,27 +12,36 @@ from typing import Any
 
 from littoral.bench.split.codecs import QUALITIES, QUICK_QUALITIES
 from littoral.bench.split.local_only import SHAPES, size_for
-from littoral.bench.split.material import STUDENT, TEACHER
+from littoral.bench.split.material import POOLED, STUDENT, TEACHER
 from littoral.bench.split.unit import Kind, SplitUnit, Training
 from littoral.bench.streams.corruptions import COMMON
 
 PRODUCT, SINGLE, PARITY = "product", "product_single", "parity"
 LOCAL, DEVICE_ONLY, LOSSLESS = "local_only", "device_only", "cloud_lossless"
-PIXELS, LAYER1 = "pixels", "layer1"
-INPUTS = (PIXELS, LAYER1)
-"""What the encoder takes: the frame, or what the device's own network gives after its first stage."""
+PIXELS, SEGMENT = "pixels", "layer2.1"
+INPUTS = (PIXELS, SEGMENT)
+"""What the encoder takes: the frame, or what the device's own network gives after that module."""
 
-NETWORKS: Mapping[str, dict[str, Any]] = {
-    PIXELS: {"patch": 0, "strides": [2, 2], "width": 60, "blocks": 2},
-    LAYER1: {"in_channels": 16, "patch": 0, "strides": [2, 2], "width": 48, "blocks": 1},
+_COMMON: dict[str, Any] = {
+    "num_channels": 16,
+    "out_channels": 64,
+    "upsamplings": 0,
+    "decoder_width": 128,
+    "decoder_blocks": 1,
+    "mixed": True,
 }
-"""Of `littoral.models.architectures.product`."""
+NETWORKS: Mapping[str, dict[str, Any]] = {
+    PIXELS: {**_COMMON, "patch": 0, "strides": [2, 2], "width": 60, "blocks": 2},
+    SEGMENT: {**_COMMON, "in_channels": 32, "patch": 0, "strides": [2], "width": 64, "blocks": 1},
+}
+"""Of `littoral.models.architectures.product`; the latent has the size of the tail's input."""
+PRODUCT_CUT = "layer3.0"
+"""The product's tail begins after it: 64 channels of 8 x 8."""
 RATE_WEIGHTS = (5e-4, 1.5e-4, 4e-5, 1e-5)
 GAINS = (1.0, 2.0, 4.0, 8.0)
-RECIPE: dict[str, Any] = {"pooled": {"layer3": 0.5}}
-ENCODER_MACS = {PIXELS: 10_874_880, LAYER1: 5_824_512}
-"""Of `NETWORKS`, and of the device's own network up to its first stage; a test counts them."""
-SEGMENT_MACS = {PIXELS: 0, LAYER1: 14_598_144}
+ENCODER_MACS = {PIXELS: 10_844_160, SEGMENT: 5_963_776}
+"""Of `NETWORKS`, and of the device's own network up to there; a test counts them."""
+SEGMENT_MACS = {PIXELS: 0, SEGMENT: 22_855_680}
 BETAS = (0.02, 0.08, 0.32, 1.28, 5.12)
 END_TO_END_BETAS = (1e-5, 5e-5, 2.5e-4)
 CHANNELS = (1, 2, 4, 8)
@@ -96,6 +105,11 @@ class _Plan:
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
 
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Of what is trained in one stage."""
+        return {"pooled": {POOLED[self.budget.teacher]: 0.5}, "batch_size": 64}
+
     def training(self, method: str, variant: str, seed: int, **options: Any) -> Training:
         b = self.budget
         return Training(
@@ -105,7 +119,7 @@ class _Plan:
             teacher=b.teacher,
             frames=b.train_frames,
             epochs=b.epochs,
-            views=b.views,
+            views=min(b.views, b.epochs),
             options=options,
         )
 
@@ -136,10 +150,11 @@ class _Plan:
     def _options(self, given: str, weights: Sequence[float], gains: Sequence[float]) -> dict[str, Any]:
         segment = {} if given == PIXELS else {"segment": given}
         return {
+            "cut": PRODUCT_CUT,
             "network": NETWORKS[given],
             "rate_weights": list(weights),
             "starting_gains": list(gains),
-            "recipe": RECIPE,
+            "recipe": self.recipe,
             **segment,
         }
 
@@ -213,7 +228,11 @@ def full_plan(*, epochs: int | None = None, seeds: Sequence[int] = (0, 1, 2)) ->
     Args:
         epochs: Of every training, where not `Budget`'s.
         seeds: The first is run of everything, the others of what the summary quotes.
+    Raises:
+        ValueError: so few epochs that a training has none for one of its stages.
     """
+    if epochs is not None and epochs < 2:
+        raise ValueError(f"{epochs} epochs were asked for; the trainings have two stages and need at least 2")
     plan = _Plan(Budget() if epochs is None else Budget(epochs=epochs))
     first, others = seeds[0], seeds[1:]
     levels = range(len(RATE_WEIGHTS))
@@ -227,9 +246,10 @@ def full_plan(*, epochs: int | None = None, seeds: Sequence[int] = (0, 1, 2)) ->
         *(unit for given in INPUTS for unit in plan.local(totals[given], first)),
         *(plan.split(plan.single(PIXELS, level, first)) for level in levels),
         plan.unit("codec_speed", "codec_speed", "laplace", 0, quick=False),
+        plan.unit("codec_exact", "codec_exact", "drawn", 0, num_round_trips=100_000, num_damaged=1_000),
         *(unit for given in INPUTS for unit in plan.derived(main[given], corruptions=COMMON, levels=levels)),
         *(plan.split(plan.parity(beta, first)) for beta in BETAS if beta not in (0.32, 0.08, 1.28)),
-        *plan.local(ENCODER_MACS[LAYER1], first),
+        *plan.local(ENCODER_MACS[SEGMENT], first),
         *(_channels(plan, channels, first) for channels in CHANNELS),
         *(_end_to_end(plan, beta, first) for beta in END_TO_END_BETAS),
         *(_rac(plan, weight, first) for weight in RAC_WEIGHTS),
@@ -260,7 +280,7 @@ def quick_plan() -> list[SplitUnit]:
             *plan.fixed(),
             plan.split(plan.parity(0.32, 0)),
             plan.split(pixels),
-            plan.split(plan.product(LAYER1, 0)),
+            plan.split(plan.product(SEGMENT, 0)),
             *plan.local(ENCODER_MACS[PIXELS], 0),
             plan.split(plan.single(PIXELS, 1, 0)),
             _channels(plan, 2, 0),
@@ -269,6 +289,7 @@ def quick_plan() -> list[SplitUnit]:
             plan.codec("avif", (50,)),
             plan.unit("features", "features_zlib", "layer2", plan.budget.codec_frames, packer="zlib"),
             plan.unit("codec_speed", "codec_speed", "laplace", 0, quick=True),
+            plan.unit("codec_exact", "codec_exact", "drawn", 0, num_round_trips=1_000, num_damaged=5),
             *_dense(CAMVID_NETWORK, frames=2, qualities=(1, 90), training=QUICK_DENSE),
             *plan.derived(pixels, corruptions=ROBUST[:2], levels=[1]),
         ]
@@ -284,7 +305,7 @@ def _end_to_end(plan: _Plan, beta: float, seed: int) -> SplitUnit:
 
 
 def _rac(plan: _Plan, weight: float, seed: int) -> SplitUnit:
-    return plan.split(plan.training("rac_shaped", f"weight{weight:g}", seed, rate_weight=weight, recipe=RECIPE))
+    return plan.split(plan.training("rac_shaped", f"weight{weight:g}", seed, rate_weight=weight, recipe=plan.recipe))
 
 
 def chosen(units: Iterable[SplitUnit], globs: Sequence[str]) -> list[SplitUnit]:

@@ -95,6 +95,7 @@ def summarise(planned: Sequence[SplitUnit], results: Mapping[str, Result]) -> di
                 out.update(_product(units, other, f"_{other}"))
     out.update(_multi_rate(units))
     out.update(_codec(units))
+    out.update(_exactness(units))
     out.update(_link(units, given))
     for method, key in ((DEVICE_ONLY, "device_only_top1"), (LOSSLESS, "cloud_lossless_top1")):
         out[key] = units.accuracy("fixed", method)
@@ -235,6 +236,14 @@ def _codec(units: Units) -> dict[str, Any]:
         if "compressai_reason" in point:
             out["codec_speedup_over_compressai_reason"] = point["compressai_reason"]
         return out
+    return {}
+
+
+def _exactness(units: Units) -> dict[str, Any]:
+    for _, result in units.of("codec_exact"):
+        (point,) = result["points"]
+        names = ("round_trips", "mismatches", "damaged_payloads", "accepted")
+        return {f"codec_{name}": point[name] for name in names}
     return {}
 
 

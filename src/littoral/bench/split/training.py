@@ -48,7 +48,7 @@ from littoral.train.split_recipe import (
 from littoral.train.tables import build_tables
 
 CUT = "layer2"
-"""The tail begins after it: 32 channels of 16 x 16."""
+"""The tail begins after it, where a training says nothing else: 32 channels of 16 x 16."""
 TABLE_FRAMES = 2_000
 _STILL = 2.0**14
 """A gain at which rounding is nothing, for a network whose latent is its own scores."""
@@ -112,7 +112,7 @@ def train_or_load(training: Training, material: SplitMaterial, tell: Say = lambd
     if training.method == "channel_reduction":
         _calibrate_8_bit(bottleneck, head, frames)
     codec = _codec(bottleneck, head, frames)
-    tail_of_teacher = {"factory": FACTORY[training.teacher], "kwargs": KWARGS, "cut": CUT}
+    tail_of_teacher = {"factory": FACTORY[training.teacher], "kwargs": KWARGS, "cut": training.options.get("cut", CUT)}
     return Trained(
         training=training,
         bottleneck=bottleneck,
@@ -187,7 +187,7 @@ def _plan(training: Training, material: SplitMaterial) -> _Planned:
     """Fresh networks and the recipe; the same seed gives the same ones."""
     options = dict(training.options)
     teacher = material.network(training.teacher)
-    segment = options.pop("segment", None)
+    segment, cut = options.pop("segment", None), options.pop("cut", CUT)
     with torch.random.fork_rng():
         torch.manual_seed(training.seed)
         bottleneck, recipe = _METHODS[training.method](training, options)
@@ -195,10 +195,10 @@ def _plan(training: Training, material: SplitMaterial) -> _Planned:
     local = training.method == "local_only"
     networks = SplitNetworks(
         bottleneck=bottleneck.to(device),
-        tail=nn.Identity() if local else tail_of(teacher, CUT).to(device),
+        tail=nn.Identity() if local else tail_of(teacher, cut).to(device),
         head=None if segment is None else head_of(material.network(STUDENT), segment).to(device),
         teacher=teacher.to(device),
-        cut=None if local else CUT,
+        cut=None if local else cut,
     )
     alone_with_labels = training.method == "end_to_end"
     distortion = ClassifierDistortion(label_weight=1.0, teacher_weight=0.0) if alone_with_labels else None

@@ -1,0 +1,120 @@
+"""Whether payloads are exact: round trips by the reference and by the accelerator, and damage of every kind refused.
+
+Axes: C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from littoral.core.codec import Symbols, decode, encode
+from littoral.core.codec_tables import ChannelPrior, CodecTables, FrequencyTable
+from littoral.errors import PayloadError
+
+PER_TABLES = 100
+"""Payloads that share tables; then new ones are drawn."""
+_CEILING = 100_000
+_SOMETIMES = 0.02
+"""The share of symbols that lie anywhere within int32, so mostly outside of the tables."""
+Say = Callable[[int, int], None]
+
+
+def random_tables(rng: np.random.Generator) -> CodecTables:
+    """Tables of 1 to 3 levels, 1 to 6 channels and 1 to 8 places a side, with 1 to 40 values a channel."""
+    height, width = (int(side) for side in rng.integers(1, 9, 2))
+    levels = []
+    for _ in range(int(rng.integers(1, 4))):
+        priors = []
+        for _ in range(int(rng.integers(1, 7))):
+            weights = rng.dirichlet(np.full(int(rng.integers(1, 41)), rng.choice([0.05, 0.5, 5.0])))
+            priors.append(ChannelPrior(pmf=weights, first_value=int(rng.integers(-30, 10)), escape=1e-4))
+        levels.append(FrequencyTable.from_priors(priors, max_bytes=_CEILING))
+    return CodecTables(height=height, width=width, levels=tuple(levels))
+
+
+def random_symbols(rng: np.random.Generator, tables: CodecTables, level: int) -> Symbols:
+    """Int32 ``(C, H, W)``: most have a slot of their own, some are anywhere."""
+    table, shape = tables.level(level), tables.shape(level)
+    spans = (table.num_slots.astype(np.int64) - 1)[:, None, None]
+    symbols = table.first_values.astype(np.int64)[:, None, None] + rng.integers(0, spans, shape)
+    limits = np.iinfo(np.int32)
+    anywhere = rng.integers(limits.min, limits.max, shape, endpoint=True)
+    return np.where(rng.random(shape) < _SOMETIMES, anywhere, symbols).astype(np.int32)
+
+
+def _drawn(count: int, seed: int) -> Iterator[tuple[CodecTables, int, Symbols]]:
+    rng = np.random.default_rng(seed)
+    tables = random_tables(rng)
+    for number in range(count):
+        if number and number % PER_TABLES == 0:
+            tables = random_tables(rng)
+        level = int(rng.integers(len(tables.levels)))
+        yield tables, level, random_symbols(rng, tables, level)
+
+
+def round_trips(count: int, *, seed: int = 0, say: Say = lambda done, of: None) -> dict[str, Any]:
+    """Encode and decode with both coders, each decoding what the other encoded.
+
+    Returns:
+        ``round_trips``, ``mismatches`` (of bytes or of symbols), ``symbols`` and ``bytes`` in all, and ``accelerator``,
+        whether there was one; without it the reference is held against itself.
+    """
+    mismatches = num_symbols = num_bytes = 0
+    accelerated = False
+    for number, (tables, level, symbols) in enumerate(_drawn(count, seed), 1):
+        table = tables.level(level)
+        accelerated = accelerated or table.coder is not table.reference_coder
+        payload = encode(symbols, tables, level=level)
+        reference = encode(symbols, tables, level=level, use_reference=True)
+        back = (decode(reference, tables), decode(payload, tables, use_reference=True))
+        same = all(one.level == level and np.array_equal(one.symbols, symbols) for one in back)
+        mismatches += payload != reference or not same
+        num_symbols += symbols.size
+        num_bytes += len(payload)
+        say(number, count)
+    return {
+        "round_trips": count,
+        "mismatches": mismatches,
+        "symbols": num_symbols,
+        "bytes": num_bytes,
+        "accelerator": accelerated,
+    }
+
+
+def damage(count: int, *, seed: int = 0, say: Say = lambda done, of: None) -> dict[str, Any]:
+    """Put every other value in the place of every byte of a payload, and cut it at every length.
+
+    Returns:
+        ``damaged_payloads``, how many were ``changed`` and ``cut``, and how many of these were ``accepted``.
+    """
+    changed = cut = accepted = 0
+    for number, (tables, level, symbols) in enumerate(_drawn(count, seed), 1):
+        payload = encode(symbols, tables, level=level)
+        for position, value in enumerate(payload):
+            before, after = payload[:position], payload[position + 1 :]
+            for other in range(256):
+                if other != value:
+                    changed += 1
+                    accepted += _is_accepted(before + bytes([other]) + after, tables)
+            cut += 1
+            accepted += _is_accepted(before, tables)
+        say(number, count)
+    return {"damaged_payloads": count, "changed": changed, "cut": cut, "accepted": accepted}
+
+
+def _is_accepted(payload: bytes, tables: CodecTables) -> bool:
+    try:
+        decode(payload, tables)
+    except PayloadError:
+        return False
+    return True
+
+
+def measure_exactness(*, num_round_trips: int, num_damaged: int, say: Say) -> dict[str, Any]:
+    """The row of the table; ``say`` is told of both parts as one."""
+    of = num_round_trips + num_damaged
+    trips = round_trips(num_round_trips, say=lambda done, _: say(done, of))
+    return {**trips, **damage(num_damaged, seed=1, say=lambda done, _: say(num_round_trips + done, of))}

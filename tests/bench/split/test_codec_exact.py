@@ -1,0 +1,47 @@
+"""The measurement of exactness: it finds nothing wrong with the codec, and finds a codec that is wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from littoral.bench.split import codec_exact
+from littoral.bench.split.codec_exact import damage, measure_exactness, random_symbols, random_tables, round_trips
+from littoral.core import codec
+
+
+def test_both_coders_agree_and_damage_is_refused() -> None:
+    said = []
+    out = measure_exactness(num_round_trips=150, num_damaged=2, say=lambda *done: said.append(done))
+    assert (out["round_trips"], out["mismatches"]) == (150, 0)
+    assert (out["damaged_payloads"], out["accepted"]) == (2, 0)
+    assert out["changed"] == 255 * out["cut"], "every byte has 255 other values, and may be the first that is missing"
+    assert said[-1] == (152, 152)
+
+
+def test_symbols_lie_inside_and_outside_of_their_tables() -> None:
+    rng = np.random.default_rng(0)
+    outside = inside = 0
+    for _ in range(40):
+        tables = random_tables(rng)
+        symbols, table = random_symbols(rng, tables, 0), tables.level(0)
+        slots = symbols - table.first_values.astype(np.int64)[:, None, None]
+        within = (slots >= 0) & (slots < table.num_slots.astype(np.int64)[:, None, None] - 1)
+        inside, outside = inside + int(within.sum()), outside + int((~within).sum())
+    assert inside > 20 * outside > 0
+
+
+def test_a_coder_that_gives_other_bytes_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*args: object, use_reference: bool = False, **more: object) -> bytes:
+        payload = codec.encode(*args, use_reference=use_reference, **more)  # type: ignore[arg-type]
+        return payload + b"\0" if use_reference else payload
+
+    monkeypatch.setattr(codec_exact, "encode", wrong)
+    monkeypatch.setattr(codec_exact, "decode", lambda data, *args, **more: codec.decode(data.rstrip(b"\0"), *args))
+    assert round_trips(20)["mismatches"] == 20
+
+
+def test_a_decoder_that_takes_damage_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec_exact, "decode", lambda data, tables: None)
+    out = damage(1)
+    assert out["accepted"] == out["changed"] + out["cut"]
