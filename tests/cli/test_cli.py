@@ -424,7 +424,8 @@ def test_a_task_its_options_and_its_truths_reach_the_build(
 
     monkeypatch.setattr("littoral.train.build.build_bundle", build)
     truths = {"boxes": np.ones((1, 4), np.float32), "labels": np.array([1]), "counts": np.array([0, 1])}
-    np.savez(tmp_path / "frames.npz", frames=np.zeros((2, 16, 16, 1), np.uint8), **truths)
+    others = {"names": np.array(["left", None], dtype=object)}  # which would need pickle
+    np.savez(tmp_path / "frames.npz", frames=np.zeros((2, 16, 16, 1), np.uint8), **truths, **others)
     words: list[Any] = ["--frames", tmp_path / "frames.npz", "--classes", "a,b", "--student", "torch.nn:Identity"]
     save_file({}, tmp_path / "none.safetensors")
     words += ["--student-weights", tmp_path / "none.safetensors"]

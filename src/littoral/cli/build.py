@@ -10,6 +10,8 @@ from typing import Any
 from zipfile import BadZipFile
 
 Subparsers = argparse._SubParsersAction
+_ARRAYS = ("frames", "labels", "boxes", "counts")
+"""What is read of ``--frames``; see `littoral.core.truths`."""
 
 
 def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
@@ -17,7 +19,10 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("build", help="a model + data -> a bundle")
     parser.add_argument("out", type=Path, help="the bundle's directory; a .tar for devices is made beside it")
     parser.add_argument("--name", help="the bundle's name (default: that of the directory)")
-    parser.add_argument("--task", default="classification", help="classification, segmentation or detection")
+    tasks = ("classification", "segmentation", "detection")
+    parser.add_argument(
+        "--task", choices=tasks, default=tasks[0], help="what the networks are for (default: %(default)s)"
+    )
     parser.add_argument(
         "--task-options", default="{}", metavar="JSON", help="what is not as usual, such as a detector's strides"
     )
@@ -110,7 +115,7 @@ def _tensors(path: Path) -> dict[str, Any]:
 
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
-            tensors = dict(data)
+            tensors = {name: data[name] for name in _ARRAYS if name in data}
             frames = tensors["frames"]
     except (OSError, KeyError, ValueError, BadZipFile) as error:
         raise ValueError(f"{path} should be an .npz with an array 'frames' ({error})") from error
