@@ -217,6 +217,7 @@ def test_what_json_keeps_of_a_task_makes_it_again(task: Task[Any, Any]) -> None:
         ("detection", {"strides": 8}, "expected the like of"),
         ("detection", {"max_boxes": "all"}, "expected the like of 100"),
         ("detection", {"score_min": 2}, "within"),
+        ("detection", {"max_boxes": 65_536}, "1 <= max_boxes <= 65535 must hold"),
     ],
 )
 def test_options_from_a_file_that_are_none_are_refused(name: str, options: dict[str, Any], told: str) -> None:

@@ -24,6 +24,8 @@ AnswerT = TypeVar("AnswerT")
 TruthT = TypeVar("TruthT")
 SURE_ENOUGH = 0.3
 """The score from which a detection counts as an object that later versions must still find."""
+_MAX_BOXES = 65_535
+"""As many as an answer on the wire can count."""
 _ENTROPY_PIXELS = 4096
 """Of about so many pixels of a frame the mean entropy is taken: neighbours are alike, and each costs K exponentials."""
 
@@ -189,9 +191,9 @@ class Detection:
         _check_input(self.input_height, self.input_width)
         if not self.strides or min(self.strides) < 1:
             raise ValueError(f"a detector has strides of at least 1 pixel, got {self.strides}")
-        if not (0 <= self.score_min <= 1 and 0 <= self.iou_max <= 1 and self.max_boxes >= 1):
+        if not (0 <= self.score_min <= 1 and 0 <= self.iou_max <= 1 and 1 <= self.max_boxes <= _MAX_BOXES):
             raise ValueError(
-                "score_min and iou_max within [0, 1] and max_boxes >= 1 must hold, got "
+                f"score_min and iou_max within [0, 1] and 1 <= max_boxes <= {_MAX_BOXES} must hold, got "
                 f"{self.score_min}, {self.iou_max} and {self.max_boxes}"
             )
 
