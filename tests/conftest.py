@@ -68,6 +68,23 @@ def build_tiny_bundle(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def dense_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of two bundles with a split, ``segmentation`` and ``detection`` (``dense_bundles.py``); as above."""
+    pytest.importorskip("torch", reason="building a bundle needs the cloud extra")
+    pytest.importorskip("onnxscript", reason="building a bundle needs the cloud extra")
+    from dense_bundles import DETECTION, SEGMENTATION, build_dense, with_split
+
+    whole = run_folder(tmp_path_factory) / "dense-bundles"
+    with one_at_a_time(whole):
+        if not whole.exists():
+            folder = tmp_path_factory.mktemp("dense")
+            for task in (SEGMENTATION, DETECTION):
+                with_split(build_dense(task, folder / "plain" / task.name), folder / task.name)
+            folder.rename(whole)
+    return whole
+
+
+@pytest.fixture(scope="session")
 def split_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of `tiny_bundle` in two segments and with two splits (``split_bundles.py``). Do not write into it."""
     from split_bundles import write_split_bundle

@@ -43,7 +43,7 @@ def write_split_bundle(tiny: Path, out: Path) -> Bundle:
         )
     splits = []
     for index, segment in enumerate((None, 0)):
-        spec, more = _split(index, segment, bundle)
+        spec, more = identity_split(index, segment, bundle)
         splits.append(spec)
         files |= more
     out.mkdir()
@@ -51,7 +51,8 @@ def write_split_bundle(tiny: Path, out: Path) -> Bundle:
     return Bundle.open(out, require_cloud=True)
 
 
-def _split(index: int, segment: int | None, bundle: Bundle) -> tuple[SplitSpec, dict[str, bytes]]:
+def identity_split(index: int, segment: int | None, bundle: Bundle) -> tuple[SplitSpec, dict[str, bytes]]:
+    """A split point of a bundle that sends its frames, or what its stem gives, and the files that it adds."""
     import torch
 
     from littoral.models.bottleneck import make_split_tail

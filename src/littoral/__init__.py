@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from littoral.core.product import ProductConfig as ProductConfig
     from littoral.core.scenes import RecallConfig as RecallConfig
     from littoral.core.selection import SelectionConfig as SelectionConfig
-    from littoral.edge.device import Answer as Answer
+    from littoral.edge.answer import Answer as Answer
+    from littoral.edge.dense import DenseAnswer as DenseAnswer
     from littoral.edge.device import Device as Device
     from littoral.edge.device import DeviceConfig as DeviceConfig
     from littoral.edge.device import DeviceStatus as DeviceStatus
@@ -42,7 +43,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "AdaptConfig": "littoral.cloud.jobs",
-    "Answer": "littoral.edge.device",
+    "Answer": "littoral.edge.answer",
     "BudgetConfig": "littoral.core.budget",
     "BuildOptions": "littoral.train.options",
     "Bundle": "littoral.bundle",
@@ -50,6 +51,7 @@ _HOME = {
     "Cloud": "littoral.cloud.cloud",
     "CloudConfig": "littoral.cloud.cloud",
     "CloudLink": "littoral.edge.link",
+    "DenseAnswer": "littoral.edge.dense",
     "Device": "littoral.edge.device",
     "DeviceConfig": "littoral.edge.device",
     "DeviceStatus": "littoral.edge.device",

@@ -20,6 +20,7 @@ from PIL import Image
 
 from littoral.bundle import Bundle
 from littoral.cli.main import main
+from littoral.core.tasks import Detection
 from littoral.edge.link import CloudLink
 
 Said = Callable[..., tuple[int, str, str]]
@@ -407,6 +408,37 @@ def test_what_build_cannot_read_is_one_line(said: Said, tmp_path: Path, spoil: s
     assert status == 1
     assert told[spoil] in one_line(err)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_task_its_options_and_its_truths_reach_the_build(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    from safetensors.numpy import save_file
+
+    asked: dict[str, Any] = {}
+
+    def build(**arguments: Any) -> None:
+        asked.update(arguments)
+        raise ValueError("seen")
+
+    monkeypatch.setattr("littoral.train.build.build_bundle", build)
+    truths = {"boxes": np.ones((1, 4), np.float32), "labels": np.array([1]), "counts": np.array([0, 1])}
+    others = {"names": np.array(["left", None], dtype=object)}  # which would need pickle
+    np.savez(tmp_path / "frames.npz", frames=np.zeros((2, 16, 16, 1), np.uint8), **truths, **others)
+    words: list[Any] = ["--frames", tmp_path / "frames.npz", "--classes", "a,b", "--student", "torch.nn:Identity"]
+    save_file({}, tmp_path / "none.safetensors")
+    words += ["--student-weights", tmp_path / "none.safetensors"]
+    status, _, err = said(
+        "build", tmp_path / "out", *words, "--task", "detection", "--task-options", '{"strides": [4]}'
+    )
+    assert (status, "seen" in err) == (1, True)
+    assert asked["task"] == Detection(num_classes=2, input_height=16, input_width=16, strides=(4,))
+    assert [len(truth.labels_N) for truth in asked["source_labels"]] == [0, 1]
+    assert (asked["teacher"], asked["options"].rehearsal_steps) == (None, 0)
+    assert "segmentation needs" in said("build", tmp_path / "out", *words, "--task", "segmentation")[2]
+    assert "the task options '[]' are list" in said("build", tmp_path / "out", *words, "--task-options", "[]")[2]
+    assert said("build", tmp_path / "out", *words, "--teacher", "torch.nn:Identity")[0] == 2
 
 
 # What no command expects.

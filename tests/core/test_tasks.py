@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from littoral.core.arrays import FloatArray
 from littoral.core.boxes import Letterbox
+from littoral.core.detections import Detections
 from littoral.core.metrics import BoxTruth, ClassAnswer
 from littoral.core.tasks import TASK_NAMES, Classification, Detection, Segmentation, Task, task_of
 from littoral.errors import ModelOutputError
@@ -185,3 +187,61 @@ def test_a_detector_keeps_to_its_limits() -> None:
 def test_limits_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must hold|strides"):
         Detection(num_classes=3, input_height=16, input_width=24, **wrong)
+
+
+# What a bundle and a device need of a task.
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        Classification(num_classes=3),
+        Segmentation(num_classes=3, input_height=16, input_width=24, ignored_label=11),
+        Detection(num_classes=3, input_height=16, input_width=24, strides=(8, 4), score_min=0.2),
+    ],
+    ids=TASK_NAMES,
+)
+def test_what_json_keeps_of_a_task_makes_it_again(task: Task[Any, Any]) -> None:
+    options = json.loads(json.dumps(task.options))
+    assert task_of(task.name, num_classes=3, input_height=16, input_width=24, options=options) == task
+    assert make(task.name).options == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("classification", {"ignored_label": 3}, "has no option 'ignored_label'; it has none"),
+        ("segmentation", {"strides": [8]}, "has no option 'strides'; it has ignored_label"),
+        ("segmentation", {"ignored_label": 11.0}, "'ignored_label' is 11.0, expected the like of 255"),
+        ("detection", {"strides": [8, True]}, "expected the like of"),
+        ("detection", {"strides": 8}, "expected the like of"),
+        ("detection", {"max_boxes": "all"}, "expected the like of 100"),
+        ("detection", {"score_min": 2}, "within"),
+        ("detection", {"max_boxes": 65_536}, "1 <= max_boxes <= 65535 must hold"),
+    ],
+)
+def test_options_from_a_file_that_are_none_are_refused(name: str, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        task_of(name, num_classes=3, input_height=16, input_width=24, options=options)
+
+
+def test_entropy_is_in_nats_and_of_large_frames_taken_on_some_pixels() -> None:
+    even, sure = np.zeros(3, np.float32), np.float32([90, 0, 0])
+    entropies = Classification(num_classes=3).entropies(np.stack([even, sure]))
+    np.testing.assert_allclose(entropies, [math.log(3), 0], atol=1e-6)
+    task = Segmentation(num_classes=3, input_height=256, input_width=256)
+    outputs = np.zeros((1, *task.output_shape), dtype=np.float32)
+    outputs[:, 0, :128] = 90
+    np.testing.assert_allclose(task.entropies(outputs), [math.log(3) / 2], rtol=1e-5)
+    assert make("detection").entropies(np.zeros((1, 9, 8), np.float32)) is None
+
+
+def test_a_detectors_answer_as_truth_is_what_it_is_sure_of() -> None:
+    boxes = np.float32([[0, 0, 8, 8], [8, 8, 8, 16], [0, 0, 4, 4]])
+    found = Detections(boxes, np.float32([0.9, 0.8, 0.2]), np.array([1, 1, 2]))
+    task = make("detection")
+    truth = task.as_truth(found)
+    assert truth.boxes_N4.tolist() == [[0, 0, 8, 8]]
+    metric = task.metric()
+    metric.update([found], [truth])
+    assert metric.value() == pytest.approx(1.0)

@@ -63,8 +63,8 @@ def make(out, **changes):
 
 
 @functools.cache
-def traced_once(student, input, num_classes, taps):
-    return export_model(student, input, num_classes=num_classes, taps=taps)
+def traced_once(student, input, output_shape, taps):
+    return export_model(student, input, output_shape=output_shape, taps=taps)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def quick_trace(monkeypatch):
     monkeypatch.setattr(
         build_module,
         "export_model",
-        lambda model, input, *, num_classes, taps: traced_once(model, input, num_classes, tuple(taps)),
+        lambda model, input, *, output_shape, taps: traced_once(model, input, output_shape, tuple(taps)),
     )
 
 

@@ -189,7 +189,7 @@ def test_an_odd_network_is_exported_and_left_as_it_was():
     torch.manual_seed(0)
     model = Odd().train()
     spec = square(4, 1)
-    exported = export_model(model, spec, num_classes=5)
+    exported = export_model(model, spec, output_shape=(5,))
     assert model.training
     assert model.head.weight.dtype == torch.float64
     assert [layer.name for layer in exported.norm_layers] == ["norm"]
@@ -224,12 +224,12 @@ def flat(*layers):
 
 
 @pytest.mark.parametrize(
-    ("model", "num_classes", "taps", "words"),
+    ("model", "output_shape", "taps", "words"),
     [
         (Branching(), None, (), "cannot be traced to ONNX"),
         (Twice(), None, (), "is run 2 times by the network, expected once"),
         (nn.Conv2d(1, 3, 1), None, (), r"gives \(2, 3, 4, 4\), expected one tensor of logits \(2, classes\)"),
-        (flat(nn.Linear(16, 3)), 4, (), "the network has 3 classes, class_names has 4"),
+        (flat(nn.Linear(16, 3)), (4,), (), "the network has 3 classes, class_names has 4"),
         (flat(nn.Linear(9, 3)), None, (), "does not take frames of 4x4x1"),
         (flat(nn.BatchNorm1d(16, affine=False)), None, (), "'1' has affine=False"),
         (flat(nn.BatchNorm1d(16, track_running_stats=False)), None, (), "track_running_stats=False"),
@@ -237,9 +237,9 @@ def flat(*layers):
     ],
     ids=["branches", "norm-twice", "not-a-classifier", "classes", "frame-size", "no-affine", "no-statistics", "tap"],
 )
-def test_a_network_that_cannot_be_used_is_refused(model, num_classes, taps, words):
+def test_a_network_that_cannot_be_used_is_refused(model, output_shape, taps, words):
     with pytest.raises(ValueError, match=words):
-        export_model(model, square(4, 1), num_classes=num_classes, taps=taps)
+        export_model(model, square(4, 1), output_shape=output_shape, taps=taps)
 
 
 @pytest.mark.parametrize(

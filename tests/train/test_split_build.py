@@ -14,6 +14,7 @@ from traced import network, random_frames
 
 from littoral.bundle import Bundle
 from littoral.core.codec import decode
+from littoral.core.tasks import Classification
 from littoral.errors import BundleError
 from littoral.models.architectures import product
 from littoral.models.bottleneck import split_tail_kwargs, to_split_tail
@@ -198,20 +199,26 @@ def alone(student):
     """`build_split` with the student's segments, without a build around it."""
     graphs = build_module._cut(student.exported, BuildOptions(cut_points=CUT), lambda _line: None)
     sessions = [open_session(graph, student.exported.tensors) for graph in graphs]
-    return functools.partial(build_split, segments=sessions, input=student.spec, progress=lambda _line: None)
+    return functools.partial(
+        build_split,
+        segments=sessions,
+        input=student.spec,
+        task=Classification(num_classes=10),
+        progress=lambda _line: None,
+    )
 
 
 def test_the_same_split_gives_the_same_bytes(built, alone, frames, sources):
     """Traced anew. The frames in the order of the build's own seed."""
     order = np.random.default_rng(0).permutation(len(frames))
-    again = alone(1, sources[1], frames=frames[order], labels=LABELS[order])
+    again = alone(1, sources[1], frames=frames[order], truths=LABELS[order])
     assert {name: built.read(name) for name in again.files} == again.files
     assert again.metrics.items() <= built.manifest.source_metrics.items()
 
 
 def test_without_labels_bytes_are_measured_and_accuracy_is_not(alone, frames, sources, exported, monkeypatch):
     monkeypatch.setattr(split_module, "export_encoder", exported)
-    told = alone(0, sources[0], frames=frames[:8], labels=None).metrics
+    told = alone(0, sources[0], frames=frames[:8], truths=None).metrics
     assert set(told) == {"split0.encoder_macs", *(f"split0.level{level}.payload_bytes" for level in range(LEVELS))}
 
 
@@ -263,7 +270,7 @@ def test_a_split_that_does_not_fit_is_refused(alone, frames, sources, exported, 
     if source.segment is None:
         monkeypatch.setattr(split_module, "export_encoder", exported)
     with pytest.raises(kind, match=words):
-        alone(0, source, frames=frames[:8], labels=None)
+        alone(0, source, frames=frames[:8], truths=None)
 
 
 GAINS = np.array([[1.0, 1.0], [8.0, 8.0]], np.float32)

@@ -89,4 +89,4 @@ def trace(name: str) -> Network:
                 if parameter.ndim == 1:
                     parameter.add_(torch.randn_like(parameter) * 0.1)
     settle_statistics(model, random_frames(spec, 16), input=spec, batch_size=16)
-    return Network(model, spec, export_model(model, spec, num_classes=10, taps=taps))
+    return Network(model, spec, export_model(model, spec, output_shape=(10,), taps=taps))

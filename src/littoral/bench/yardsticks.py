@@ -37,6 +37,7 @@ def teacher_answers(
         on_batch: Told after each batch how many frames are done.
     """
     manifest = bundle.manifest
+    assert manifest.teacher is not None  # a classifier's bundle
     model = prepare(load_model(manifest.teacher, bundle.load_tensors(manifest.teacher.file)), "batch")
     learning = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.SGD(learning, lr=config.teacher_lr, momentum=0.9)

@@ -10,6 +10,7 @@ import tarfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -19,6 +20,7 @@ from littoral.bundle.manifest import CLOUD_FOLDER, Manifest
 from littoral.bundle.signing import PublicKey, SigningKey
 from littoral.core.affine import affine_names
 from littoral.core.arrays import FloatArray, Frame
+from littoral.core.truths import truths_from_tensors
 from littoral.errors import BundleError
 
 MANIFEST_FILE = "bundle.json"
@@ -110,9 +112,25 @@ class Bundle:
 
     @cached_property
     def probe(self) -> tuple[Frame, np.ndarray]:
-        """Probe frames ``(N, H, W, C)`` uint8 and the labels ``(N,)`` int64 that the source model gives them."""
+        """Probe frames ``(N, H, W, C)`` uint8 and the labels that the source model gives them.
+
+        int64 ``(N,)``; for other tasks than classification see `littoral.core.truths`, and `probe_truths`.
+        """
         tensors = self.load_tensors(self.manifest.probe.file)
         return tensors["frames"], tensors["labels"]
+
+    @cached_property
+    def probe_truths(self) -> list[Any]:
+        """For each probe frame what the task's metric holds answers against: what the source answered.
+
+        Raises:
+            BundleError: the file holds something else.
+        """
+        tensors = self.load_tensors(self.manifest.probe.file)
+        try:
+            return truths_from_tensors(self.manifest.make_task(), tensors, num_frames=len(tensors["frames"]))
+        except (ValueError, KeyError) as error:
+            raise BundleError(f"{self.manifest.probe.file} does not fit the task: {error}; build it again") from error
 
     def sign(self, key: SigningKey) -> None:
         """Write ``bundle.sig`` next to the manifest, and pack the tar for devices anew if there is one beside."""

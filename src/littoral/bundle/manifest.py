@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from littoral.core.affine import NormLayer
+from littoral.core.tasks import Classification, Task, task_of
 from littoral.errors import BundleError
 
 SCHEMA = 1
@@ -75,7 +76,10 @@ class StatisticsSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSpec:
-    """Source frames with the labels the source model gives them; an update must keep ``min_agreement`` of them."""
+    """Source frames with the answers that the source gives them; an update must keep ``min_agreement`` of these.
+
+    It is the value of the task's metric, with the source's answers as truths: for a classifier the share of labels.
+    """
 
     file: str
     num_frames: int
@@ -124,12 +128,16 @@ class Manifest:
     envelope_max_delta: dict[str, float]
     source_metrics: dict[str, float]
     student: TorchModel
-    teacher: TorchModel
-    replay_file: str
+    teacher: TorchModel | None
+    """None only where nothing adapts."""
+    replay_file: str | None
+    """Likewise."""
     rehearsed_file: str | None
     """Affine values that the cloud's first job in a domain starts from; None: the source's."""
     splits: tuple[SplitSpec, ...] = ()
     """Left out of the JSON where there are none, so that an older littoral reads such a bundle too."""
+    task_options: dict[str, Any] = field(default_factory=dict)
+    """Of the task, where they are not the usual ones (`littoral.core.tasks.Task.options`); else left out likewise."""
     files: dict[str, str] = field(default_factory=dict)
     """Relative path -> SHA-256 in hexadecimal, for every file of the bundle but bundle.json and bundle.sig."""
 
@@ -137,11 +145,27 @@ class Manifest:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def adapts(self) -> bool:
+        """Whether a cloud teaches this student (docs/adr/0017): classifiers only."""
+        return self.task == Classification.name
+
+    def make_task(self) -> Task[Any, Any]:
+        """The task with its classes, its input and its options."""
+        return task_of(
+            self.task,
+            num_classes=self.num_classes,
+            input_height=self.input.height,
+            input_width=self.input.width,
+            options=self.task_options,
+        )
+
     def to_json(self) -> bytes:
         """Canonical bytes: sorted keys, no white space; their SHA-256 is the bundle's digest."""
         fields = dataclasses.asdict(self)
-        if not self.splits:
-            del fields["splits"]
+        for name in ("splits", "task_options"):
+            if not fields[name]:
+                del fields[name]
         return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
@@ -149,8 +173,8 @@ class Manifest:
         """Parse and check the shape of every field.
 
         Raises:
-            BundleError: not JSON, another schema, an unknown or missing field, a value of the wrong type, or a split
-                that the bundle's segments and files do not allow.
+            BundleError: not JSON, another schema, an unknown or missing field, a value of the wrong type, a task that
+                there is not, or a split that the bundle's segments and files do not allow.
         """
         try:
             raw = json.loads(data)
@@ -160,6 +184,12 @@ class Manifest:
             came = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
             raise BundleError(f"bundle.json has schema {came!r}, this littoral reads schema {SCHEMA}; build it again")
         manifest = _parse(cls, raw, "bundle.json")
+        try:
+            manifest.make_task()
+        except ValueError as error:
+            raise BundleError(f"bundle.json names a task that cannot be: {error}; build it again") from error
+        if manifest.adapts and (manifest.teacher is None or manifest.replay_file is None):
+            raise BundleError(f"a bundle for {manifest.task} has a teacher and a replay sample; build it again")
         for index, split in enumerate(manifest.splits):
             _check_split(split, manifest, f"bundle.json.splits[{index}]")
         return manifest

@@ -10,6 +10,8 @@ from typing import Any
 from zipfile import BadZipFile
 
 Subparsers = argparse._SubParsersAction
+_ARRAYS = ("frames", "labels", "boxes", "counts")
+"""What is read of ``--frames``; see `littoral.core.truths`."""
 
 
 def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
@@ -17,15 +19,25 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("build", help="a model + data -> a bundle")
     parser.add_argument("out", type=Path, help="the bundle's directory; a .tar for devices is made beside it")
     parser.add_argument("--name", help="the bundle's name (default: that of the directory)")
+    tasks = ("classification", "segmentation", "detection")
+    parser.add_argument(
+        "--task", choices=tasks, default=tasks[0], help="what the networks are for (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--task-options", default="{}", metavar="JSON", help="what is not as usual, such as a detector's strides"
+    )
     for role in ("student", "teacher"):
-        parser.add_argument(f"--{role}", required=True, metavar="MODULE:FACTORY", help=f"what makes the {role}")
+        needed = role == "student"
+        only = "" if needed else "; only a classifier needs one"
+        parser.add_argument(f"--{role}", required=needed, metavar="MODULE:FACTORY", help=f"what makes the {role}{only}")
         parser.add_argument(f"--{role}-kwargs", default="{}", metavar="JSON", help="the factory's keyword arguments")
-        parser.add_argument(f"--{role}-weights", type=Path, required=True, help="its state dict, a .safetensors file")
+        parser.add_argument(f"--{role}-weights", type=Path, required=needed, help="its state dict, a .safetensors file")
     parser.add_argument(
         "--frames",
         type=Path,
         required=True,
-        help="source frames: .npz with 'frames' uint8 (N, H, W, C), 'labels' if known",
+        help="source frames: .npz with 'frames' uint8 (N, H, W, C); 'labels' if known: (N,), (N, H, W), or for a "
+        "detector (M,) with 'boxes' (M, 4) and 'counts' (N,)",
     )
     parser.add_argument("--classes", required=True, help="class names, by commas, or a file with one to a line")
     parser.add_argument("--mean", default="0", help="per channel on the scale 0..1, by commas")
@@ -37,9 +49,8 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--rehearse",
         type=int,
-        default=150,
         metavar="STEPS",
-        help="distil the teacher on altered source frames; 0: do not",
+        help="distil the teacher on altered source frames; 0: do not (default: 150 for a classifier)",
     )
     parser.add_argument("--key", type=Path, help="sign with this release key")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of probe and replay frames")
@@ -50,11 +61,26 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Build, and sign if a key is given."""
     from littoral.bundle import InputSpec, SigningKey
+    from littoral.core.tasks import Classification, task_of
     from littoral.train.build import build_bundle
     from littoral.train.options import BuildOptions
 
-    frames, labels = _frames(args.frames)
+    if (args.teacher is None) != (args.teacher_weights is None):
+        print("littoral build: --teacher and --teacher-weights go together; give both or none", file=sys.stderr)
+        return 2
+    tensors = _tensors(args.frames)
+    frames, classes = tensors["frames"], _classes(args.classes)
     _, height, width, channels = frames.shape
+    task = task_of(
+        args.task,
+        num_classes=len(classes),
+        input_height=height,
+        input_width=width,
+        options=_json(args.task_options, f"the task options {args.task_options!r}"),
+    )
+    steps = args.rehearse
+    if steps is None:
+        steps = 150 if task.name == Classification.name else 0
     spec = InputSpec(
         height=height,
         width=width,
@@ -64,15 +90,16 @@ def run(args: argparse.Namespace) -> int:
     )
     bundle = build_bundle(
         student=_source(args.student, args.student_kwargs, args.student_weights),
-        teacher=_source(args.teacher, args.teacher_kwargs, args.teacher_weights),
+        teacher=_source(args.teacher, args.teacher_kwargs, args.teacher_weights) if args.teacher else None,
         out=args.out,
         name=args.name or args.out.name,
-        class_names=_classes(args.classes),
+        class_names=classes,
         input=spec,
+        task=task,
         source_frames=frames,
-        source_labels=labels,
+        source_labels=_truths(args.frames, task, tensors),
         options=BuildOptions(
-            num_segments=args.segments, cut_points=tuple(args.cut), rehearsal_steps=args.rehearse, seed=args.seed
+            num_segments=args.segments, cut_points=tuple(args.cut), rehearsal_steps=steps, seed=args.seed
         ),
         progress=lambda text: print(text, file=sys.stderr, flush=True),
     )
@@ -83,17 +110,40 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _frames(path: Path) -> tuple[Any, Any]:
+def _tensors(path: Path) -> dict[str, Any]:
     import numpy as np
 
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
-            frames, labels = data["frames"], data.get("labels")
+            tensors = {name: data[name] for name in _ARRAYS if name in data}
+            frames = tensors["frames"]
     except (OSError, KeyError, ValueError, BadZipFile) as error:
         raise ValueError(f"{path} should be an .npz with an array 'frames' ({error})") from error
     if frames.dtype != np.uint8 or frames.ndim != 4:
         raise ValueError(f"'frames' in {path} is {frames.dtype} {frames.shape}, expected uint8 (N, H, W, C)")
-    return frames, labels
+    return tensors
+
+
+def _truths(path: Path, task: Any, tensors: dict[str, Any]) -> Any:
+    from littoral.core.tasks import Classification
+    from littoral.core.truths import truths_from_tensors
+
+    if "labels" not in tensors or task.name == Classification.name:
+        return tensors.get("labels")
+    try:
+        return truths_from_tensors(task, tensors, num_frames=len(tensors["frames"]))
+    except ValueError as error:
+        raise ValueError(f"{path} has not what {task.name} needs: {error}") from error
+
+
+def _json(text: str, whose: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{whose} are not JSON ({error})") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"{whose} are {type(parsed).__name__}, expected a JSON object")
+    return parsed
 
 
 def _floats(text: str, channels: int) -> tuple[float, ...]:
@@ -116,10 +166,7 @@ def _source(factory: str, kwargs: str, weights: Path) -> Any:
     from littoral.models.factory import load_model
     from littoral.train.options import TorchSource
 
-    try:
-        parsed = json.loads(kwargs)
-    except ValueError as error:
-        raise ValueError(f"the keyword arguments {kwargs!r} of {factory} are not JSON ({error})") from error
+    parsed = _json(kwargs, f"the keyword arguments {kwargs!r} of {factory}")
     spec = TorchModel(factory=factory, kwargs=parsed, file=str(weights))
     try:
         tensors = load_file(weights)

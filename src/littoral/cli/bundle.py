@@ -72,7 +72,7 @@ def _inspect(args: argparse.Namespace) -> int:
             f"{key} {value:.4g}" for key, value in manifest.source_metrics.items() if not key.startswith("split")
         ),
         "student": manifest.student.factory,
-        "teacher": manifest.teacher.factory,
+        "teacher": "none, so nothing adapts" if manifest.teacher is None else manifest.teacher.factory,
     }
     for key, value in rows.items():
         print(f"{key:<15}{value}")
@@ -90,6 +90,7 @@ def _split(bundle: Bundle, index: int) -> dict[str, Any]:
     from littoral.core.codec import expected_bits, predict_bytes
 
     codec, spec, metrics = SplitCodec.open(bundle, index), bundle.manifest.splits[index], bundle.manifest.source_metrics
+    metric = bundle.manifest.make_task().metric_name
     levels = []
     for number, table in enumerate(codec.tables.levels):
         measured = f"split{index}.level{number}"
@@ -99,7 +100,7 @@ def _split(bundle: Bundle, index: int) -> dict[str, Any]:
                 "kept_channels": table.num_channels,
                 "typical_bytes": metrics.get(f"{measured}.payload_bytes", float(predicted)),
                 "max_bytes": table.max_bytes,
-                "accuracy": metrics.get(f"{measured}.accuracy"),
+                metric: metrics.get(f"{measured}.{metric}"),
             }
         )
     return {
@@ -108,6 +109,7 @@ def _split(bundle: Bundle, index: int) -> dict[str, Any]:
         "encoder_macs": metrics.get(f"split{index}.encoder_macs"),
         "tables": codec.tables.digest[:4].hex(),
         "tail": spec.model.factory,
+        "metric": metric,
         "levels": levels,
     }
 
@@ -119,10 +121,11 @@ def _split_lines(split: dict[str, Any]) -> list[str]:
     macs = "" if split["encoder_macs"] is None else f", encoder {split['encoder_macs'] / 1e6:.3g} million MACs"
     lines = [f"{'split':<15}from {start}, latent {channels} x {height} x {width}{macs}, tables {split['tables']}"]
     for number, level in enumerate(split["levels"]):
-        accuracy = "" if level["accuracy"] is None else f", accuracy {level['accuracy']:.4g}"
+        value = level[split["metric"]]
+        told = "" if value is None else f", {split['metric']} {value:.4g}"
         lines.append(
             f"  level {number}: {level['kept_channels']} of {channels} channels, typically "
-            f"{level['typical_bytes']:.4g} bytes, at most {level['max_bytes']}{accuracy}"
+            f"{level['typical_bytes']:.4g} bytes, at most {level['max_bytes']}{told}"
         )
     return lines
 

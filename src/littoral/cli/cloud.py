@@ -48,11 +48,18 @@ def run(args: argparse.Namespace) -> int:
     )
     cloud = Cloud(args.bundle, args.state, config)
     token = cloud.new_token() if args.new_token else None
+    manifest = cloud.bundle.manifest
+    adapts = manifest.adapts
     if args.json:
-        print(json.dumps({"url": cloud.url, "bundle": cloud.bundle.digest.hex(), "token": token}), flush=True)
+        print(
+            json.dumps({"url": cloud.url, "bundle": cloud.bundle.digest.hex(), "token": token, "adapts": adapts}),
+            flush=True,
+        )
     else:
         print(f"cloud for bundle {cloud.bundle.short_digest} at {cloud.url} (dashboard there too); stop with Ctrl-C")
         hint = f"token: {token}" if token else f"enrol devices: littoral enrol make --state {args.state}"
         print(hint, flush=True)
+        if not adapts:
+            print(f"the bundle is for {manifest.task}: nothing is adapted, offloaded frames are answered", flush=True)
     cloud.serve()
     return 0

@@ -7,15 +7,19 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from littoral.edge.answer import Answer
+    from littoral.edge.dense import DenseAnswer
     from littoral.edge.device import Device
     from littoral.edge.sources import Item
 
 Subparsers = argparse._SubParsersAction
+_MOST_TOLD = 5
+"""Boxes or classes of a frame that are told people; JSON has all."""
 
 
 def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
@@ -65,6 +69,9 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--flush", type=float, default=5.0, metavar="SECONDS", help="how long to go on sending at the end"
     )
+    parser.add_argument(
+        "--maps", type=Path, metavar="FOLDER", help="write label maps there, as PNG files by the number of the frame"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON lines: answer, error and status")
     parser.set_defaults(run=run)
 
@@ -95,6 +102,14 @@ def run(args: argparse.Namespace) -> int:
         print("littoral edge: --offload needs --cloud, which is to finish the frames", file=sys.stderr)
         return 2
     bundle = Bundle.open(args.bundle)
+    if args.maps is not None:
+        if args.http is not None:
+            print("littoral edge: --maps is for a folder or --stdin; leave it out with --http", file=sys.stderr)
+            return 2
+        if bundle.manifest.task != "segmentation":
+            print(f"littoral edge: --maps is for segmentation, this bundle for {bundle.manifest.task}", file=sys.stderr)
+            return 2
+        args.maps.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # by way of Device.close
     with Device(bundle, state_dir=args.state, link=_link(args), config=_config(args)) as device:
         if args.http is not None:
@@ -156,7 +171,7 @@ def _answer_all(device: Device, args: argparse.Namespace) -> int:
     from littoral.edge.http import answer_as_dict
     from littoral.errors import FrameError, ModelOutputError
 
-    failed = 0
+    failed, names, maps = 0, device.bundle.manifest.class_names, args.maps
     pace, tell_status = _pacer(args.fps), _teller(device, args)
     for name, frame in _items(device, args):
         pace()
@@ -168,13 +183,48 @@ def _answer_all(device: Device, args: argparse.Namespace) -> int:
             failed += 1
             _print(args, {"type": "error", "input": name, "error": str(error)}, f"{name}: {error}")
             continue
-        sure = f"{answer.name} ({answer.confidence:.0%}), version {answer.version}, cloud {answer.cloud}"
+        if maps is not None:
+            _write_map(maps / f"{answer.frame_id}.png", answer)
+        sure = f"{_in_words(answer, names)}, version {answer.version}, cloud {answer.cloud}"
         who = f", by the {answer.source}" if args.offload is not None else ""
         why = f" ({answer.reason})" if answer.degraded else ""
         text = f"{name}: {sure}, {answer.latency_ms:.2f} ms{who}{why}"
-        _print(args, {"type": "answer", "input": name, **answer_as_dict(answer)} if args.json else {}, text)
+        _print(args, {"type": "answer", "input": name, **answer_as_dict(answer, names)} if args.json else {}, text)
         tell_status()
     return failed
+
+
+def _in_words(answer: Answer | DenseAnswer, names: Sequence[str]) -> str:
+    """What is on a frame: its class, its surest boxes, or the classes of most of its pixels."""
+    from littoral.core.detections import Detections
+    from littoral.edge.answer import Answer
+    from littoral.edge.http import pixels_by_class
+
+    if isinstance(answer, Answer):
+        return f"{answer.name} ({answer.confidence:.0%})"
+    found = answer.answer
+    if isinstance(found, Detections):
+        told = [
+            f"{names[label]} ({score:.0%}) at {' '.join(f'{corner:.0f}' for corner in box)}"
+            for box, score, label in zip(found.boxes_N4, found.scores_N, found.labels_N, strict=True)
+        ]
+        count = f"{len(told)} box{'' if len(told) == 1 else 'es'}"
+    else:
+        told = [f"{name} {pixels / found.size:.0%}" for name, pixels in pixels_by_class(found, names).items()]
+        count = f"{len(told)} class{'' if len(told) == 1 else 'es'}"
+    return ": ".join(filter(None, (count, ", ".join(told[:_MOST_TOLD]) + (", …" if len(told) > _MOST_TOLD else ""))))
+
+
+def _write_map(path: Path, answer: Answer | DenseAnswer) -> None:
+    """A label map as a grey PNG whose values are the class numbers."""
+    import numpy as np
+    from PIL import Image
+
+    from littoral.edge.dense import DenseAnswer
+
+    assert isinstance(answer, DenseAnswer)
+    assert isinstance(answer.answer, np.ndarray)
+    Image.fromarray(answer.answer).save(path)
 
 
 def _pacer(fps: float | None) -> Callable[[], None]:

@@ -46,11 +46,16 @@ class Worker:
         bundle: Opened with ``require_cloud``.
         device: ``auto`` (CUDA where torch has it), ``cpu`` or ``cuda``.
     Raises:
-        BundleError: student and teacher answer for different classes, or a network cannot be rebuilt.
+        BundleError: the bundle's task is not adapted, student and teacher answer for different classes, or a network
+            cannot be rebuilt.
         ValueError: there is nothing to adapt, or the device is not to be had.
     """
 
     def __init__(self, bundle: Bundle, config: AdaptConfig | None = None, *, device: str = "auto") -> None:
+        if not bundle.manifest.adapts or bundle.manifest.teacher is None:
+            raise BundleError(
+                f"bundle {bundle.manifest.name!r} is for {bundle.manifest.task}; classifiers alone are adapted"
+            )
         self.bundle, self.config = bundle, config or AdaptConfig()
         self.device = choose_device(device)
         torch.set_num_threads(self.config.threads)

@@ -115,7 +115,7 @@ class Cloud:
     Args:
         bundle: The bundle's directory, with its cloud part. Signed with our release key if it carries no signature.
         state_dir: Keys and record; locked while the cloud lives.
-        worker_factory: Makes the adapter and the gate's check.
+        worker_factory: Makes the adapter and the gate's check; not called where the bundle's task is not adapted.
         tail_factory: Makes what answers offloaded requests.
     Raises:
         LittoralError: the port or the state folder is in use.
@@ -186,22 +186,14 @@ class Cloud:
             raise LittoralError(f"this cloud was {self._state} before; make a new Cloud")
         self._state = "started"
         try:
-            adapter, check = self._worker_factory(self.bundle, self.config)
-            executor = InlineExecutor(adapter)
-            self._close.callback(executor.close)
-            cohort = Cohort(
-                bundle=self.bundle,
-                ledger=self._ledger,
-                executor=executor,
-                check=check,
-                key=self._keys.cohort,
-                config=self.config.adapt,
-                domains=self.config.domains,
-                on_version=self._on_version,
-            )
-            self._hub.on_recorded = cohort.poke
-            cohort.start()
-            self._close.callback(cohort.stop)
+            if self.bundle.manifest.adapts:
+                self._start_cohort()
+            else:
+                log.warning(
+                    "bundle %r is for %s: this cloud does not adapt it, and answers what devices offload",
+                    self.bundle.manifest.name,
+                    self.bundle.manifest.task,
+                )
             self._close.callback(
                 self._hub.serve_tails(self._tail_factory(self.bundle, self.config), self.config.tails).close
             )
@@ -213,6 +205,24 @@ class Cloud:
             self.stop()
             raise
         log.info("cloud for bundle %s, cohort %r at %s", self.bundle.short_digest, self.config.cohort, self.url)
+
+    def _start_cohort(self) -> None:
+        adapter, check = self._worker_factory(self.bundle, self.config)
+        executor = InlineExecutor(adapter)
+        self._close.callback(executor.close)
+        cohort = Cohort(
+            bundle=self.bundle,
+            ledger=self._ledger,
+            executor=executor,
+            check=check,
+            key=self._keys.cohort,
+            config=self.config.adapt,
+            domains=self.config.domains,
+            on_version=self._on_version,
+        )
+        self._hub.on_recorded = cohort.poke
+        cohort.start()
+        self._close.callback(cohort.stop)
 
     def stop(self) -> None:
         """End all sessions, finish the job that runs, and give up port and state folder. Idempotent."""

@@ -11,7 +11,7 @@ import collections
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from littoral.bundle import Manifest
 from littoral.cloud.keys import SignedEnvelope
@@ -19,7 +19,6 @@ from littoral.cloud.ledger import Ledger, ShippedVersion
 from littoral.cloud.metrics import Metrics
 from littoral.cloud.store import Store
 from littoral.cloud.tails import RunsTail, TailConfig, Tails
-from littoral.core.tasks import Task, task_of
 from littoral.wire.link import MAX_REQUESTS
 from littoral.wire.messages import Status
 
@@ -84,7 +83,7 @@ class Hub:
         self.release_key, self.envelope, self.limits = release_key, envelope, limits
         self.on_recorded, self.clock = on_recorded, clock
         self.metrics = Metrics(ledger.cohort)
-        self.tails = Tails({}, _task(manifest), TailConfig(), self.metrics)
+        self.tails = Tails({}, manifest.make_task(), TailConfig(), self.metrics)
         self.sessions: dict[str, Session] = {}
         self.presence: dict[str, Presence] = {}
         self.num_handshakes = 0
@@ -99,7 +98,7 @@ class Hub:
 
     def serve_tails(self, tails: Mapping[int, RunsTail], config: TailConfig) -> Tails:
         """Answer requests for these split points from now on. Before the first session."""
-        self.tails = Tails(tails, _task(self.manifest), config, self.metrics)
+        self.tails = Tails(tails, self.manifest.make_task(), config, self.metrics)
         return self.tails
 
     # -- sessions ----------------------------------------------------------------------------------------------------
@@ -174,8 +173,3 @@ class Hub:
             for session in self.sessions.values():
                 if session.domain == domain:
                     session.news.set()
-
-
-def _task(manifest: Manifest) -> Task[Any, Any]:
-    size = manifest.input
-    return task_of(manifest.task, num_classes=manifest.num_classes, input_height=size.height, input_width=size.width)

@@ -53,6 +53,8 @@ def check_message(message: DurableMessage, manifest: Manifest) -> None:
         FrameError: which one it breaks.
     """
     if isinstance(message, Sample):
+        if not manifest.adapts:
+            raise FrameError(f"a sample came, but this bundle is for {manifest.task}, which this cloud does not adapt")
         if message.scene > MAX_INTEGER:
             raise FrameError(f"a sample says scene {message.scene}, which is out of range")
         check_sample(message, manifest.input, manifest.num_classes)

@@ -8,7 +8,7 @@ does the rest: statistics, samples for the cloud, new versions. A swap is one as
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +21,9 @@ from littoral.core.arrays import FloatArray, Frame
 from littoral.core.drift import StatisticsConfig
 from littoral.core.product import ProductConfig
 from littoral.core.scenes import RecallConfig
-from littoral.core.selection import SelectionConfig, Selector, judge_one, softmax
-from littoral.core.tasks import Classification
+from littoral.core.selection import SelectionConfig, Selector, judge_one
+from littoral.edge.answer import Answer
+from littoral.edge.dense import DenseAnswer, Judged, judge
 from littoral.edge.encoder import SplitEncoder
 from littoral.edge.images import LOSSLESS, check_coding
 from littoral.edge.link import CloudLink
@@ -42,7 +43,8 @@ class DeviceConfig:
     """Everything that a device lets one set, with its defaults."""
 
     selection: ProductConfig | SelectionConfig = field(default_factory=ProductConfig)
-    """What is sent, within the byte budget in it; a `SelectionConfig` chooses as published, without a budget."""
+    """What is sent, within the byte budget in it; a `SelectionConfig` chooses as published, without a budget. Where the
+    bundle's task is not adapted nothing is."""
     statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
     recall: RecallConfig = field(default_factory=RecallConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
@@ -71,37 +73,6 @@ class DeviceConfig:
                 "statistics need statistics_batch_frames >= 2 and statistics_stride_frames >= 1, got "
                 f"{self.statistics_batch_frames} and {self.statistics_stride_frames}"
             )
-
-
-class Answer(NamedTuple):
-    """What the device says of a frame."""
-
-    frame_id: int
-    """Counts the frames of this run from 1."""
-    label: int
-    name: str
-    """The class name of ``label``."""
-    confidence: float
-    """Probability of ``label``."""
-    entropy_nats: float
-    logits: FloatArray
-    """float32 ``(K,)``, the scores before softmax."""
-    version: int
-    """The affine version that answered; 0 is the source."""
-    cloud: str
-    """``connected``, ``away``, or ``none`` for a device without a link."""
-    latency_ms: float
-    source: str = "device"
-    """Who finished the frame: ``device`` or ``cloud``."""
-    degraded: bool = False
-    """True where the device had wanted the cloud's answer and had to give its own."""
-    reason: str = ""
-    """Why an answer is degraded: ``away``, ``timeout``, ``busy``, or what the cloud or the codec said."""
-
-    @property
-    def probabilities(self) -> FloatArray:
-        """float32 ``(K,)``, made when asked for."""
-        return softmax(self.logits)
 
 
 class DeviceStatus(NamedTuple):
@@ -174,16 +145,28 @@ class Device:
         encoder = self._encoder(link, encoder)
         self._shape = bundle.manifest.input.shape
         self._names = bundle.manifest.class_names
-        num_classes, selection = bundle.manifest.num_classes, self.config.selection
-        self._published = Selector(num_classes, selection) if isinstance(selection, SelectionConfig) else None
+        selection, adapts = self.config.selection, bundle.manifest.adapts
+        self._published: Selector | None = None
+        if isinstance(selection, SelectionConfig) and adapts:
+            self._published = Selector(bundle.manifest.num_classes, selection)
         self._frames = self._selected = self._overflowed = 0
         self._maintenance = Maintenance(
             bundle, self.config, state_dir=None if state_dir is None else Path(state_dir), link=link, status=self.status
         )
         self._offloading: Offloading | None = None
         if link is not None and encoder is not None and self.config.offload is not None:
-            task, model = Classification(num_classes=num_classes), self._maintenance.model
-            self._offloading = Offloading(link, encoder, task, self.config.offload, model=model, shape=self._shape)
+            self._offloading = Offloading(
+                link,
+                encoder,
+                self._maintenance.task,
+                self.config.offload,
+                model=self._maintenance.model,
+                shape=self._shape,
+                finish=None if adapts else self._judge,
+            )
+        self._otherwise: Callable[[Model, Frame, int], Answer | DenseAnswer] | None = None
+        if self._offloading is not None or not adapts:
+            self._otherwise = self._infer_offloaded if adapts else self._infer_dense
         self._maintenance.start()
 
     @property
@@ -191,22 +174,25 @@ class Device:
         """The affine version in service; 0 is the source."""
         return self._maintenance.model.version
 
-    def infer(self, frame: Frame) -> Answer:
+    def infer(self, frame: Frame) -> Answer | DenseAnswer:
         """Answer for one frame.
 
         Args:
             frame: uint8 ``(H, W, C)`` as the bundle's input says.
+        Returns:
+            An `Answer`; a `DenseAnswer` where the bundle is for segmentation or detection.
         Raises:
             FrameError: another size, number of channels or dtype.
-            ModelOutputError: the network gave NaN or infinity; if an update caused it, it is being reverted.
+            ModelOutputError: the network gave NaN or infinity, or what no answer can be made of; if an update caused
+                it, it is being reverted.
         """
         started = time.perf_counter_ns()
         if not isinstance(frame, np.ndarray) or frame.shape != self._shape or frame.dtype != _UINT8:
             raise self._frame_error(frame)
         maintenance = self._maintenance
         model = maintenance.model
-        if self._offloading is not None:
-            return self._infer_offloaded(self._offloading, model, frame, started)
+        if self._otherwise is not None:
+            return self._otherwise(model, frame, started)
         logits: FloatArray = model.run(frame[None])[0]
         self._frames += 1
         label, confidence, entropy = judge_one(logits)
@@ -227,9 +213,41 @@ class Device:
             (time.perf_counter_ns() - started) * 1e-6,
         )
 
-    def _infer_offloaded(self, offloading: Offloading, model: Model, frame: Frame, started: int) -> Answer:
+    def _infer_dense(self, model: Model, frame: Frame, started: int) -> DenseAnswer:
+        """As `infer`, for a task whose answers are not labels."""
+        maintenance, offloading = self._maintenance, self._offloading
+        self._frames += 1
+        try:
+            if offloading is None:
+                finished = Finished(self._judge(model.run(frame[None])[0]), "device", "")
+            else:
+                finished = offloading.answer(model, frame, started * 1e-9)
+        except ModelOutputError as error:
+            raise self._not_an_output(model, f"that cannot be answered with ({error}) for") from error
+        answer = finished.answer
+        if isinstance(answer, Judged):
+            maintenance.saw(frame, 0, answer.entropy_nats)
+            answer = answer.answer
+        else:
+            maintenance.saw_offloaded(frame, 0)
+        return DenseAnswer(
+            self._frames,
+            answer,
+            model.version,
+            maintenance.cloud,
+            (time.perf_counter_ns() - started) * 1e-6,
+            finished.source,
+            offloading is not None and finished.source == "device",
+            finished.reason,
+        )
+
+    def _judge(self, output: FloatArray) -> Judged:
+        return judge(self._maintenance.task, output)
+
+    def _infer_offloaded(self, model: Model, frame: Frame, started: int) -> Answer:
         """As `infer`, with the cloud asked first."""
-        maintenance = self._maintenance
+        maintenance, offloading = self._maintenance, self._offloading
+        assert offloading is not None
         finished: Finished = offloading.answer(model, frame, started * 1e-9)
         logits = cast(FloatArray, finished.answer)
         self._frames += 1
@@ -326,13 +344,11 @@ class Device:
 
     def _encoder(self, link: CloudLink | None, encoder: Encoder | None) -> Encoder | None:
         """What makes the payloads; None where no frame is offloaded."""
-        config, manifest = self.config.offload, self.bundle.manifest
+        config = self.config.offload
         if config is None or config.mode == "never":
             return None
         if link is None:
             raise ValueError("a device that offloads needs a link to a cloud, and a state_dir")
-        if manifest.task != Classification.name:
-            raise ValueError(f"a device offloads for classification, bundle {manifest.name!r} is for {manifest.task}")
         made = encoder or SplitEncoder(self.bundle, config.split, self.config.session)
         if isinstance(made, SplitEncoder) and config.level >= made.num_levels:
             raise ValueError(f"level {config.level} was asked for, the split point has {made.num_levels}")
@@ -347,10 +363,10 @@ class Device:
         )
 
     def _not_finite(self, model: Model, logits: FloatArray) -> ModelOutputError:
-        self._maintenance.not_finite(model.version)
         bad: Sequence[int] = np.flatnonzero(~np.isfinite(logits)).tolist()
+        return self._not_an_output(model, f"that is not finite for classes {list(bad)[:5]} of")
+
+    def _not_an_output(self, model: Model, why: str) -> ModelOutputError:
+        self._maintenance.not_finite(model.version)
         what = "the bundle's own weights are at fault: build it again" if model.version == 0 else "it is being reverted"
-        return ModelOutputError(
-            f"affine version {model.version} gave an output that is not finite for classes {list(bad)[:5]} of frame "
-            f"{self._frames}; {what}"
-        )
+        return ModelOutputError(f"affine version {model.version} gave an output {why} frame {self._frames}; {what}")

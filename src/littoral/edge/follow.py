@@ -36,7 +36,7 @@ class Follower:
             config=config.statistics,
         )
         self._memory: ClassBalancedMemory | None = None
-        if config.statistics.balanced:
+        if config.statistics.balanced and bundle.manifest.adapts:  # else frames have no label to balance by
             self._memory = ClassBalancedMemory(max(config.statistics.memory_frames, config.statistics_batch_frames))
         self._measurer = StatisticsModel(bundle, config.session)
         self._fingerprints = FingerprintModel(bundle, config.session)

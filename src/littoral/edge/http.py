@@ -9,12 +9,17 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
 
-from littoral.edge.device import Answer, Device
+from littoral.core.detections import Detections
+from littoral.core.metrics import LabelMap
+from littoral.edge.answer import Answer
+from littoral.edge.dense import DenseAnswer
+from littoral.edge.device import Device
 from littoral.edge.sources import MAX_IMAGE_BYTES, decode_image
 from littoral.errors import FrameError, LittoralError, ModelOutputError
 
@@ -22,14 +27,36 @@ _BODY_TIMEOUT_S = 10.0
 _LENGTH = re.compile("[0-9]{1,12}")
 
 
-def answer_as_dict(answer: Answer) -> dict[str, Any]:
-    """An answer for JSON: everything but the scores, which a thousand classes would make long."""
+def answer_as_dict(answer: Answer | DenseAnswer, class_names: Sequence[str]) -> dict[str, Any]:
+    """An answer for JSON.
+
+    Everything but a classifier's scores, which a thousand classes would make long. In the place of a dense answer:
+    ``boxes`` (corners in pixels), ``scores``, ``labels`` and ``names``, the surest first; or ``pixels``, the number of
+    pixels of each class that there is, by name, the most first.
+    """
     fields = answer._asdict()
-    del fields["logits"]
-    for name in ("confidence", "entropy_nats"):
-        fields[name] = round(fields[name], 6)
     fields["latency_ms"] = round(answer.latency_ms, 4)
-    return fields
+    if isinstance(answer, Answer):
+        del fields["logits"]
+        for name in ("confidence", "entropy_nats"):
+            fields[name] = round(fields[name], 6)
+        return fields
+    found = fields.pop("answer")
+    if not isinstance(found, Detections):
+        return {**fields, "pixels": pixels_by_class(found, class_names)}
+    return {
+        **fields,
+        "boxes": [[round(corner, 2) for corner in box] for box in found.boxes_N4.tolist()],
+        "scores": [round(score, 4) for score in found.scores_N.tolist()],
+        "labels": found.labels_N.tolist(),
+        "names": [class_names[label] for label in found.labels_N],
+    }
+
+
+def pixels_by_class(labels_HW: LabelMap, class_names: Sequence[str]) -> dict[str, int]:
+    """How many pixels a label map gives to each class that it has, the most first."""
+    counts = np.bincount(labels_HW.ravel(), minlength=len(class_names))
+    return {class_names[label]: int(counts[label]) for label in np.argsort(-counts, kind="stable") if counts[label]}
 
 
 class Endpoint:
@@ -67,7 +94,8 @@ class Endpoint:
                     else:
                         frame = decode_image(data, spec, "the image", resize=resize)
                     with lock:
-                        return self._reply(200, answer_as_dict(device.infer(frame)))
+                        answer = device.infer(frame)
+                    return self._reply(200, answer_as_dict(answer, device.bundle.manifest.class_names))
                 except FrameError as error:
                     return self._reply(400, {"error": str(error)})
                 except ModelOutputError as error:

@@ -67,6 +67,7 @@ class Maintenance:
         status: Callable[[], DeviceStatus],
     ) -> None:
         self.bundle, self.config, self.link = bundle, config, link
+        self.task = bundle.manifest.make_task()
         self.uplink = link is not None
         self.outbox: Outbox | None = None
         self.updater: Updater[Candidate] | None = None
@@ -77,7 +78,7 @@ class Maintenance:
         self._thread = threading.Thread(target=self._work, name="littoral-maintenance", daemon=True)
         self.waiting = Waiting(config.max_waiting_bytes)
         self.chooser: Chooser | None = None
-        if isinstance(config.selection, ProductConfig):
+        if isinstance(config.selection, ProductConfig) and bundle.manifest.adapts:
             selector = ProductSelector(bundle.manifest.num_classes, bundle.manifest.input.shape, config.selection)
             self.chooser = Chooser(selector, self.waiting, put=self._put_sample, later=self._tasks.put)
 
@@ -309,17 +310,19 @@ class Maintenance:
         return Candidate(affine=affine, live=live, probed=probed)
 
     def _probe(self, candidate: Candidate) -> float:
-        """The share of the probe frames that keep their label; NaN when an output is not finite."""
-        frames, labels = self.bundle.probe
-        agreed = 0
+        """How much of the source's answers is kept, by the task's metric: of a classifier the share of the labels.
+
+        NaN when an output is not finite.
+        """
+        frames, metric = self.bundle.probe[0], self.task.metric()
         if not np.isfinite(candidate.live.run(frames[:1])).all():
             return math.nan
-        for frame, label in zip(frames, labels, strict=True):  # one by one: a device may not hold a large batch
-            logits = candidate.probed.run(frame[None])[0]
-            if not np.isfinite(logits).all():
+        for frame, truth in zip(frames, self.bundle.probe_truths, strict=True):  # a device may not hold a large batch
+            outputs = candidate.probed.run(frame[None])
+            if not np.isfinite(outputs).all():
                 return math.nan
-            agreed += int(logits.argmax()) == int(label)
-        return agreed / len(labels)
+            metric.update(self.task.answers(outputs), [truth])
+        return float(metric.value())
 
     def _install(self, candidate: Candidate, version: int) -> None:
         candidate.live.version = version

@@ -6,19 +6,21 @@ infer started ─ segments up to the split, encoder ─ send ─ ... wait ... �
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from littoral.core.answers import TaskAnswer, decode_answer
+from littoral.core.answers import decode_answer
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.estimates import Ewma, RoadEstimate
 from littoral.core.tasks import Task
 from littoral.edge.offload_config import OffloadConfig
 from littoral.edge.session import Model
-from littoral.errors import LittoralError, ProtocolError
+from littoral.errors import LittoralError, ModelOutputError, ProtocolError
 from littoral.wire.messages import MAX_DEADLINE_MS, OFFLOAD_CODES, OffloadAnswer
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ class Encoder(Protocol):
 class Finished(NamedTuple):
     """A frame's outcome. ``reason`` is why the device finished it itself, empty if the cloud did."""
 
-    answer: TaskAnswer
+    answer: Any
+    """The cloud's `littoral.core.answers.TaskAnswer`, or what ``finish`` made of the device's own output."""
     source: Literal["cloud", "device"]
     reason: str
 
@@ -77,6 +80,8 @@ class Offloading:
         config: See `OffloadConfig`.
         model: The model in service now; it is run a few times to see how long the device needs by itself.
         shape: Of a frame, ``(H, W, C)``.
+        finish: What the device makes of its own output for a frame, within the time that it needs by itself; without it
+            the output is the answer.
     """
 
     def __init__(
@@ -88,8 +93,10 @@ class Offloading:
         *,
         model: Model,
         shape: tuple[int, int, int],
+        finish: Callable[[FloatArray], Any] | None = None,
     ) -> None:
         self.config = config
+        self._finish = finish or (lambda output: output)
         self.road = RoadEstimate()
         """How long a request takes there and back, without what the cloud says that it spent."""
         self.rest_ms = Ewma()
@@ -99,7 +106,8 @@ class Offloading:
         value = model.run_until(encoder.segment, np.zeros((1, *shape), np.uint8))
         for _ in range(_WARM_RUNS):
             began = time.perf_counter()
-            model.run_from(encoder.segment, value)
+            with contextlib.suppress(ModelOutputError):  # no frame's answer yet
+                self._finish(model.run_from(encoder.segment, value)[0])
             self.rest_ms.add((time.perf_counter() - began) * 1000)
 
     def answer(self, model: Model, frame: Frame, started_s: float) -> Finished:
@@ -109,6 +117,8 @@ class Offloading:
             model: Finishes the frame if the cloud does not.
             frame: uint8 ``(H, W, C)``.
             started_s: When the frame came, as `time.perf_counter` says it: its deadline counts from there.
+        Raises:
+            ModelOutputError: the device had to answer itself, and ``finish`` says that its output is none.
         """
         rest_ms = self.rest_ms.high(_DEVIATIONS) or 0.0
         give_up_s = started_s + (self.config.deadline_ms - rest_ms - self.config.spare_ms) / 1000
@@ -119,12 +129,12 @@ class Offloading:
             return Finished(outcome, "cloud", "")
         self.degraded += 1
         began = time.perf_counter()
-        own: FloatArray = model.run_from(self._encoder.segment, value)[0]
+        own = self._finish(model.run_from(self._encoder.segment, value)[0])
         self.rest_ms.add((time.perf_counter() - began) * 1000)
         return Finished(own, "device", outcome)
 
-    def _ask(self, value: FloatArray | Frame, version: int, give_up_s: float) -> TaskAnswer | str:
-        """The cloud's answer, or the code that says why there is none."""
+    def _ask(self, value: FloatArray | Frame, version: int, give_up_s: float) -> Any:
+        """The cloud's answer, or the code, a string, that says why there is none."""
         if not self._link.connected:
             return "away"
         try:

@@ -181,7 +181,7 @@ def _on_probed(state: UpdateState, agreement: float, min_agreement: float, confi
     if not math.isfinite(agreement):
         return _reject(state, "not-finite", "an output on the probe frames is not finite", state.version)
     if agreement < min_agreement:
-        reason = f"{agreement:.1%} of the probe frames keep their label, the bundle asks for {min_agreement:.1%}"
+        reason = f"{agreement:.1%} of the probe's answers are kept, the bundle asks for {min_agreement:.1%}"
         return _reject(state, "probe", reason, state.version)
     old, capacity = state.disk, config.remembered_versions
     serving = {old.installed, old.previous}

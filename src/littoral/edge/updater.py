@@ -71,7 +71,7 @@ class Updater(Generic[C]):
         bundle: What the versions are for.
         store: The versions on the disk.
         build: Makes a model from affine values; the model does not serve yet.
-        probe: The share of the bundle's probe frames that keep their label, NaN when an output is not finite.
+        probe: How much of the bundle's probe is kept, 0..1, by the task's metric; NaN when an output is not finite.
         install: Puts a model into service as a version.
         fits: Whether a version may serve in the world that the device is in; what may not is only remembered.
         config: See `UpdaterConfig`.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import torch
 from onnx import ModelProto
 from torch import nn
@@ -16,6 +18,8 @@ from littoral.bundle import Bundle, InputSpec, Manifest, ProbeSpec, Segment, Sta
 from littoral.core.affine import affine_names
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.recall import fingerprint_distance, fingerprint_layer, fingerprint_of_moments
+from littoral.core.tasks import Classification, Task, task_of
+from littoral.core.truths import Truths
 from littoral.errors import BundleError
 from littoral.models.factory import load_model, state_arrays
 from littoral.models.frames import normalise
@@ -24,6 +28,7 @@ from littoral.train.export import ExportedModel, export_model, external_names
 from littoral.train.options import BuildOptions, SplitSource, TorchSource
 from littoral.train.rehearse import rehearse
 from littoral.train.run import MAX_RELATIVE_ERROR, measure, open_session, predict, relative_error, rounded
+from littoral.train.sample import check_frames, check_truths, take_sample
 from littoral.train.split import BuiltSplit, build_split
 from littoral.train.statistics import fingerprint_graph, statistics_graph
 from littoral.train.write import check_target, staged, tensors_to_bytes, write_files
@@ -40,26 +45,17 @@ REHEARSED_FILE = "cloud/rehearsed.safetensors"
 Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Sample:
-    """What is measured of the source frames."""
-
-    probe: Frame
-    probe_labels: np.ndarray
-    replay: Frame
-    metrics: dict[str, float]
-
-
 def build_bundle(
     *,
     student: TorchSource,
-    teacher: TorchSource,
+    teacher: TorchSource | None = None,
     out: Path,
     name: str,
     class_names: Sequence[str],
     input: InputSpec,
+    task: str | Task[Any, Any] = Classification.name,
     source_frames: Frame,
-    source_labels: np.ndarray | None = None,
+    source_labels: Truths | np.ndarray | None = None,
     splits: Sequence[SplitSource] = (),
     options: BuildOptions | None = None,
     progress: Progress | None = None,
@@ -67,11 +63,16 @@ def build_bundle(
     """Make a bundle at ``out``, and ``<out>.tar`` with the part of it that a device gets.
 
     Args:
-        student, teacher: Classifiers of the same classes that take frames normalised by ``input``.
-        class_names: One for each of the networks' outputs.
+        student, teacher: Networks of the same outputs that take frames normalised by ``input``. Only a classifier is
+            adapted and needs a teacher (docs/adr/0017).
+        class_names: One for each class of the task.
         input: What a frame is, and how it is normalised.
+        task: What the networks are for: a name of `littoral.core.tasks.TASK_NAMES`, or the task itself where something
+            of it is not as usual, such as a detector's strides. What the networks must give is its ``output_shape``.
         source_frames: uint8 ``(N, H, W, C)`` that the student was trained on, or frames like those.
-        source_labels: int64 ``(N,)``, or None; only for the accuracy in the source metrics and to balance the probe.
+        source_labels: What the task's metric takes, for each frame, or None: labels int64 ``(N,)``, label maps uint8
+            ``(N, H, W)``, or a list of `littoral.core.metrics.BoxTruth` in pixels of the frame. Only for the source
+            metrics, and to balance a classifier's probe.
         splits: Trained splits; the bundle numbers them in this order.
         progress: Called with a line of text now and then.
     Returns:
@@ -85,17 +86,23 @@ def build_bundle(
     say = progress or (lambda _line: None)
     out = Path(out).absolute()
     check_target(out)
-    _check_data(input, source_frames, source_labels, len(class_names))
-    _check_sources(student, teacher, input, len(class_names), source_frames[:8])
+    task = _task(task, input, len(class_names))
+    _check_options(task, teacher, options)
+    check_frames(input, source_frames)
+    if source_labels is not None:
+        check_truths(task, source_labels, len(source_frames))
+    sources = {"student": student} if teacher is None else {"student": student, "teacher": teacher}
+    _check_sources(task, sources, input, source_frames[:8])
     say("tracing the student")
     modules = dict(student.module.named_modules())
     taps = [cut for cut in options.cut_points if cut in modules]
-    exported = export_model(student.module, input, num_classes=len(class_names), taps=taps)
+    exported = export_model(student.module, input, output_shape=task.output_shape, taps=taps)
     segments = _cut(exported, options, say)
     say("checking the segments against torch")
     _check_segments(segments, exported, student.module, input, source_frames[:8])
     say("measuring the source")
-    sample = _sample(segments, exported, source_frames, source_labels, options)
+    sessions = [open_session(graph, exported.tensors) for graph in segments]
+    sample = take_sample(sessions, task, source_frames, source_labels, options)
     statistics = statistics_graph(exported.graph, exported.norm_layers)
     layer = fingerprint_layer(exported.norm_layers)
     fingerprints = None if layer is None else fingerprint_graph(exported.graph, layer)
@@ -103,7 +110,7 @@ def build_bundle(
     if statistics is not None and fingerprints is not None:
         spec = _calibrate(statistics, fingerprints, exported, source_frames, options)
     rehearsed = {}
-    if options.rehearsal_steps:
+    if options.rehearsal_steps and teacher is not None:
         rehearsed = rehearse(
             student=student.module,
             teacher=teacher.module,
@@ -114,22 +121,23 @@ def build_bundle(
             seed=options.seed,
             progress=say,
         )
-    built = _build_splits(splits, segments, exported, input, source_frames, source_labels, options, say)
+    built = _build_splits(splits, sessions, task, input, source_frames, source_labels, options, say)
     manifest = Manifest(
         name=name,
-        task="classification",
+        task=task.name,
+        task_options=task.options,
         class_names=tuple(class_names),
         input=input,
         segments=tuple(_segment(i, graph) for i, graph in enumerate(segments)),
         weights_file=WEIGHTS_FILE,
         norm_layers=exported.norm_layers,
         statistics=spec,
-        probe=ProbeSpec(file=PROBE_FILE, num_frames=len(sample.probe), min_agreement=options.min_agreement),
+        probe=ProbeSpec(file=PROBE_FILE, num_frames=len(sample.probe["frames"]), min_agreement=options.min_agreement),
         envelope_max_delta=_envelope(exported, options.envelope_fraction),
         source_metrics=sample.metrics | {key: value for each in built for key, value in each.metrics.items()},
-        student=TorchModel(factory=student.factory, kwargs=student.kwargs, file=STUDENT_FILE),
-        teacher=TorchModel(factory=teacher.factory, kwargs=teacher.kwargs, file=TEACHER_FILE),
-        replay_file=REPLAY_FILE,
+        student=_torch_model(student, STUDENT_FILE),
+        teacher=_torch_model(teacher, TEACHER_FILE) if teacher is not None else None,
+        replay_file=None if teacher is None else REPLAY_FILE,
         rehearsed_file=REHEARSED_FILE if rehearsed else None,
         splits=tuple(each.spec for each in built),
     )
@@ -142,11 +150,12 @@ def build_bundle(
         files[FINGERPRINT_FILE] = fingerprints.SerializeToString(deterministic=True)
     files |= {
         WEIGHTS_FILE: tensors_to_bytes(exported.tensors),
-        PROBE_FILE: tensors_to_bytes({"frames": sample.probe, "labels": sample.probe_labels}),
+        PROBE_FILE: tensors_to_bytes(sample.probe),
         STUDENT_FILE: tensors_to_bytes(state_arrays(student.module)),
-        TEACHER_FILE: tensors_to_bytes(state_arrays(teacher.module)),
-        REPLAY_FILE: tensors_to_bytes({"frames": sample.replay}),
     }
+    if teacher is not None:
+        files[TEACHER_FILE] = tensors_to_bytes(state_arrays(teacher.module))
+        files[REPLAY_FILE] = tensors_to_bytes({"frames": sample.replay})
     for each in built:
         files |= each.files
     if rehearsed:
@@ -159,64 +168,87 @@ def build_bundle(
     return bundle
 
 
-def _check_data(spec: InputSpec, frames: Frame, labels: np.ndarray | None, num_classes: int) -> None:
-    if num_classes < 2:
+def _task(task: str | Task[Any, Any], spec: InputSpec, num_classes: int) -> Task[Any, Any]:
+    """The task itself, which must be of these classes and this input."""
+    if num_classes < 2 and task == Classification.name:
         raise ValueError(f"class_names has {num_classes} names; a classifier needs at least 2")
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != spec.shape or len(frames) < 2:
+    make = functools.partial(task_of, num_classes=num_classes, input_height=spec.height, input_width=spec.width)
+    if isinstance(task, str):
+        return make(task)
+    try:
+        same = make(task.name, options=task.options) == task
+    except ValueError:
+        same = False
+    if not same:
         raise ValueError(
-            f"source_frames are {frames.dtype} {frames.shape}, expected uint8 (N, {spec.height}, {spec.width}, "
-            f"{spec.channels}) with N at least 2"
+            f"the task is {task}, class_names has {num_classes} names and the input {spec.height} x {spec.width} "
+            "pixels; all three must say the same"
         )
-    if labels is None:
-        return
-    if labels.shape != (len(frames),) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"source_labels are {labels.dtype} {labels.shape}, expected int64 ({len(frames)},)")
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(f"source_labels lie in {labels.min()}..{labels.max()}, expected 0..{num_classes - 1}")
+    return task
 
 
-def _check_sources(
-    student: TorchSource, teacher: TorchSource, spec: InputSpec, num_classes: int, frames: Frame
-) -> None:
-    """Both networks have the classes, and their factories make them again."""
-    classes = {}
-    for role, source in (("student", student), ("teacher", teacher)):
-        given = _logits(source.module, spec, frames)
-        if given.ndim != 2:
-            raise ValueError(f"the {role} gives {given.shape} for {len(frames)} frames, expected (frames, classes)")
-        classes[role] = given.shape[1]
-        torch_model = TorchModel(factory=source.factory, kwargs=source.kwargs, file=f"{role}.state_dict()")
-        made = _logits(load_model(torch_model, state_arrays(source.module)), spec, frames)
+def _check_options(task: Task[Any, Any], teacher: TorchSource | None, options: BuildOptions) -> None:
+    """What adapts needs a teacher; what does not has nothing to rehearse."""
+    if task.name == Classification.name and teacher is None:
+        raise ValueError("a bundle for classification needs a teacher: its student is adapted; give one")
+    if task.name != Classification.name and options.rehearsal_steps:
+        raise ValueError(
+            f"rehearsal_steps is {options.rehearsal_steps}, but a student for {task.name} is not adapted; leave it at 0"
+        )
+
+
+def _check_sources(task: Task[Any, Any], sources: Mapping[str, TorchSource], spec: InputSpec, frames: Frame) -> None:
+    """The networks give what the task takes, and their factories make them again."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for role, source in sources.items():
+        given = _outputs(source.module, spec, frames)
+        shapes[role] = given.shape[1:]
+        if len(shapes[role]) != len(task.output_shape):
+            expected = ", ".join(["frames", *map(str, task.output_shape)])
+            raise ValueError(f"the {role} gives {given.shape} for {len(frames)} frames, expected ({expected})")
+        torch_model = _torch_model(source, f"{role}.state_dict()")
+        made = _outputs(load_model(torch_model, state_arrays(source.module)), spec, frames)
         if (error := relative_error(made, given)) > MAX_RELATIVE_ERROR:
             raise BundleError(
                 f"the {role} made by {source.factory!r} with {source.kwargs} and loaded with the module's state gives "
-                f"logits that differ by {error:.1e} of their scale from the module's own; the two are not the same "
+                f"outputs that differ by {error:.1e} of their scale from the module's own; the two are not the same "
                 "network"
             )
-    if classes["student"] != classes["teacher"]:
+    student, teacher = shapes["student"], shapes.get("teacher")
+    if not isinstance(task, Classification):
+        for role, shape in shapes.items():
+            if shape != task.output_shape:
+                raise ValueError(
+                    f"the {role} gives {shape} for a frame, {task.name} with {task.num_classes} classes takes "
+                    f"{task.output_shape}; wrap it in a module that gives just that"
+                )
+        return
+    if teacher is not None and student != teacher:
+        raise ValueError(f"the teacher has {teacher[0]} classes, the student {student[0]}; both must have the same")
+    if student != task.output_shape:
         raise ValueError(
-            f"the teacher has {classes['teacher']} classes, the student {classes['student']}; both must have the same"
-        )
-    if classes["student"] != num_classes:
-        raise ValueError(
-            f"the networks have {classes['student']} classes, class_names has {num_classes}; give a name to each class"
+            f"the networks have {student[0]} classes, class_names has {task.num_classes}; give a name to each class"
         )
 
 
-def _logits(model: nn.Module, spec: InputSpec, frames: Frame) -> FloatArray:
+def _torch_model(source: TorchSource, file: str) -> TorchModel:
+    return TorchModel(factory=source.factory, kwargs=source.kwargs, file=file)
+
+
+def _outputs(model: nn.Module, spec: InputSpec, frames: Frame) -> FloatArray:
     """What torch gives in eval mode, in float32; every module's mode is put back."""
     modes = {module: module.training for module in model.modules()}
     parameter = next(model.parameters(), torch.zeros(()))
     try:
         with torch.no_grad():
             x = normalise(torch.from_numpy(np.array(frames)).to(parameter.device), spec).to(parameter.dtype)
-            logits: torch.Tensor = model.eval()(x)
+            outputs: torch.Tensor = model.eval()(x)
     except RuntimeError as error:
         raise ValueError(f"{type(model).__name__} does not take frames of {spec.shape}: {error}") from error
     finally:
         for module, training in modes.items():
             module.training = training
-    return np.asarray(logits.float().cpu().numpy())
+    return np.asarray(outputs.float().cpu().numpy())
 
 
 def _cut(exported: ExportedModel, options: BuildOptions, say: Progress) -> list[ModelProto]:
@@ -243,77 +275,39 @@ def _check_segments(
 ) -> None:
     sessions = [open_session(graph, exported.tensors) for graph in segments]
     for batch in (frames[:1], frames):
-        expected = _logits(model, spec, batch)
+        expected = _outputs(model, spec, batch)
         error = relative_error(predict(sessions, batch), expected)
         if error > MAX_RELATIVE_ERROR:
             raise BundleError(
-                f"the exported segments differ from torch by {error:.1e} of the logits' scale for {len(batch)} frames, "
+                f"the exported segments differ from torch by {error:.1e} of their scale for {len(batch)} frames, "
                 f"at most {MAX_RELATIVE_ERROR:g} is allowed; nothing was written. Does the network's forward depend on "
                 "chance, on the batch, or on values that are not finite?"
             )
 
 
-def _sample(
-    segments: Sequence[ModelProto],
-    exported: ExportedModel,
-    frames: Frame,
-    labels: np.ndarray | None,
-    options: BuildOptions,
-) -> _Sample:
-    rng = np.random.default_rng(options.seed)
-    order = rng.permutation(len(frames))
-    measured = order[: max(options.metric_frames, options.probe_frames)]
-    sessions = [open_session(graph, exported.tensors) for graph in segments]
-    logits = predict(sessions, frames[measured]).astype(np.float64)
-    predicted = logits.argmax(axis=1)
-    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
-    entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-30))).sum(axis=1)
-    metrics = {"mean_entropy_nats": rounded(float(entropy.mean())), "num_frames": float(len(measured))}
-    if labels is not None:
-        metrics["accuracy"] = rounded(float((predicted == labels[measured]).mean()))
-    picked = _balanced(predicted if labels is None else labels[measured], options.probe_frames)
-    replay = np.sort(rng.permutation(len(frames))[: options.replay_frames])
-    return _Sample(
-        probe=frames[measured[picked]],
-        probe_labels=predicted[picked].astype(np.int64),
-        replay=frames[replay],
-        metrics=metrics,
-    )
-
-
-def _balanced(classes: np.ndarray, count: int) -> np.ndarray:
-    """Positions of at most ``count`` items, one of each class in turn, as far as each class has some left."""
-    turn = np.zeros(len(classes), dtype=np.int64)
-    for value in np.unique(classes):
-        where = np.flatnonzero(classes == value)
-        turn[where] = np.arange(len(where))
-    return np.sort(np.lexsort((np.arange(len(classes)), turn))[:count])
-
-
 def _build_splits(
     splits: Sequence[SplitSource],
-    segments: Sequence[ModelProto],
-    exported: ExportedModel,
+    segments: Sequence[ort.InferenceSession],
+    task: Task[Any, Any],
     input: InputSpec,
     frames: Frame,
-    labels: np.ndarray | None,
+    truths: Truths | np.ndarray | None,
     options: BuildOptions,
     say: Progress,
 ) -> list[BuiltSplit]:
     """Each split, measured on the frames that the source metrics are of."""
     if not splits:
         return []
-    sessions = [open_session(graph, exported.tensors) for graph in segments]
     measured = np.random.default_rng(options.seed).permutation(len(frames))[: options.metric_frames]
     return [
         build_split(
             index,
             source,
-            segments=sessions,
+            segments=segments,
             input=input,
+            task=task,
             frames=frames[measured],
-            labels=None if labels is None else labels[measured],
+            truths=None if truths is None else [truths[place] for place in measured],
             progress=say,
         )
         for index, source in enumerate(splits)

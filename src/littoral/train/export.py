@@ -1,4 +1,4 @@
-"""Any traceable classifier of torch becomes one weightless ONNX graph whose tensors keep their state-dict names.
+"""Any traceable network of torch becomes one weightless ONNX graph whose tensors keep their state-dict names.
 
 The parameters go in as *inputs* of the traced function, so that the exporter can neither rename nor fold them; then
 they are turned into external initialisers without data. A session is made of such a skeleton with
@@ -36,7 +36,7 @@ class ExportedModel:
     """A whole network as a skeleton, with the tensors that it takes."""
 
     graph: onnx.ModelProto
-    """Input ``frames`` uint8 ``(batch, H, W, C)``, output ``logits`` float32 ``(batch, classes)``, no weights."""
+    """Input ``frames`` uint8 ``(batch, H, W, C)``, output ``logits`` float32, of any task; no weights."""
     tensors: dict[str, FloatArray]
     """The external initialisers by state-dict name, float32."""
     norm_layers: tuple[NormLayer, ...]
@@ -71,18 +71,19 @@ class _Traced(nn.Module):
 
 
 def export_model(
-    model: nn.Module, spec: InputSpec, *, num_classes: int | None = None, taps: Sequence[str] = ()
+    model: nn.Module, spec: InputSpec, *, output_shape: tuple[int, ...] | None = None, taps: Sequence[str] = ()
 ) -> ExportedModel:
-    """Trace a classifier.
+    """Trace a network.
 
     Args:
-        model: Takes float32 ``(B, C, H, W)`` normalised by ``spec``, gives logits ``(B, classes)``. It is copied, put
+        model: Takes float32 ``(B, C, H, W)`` normalised by ``spec``, gives one tensor of outputs. It is copied, put
             into eval mode and converted to float32; the caller's module is not touched.
-        num_classes: If given, what the second axis of the logits must be.
+        output_shape: What it must give for one frame (`littoral.core.tasks.Task.output_shape`); None: logits of any
+            number of classes.
         taps: Module paths (``layer2``) whose output becomes a tensor of that name in the graph.
     Raises:
         ValueError: the spec is inconsistent, a tap is not a module, a normalisation layer cannot be adapted, the output
-            is not ``(B, classes)``, or the network cannot be traced (the cause is chained).
+            is not of that shape, or the network cannot be traced (the cause is chained).
     """
     _check_spec(spec)
     model = copy.deepcopy(model).cpu().float().eval()
@@ -90,7 +91,7 @@ def export_model(
     if unknown := [path for path in taps if path not in modules]:
         raise ValueError(f"{unknown[0]!r} is not a module of the network; it has {', '.join(list(modules)[1:])}")
     layers = norm_layers(model)
-    _check_output(model, spec, num_classes)
+    _check_output(model, spec, output_shape)
     graph = _trace(model, spec, taps)
     _prune_outputs(graph, taps)
     strip_notes(graph)
@@ -148,7 +149,7 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
     return {name: t.detach() for name, t in tensors.items() if name in own and t.is_floating_point()}
 
 
-def _check_output(model: nn.Module, spec: InputSpec, num_classes: int | None) -> None:
+def _check_output(model: nn.Module, spec: InputSpec, output_shape: tuple[int, ...] | None) -> None:
     frames = torch.zeros((2, *spec.shape), dtype=torch.uint8)
     try:
         with torch.no_grad():
@@ -157,16 +158,20 @@ def _check_output(model: nn.Module, spec: InputSpec, num_classes: int | None) ->
         raise ValueError(
             f"the network does not take frames of {spec.height}x{spec.width}x{spec.channels}: {error}"
         ) from error
-    if not isinstance(out, Tensor) or out.ndim != 2 or out.shape[0] != 2:
-        came = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise ValueError(
-            f"for 2 frames the network gives {came}, expected one tensor of logits (2, classes); "
-            "wrap it in a module that returns just those"
-        )
-    if num_classes is not None and out.shape[1] != num_classes:
-        raise ValueError(
-            f"the network has {out.shape[1]} classes, class_names has {num_classes}; give one name for each class"
-        )
+    came = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+    wrap = "wrap it in a module that returns just those"
+    if output_shape is None or len(output_shape) == 1:
+        if not isinstance(out, Tensor) or out.ndim != 2 or out.shape[0] != 2:
+            raise ValueError(
+                f"for 2 frames the network gives {came}, expected one tensor of logits (2, classes); {wrap}"
+            )
+        if output_shape is not None and out.shape[1:] != output_shape:
+            raise ValueError(
+                f"the network has {out.shape[1]} classes, class_names has {output_shape[0]}; give one name for each "
+                "class"
+            )
+    elif came != (2, *output_shape):
+        raise ValueError(f"for 2 frames the network gives {came}, expected one tensor {(2, *output_shape)}; {wrap}")
 
 
 def _trace(model: nn.Module, spec: InputSpec, taps: Sequence[str]) -> onnx.ModelProto:

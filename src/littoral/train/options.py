@@ -69,7 +69,7 @@ class BuildOptions:
     drift_batches: int = 20
     """How many seeded batches of ``drift_batch`` frames calibrate the drift threshold."""
     min_agreement: float = 0.6
-    """The share of probe labels that an update must keep."""
+    """How much of the source's answers on the probe an update must keep, by the task's metric: of labels the share."""
     envelope_fraction: float = 1.0
     """How far gamma and beta may move, as a share of the layer's mean |gamma|."""
     rehearsal_steps: int = 0

@@ -13,6 +13,7 @@ from littoral.train.export import FRAMES, external_names
 
 BATCH = 64
 MAX_RELATIVE_ERROR = 1e-4
+_PIXELS_AT_A_TIME = BATCH * 224 * 224
 
 
 def open_session(graph: ModelProto, tensors: Tensors) -> ort.InferenceSession:
@@ -37,8 +38,13 @@ def run_chain(sessions: Sequence[ort.InferenceSession], frames: Frame) -> FloatA
 
 
 def predict(sessions: Sequence[ort.InferenceSession], frames: Frame) -> FloatArray:
-    """Logits ``(N, classes)`` of any number of frames, in batches of 64."""
+    """Outputs of any number of frames, float32 ``(N, ...)``, in batches of 64, or of less where they are large."""
     return np.concatenate([run_chain(sessions, batch) for batch in _batches(frames)])
+
+
+def frames_at_a_time(shape: Sequence[int]) -> int:
+    """How many frames ``(N, H, W, C)`` to run as a batch: 64 up to 224 x 224 pixels, fewer of larger ones."""
+    return min(max(_PIXELS_AT_A_TIME // (shape[1] * shape[2]), 1), BATCH)
 
 
 def measure(
@@ -71,4 +77,5 @@ def rounded(value: float) -> float:
 
 
 def _batches(frames: Frame) -> Iterator[Frame]:
-    return (frames[start : start + BATCH] for start in range(0, len(frames), BATCH))
+    count = frames_at_a_time(frames.shape)
+    return (frames[start : start + count] for start in range(0, len(frames), count))

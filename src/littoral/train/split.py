@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -14,12 +15,15 @@ from littoral.bundle import InputSpec, SplitCodec, SplitSpec, TorchModel
 from littoral.bundle.manifest import CLOUD_FOLDER
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.codec import decode
+from littoral.core.tasks import Task
+from littoral.core.truths import Truths
 from littoral.errors import BundleError, PayloadError
 from littoral.models.factory import load_model, state_arrays
 from littoral.train.cuts import total_macs
 from littoral.train.encoder import check_latents, export_encoder, run_encoder
 from littoral.train.options import SplitSource
-from littoral.train.run import BATCH, MAX_RELATIVE_ERROR, open_session, relative_error, rounded, run_chain
+from littoral.train.run import MAX_RELATIVE_ERROR, frames_at_a_time, open_session, relative_error, rounded, run_chain
+from littoral.train.sample import metric_values
 from littoral.train.tables import build_tables
 from littoral.train.write import tensors_to_bytes
 
@@ -34,7 +38,7 @@ class BuiltSplit:
     files: dict[str, bytes]
     metrics: dict[str, float]
     """``split<s>.encoder_macs``, and for each level ``split<s>.level<l>.payload_bytes`` (the mean of the lengths) and,
-    where there are labels, ``.accuracy`` (0..1), both through the very bytes."""
+    where there are labels, the task's metric (``.accuracy``, ``.miou``, ``.ap``; 0..1), both through the very bytes."""
 
 
 def build_split(
@@ -43,8 +47,9 @@ def build_split(
     *,
     segments: Sequence[ort.InferenceSession],
     input: InputSpec,
+    task: Task[Any, Any],
     frames: Frame,
-    labels: np.ndarray | None,
+    truths: Truths | np.ndarray | None,
     progress: Callable[[str], None],
 ) -> BuiltSplit:
     """Export, check, tabulate and measure one split.
@@ -53,7 +58,7 @@ def build_split(
         index: The split's number in the bundle.
         segments: The bundle's segments as a device runs them.
         frames: Source frames, uint8 ``(N, H, W, C)``; tables and metrics are made of all of them.
-        labels: int64 ``(N,)`` or None.
+        truths: What the task's metric takes, one for each frame, or None.
     Raises:
         ValueError: the segment, the encoder or the tail do not fit the bundle.
         BundleError: ONNX Runtime gives other symbols than torch, or the tail made by its factory other outputs.
@@ -66,7 +71,8 @@ def build_split(
     progress(f"split {index}: exporting the encoder")
     start = [] if source.segment is None else segments[: source.segment + 1]
     values = _Values(start, frames)
-    some = values.first(CHECKED_FRAMES)
+    at_a_time = frames_at_a_time(frames.shape)
+    some = values.first(min(CHECKED_FRAMES, at_a_time))
     encoder = export_encoder(
         source.bottleneck.device_encoder(),
         some,
@@ -81,17 +87,17 @@ def build_split(
         factory=source.tail.factory, kwargs=source.tail.kwargs, file=f"{CLOUD_FOLDER}split-{index}.safetensors"
     )
     state = state_arrays(source.tail.module)
-    tail = _rebuilt(model, state, source, latents[:CHECKED_FRAMES], gains)
+    tail = _rebuilt(model, state, source, latents[: len(some)], gains, task)
     progress(f"split {index}: tables of {len(gains)} levels from {len(frames)} frames")
     codec = _codec(source, latents, gains)
     metrics = {f"split{index}.encoder_macs": float(total_macs(encoder.graph))}
     for level in range(codec.num_levels):
-        size, accuracy = _measure(codec, level, latents, tail, labels)
+        size, value = _measure(codec, level, latents, tail, task, truths, at_a_time)
         metrics[f"split{index}.level{level}.payload_bytes"] = size
         told = ""
-        if accuracy is not None:
-            metrics[f"split{index}.level{level}.accuracy"] = accuracy
-            told = f", accuracy {accuracy:.4g}"
+        if value is not None:
+            metrics[f"split{index}.level{level}.{task.metric_name}"] = value
+            told = f", {task.metric_name} {value:.4g}"
         progress(f"split {index}: level {level}: {size:.5g} bytes{told}")
     spec = SplitSpec(
         encoder_file=f"encoder-{index}.onnx",
@@ -114,8 +120,9 @@ class _Values:
         self._segments, self._frames = segments, frames
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for start in range(0, len(self._frames), BATCH):
-            yield run_chain(self._segments, self._frames[start : start + BATCH])
+        count = frames_at_a_time(self._frames.shape)
+        for start in range(0, len(self._frames), count):
+            yield run_chain(self._segments, self._frames[start : start + count])
 
     def first(self, count: int) -> np.ndarray:
         return run_chain(self._segments, self._frames[:count])
@@ -140,6 +147,7 @@ def _rebuilt(
     source: SplitSource,
     latents_NCHW: FloatArray,
     gains_LC: FloatArray,
+    task: Task[Any, Any],
 ) -> nn.Module:
     """The tail as the cloud will make it, after it gave what the given one gives."""
     if not np.array_equal(state.get("gains", gains_LC), gains_LC):
@@ -149,6 +157,11 @@ def _rebuilt(
     symbols = np.rint(latents_NCHW * gains_LC[finest, :, None, None])
     symbols[:, source.bottleneck.kept[finest] :] = 0
     given = _outputs(source.tail.module, symbols, finest)
+    if given.shape[1:] != task.output_shape:
+        raise ValueError(
+            f"the split's tail gives {given.shape[1:]} for a frame, {task.name} with {task.num_classes} classes takes "
+            f"{task.output_shape}; give the tail of a network for the same task"
+        )
     if (error := relative_error(_outputs(made, symbols, finest), given)) > MAX_RELATIVE_ERROR:
         raise BundleError(
             f"the split's tail made by {model.factory!r} with {model.kwargs} and loaded with the module's state gives "
@@ -180,16 +193,22 @@ def _outputs(model: nn.Module, symbols_BCHW: FloatArray, level: int) -> FloatArr
 
 
 def _measure(
-    codec: SplitCodec, level: int, latents_NCHW: FloatArray, tail: nn.Module, labels: np.ndarray | None
+    codec: SplitCodec,
+    level: int,
+    latents_NCHW: FloatArray,
+    tail: nn.Module,
+    task: Task[Any, Any],
+    truths: Truths | np.ndarray | None,
+    at_a_time: int,
 ) -> tuple[float, float | None]:
-    """The mean payload in bytes and the accuracy of what the payloads decode to; None without labels.
+    """The mean payload in bytes and the task's metric of what the payloads decode to; None without truths.
 
     As on a device, a payload over its level's ceiling is one of a coarser level; a frame over all ceilings is left out.
     """
-    sizes, right = [], []
-    for start in range(0, len(latents_NCHW), BATCH):
+    sizes, metric = [], task.metric()
+    for start in range(0, len(latents_NCHW), at_a_time):
         by_level: dict[int, list[tuple[int, FloatArray]]] = {}
-        for position, latent in enumerate(latents_NCHW[start : start + BATCH], start):
+        for position, latent in enumerate(latents_NCHW[start : start + at_a_time], start):
             try:
                 payload = codec.encode(latent, level)
             except PayloadError:
@@ -197,14 +216,12 @@ def _measure(
             sizes.append(len(payload))
             came = decode(payload, codec.tables)
             by_level.setdefault(came.level, []).append((position, codec.padded(came.symbols)))
-        if labels is None:
+        if truths is None:
             continue
         for came_level, items in by_level.items():
             outputs = _outputs(tail, np.stack([symbols for _, symbols in items]), came_level)
-            if outputs.ndim != 2:
-                labels = None  # of no classifier
-                break
-            right += (outputs.argmax(axis=1) == labels[[position for position, _ in items]]).tolist()
+            metric.update(task.answers(outputs), [truths[position] for position, _ in items])
     if not sizes:
         raise BundleError(f"no source frame's payload of level {level} is within its ceiling; raise ceiling_factor")
-    return rounded(float(np.mean(sizes))), rounded(float(np.mean(right))) if right else None
+    value = None if truths is None else metric_values(task, metric).get(task.metric_name)
+    return rounded(float(np.mean(sizes))), value

@@ -10,15 +10,19 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs the cloud extra")
 
 from littoral.bench.dense_data import Boxed, Segmented  # noqa: E402
+from littoral.bench.split import dense_units  # noqa: E402
 from littoral.bench.split.dense_full import DenseTraining, train_dense  # noqa: E402
 from littoral.bench.split.dense_networks import DenseNetwork  # noqa: E402
 from littoral.bench.split.dense_pilot import PilotConfig, teacher_maps, train_pilot  # noqa: E402
-from littoral.bench.split.dense_shapes import DenseShape  # noqa: E402
+from littoral.bench.split.dense_shapes import DenseShape, dense_bottleneck  # noqa: E402
 from littoral.bench.split.dense_split import bytes_over, dense_tables, split_rows  # noqa: E402
+from littoral.bench.split.make import make_unit  # noqa: E402
+from littoral.bench.split.plan import quick_plan  # noqa: E402
 from littoral.bundle.manifest import InputSpec  # noqa: E402
 from littoral.core.metrics import BoxTruth  # noqa: E402
 from littoral.core.tasks import Detection, Segmentation  # noqa: E402
 from littoral.models.graph import graph_network  # noqa: E402
+from littoral.models.parts import tail_of  # noqa: E402
 
 SIDE = 32
 SHAPE = DenseShape(
@@ -131,6 +135,39 @@ def test_bytes_are_held_against_the_references_at_equal_accuracy() -> None:
     assert inside["reference_bytes"] == pytest.approx(200)
     assert inside["over"] == pytest.approx(0.25)
     assert above["over"] is None
+
+
+def test_the_tables_units_are_made_of_the_network_and_of_the_folders_frames(
+    segmenter: DenseNetwork, frames: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int | None]] = []
+    trained: list[DenseTraining] = []
+
+    def load(folder: Path, split: str, *, limit: int | None = None) -> Segmented:
+        asked.append((split, limit))
+        truths = list((frames[..., 0] > 128).astype(np.uint8))
+        return Segmented(names=tuple("abcd"), frames=list(frames), truths=truths)
+
+    def train(*args: object, checkpoint: Path, **options: object) -> tuple[torch.nn.Module, torch.nn.Module]:
+        assert isinstance(args[3], DenseTraining)
+        trained.append(args[3])
+        assert checkpoint.parent.is_dir()
+        return dense_bottleneck(SHAPE).eval(), tail_of(segmenter.model, "stage")
+
+    monkeypatch.setattr(dense_units, "load_dense_network", lambda folder, name: segmenter)
+    monkeypatch.setattr(dense_units, "load_camvid", load)
+    monkeypatch.setattr(dense_units, "train_dense", train)
+    points = {}
+    for unit in quick_plan():
+        if unit.kind.startswith("dense_"):
+            points[unit.short] = make_unit(unit, tmp_path, tmp_path / "work", lambda *told: None)["points"]
+    assert list(points) == ["device_only/cgnet", "webp/cgnet", "dense/cgnet", "cloud_lossless/cgnet"]
+    ((nothing,), webp, split, (everything,)) = points.values()
+    assert (nothing["bytes"], nothing["accuracy"]) == (0, everything["accuracy"])
+    assert [point["quality"] for point in webp] == [1, 90]
+    assert [(point["level"], point["accuracy"] == point["miou"]) for point in split] == [(0, True), (1, True)]
+    assert not {"method", "network", "frames"} & {key for of_unit in points.values() for row in of_unit for key in row}
+    assert (set(asked), trained[0].crop) == ({("test", 2), ("train", 4)}, (64, 96))
 
 
 def test_a_network_without_a_shape_is_refused(segmenter: DenseNetwork, frames: np.ndarray) -> None:

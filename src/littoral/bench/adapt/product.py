@@ -27,6 +27,7 @@ from littoral.cloud.jobs import AdaptConfig
 from littoral.core.arrays import Frame
 from littoral.core.product import ProductConfig
 from littoral.core.selection import SelectionConfig
+from littoral.edge.answer import Answer
 from littoral.edge.device import Device, DeviceConfig
 from littoral.errors import LittoralError, ModelOutputError
 
@@ -169,7 +170,9 @@ class Product:
         for start, end in self._stretches(device, len(frames_BHWC)):
             for index in range(start, end):
                 try:
-                    labels[index] = one.infer(frames_BHWC[index]).label
+                    answer = one.infer(frames_BHWC[index])
+                    assert isinstance(answer, Answer)
+                    labels[index] = answer.label
                 except ModelOutputError:
                     labels[index] = NO_LABEL
                     self._errors += 1

@@ -25,9 +25,8 @@ from littoral.models.frames import normalise
 from littoral.models.parts import head_of, tail_of
 from littoral.train.bottleneck import train_split
 from littoral.train.dense_data import CropAndFlip
-from littoral.train.dense_losses import DetectionDistortion, SegmentationDistortion
+from littoral.train.distortions import distortion_of
 from littoral.train.split_data import Progress, SplitData, SplitNetworks
-from littoral.train.split_losses import Distortion
 from littoral.train.split_recipe import product_recipe
 
 _START_FRAMES = 8
@@ -92,10 +91,6 @@ def train_dense(
         batch_size=config.batch_size,
         seed=config.seed,
     )
-    task = network.task
-    distortion: Distortion = DetectionDistortion()
-    if isinstance(task, Segmentation):
-        distortion = SegmentationDistortion(ignored_label=task.ignored_label)
     return train_split(
         recipe,
         SplitNetworks(
@@ -104,10 +99,10 @@ def train_dense(
         SplitData(
             frames=frames,
             input=network.input,
-            targets=targets if isinstance(task, Segmentation) else None,
+            targets=targets if isinstance(network.task, Segmentation) else None,
             augment=CropAndFlip(height, width),
         ),
-        distortion=distortion,
+        distortion=distortion_of(network.task),
         checkpoint=checkpoint,
         progress=progress,
     )

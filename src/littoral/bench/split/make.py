@@ -170,6 +170,24 @@ def _codec_exact(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result
     return {"points": [measure_exactness(**unit.options, say=tell)]}
 
 
+def _dense_fixed(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
+    from littoral.bench.split.dense_units import dense_fixed
+
+    return dense_fixed(unit, material, tell)
+
+
+def _dense_codec(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
+    from littoral.bench.split.dense_units import dense_codec
+
+    return dense_codec(unit, material, tell)
+
+
+def _dense_split(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
+    from littoral.bench.split.dense_units import dense_split
+
+    return dense_split(unit, material, tell)
+
+
 _MAKERS: dict[str, Callable[[SplitUnit, SplitMaterial, Tell], Result]] = {
     "split": _split,
     "local_only": _local,
@@ -182,6 +200,9 @@ _MAKERS: dict[str, Callable[[SplitUnit, SplitMaterial, Tell], Result]] = {
     "link": _link,
     "codec_speed": _codec_speed,
     "codec_exact": _codec_exact,
+    "dense_fixed": _dense_fixed,
+    "dense_codec": _dense_codec,
+    "dense_split": _dense_split,
 }
 _MODULES: dict[str, tuple[str, ...]] = {
     "split": ("points", "training"),
@@ -195,6 +216,9 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "link": ("link_row", "link_whole", "points"),
     "codec_speed": ("codec_speed",),
     "codec_exact": ("codec_exact",),
+    "dense_fixed": ("dense_rows",),
+    "dense_codec": ("dense_rows",),
+    "dense_split": ("dense_split", "dense_full"),
 }
 
 

@@ -52,6 +52,22 @@ CODEC_FRAMES = 2_000
 ROBUST = ("gaussian_noise", "defocus_blur", "contrast")
 
 
+DENSE = "dense"
+"""The product's split of a dense task, as the table calls it."""
+CAMVID_NETWORK, COCO_NETWORK = "cgnet", "yolox_nano"
+DENSE_QUALITIES = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
+DENSE_FRAMES: Mapping[str, int] = {CAMVID_NETWORK: 233, COCO_NETWORK: 128}
+"""All of CamVid's test frames, and of COCO's first 128."""
+DENSE_TRAINING: Mapping[str, dict[str, Any]] = {
+    CAMVID_NETWORK: {"training_frames": 367, "epochs": 60, "batch_size": 8, "crop": [176, 240]},
+    COCO_NETWORK: {"training_frames": 1_000, "epochs": 15, "batch_size": 8},
+}
+"""Of `littoral.bench.split.dense_full.DenseTraining`: an hour or two of one core each. Not tuned."""
+QUICK_DENSE: dict[str, Any] = {
+    "training_frames": 4, "epochs": 2, "hard_epochs": 1, "batch_size": 2, "crop": [64, 96],
+}  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """How much everything is trained and measured."""
@@ -190,6 +206,22 @@ class _Plan:
         ]  # fmt: skip
 
 
+def _dense(
+    network: str, *, frames: int, qualities: Sequence[int], training: Mapping[str, Any], seed: int = 0
+) -> list[SplitUnit]:
+    """A dense task's units: the split, WebP, and what sends nothing or everything."""
+
+    def unit(kind: Kind, method: str, **options: Any) -> SplitUnit:
+        return SplitUnit(kind=kind, method=method, variant=network, frames=frames, teacher=network, options=options)
+
+    return [
+        unit("dense_fixed", DEVICE_ONLY, sends="nothing"),
+        unit("dense_codec", "webp", qualities=list(qualities)),
+        unit("dense_split", DENSE, **training, seed=seed),
+        unit("dense_fixed", LOSSLESS, sends="everything"),
+    ]
+
+
 def full_plan(*, epochs: int | None = None, seeds: Sequence[int] = (0, 1, 2)) -> list[SplitUnit]:
     """Every unit, the most telling first.
 
@@ -229,6 +261,8 @@ def full_plan(*, epochs: int | None = None, seeds: Sequence[int] = (0, 1, 2)) ->
             for cut in ("layer1", "layer2", "layer3")
         ),
     ]
+    for network, frames in DENSE_FRAMES.items():
+        units += _dense(network, frames=frames, qualities=DENSE_QUALITIES, training=DENSE_TRAINING[network], seed=first)
     for seed in others:
         units += [plan.split(plan.product(given, seed)) for given in INPUTS]
         units += [plan.split(plan.parity(beta, seed)) for beta in (0.32, 0.08, 1.28)]
@@ -256,6 +290,7 @@ def quick_plan() -> list[SplitUnit]:
             plan.unit("features", "features_zlib", "layer2", plan.budget.codec_frames, packer="zlib"),
             plan.unit("codec_speed", "codec_speed", "laplace", 0, quick=True),
             plan.unit("codec_exact", "codec_exact", "drawn", 0, num_round_trips=1_000, num_damaged=5),
+            *_dense(CAMVID_NETWORK, frames=2, qualities=(1, 90), training=QUICK_DENSE),
             *plan.derived(pixels, corruptions=ROBUST[:2], levels=[1]),
         ]
     )

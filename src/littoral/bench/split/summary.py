@@ -10,7 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from littoral.bench.split.curves import Curve, bytes_at, delta_accuracy, delta_rate
+from littoral.bench.split.dense_split import bytes_over
 from littoral.bench.split.plan import (
+    CAMVID_NETWORK,
+    COCO_NETWORK,
+    DENSE,
     DEVICE_ONLY,
     INPUTS,
     LOCAL,
@@ -95,8 +99,8 @@ def summarise(planned: Sequence[SplitUnit], results: Mapping[str, Result]) -> di
     out.update(_link(units, given))
     for method, key in ((DEVICE_ONLY, "device_only_top1"), (LOSSLESS, "cloud_lossless_top1")):
         out[key] = units.accuracy("fixed", method)
-    for key in ("seg_bytes_over_webp", "det_bytes_over_webp"):
-        out.setdefault(f"{key}_reason", "measured by the dense tasks' units, which this plan does not have")
+    for network, key in ((CAMVID_NETWORK, "seg"), (COCO_NETWORK, "det")):
+        out.update(_dense(units, network, key))
     for key in KEYS:
         if out[key] is None:
             out.setdefault(f"{key}_reason", "the units that it is of are not there")
@@ -261,6 +265,34 @@ def _link(units: Units, given: str | None) -> dict[str, Any]:
         if trip == "40ms" and (variant == given or "link_latency_split_over_webp" not in out):
             out["link_latency_split_over_webp"] = worst
             out["link_latency_split_over_webp_input"] = variant
+    return out
+
+
+def _dense(units: Units, network: str, task: str) -> dict[str, Any]:
+    """The split's bytes over WebP's at equal accuracy, of the points that lie on WebP's curve: the most, and the least.
+
+    Accuracy is mIoU or AP50. WebP without what a blank frame costs, and as sent.
+    """
+    ours = [point for _, result in units.of("dense_split", DENSE, network) for point in result["points"]]
+    webp = [point for _, result in units.of("dense_codec", "webp", network) for point in result["points"]]
+    out: dict[str, Any] = {}
+    for unit, result in units.of("dense_fixed", variant=network):
+        out[f"{task}_{unit.method}_accuracy"] = result["points"][0]["accuracy"]
+    if not ours or not webp:
+        return out
+    bare = [{**point, "bytes": point["bytes_without_header"]} for point in webp]
+    for reference, name in ((bare, ""), (webp, "_with_header")):
+        key = f"{task}_bytes_over_webp{name}"
+        over = [each["over"] for each in bytes_over(ours, reference) if each["over"] is not None]
+        out[key] = max(over, default=None)
+        if over:
+            out[f"{key}_least"], out[f"{key}_points"] = min(over), len(over)
+        else:
+            spans = [
+                f"{who} spans {min(p['accuracy'] for p in points):.2f} to {max(p['accuracy'] for p in points):.2f} %"
+                for who, points in (("the split", ours), ("WebP", webp))
+            ]
+            out[f"{key}_reason"] = f"no point of the split is on WebP's curve: {', '.join(spans)}"
     return out
 
 

@@ -25,6 +25,8 @@ from littoral.bench.split.unit import LAST_STAGE, SplitUnit
 from littoral.bench.store import UnitStore
 
 TABLE = "split"
+DENSE_KINDS = ("dense_fixed", "dense_codec", "dense_split")
+"""Whose accuracy is mIoU or AP50."""
 MAKE = "littoral.bench.split.make:make_unit"
 _WIDTH = 140
 
@@ -114,7 +116,7 @@ def document_of(planned: Sequence[SplitUnit], done: Mapping[str, Mapping[str, An
             "quick": quick,
             "missing": [unit.name for unit in planned if unit.key not in done],
             "student": "resnet20",
-            "teacher": sorted({unit.teacher for unit in there}),
+            "teacher": sorted({unit.teacher for unit in there if unit.kind not in DENSE_KINDS}),
             "epochs": sorted(trained),
         },
         seeds=sorted({unit.seed for unit in there}),
@@ -158,8 +160,8 @@ def _list(units: Sequence[SplitUnit], done: Mapping[str, Any], store: SplitStore
     for unit in units:
         seconds = estimate_seconds(unit, store)
         if seconds is None:
-            fallback = FALLBACK_MS.get(unit.method, _OTHERS_MS) / 1e3
-            seconds = round(per_frame.get(unit.method, fallback) * unit.num_frames, 1)
+            fallback = FALLBACK_MS.get(unit.kind, FALLBACK_MS.get(unit.method, _OTHERS_MS)) / 1e3
+            seconds = round(per_frame.get((unit.kind, unit.method), fallback) * unit.num_frames, 1)
         listed.append({"unit": unit.name, "stage": unit.stage, "done": unit.key in done, "seconds": seconds})
         if not asked.quiet:
             print(f"{'done   ' if unit.key in done else 'missing'} {seconds:8.0f} s  {unit.name}")
@@ -181,31 +183,32 @@ def _list(units: Sequence[SplitUnit], done: Mapping[str, Any], store: SplitStore
 FALLBACK_MS = {
     "product": 10.0, "product_single": 10.0, "parity": 22.0, "end_to_end": 15.0, "channel_reduction": 12.0,
     "rac_shaped": 10.0, "local_only": 2.0, "avif": 60.0, "avif_444": 90.0, "leakage": 100.0, "robust": 120.0,
-    "link": 500.0, "timing": 300.0,
+    "link": 500.0, "timing": 300.0, "dense_fixed": 300.0, "dense_codec": 400.0, "dense_split": 250.0,
 }  # fmt: skip
 """Of one core for a frame of `SplitUnit.num_frames`, before anything was measured; ResNet-56 as teacher."""
 _OTHERS_MS = 10.0
 
 
-def _seconds_per_frame(units: Sequence[SplitUnit], store: SplitStore) -> dict[str, float]:
-    """By method, of what was made before."""
-    seconds: dict[str, float] = {}
-    frames: dict[str, int] = {}
+def _seconds_per_frame(units: Sequence[SplitUnit], store: SplitStore) -> dict[tuple[str, str], float]:
+    """By kind and method, of what was made before."""
+    seconds: dict[tuple[str, str], float] = {}
+    frames: dict[tuple[str, str], int] = {}
     for unit in units:
         document = store.read(unit)
         if document is not None and unit.num_frames:
-            seconds[unit.method] = seconds.get(unit.method, 0.0) + document["seconds"]
-            frames[unit.method] = frames.get(unit.method, 0) + unit.num_frames
-    return {method: seconds[method] / frames[method] for method in seconds}
+            of = unit.kind, unit.method
+            seconds[of] = seconds.get(of, 0.0) + document["seconds"]
+            frames[of] = frames.get(of, 0) + unit.num_frames
+    return {of: seconds[of] / frames[of] for of in seconds}
 
 
 def print_table(document: Mapping[str, Any]) -> None:
     """Every point with bytes or an accuracy, and the summary."""
-    table = Table(title="bytes of a frame as sent, and right answers in percent", title_justify="left")
+    table = Table(title="bytes of a frame as sent, and right answers (mIoU, AP50) in percent", title_justify="left")
     for column in ("kind", "method", "variant", "seed", "level", "bytes", "p95", "no header", "right", "encoder MMAC"):
         table.add_column(column, justify="left" if column in ("kind", "method", "variant") else "right")
     for row in document["rows"]:
-        if row["kind"] not in ("split", "local_only", "codec", "features", "fixed", "robust"):
+        if row["kind"] not in ("split", "local_only", "codec", "features", "fixed", "robust", *DENSE_KINDS):
             continue
         macs = row.get("encoder_macs", row.get("network_macs"))
         table.add_row(

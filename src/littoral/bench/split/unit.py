@@ -24,6 +24,9 @@ Kind = Literal[
     "link",
     "codec_speed",
     "codec_exact",
+    "dense_fixed",
+    "dense_codec",
+    "dense_split",
 ]
 STAGES: Mapping[str, int] = {"leakage": 1, "robust": 1, "timing": 2, "link": 2, "codec_speed": 2}
 """What needs a training waits for it; what measures time comes last, one at a time."""
@@ -74,10 +77,11 @@ class SplitUnit:
     """As the table calls it."""
     variant: str
     frames: int
-    """Of CIFAR-10's test frames, the first so many."""
+    """Of CIFAR-10's test frames, the first so many; of a dense task's, so many spread evenly."""
     teacher: str
+    """Of a dense task the network."""
     training: Training | None = None
-    """What was or will be trained for it."""
+    """What was or will be trained for it; a dense task's training is in the options."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """JSON values, for the measurement."""
 
@@ -93,7 +97,7 @@ class SplitUnit:
 
     @property
     def seed(self) -> int:
-        return self.training.seed if self.training is not None else 0
+        return self.training.seed if self.training is not None else int(self.options.get("seed", 0))
 
     @property
     def short(self) -> str:
@@ -115,4 +119,6 @@ class SplitUnit:
         """About how many frames' work it is: a training's, for what trains, else the measured ones."""
         if self.training is not None and self.stage == 0:
             return self.training.epochs * self.training.frames
+        if "training_frames" in self.options:
+            return int(self.options["epochs"]) * int(self.options["training_frames"])
         return self.frames * len(self.options.get("qualities", (0,)))

@@ -1,0 +1,39 @@
+"""A classifier's answer; for the other tasks see `littoral.edge.dense`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from littoral.core.arrays import FloatArray
+from littoral.core.selection import softmax
+
+
+class Answer(NamedTuple):
+    """What the device says of a frame where its bundle is for classification."""
+
+    frame_id: int
+    """Counts the frames of this run from 1."""
+    label: int
+    name: str
+    """The class name of ``label``."""
+    confidence: float
+    """Probability of ``label``."""
+    entropy_nats: float
+    logits: FloatArray
+    """float32 ``(K,)``, the scores before softmax."""
+    version: int
+    """The affine version that answered; 0 is the source."""
+    cloud: str
+    """``connected``, ``away``, or ``none`` for a device without a link."""
+    latency_ms: float
+    source: str = "device"
+    """Who finished the frame: ``device`` or ``cloud``."""
+    degraded: bool = False
+    """True where the device had wanted the cloud's answer and had to give its own."""
+    reason: str = ""
+    """Why an answer is degraded: ``away``, ``timeout``, ``busy``, or what the cloud or the codec said."""
+
+    @property
+    def probabilities(self) -> FloatArray:
+        """float32 ``(K,)``, made when asked for."""
+        return softmax(self.logits)
