@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from made_once import keep_the_exporters_operators, one_at_a_time, run_folder
 
-IN_MEMORY = Path("/dev/shm")  # noqa: S108  # pytest makes folders of its own in it, for this user alone
+IN_MEMORY = Path("/dev/shm")  # pytest makes folders of its own in it, for this user alone
 _ROOMY_BYTES = 4 << 30
 
 
