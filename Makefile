@@ -11,6 +11,8 @@ STAMP := .venv/.littoral-setup
 # Two OpenMP threads that spin while they wait make torch several times slower on a busy machine; tests run two at a time.
 export OMP_WAIT_POLICY = PASSIVE
 test: export OMP_NUM_THREADS = 1
+# Without bytecode kept, both workers and some thirty processes that tests start compile every module anew.
+test: export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint bench docs arm clean python-is-new-enough

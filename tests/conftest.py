@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from made_once import keep_the_exporters_operators, one_at_a_time, run_folder
+
+IN_MEMORY = Path("/dev/shm")  # pytest makes folders of its own in it, for this user alone
+_ROOMY_BYTES = 4 << 30
+
+
+def pytest_configure() -> None:
+    """Temporary folders lie in memory where there is room, unless somebody chose a place.
+
+    Most of what many tests take is to sync files to a disk, which no test here cuts the power of: those that lose what
+    was not synced do so by stand-ins for the file system.
+    """
+    if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > _ROOMY_BYTES and os.access(IN_MEMORY, os.W_OK):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 
 
 @pytest.fixture(scope="session")

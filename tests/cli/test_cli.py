@@ -102,8 +102,10 @@ def test_wrong_usage_ends_with_2_and_says_the_usage(words: list[str], capsys: py
         (["edge", "x"], "give one of FOLDER, --stdin and --http"),
         (["edge", "x", "folder", "--http", "0"], "give one of FOLDER, --stdin and --http"),
         (["edge", "x", "folder", "--cloud", "https://c"], "--cloud needs --state"),
+        (["edge", "x", "folder", "--offload", "0"], "--offload needs --cloud"),
+        (["edge", "x", "folder", "--deadline", "50"], "are of --offload"),
     ],
-    ids=["no-source", "two-sources", "cloud-without-state"],
+    ids=["no-source", "two-sources", "cloud-without-state", "offload-without-cloud", "deadline-without-offload"],
 )
 def test_a_device_without_a_clear_source_or_state_ends_with_2(said: Said, words: list[str], told: str) -> None:
     status, out, err = said(*words)

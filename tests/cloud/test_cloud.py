@@ -34,7 +34,9 @@ from pathlib import Path
 from cloud_peer import SMALL, FakeGate, FakeWorker
 from littoral.cloud.cloud import Cloud, CloudConfig
 factory = lambda bundle, config: (FakeWorker(), FakeGate().check)
-Cloud(sys.argv[1], sys.argv[2], CloudConfig(port=0, adapt=SMALL), worker_factory=factory).serve()
+cloud = Cloud(sys.argv[1], sys.argv[2], CloudConfig(port=0, adapt=SMALL), worker_factory=factory)
+assert "torch" not in sys.modules, "who brings a worker of his own waits seconds for nothing"
+cloud.serve()
 """
 
 

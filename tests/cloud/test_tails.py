@@ -29,7 +29,8 @@ from littoral.edge.offload import Offloading
 from littoral.edge.offload_config import OffloadConfig
 from littoral.edge.outbox import Outbox
 from littoral.errors import LittoralError, ModelOutputError, PayloadError
-from littoral.wire.messages import Ack, Offload, OffloadAnswer, Refusal, Status
+from littoral.wire.envelope import MAX_FRAME_BYTES, encode_frame
+from littoral.wire.messages import Ack, Offload, OffloadAnswer, Refusal, Status, to_frame
 
 TASK = Classification(num_classes=10)
 
@@ -131,6 +132,27 @@ def test_a_payload_that_fails_does_not_fail_the_others_of_its_batch(bad: bytes, 
 def test_a_hostile_payload_gets_a_code_and_leaves_the_tail_whole(name: str) -> None:
     codes, _ = batch(FakeTail(), [hostile_answers.PAYLOADS[name], b"\x03"])
     assert codes == ["damaged", "ok"]
+
+
+def test_an_answer_that_no_frame_holds_is_refused_and_not_left_unsaid() -> None:
+    """Of more classes than a frame has room for; a noisy label map of a large frame is the same."""
+    many = Classification(num_classes=MAX_FRAME_BYTES // 4)
+
+    class Wide(FakeTail):
+        def _one(self, payload: bytes) -> FloatArray | LittoralError:
+            return np.zeros(many.num_classes, np.float32)
+
+    async def ask() -> OffloadAnswer:
+        tails = Tails({0: Wide()}, many, TailConfig(), Metrics("harbour"))
+        request = Offload(request=1, split=0, version=0, payload=b"any", deadline_ms=10_000)
+        answer = await tails.answer(request, device="d", arrived_ms=asyncio.get_running_loop().time() * 1000)
+        tails.close()
+        return answer
+
+    answer = asyncio.run(ask())
+    assert answer.code == "failed"
+    assert "let the device answer" in answer.message
+    encode_frame(to_frame(answer))
 
 
 def test_a_tail_that_gives_the_wrong_number_of_outputs_answers_nobody_falsely() -> None:

@@ -288,6 +288,16 @@ def test_a_size_that_was_not_run_is_taken_to_cost_no_less_than_it_may() -> None:
     assert [times.predict_ms(size) for size in (1, 4)] == [3.0, 12.0]
 
 
+def test_what_a_size_took_when_the_machine_was_idle_is_not_believed_for_ever() -> None:
+    times = BatchTimes(first_guess_ms=7.0, memory=8)
+    times.add(16, 5.0)
+    for _ in range(8):
+        times.add(2, 50.0)
+    assert times.predict_ms(2) == 5.0, "16 is still remembered, and 2 cannot take longer"
+    times.add(2, 50.0)
+    assert [times.predict_ms(size) for size in (1, 2, 16)] == [50.0, 50.0, 400.0]
+
+
 def test_the_road_is_told_apart_into_round_trip_and_throughput() -> None:
     rng = random.Random(0)
     road = RoadEstimate()

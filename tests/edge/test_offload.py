@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,13 +26,15 @@ from littoral.core.selection import SelectionConfig
 from littoral.core.tasks import Classification
 from littoral.edge.device import Answer, Device, DeviceConfig
 from littoral.edge.link import CloudLink, LinkConfig
-from littoral.edge.link_session import FrameWriter, Outcome
+from littoral.edge.link_session import FrameWriter, LinkSession, Outcome
 from littoral.edge.offload import _Waiter
 from littoral.edge.offload_config import OffloadConfig
 from littoral.edge.session import Model
 from littoral.errors import BundleError, LittoralError, PayloadError
 from littoral.wire.envelope import Frame as WireFrame
-from littoral.wire.messages import Ack, Offload, OffloadAnswer, Sample, from_frame
+from littoral.wire.envelope import decode_frame, encode_frame
+from littoral.wire.link import DeviceLink
+from littoral.wire.messages import Ack, Offload, OffloadAnswer, Sample, from_frame, to_frame
 
 EVERYTHING = SelectionConfig(entropy_min_fraction=0.0, entropy_max_fraction=1.0, diversity_margin=1.1)
 PATIENT_MS = 5_000.0
@@ -363,6 +366,43 @@ def test_a_durable_frame_that_comes_behind_a_burst_of_requests_waits_for_all_of_
 
     asyncio.run(scenario())
     assert sent == [*(b"request %d" % number for number in range(5)), b"sample"]
+
+
+def test_requests_whose_time_is_up_before_a_slow_socket_takes_them_are_not_sent() -> None:
+    sent: list[int] = []
+    told: list[Outcome] = []
+    link = DeviceLink(
+        device_id="d", bundle_digest=b"", outbox_stream=1, highest_version=lambda: 0, sign=lambda message: b""
+    )
+    owner = CloudLink("ws://127.0.0.1:1")
+    owner._ports = None  # type: ignore[assignment]
+
+    def request(number: int) -> Offload:
+        return Offload(request=number, split=0, version=0, payload=b"payload", deadline_ms=9)
+
+    async def scenario() -> None:
+        gate = asyncio.Event()
+
+        async def slow_socket(data: bytes) -> None:
+            sent.append(from_frame(decode_frame(data)).request)  # type: ignore[union-attr]
+            await gate.wait()
+
+        transport = SimpleNamespace(get_extra_info=lambda name: None)
+        session = LinkSession(owner, None, link, SimpleNamespace(send=slow_socket, transport=transport))  # type: ignore[arg-type]
+        link.state = "open"
+        for number in (1, 2, 3, 4):
+            session.offload(request(number), wait_s=0.001, done=told.append)
+        async with asyncio.timeout(10):
+            while len(told) < 4:
+                await asyncio.sleep(0)
+            session.offload(request(5), wait_s=9.0, done=told.append)
+            gate.set()
+            await session._writer.send(encode_frame(to_frame(request(6))))
+
+    asyncio.run(scenario())
+    assert told == ["timeout"] * 4
+    assert sent == [1, 5, 6], "1 had begun"
+    assert owner.bytes_by_purpose["offload"] == 2 * len(encode_frame(to_frame(request(1)))), "6 was not counted here"
 
 
 @dataclass

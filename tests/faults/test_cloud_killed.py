@@ -65,6 +65,18 @@ class Rig:
     told: list[Told]
     frames: np.ndarray
 
+    def device(self, index: int) -> DeviceProcess:
+        """Start a device, or start it again; `told` hears it."""
+        return DeviceProcess(
+            self.bundle,
+            self.folder / f"device-{index}",
+            name=f"device-{index}",
+            cloud_url=self.cloud.url,
+            token=new_token(self.cloud.state),
+            options=SEND_ALL,
+            on_line=self.told[index].hear,
+        )
+
     def play(self, start: int, count: int) -> None:
         for frame in self.frames[start : start + count]:
             for device in self.devices:
@@ -115,34 +127,30 @@ def rig(tiny_bundle: Path, tmp_path: Path) -> Iterator[Rig]:
     shape = Bundle.open(bundle).manifest.input.shape
     count = FRAMES_BEFORE + FRAMES_AWAY + FRAMES_AFTER
     frames = np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
-    cloud = CloudProcess(bundle, tmp_path / "cloud")
-    told = [Told(), Told()]
-    made = [
-        DeviceProcess(
-            bundle,
-            tmp_path / f"device-{index}",
-            name=f"device-{index}",
-            cloud_url=cloud.url,
-            token=new_token(cloud.state),
-            options=SEND_ALL,
-            on_line=told[index].hear,
-        )
-        for index in range(2)
-    ]
-    rig = Rig(bundle, tmp_path, cloud, made, told, frames)
+    rig = Rig(bundle, tmp_path, CloudProcess(bundle, tmp_path / "cloud"), [], [], frames)
+    for index in range(3):
+        rig.told.append(Told())
+        rig.devices.append(rig.device(index))
     yield rig
     for device in rig.devices:
-        if device.process.poll() is None:
-            device.kill()
-        assert device.process.stdin is not None
-        assert device.process.stdout is not None
-        device.process.stdin.close()
-        device.process.stdout.close()
+        end(device)
     rig.cloud.kill()
 
 
-def test_killing_the_cloud_loses_nothing_that_was_acked_and_the_devices_go_on(rig: Rig) -> None:
-    """With its negative control at the end: the count sees a message that was acknowledged and is gone."""
+def end(device: DeviceProcess) -> None:
+    """Kill it if it lives, and close its pipes."""
+    if device.process.poll() is None:
+        device.kill()
+    for pipe in (device.process.stdin, device.process.stdout):
+        assert pipe is not None
+        pipe.close()
+
+
+def test_killing_the_cloud_and_a_device_loses_nothing_that_was_acked_or_kept_and_the_others_go_on(rig: Rig) -> None:
+    """The cloud is killed, then the last device while it is away; both come back.
+
+    With its negative control at the end: the count sees a message that was acknowledged and is gone.
+    """
     rig.play(0, FRAMES_BEFORE)
     rig.wait_for(lambda: all(told.status.get("acked", 0) > 50 for told in rig.told))
     port = rig.cloud.port
@@ -155,14 +163,23 @@ def test_killing_the_cloud_loses_nothing_that_was_acked_and_the_devices_go_on(ri
     rig.play(FRAMES_BEFORE, FRAMES_AWAY)
     rig.wait_for(lambda: all(t.answered >= a + FRAMES_AWAY for t, a in zip(rig.told, answered, strict=True)))
 
+    rig.wait_for(lambda: rig.told[-1].status["queued"] > 50)
+    kept = rig.told[-1].status["queued"]
+    end(rig.devices[-1])
+    rig.told[-1] = Told()
+    survivors = rig.told[:-1]
+
     rig.cloud = CloudProcess(rig.bundle, rig.folder / "cloud", port=port)
+    rig.devices[-1] = rig.device(len(rig.devices) - 1)
     rig.play(FRAMES_BEFORE + FRAMES_AWAY, FRAMES_AFTER)
-    rig.wait_for(lambda: all(told.status["cloud"] == "connected" for told in rig.told))
-    rig.wait_for(lambda: all(t.status["acked"] > a + FRAMES_AWAY for t, a in zip(rig.told, acked_at_kill, strict=True)))
-    assert [device.finish() for device in rig.devices] == [0, 0]
+    rig.wait_for(lambda: all(told.status.get("cloud") == "connected" for told in rig.told))
+    more = list(zip(survivors, acked_at_kill, strict=False))
+    rig.wait_for(lambda: all(told.status["acked"] > acked + FRAMES_AWAY for told, acked in more))
+    rig.wait_for(lambda: rig.told[-1].status["acked"] >= kept)
+    assert [device.finish() for device in rig.devices] == [0, 0, 0]
 
     assert rig.missing() == []
-    for told in rig.told:
+    for told in survivors:
         status = told.status
         assert status["accepted"] == status["acked"] + status["queued"] + status["dropped"]
         assert told.answered == status["frames"]
@@ -172,29 +189,3 @@ def test_killing_the_cloud_loses_nothing_that_was_acked_and_the_devices_go_on(ri
     with closing(sqlite3.connect(rig.folder / "cloud" / RECORD_FILE)) as db, db:
         db.execute("DELETE FROM samples WHERE device_id = ? AND sequence = 7", (rig.device_ids()[0],))
     assert len(rig.missing()) == 1
-
-
-def test_a_device_that_was_killed_sends_what_it_had_kept(rig: Rig) -> None:
-    rig.wait_for(lambda: all(told.status.get("cloud") == "connected" for told in rig.told))  # so they are enrolled
-    rig.cloud.kill()
-    rig.play(0, FRAMES_BEFORE)
-    rig.wait_for(lambda: all(told.status.get("queued", 0) > 50 for told in rig.told))
-    kept = rig.told[0].status["queued"]
-    rig.devices[0].kill()
-    port = rig.cloud.port
-    rig.cloud = CloudProcess(rig.bundle, rig.folder / "cloud", port=port)
-    for pipe in (rig.devices[0].process.stdin, rig.devices[0].process.stdout):
-        assert pipe is not None
-        pipe.close()
-    rig.told[0] = Told()
-    rig.devices[0] = DeviceProcess(
-        rig.bundle,
-        rig.folder / "device-0",
-        name="device-0",
-        cloud_url=rig.cloud.url,
-        token=new_token(rig.cloud.state),
-        options=SEND_ALL,
-        on_line=rig.told[0].hear,
-    )
-    rig.wait_for(lambda: rig.told[0].status.get("acked", 0) >= kept)
-    assert rig.missing() == []

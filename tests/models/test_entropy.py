@@ -80,6 +80,16 @@ def test_channels_that_are_not_kept_cost_nothing():
     assert (symbols.grad[1, 1:] != 0).all()
 
 
+def test_a_value_in_the_very_middle_of_its_distribution_has_its_probability():
+    prior = FactorisedPrior(1, 1)
+    with torch.no_grad():
+        for bias in prior.biases:
+            bias.zero_()
+    (table,) = prior.channel_priors(0)
+    bits = float(prior.bits(torch.zeros(1, 1, 1, 1), level_of(1, 0)).detach())
+    assert bits == pytest.approx(-math.log2(table.pmf[-table.first_value]), abs=1e-3)
+
+
 def test_what_is_far_out_costs_30_bits_and_is_still_drawn_back():
     prior = FactorisedPrior(1, 1)
     far = torch.tensor([[[[400.0]]], [[[-400.0]]]]).requires_grad_()

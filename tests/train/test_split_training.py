@@ -17,7 +17,7 @@ from littoral.models.architectures import entropic_student, product
 from littoral.models.parts import head_of, tail_of
 from littoral.train.bottleneck import train_split
 from littoral.train.split_answers import answer_split
-from littoral.train.split_data import SplitData, SplitNetworks, fill_bank
+from littoral.train.split_data import ShiftAndFlip, SplitData, SplitNetworks, fill_bank
 from littoral.train.split_losses import ClassifierDistortion
 from littoral.train.split_recipe import (
     Phase,
@@ -158,20 +158,28 @@ def test_another_seed_gives_another_split_and_torchs_generator_stays():
     assert not same(*states)
 
 
-@pytest.mark.parametrize("how", ["recipe", "frames", "damaged"])
+@pytest.mark.parametrize("how", ["recipe", "frames", "targets", "teacher", "distortion", "augment", "damaged"])
 def test_the_checkpoint_of_another_training_is_refused(tmp_path, how):
     file = tmp_path / "split.pt"
     one = recipe(epochs=1, hard_epochs=0)
     trained(one, checkpoint=file)
-    data = DATA
+    data, nets, more = DATA, networks(), {}
     if how == "recipe":
         one = dataclasses.replace(one, rate_weights=(1e-3, 2e-4))
     elif how == "frames":
         data = dataclasses.replace(DATA, frames=FRAMES[::-1].copy())
+    elif how == "targets":
+        data = dataclasses.replace(DATA, targets=LABELS[::-1].copy())
+    elif how == "augment":
+        data = dataclasses.replace(DATA, augment=ShiftAndFlip(2))
+    elif how == "distortion":
+        more["distortion"] = ClassifierDistortion(label_weight=1.0)
+    elif how == "teacher":
+        torch.nn.init.zeros_(nets.teacher.linear.bias)
     else:
         file.write_bytes(file.read_bytes()[:-200])
-    with pytest.raises(ValueError, match=r"cannot be read|is of another recipe"):
-        trained(one, checkpoint=file, data=data)
+    with pytest.raises(ValueError, match=r"cannot be read|is of another recipe|is of other targets"):
+        trained(one, nets, checkpoint=file, data=data, **more)
 
 
 def test_power_lost_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):
@@ -215,6 +223,19 @@ def test_on_rounded_latents_what_the_device_has_stays():
     assert all(name.startswith(("bottleneck.decoder", "bottleneck.log_scales", "tail.")) for name in moved)
     assert moved
     assert all(value.requires_grad for value in nets.bottleneck.encoder.parameters())
+
+
+def test_a_training_that_breaks_off_leaves_nothing_frozen():
+    class Broken(ClassifierDistortion):
+        def __call__(self, outputs, teacher_outputs, targets):
+            raise Stopped
+
+    nets, one = networks(), recipe()
+    hard_first = dataclasses.replace(one, phases=one.phases[::-1])
+    with pytest.raises(Stopped):
+        trained(hard_first, nets, distortion=Broken())
+    assert all(value.requires_grad for value in nets.bottleneck.encoder.parameters())
+    assert not nets.bottleneck.training
 
 
 def test_what_the_caller_froze_stays_frozen():

@@ -58,7 +58,9 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         metavar="LEVEL",
         help="ask the cloud to finish each frame, at this rate; 0 is the coarsest",
     )
-    parser.add_argument("--split", type=int, default=0, help="the split point that is offloaded from (default: 0)")
+    parser.add_argument(
+        "--split", type=int, metavar="NUMBER", help="with --offload, the split point to offload from (default: 0)"
+    )
     parser.add_argument(
         "--deadline",
         type=float,
@@ -101,6 +103,9 @@ def run(args: argparse.Namespace) -> int:
     if args.offload is not None and not args.cloud:
         print("littoral edge: --offload needs --cloud, which is to finish the frames", file=sys.stderr)
         return 2
+    if args.offload is None and (args.split is not None or args.deadline is not None):
+        print("littoral edge: --split and --deadline are of --offload; give that too", file=sys.stderr)
+        return 2
     bundle = Bundle.open(args.bundle)
     if args.maps is not None:
         if args.http is not None:
@@ -137,8 +142,8 @@ def _config(args: argparse.Namespace) -> Any:
         budget = BudgetConfig(bytes_per_1000_frames=None if args.budget is None else 1000 * args.budget)
         selection = ProductConfig(**bounds, budget=budget)
     if args.offload is not None:
-        deadline = _given(deadline_ms=args.deadline)
-        device["offload"] = OffloadConfig(mode="always", split=args.split, level=args.offload, **deadline)
+        more = _given(split=args.split, deadline_ms=args.deadline)
+        device["offload"] = OffloadConfig(mode="always", level=args.offload, **more)
     return DeviceConfig(adapt_statistics=not args.no_adapt, selection=selection, **device)
 
 

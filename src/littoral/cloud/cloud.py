@@ -24,18 +24,15 @@ import numpy as np
 import uvicorn
 
 from littoral.bundle import Bundle
-from littoral.cloud.adapt import Worker
 from littoral.cloud.cohort import Check, Cohort, Outcome
 from littoral.cloud.domains import DomainConfig, DomainRule
 from littoral.cloud.executors import Adapter, InlineExecutor
-from littoral.cloud.gate import Gate
 from littoral.cloud.gateway import make_app
 from littoral.cloud.hub import Hub, Limits
 from littoral.cloud.jobs import AdaptConfig
 from littoral.cloud.keys import Keys, make_token
 from littoral.cloud.ledger import Ledger
 from littoral.cloud.store import Store
-from littoral.cloud.tail import Tail
 from littoral.cloud.tails import RunsTail, TailConfig
 from littoral.core.codec import encode
 from littoral.errors import LittoralError, StorageError
@@ -94,12 +91,19 @@ TailFactory = Callable[[Bundle, CloudConfig], Mapping[int, RunsTail]]
 
 def make_worker(bundle: Bundle, config: CloudConfig) -> tuple[Adapter, Check]:
     """The worker and the gate of a real cloud: torch models of the bundle."""
+    from littoral.cloud.adapt import Worker  # here, so that who brings a factory of his own need not wait for torch
+    from littoral.cloud.gate import Gate
+
     worker = Worker(bundle, config.adapt, device=config.device)
     return worker, Gate(bundle, worker).check
 
 
 def make_tails(bundle: Bundle, config: CloudConfig) -> Mapping[int, RunsTail]:
     """The tails of a bundle's split points, by their numbers. Each has run once, since the first run is slow."""
+    if not bundle.manifest.splits:
+        return {}
+    from littoral.cloud.tail import Tail
+
     tails = {i: Tail(bundle, i, device=config.device) for i in range(len(bundle.manifest.splits))}
     for tail in tails.values():
         tables = tail.codec.tables
@@ -135,6 +139,8 @@ class Cloud:
         self.config = config or CloudConfig()
         self.state_dir = Path(state_dir)
         self._worker_factory, self._tail_factory = worker_factory, tail_factory
+        if worker_factory is make_worker:
+            import littoral.cloud.adapt  # noqa: F401  # a PyTorch that is missing shows before anything is touched
         with ExitStack() as stack:
             self._socket = stack.enter_context(_listen(self.config.host, self.config.port))
             stack.enter_context(_lock(self.state_dir))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from littoral.bundle import Bundle
-from littoral.cloud.adapt import Worker
-from littoral.cloud.teacher import spread
 from littoral.core.affine import apply_delta, decode_delta, violations
 from littoral.core.arrays import Frame, Tensors
+
+if TYPE_CHECKING:
+    from littoral.cloud.adapt import Worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,8 @@ class Gate:
         report["probe_agreement"] = float((probe.argmax(1) == labels).mean())
         teacher = self.worker.logits(recent_frames, role="teacher")
         report["teacher_agreement"] = float((recent.argmax(1) == teacher.argmax(1)).mean())
+        from littoral.cloud.teacher import spread  # here: torch comes with it, and stand-ins for the gate need none
+
         report["spread_nats"], report["teacher_spread_nats"] = spread(recent), spread(teacher)
         if other_frames is not None and len(other_frames) >= self.config.min_others:
             base = self._affine(decode_delta(base_payload, manifest.norm_layers) if base_payload else None)

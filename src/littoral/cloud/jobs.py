@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from littoral.core.arrays import Frame
-from littoral.models.norm import Normalisation
+
+if TYPE_CHECKING:
+    from littoral.models.norm import Normalisation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,13 @@ from littoral.core.arrays import FloatArray
 from littoral.core.batching import BatchConfig, DeadlineBatcher, Refused, Request
 from littoral.core.tasks import Task
 from littoral.errors import LittoralError, PayloadError
+from littoral.wire.envelope import MAX_FRAME_BYTES
 from littoral.wire.messages import MAX_TEXT_CHARS, Offload, OffloadAnswer
 
 log = logging.getLogger(__name__)
+
+MAX_ANSWER_BYTES = MAX_FRAME_BYTES - 1_024
+"""Of an answer; a frame has room for it and for all that goes with it."""
 
 _CODE_OF = {
     "damaged": "damaged",
@@ -171,7 +175,10 @@ class TailBatcher:
         if isinstance(output, LittoralError):
             return refusal("failed", str(output))
         try:
-            return Verdict("ok", answer=encode_answer(self._task, output))
+            answer = encode_answer(self._task, output)
+            if len(answer) > MAX_ANSWER_BYTES:
+                raise ValueError(f"an answer of {len(answer)} bytes is over {MAX_ANSWER_BYTES}; let the device answer")
+            return Verdict("ok", answer=answer)
         except (LittoralError, ValueError) as error:
             log.warning("a tail's output is no answer: %s", error)
             return refusal("failed", str(error))

@@ -79,6 +79,8 @@ class ByteBudget:
         soon = self.burst_bytes / 4 / max(self.bytes_per_frame, 1e-9)
         self._horizon = max(min(float(config.horizon_frames), soon), 1.0)
         self._max, self._config = max_sample_bytes, config
+        self._aside = 0
+        """What is set aside for samples whose size is not known yet."""
         self._mean = float(max_sample_bytes)
         self._settled = False
         self._recent: deque[float] = deque()
@@ -119,7 +121,7 @@ class ByteBudget:
 
     def see(self, score: float) -> None:
         """A frame went by: what it gives, and what it was worth; 0 for one that is not to be sent."""
-        self.level_bytes = min(self.level_bytes + self.bytes_per_frame, self.burst_bytes)
+        self._give(self.bytes_per_frame)
         if self._scene_frames > 0:
             self._scene_frames -= 1
         self._recent.append(score)
@@ -133,18 +135,24 @@ class ByteBudget:
         if self.level_bytes - self._max < floor:
             return False
         self.level_bytes -= self._max
+        self._aside += self._max
         return True
 
     def settle(self, num_bytes: int | None) -> None:
         """A sample that was taken turned out to have so many bytes; None when it was not sent after all."""
+        self._aside = max(self._aside - self._max, 0)
         if num_bytes is None:
-            self.level_bytes = min(self.level_bytes + self._max, self.burst_bytes)
+            self._give(self._max)
             return
-        self.level_bytes = min(self.level_bytes + self._max - num_bytes, self.burst_bytes)
+        self._give(self._max - num_bytes)
         self.spent_bytes += num_bytes
         keep = _MEAN_KEEP if self._settled else 0.0
         self._mean = keep * self._mean + (1 - keep) * max(num_bytes, 1)
         self._settled = True
+
+    def _give(self, num_bytes: float) -> None:
+        """Fill the bucket. What is set aside is in it too: given back later, it would be a second bucket otherwise."""
+        self.level_bytes = min(self.level_bytes + num_bytes, self.burst_bytes - self._aside)
 
     def open_scene(self) -> None:
         """The world changed: what is sent now is worth more than what is sent later."""

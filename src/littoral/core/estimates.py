@@ -89,21 +89,32 @@ class BatchTimes:
     """How long a batch takes, by its size: an `Ewma` for each size that was run.
 
     A larger batch costs more, and less for each of its members. So every size that was run gives an upper bound for
-    every other, and the least of them is what is predicted: one bad measurement of one size does not stay.
+    every other, and the least of them is what is predicted: one bad measurement of one size does not stay. Nor does
+    one that is too good: a size that was not run for so many batches is forgotten.
 
     Args:
         first_guess_ms: Of any size, before anything was run.
         weight: Of a new measurement.
         deviations: How many of its deviations are added to a mean.
+        memory: For how many batches after its last a size is remembered.
     """
 
-    def __init__(self, *, first_guess_ms: float, weight: float = 0.2, deviations: float = 2.0) -> None:
+    def __init__(
+        self, *, first_guess_ms: float, weight: float = 0.2, deviations: float = 2.0, memory: int = 64
+    ) -> None:
         self._first_guess_ms, self._weight, self._deviations = first_guess_ms, weight, deviations
+        self._memory = memory
+        self._num_batches = 0
         self._sizes: dict[int, Ewma] = {}
+        self._last_run: dict[int, int] = {}
 
     def add(self, size: int, batch_ms: float) -> None:
         """A batch of ``size`` took so long."""
+        self._num_batches += 1
         self._sizes.setdefault(size, Ewma(self._weight)).add(batch_ms)
+        self._last_run[size] = self._num_batches
+        for known in [k for k in self._sizes if self._num_batches - self._last_run[k] > self._memory]:
+            del self._sizes[known]
 
     def restart(self, size: int, batch_ms: float) -> None:
         """Forget what was measured before: a batch of ``size`` took so long."""

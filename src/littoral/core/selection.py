@@ -19,6 +19,7 @@ import numpy as np
 from littoral.core.arrays import FloatArray, Mask
 
 _PLAIN_FLOATS = 64
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _EMA_KEEP = 0.9
 _EMA_FRAMES = 64.0
 """The published mean answer keeps 0.9 of itself per batch of 64."""
@@ -80,9 +81,12 @@ def judge_one(logits_K: FloatArray) -> tuple[int, float, float]:
     if len(logits_K) > _PLAIN_FLOATS:
         label = int(logits_K.argmax())
         top = float(logits_K[label])
-        if not (math.isfinite(top) and math.isfinite(float(logits_K.min()))):
+        lowest = float(logits_K.min())
+        if not (math.isfinite(top) and math.isfinite(lowest)):
             return label, math.nan, math.nan
-        shifted = logits_K - np.float32(top)
+        if top - lowest > _FLOAT32_MAX:  # float32 does not hold the difference, and 0 times infinity is no number
+            logits_K = logits_K.astype(np.float64)
+        shifted = logits_K - logits_K.dtype.type(top)
         exponentials = np.exp(shifted)
         total = float(np.add.reduce(exponentials))
         return label, 1.0 / total, max(math.log(total) - float(exponentials.dot(shifted)) / total, 0.0)

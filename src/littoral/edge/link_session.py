@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -70,22 +71,30 @@ class FrameWriter:
     def __init__(self, send: Callable[[bytes], Awaitable[None]]) -> None:
         self._send = send
         self._urgent = 0
+        self._turn = asyncio.Lock()
         self._clear = asyncio.Event()
         self._clear.set()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def send_interactive(self, data: bytes) -> None:
-        """Send before anything durable that was not begun. Returns at once; a lost connection shows to the reader."""
+    def send_interactive(self, data: bytes, begins: Callable[[], bool] = lambda: True) -> None:
+        """Send before anything durable that was not begun. Returns at once; a lost connection shows to the reader.
+
+        Args:
+            begins: Called when its turn has come; False drops it: nobody waits for it any more, and on a slow road it
+                would hold up those that come after it.
+        """
         self._urgent += 1
         self._clear.clear()
-        task = asyncio.create_task(self._send_now(data))
+        task = asyncio.create_task(self._send_now(data, begins))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _send_now(self, data: bytes) -> None:
+    async def _send_now(self, data: bytes, begins: Callable[[], bool]) -> None:
         try:
             with contextlib.suppress(ConnectionClosed):
-                await self._send(data)
+                async with self._turn:
+                    if begins():
+                        await self._send(data)
         finally:
             self._urgent -= 1
             if not self._urgent:
@@ -184,10 +193,16 @@ class LinkSession:
         self._asked[request.request] = done, timer
         for action in actions:
             if isinstance(action, Send):
-                self._owner._purposes[action.purpose] += len(action.data)
-                self._writer.send_interactive(action.data)
+                self._writer.send_interactive(action.data, functools.partial(self._begins, request.request, action))
             elif isinstance(action, RequestFailed):
                 self._tell(action.request, action.code)
+
+    def _begins(self, request: int, send: Send) -> bool:
+        """Whether a request is still waited for now that the socket takes it; its bytes count only then."""
+        if request not in self._asked:
+            return False
+        self._owner._purposes[send.purpose] += len(send.data)
+        return True
 
     def _expire(self) -> None:
         for action in self._link.expire(asyncio.get_running_loop().time() * 1000):

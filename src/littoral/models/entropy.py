@@ -108,7 +108,7 @@ class FactorisedPrior(Prior):
         edges = torch.cat([values_CN - 0.5, values_CN + 0.5], dim=1)
         lower, upper = self._logits_of_cdf(edges, level).chunk(2, dim=1)
         # On the side of the median where sigmoids are small, so that their difference keeps its digits.
-        sign = -torch.sign(lower + upper).detach()
+        sign = torch.where(lower + upper > 0, -1.0, 1.0)
         return torch.abs(torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower))
 
     def _logits_of_cdf(self, values_CN: Tensor, level: int, *, constant: bool = False) -> Tensor:

@@ -5,11 +5,8 @@ Axes: N frames, B batch, H height, W width, C channels.
 
 from __future__ import annotations
 
-import dataclasses
 import io
-import json
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +22,7 @@ from torch import Tensor, nn
 from littoral.models.bottleneck import Bottleneck
 from littoral.models.entropy import FactorisedPrior
 from littoral.models.frames import normalise
+from littoral.train.split_checkpoint import fingerprint, teaching
 from littoral.train.split_data import Progress, ShiftAndFlip, SplitData, SplitNetworks, write_whole
 from littoral.train.split_losses import ClassifierDistortion, Distortion, feature_errors, pool, tap_names, tapped
 from littoral.train.split_recipe import Phase, SplitRecipe
@@ -90,15 +88,17 @@ def train_split(
     trainer = _Trainer(recipe, networks, data, distortion or ClassifierDistortion(), progress, clock)
     first = trainer.load(checkpoint) if checkpoint is not None and checkpoint.exists() else 0
     trainer.first_epoch = first
-    with torch.random.fork_rng():
-        for epoch in range(first, recipe.epochs):
-            trainer.run(epoch)
-            if checkpoint is not None:
-                trainer.save(checkpoint, epoch + 1)
-            if after_epoch is not None:
-                trainer.set_modes(None)
-                after_epoch(epoch + 1, networks.bottleneck, networks.tail)
-    trainer.set_modes(None)
+    try:
+        with torch.random.fork_rng():
+            for epoch in range(first, recipe.epochs):
+                trainer.run(epoch)
+                if checkpoint is not None:
+                    trainer.save(checkpoint, epoch + 1)
+                if after_epoch is not None:
+                    trainer.set_modes(None)
+                    after_epoch(epoch + 1, networks.bottleneck, networks.tail)
+    finally:  # a phase that was stopped leaves nothing frozen that the next call would take for the caller's wish
+        trainer.set_modes(None)
     return networks.bottleneck, networks.tail
 
 
@@ -331,21 +331,18 @@ class _Trainer:
     @cached_property
     def fingerprint(self) -> str:
         """What a checkpoint must agree with."""
-        data = self.data
-        bottleneck = {name: list(value.shape) for name, value in self.bottleneck.state_dict().items()}
-        parts = {
-            "recipe": dataclasses.asdict(self.recipe),
-            "bottleneck": bottleneck,
-            "tail": {name: list(value.shape) for name, value in self.tail.state_dict().items()},
-            "frames": [list(data.frames.shape), zlib.crc32(np.ascontiguousarray(data.frames).data)],
-            "bank": None if data.bank is None else [data.bank.num_views, zlib.crc32(data.bank.moves_VN3.tobytes())],
-        }
-        return json.dumps(parts, sort_keys=True)
+        return fingerprint(self.recipe, self.networks, self.data)
+
+    @cached_property
+    def teaching(self) -> str:
+        """What it must agree with besides, if it says so: checkpoints once did not."""
+        return teaching(self.networks, self.data, self.distortion)
 
     def save(self, file: Path, epochs_done: int) -> None:
         assert self.optimizer is not None
         state = {
             "of": self.fingerprint,
+            "taught": self.teaching,
             "epochs_done": epochs_done,
             "phase": self.phase_index,
             "bottleneck": self.bottleneck.state_dict(),
@@ -366,6 +363,11 @@ class _Trainer:
             raise ValueError(
                 f"the checkpoint {file} is of another recipe, other networks or other frames; remove it, or name "
                 "another file"
+            )
+        if state.get("taught", self.teaching) != self.teaching:
+            raise ValueError(
+                f"the checkpoint {file} is of other targets, another teacher, distortion or augmentation; remove it, "
+                "or name another file"
             )
         self.bottleneck.load_state_dict(state["bottleneck"])
         self.tail.load_state_dict(state["tail"])
