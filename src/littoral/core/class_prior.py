@@ -1,4 +1,4 @@
-"""How often each class comes to this user: ten numbers that are worth half of what personalisation without labels gains.
+"""How often each class comes to this user: one number a class, found without labels.
 
 A shipped classifier's probabilities hold the class shares of its training data. Where a user's shares are others, they
 are multiplied by ``user / source`` and normalised. The user's shares are found from the probabilities alone, by

@@ -49,11 +49,11 @@ class LinearHead:
 
     @property
     def num_classes(self) -> int:
-        return self.weights_KD.shape[0]
+        return len(self.weights_KD)
 
     @property
     def num_features(self) -> int:
-        return self.weights_KD.shape[1]
+        return len(self.weights_KD[0])
 
     def logits(self, features: NDArray[np.floating]) -> FloatArray:
         """Scores before softmax ``(..., K)`` of pooled features ``(..., D)``."""
@@ -98,7 +98,7 @@ def softmax64(logits: NDArray[np.floating]) -> Float64s:
 
 
 def solve_in_place(matrix_AA: Float64s, right_AK: Float64s) -> None:
-    """Solve ``matrix @ x = right`` for a symmetric positive definite matrix; ``right`` becomes x, the matrix is used up.
+    """Solve ``matrix @ x = right``, the matrix symmetric, positive definite matrix. ``right`` becomes x; the matrix is used up.
 
     Cholesky without a copy: `numpy.linalg.solve` makes one, a seventh of all the memory that a head may take.
 
@@ -128,8 +128,8 @@ def ridge_matrix(
 ) -> Float64s:
     """Ridge regression drawn towards the shipped head.
 
-    Minimises ``sum w |x @ M - t|^2 + sum_i r_i |M_i - shipped_i|^2``. The strength ``r_i`` is ``prior_frames`` times the
-    mean square of a feature (of the bias: times 1), so that it counts like so many frames of features without structure.
+    Minimises ``sum w |x @ M - t|^2 + sum_i r_i |M_i - shipped_i|^2``. The strength ``r_i`` is ``prior_frames`` times
+    the mean square of a feature (of the bias: times 1): it counts like so many frames of features without structure.
 
     Args:
         gram_AA: ``sum w x x^T``; used up.
@@ -227,8 +227,8 @@ class RecursiveRidge:
     Equal to the closed form at ``keep = 1``. It cannot give a day back; `littoral.core.evidence` can.
 
     Attributes:
-        keep: What earlier frames keep of their weight with each new one. Below 1 the pull of the shipped head fades with
-            them: then nothing bounds what is forgotten.
+        keep: What earlier frames keep of their weight with each new one. Below 1 the pull of the shipped head fades
+            with them: then nothing bounds what is forgotten.
     """
 
     matrix_AK: Float64s
