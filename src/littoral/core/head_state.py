@@ -8,6 +8,7 @@ value is checked as well, and what is read is what a `PersonalHead` could have w
 from __future__ import annotations
 
 import hashlib
+import itertools
 import struct
 from collections.abc import Callable
 
@@ -29,7 +30,7 @@ _HEADER = struct.Struct("<6sH32s32sQQBBHIIIQ")
 serves, whether there is a sum of older days, days, remembered, held back, the next place among these, draws."""
 _DAY = struct.Struct("<iiIIIIddB")
 """First and last day, frames with a label, without, in the class shares, in the sureness; sureness; 0; whether open."""
-_LARGEST = 1e15
+_LARGEST = 1e20
 _MOST_FRAMES = 1 << 31
 _DIGEST_BYTES = 32
 
@@ -219,7 +220,7 @@ def _pack_day(sums: DaySums) -> bytes:
 def _read_day(reader: _Reader, head: PersonalHead) -> DaySums:
     first, last, labelled, unlabelled, in_shares, num_sure, sureness, zero, exact = _DAY.unpack(reader.take(_DAY.size))
     size, num_classes = head.shipped.num_features + 1, head.shipped.num_classes
-    shares_K, weights_K = (reader.numbers("<f8", num_classes) for _ in range(2))
+    shares_K, weights_K = (reader.numbers("<f8", num_classes).astype(np.float64) for _ in range(2))
     kind = "<f8" if exact else "<f4"
     gram = reader.numbers(kind, size * (size + 1) // 2)
     targets_AK = reader.numbers(kind, size * num_classes).reshape(size, num_classes)
@@ -235,7 +236,7 @@ def _read_day(reader: _Reader, head: PersonalHead) -> DaySums:
 
 
 def _check_days(read: list[DaySums], *, has_older: bool) -> None:
-    for before, after in zip(read, read[1:], strict=False):
+    for before, after in itertools.pairwise(read):
         if before.last_day >= after.first_day:
             raise _damaged("its days are out of order")
     singles = read[1:] if has_older else read

@@ -98,7 +98,7 @@ def softmax64(logits: NDArray[np.floating]) -> Float64s:
 
 
 def solve_in_place(matrix_AA: Float64s, right_AK: Float64s) -> None:
-    """Solve ``matrix @ x = right``, the matrix symmetric, positive definite matrix. ``right`` becomes x; the matrix is used up.
+    """Solve ``matrix @ x = right`` for a positive definite matrix. ``right`` becomes x; the matrix is used up.
 
     Cholesky without a copy: `numpy.linalg.solve` makes one, a seventh of all the memory that a head may take.
 

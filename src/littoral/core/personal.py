@@ -33,9 +33,9 @@ _MOST_STAND_FOR = 8.0
 class PersonalConfig:
     """How a head follows its user. Weights are in frames."""
 
-    fit: Fit = "logits"
-    """``logits``: the shipped head's logits plus ``step`` times what was wrong with its probabilities; ``onehot``:
-    ``step`` times the centred one-hot answer; both by ridge regression towards the shipped head. ``lda``: closed form
+    fit: Fit = "onehot"
+    """What is fitted. ``onehot``: ``step`` times the centred one-hot answer; ``logits``: the shipped head's logits plus
+    ``step`` times what was wrong with its probabilities; both by ridge regression towards the shipped head. ``lda``:
     with the source's moments. ``sgd``: as published, from the memory."""
     step: float = 6.0
     """Logits per unit of probability."""
@@ -124,8 +124,8 @@ class PersonalHead:
         self.config = config = config if config is not None else PersonalConfig()
         if config.fit == "lda" and moments is None:
             raise ValueError("the fit 'lda' needs the source's moments; ship them in the bundle or use 'logits'")
-        if affine_version < 0 or seed < 0:
-            raise ValueError(f"affine_version and seed are not negative, got {affine_version} and {seed}")
+        if not (0 <= affine_version < 1 << 64 and 0 <= seed < 1 << 64):
+            raise ValueError(f"affine_version and seed are 0 to 2**64 - 1, got {affine_version} and {seed}")
         self.shipped, self.moments, self.affine_version, self.seed = shipped, moments, affine_version, seed
         size, num_classes = shipped.num_features, shipped.num_classes
         self.source_shares_K = np.full(num_classes, 1 / num_classes) if source_shares_K is None else source_shares_K
@@ -159,6 +159,8 @@ class PersonalHead:
                 Nothing was changed.
         """
         features = self._checked(features_D, affine_version, label, deep_K)
+        if not -(1 << 31) <= day < 1 << 31:
+            raise ValueError(f"a day is a number of 32 bits, got {day}")
         shares = ClassShares.start(self.source_shares_K, self.config.prior)
         today = self.evidence.open(day, shares)
         posterior = None

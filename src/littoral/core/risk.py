@@ -230,15 +230,28 @@ def learn_then_test(
     """
     if not 0 < delta < 1:
         raise ValueError(f"delta lies between 0 and 1, got {delta}")
-    losses_LN = losses_along(path_LE, confidences_NE, losses_NE)
-    passed = -1
-    for step, losses_N in enumerate(losses_LN):
-        if p_value(losses_N, level, test=test) > delta:
+    _check(confidences_NE, losses_NE)
+    rows, passed, risk = np.arange(len(losses_NE)), -1, math.nan
+    for step, thresholds in enumerate(path_LE):
+        losses_N = losses_NE[rows, exit_indices(confidences_NE, thresholds)]
+        failed = p_value(losses_N, level, test=test) > delta
+        if step == 0 or not failed:
+            risk = float(losses_N.mean())
+        if failed:
             break
         passed = step
     if passed < 0:
-        return _none(path_LE, losses_LN, f"a risk of {level} cannot be promised with delta {delta} ({test})")
-    return _certified(path_LE, losses_LN, passed, level=level, delta=delta, procedure=f"learn-then-test, {test}")
+        why = f"a risk of {level} cannot be promised with delta {delta} ({test})"
+        return _none(path_LE, why, num_frames=len(rows), risk=risk)
+    return Certified(
+        thresholds=tuple(path_LE[passed].tolist()),
+        level=level,
+        delta=delta,
+        procedure=f"learn-then-test, {test}",
+        num_frames=len(rows),
+        empirical_risk=risk,
+        step=passed,
+    )
 
 
 def control_expected_risk(
@@ -260,9 +273,18 @@ def control_expected_risk(
     bound_L = (np.maximum.accumulate(losses_LN, axis=0).sum(axis=1) + 1) / (num_frames + 1)
     passing = np.flatnonzero(bound_L <= level)
     if len(passing) == 0:
-        return _none(path_LE, losses_LN, f"an expected loss of {level} cannot be promised")
+        why = f"an expected loss of {level} cannot be promised"
+        return _none(path_LE, why, num_frames=num_frames, risk=float(losses_LN[0].mean()))
     step = int(passing[-1])
-    return _certified(path_LE, losses_LN, step, level=level, delta=None, procedure="conformal risk control")
+    return Certified(
+        thresholds=tuple(path_LE[step].tolist()),
+        level=level,
+        delta=None,
+        procedure="conformal risk control",
+        num_frames=num_frames,
+        empirical_risk=float(losses_LN[step].mean()),
+        step=step,
+    )
 
 
 def best_in_hindsight(
@@ -330,22 +352,8 @@ class RiskAlarm:
         return self.rings
 
 
-def _certified(
-    path_LE: Float64s, losses_LN: Float64s, step: int, *, level: float, delta: float | None, procedure: str
-) -> Certified:
-    return Certified(
-        thresholds=tuple(path_LE[step].tolist()),
-        level=level,
-        delta=delta,
-        procedure=procedure,
-        num_frames=losses_LN.shape[1],
-        empirical_risk=float(losses_LN[step].mean()),
-        step=step,
-    )
-
-
-def _none(path_LE: Float64s, losses_LN: Float64s, why: str) -> NotCertified:
-    seen = f"with {losses_LN.shape[1]} frames, on which the first step's risk is {losses_LN[0].mean():.4f}"
+def _none(path_LE: Float64s, why: str, *, num_frames: int, risk: float) -> NotCertified:
+    seen = f"with {num_frames} frames, on which the first step's risk is {risk:.4f}"
     return NotCertified(thresholds=(OFF,) * path_LE.shape[1], why=f"{why} {seen}; all exits stay off")
 
 
