@@ -31,8 +31,8 @@ from littoral.core.risk import (
 )
 
 COSTS = ExitCosts(segment_macs=(100,) * 4, head_macs=(1,) * 4)
-PATH = shared_path(4, list(np.linspace(0.98, 0.4, 12)))
-CALIBRATIONS = 220
+PATH = shared_path(4, list(np.linspace(0.96, 0.4, 24)))
+CALIBRATIONS = 200
 DELTA = 0.1
 
 
@@ -68,7 +68,7 @@ def test_the_true_risk_exceeds_the_level_in_no_more_than_the_stated_share_of_cal
 def test_without_the_guarantee_the_level_is_overstepped_far_more_often() -> None:
     level = 0.05
     over = []
-    for chosen in calibrations(300, seed=1):
+    for chosen in calibrations(300, seed=1)[:100]:
         choice = best_in_hindsight(PATH, SURE[chosen], WRONG[chosen], COSTS, max_risk=level)
         assert isinstance(choice, Hindsight)
         over.append(TRUE_RISK[choice.step] > level)
@@ -85,15 +85,15 @@ def test_no_worse_than_shipped_holds_at_a_level_of_zero_and_does_not_when_the_me
     for chosen in calibrations(300, seed=3):
         choice = learn_then_test(PATH, SURE[chosen], excess[chosen], level=0.0, delta=DELTA, test="betting")
         tested.append(isinstance(choice, Certified) and true_risk[choice.step] > 0)
-        plain = best_in_hindsight(PATH, SURE[chosen], excess[chosen], COSTS, max_risk=0.0)
-        believed.append(plain is not None and true_risk[plain.step] > 0)
+        steps = np.flatnonzero(losses_along(PATH[::3], SURE[chosen], excess[chosen]).mean(axis=1) <= 0)
+        believed.append(len(steps) > 0 and true_risk[3 * steps[-1]] > 0)
     assert np.mean(tested) <= DELTA
     assert np.mean(believed) > 3 * DELTA
 
 
 def test_conformal_risk_control_keeps_the_expected_loss_and_the_plain_mean_does_not() -> None:
     level, controlled, plain = 0.05, [], []
-    for chosen in calibrations(60, seed=4):
+    for chosen in calibrations(60, seed=4)[:100]:
         choice = control_expected_risk(PATH, SURE[chosen], WRONG[chosen], level=level)
         controlled.append(TRUE_RISK[choice.step] if isinstance(choice, Certified) else 0.0)
         believed = best_in_hindsight(PATH, SURE[chosen], WRONG[chosen], COSTS, max_risk=level)
@@ -105,10 +105,10 @@ def test_conformal_risk_control_keeps_the_expected_loss_and_the_plain_mean_does_
 def test_a_searched_path_certified_on_other_frames_keeps_the_level_and_on_its_own_frames_it_need_not() -> None:
     level = 0.05
     certified, believed = [], []
-    for chosen in calibrations(600, seed=5)[:25]:
-        path = searched_path(SURE[chosen[:200]], WRONG[chosen[:200]], COSTS, num_candidates=6)
-        choice = learn_then_test(path, SURE[chosen[200:]], WRONG[chosen[200:]], level=level, delta=DELTA)
-        found = best_in_hindsight(path, SURE[chosen[:200]], WRONG[chosen[:200]], COSTS, max_risk=level)
+    for chosen in calibrations(600, seed=5)[:20]:
+        path = searched_path(SURE[chosen[:100]], WRONG[chosen[:100]], COSTS, num_candidates=10)
+        choice = learn_then_test(path, SURE[chosen[100:]], WRONG[chosen[100:]], level=level, delta=DELTA)
+        found = best_in_hindsight(path, SURE[chosen[:100]], WRONG[chosen[:100]], COSTS, max_risk=level)
         assert found is not None
         for thresholds, over in ((choice.thresholds, certified), (found.thresholds, believed)):
             leaving = exit_indices(SURE, thresholds)
