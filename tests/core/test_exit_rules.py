@@ -56,7 +56,7 @@ def test_a_frame_whose_logits_are_not_finite_is_never_taken_for_an_easy_one(scor
 
 def test_fewer_than_two_classes_an_unknown_score_and_a_cold_temperature_are_refused() -> None:
     for wrong in ({"logits": np.zeros((3, 1))}, {"score": "luck"}, {"temperature": 0.0}):
-        with pytest.raises(ValueError, match="at least 2|score is|positive"):
+        with pytest.raises(ValueError, match=r"at least 2|score is|positive"):
             confidence(**{"logits": np.zeros((3, 4)), **wrong})  # type: ignore[arg-type]
 
 
@@ -100,7 +100,7 @@ def test_a_temperature_cannot_be_fitted_to_nothing_to_nan_or_to_classes_that_do_
         (np.array([[np.nan, 0.0]]), np.array([0])),
         (np.zeros((2, 3)), np.array([0, 3])),
     ):
-        with pytest.raises(ValueError, match="at least 1 frame|not finite|labels lie"):
+        with pytest.raises(ValueError, match=r"at least 1 frame|not finite|labels lie"):
             fit_temperature(logits, labels)
 
 
@@ -123,7 +123,7 @@ def test_an_exit_that_is_off_lets_nobody_leave_where_a_threshold_of_one_does() -
 
 def test_thresholds_that_do_not_fit_or_are_no_numbers_are_refused() -> None:
     for thresholds in ([0.5], [0.5, math.nan]):
-        with pytest.raises(ValueError, match="thresholds|not a number"):
+        with pytest.raises(ValueError, match=r"thresholds|not a number"):
             exit_indices(np.zeros((2, 3)), thresholds)
     with pytest.raises(ValueError, match="thresholds are for"):
         exit_of_frame([0.1, 0.2], [0.5, 0.5])

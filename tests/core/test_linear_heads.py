@@ -134,7 +134,7 @@ def test_a_head_survives_its_matrix_and_its_digest_sees_every_value() -> None:
     ids=["one class", "shapes", "float64", "not finite", "too wide"],
 )
 def test_values_that_make_no_head_are_refused(weights: np.ndarray, bias: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="head|expected weights"):
+    with pytest.raises(ValueError, match=r"head|expected weights"):
         LinearHead(weights_KD=weights, bias_K=bias)
 
 

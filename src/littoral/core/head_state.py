@@ -20,7 +20,7 @@ from littoral.core.evidence import DaySums
 from littoral.core.exits import Float64s
 from littoral.core.head_memory import HALF_MAX
 from littoral.core.heads import LinearHead, SourceMoments
-from littoral.core.personal import PersonalConfig, PersonalHead
+from littoral.core.personal import MOST_STANDS_FOR, PersonalConfig, PersonalHead
 from littoral.errors import HeadStateError
 
 MAGIC = b"LPHEAD"
@@ -257,7 +257,7 @@ def _check_frames(head: PersonalHead) -> None:
     targets, weights = memory.targets[:count].astype(np.float64), memory.weights[:count]
     if (targets < 0).any() or (np.abs(targets.sum(axis=1) - 1) > 0.02).any():
         raise _damaged("a remembered answer is no distribution")
-    if not ((weights > 0) & (weights <= max(head.config.label_weight, 1) * 1.001)).all():
+    if not ((weights > 0) & (weights <= max(head.config.label_weight, 1) * MOST_STANDS_FOR * 1.001)).all():
         raise _damaged("a remembered weight is impossible")
     if (memory.labels[:count] >= num_classes).any() or (held.answers[:num_held] >= num_classes).any():
         raise _damaged("a remembered class does not exist")

@@ -25,7 +25,9 @@ from littoral.core.head_memory import HALF_MAX, FeatureMap, FeatureMemory, HeldB
 from littoral.core.heads import Fit, LinearHead, SourceMoments, fit_sgd, lda_matrix, ridge_matrix, softmax64
 from littoral.core.risk import binomial_p_value
 
-_MOST_STAND_FOR = 8.0
+MOST_STANDS_FOR = 100.0
+"""Of `PersonalHead.observe`: an audit of one frame in a hundred."""
+_MOST_REPLACED = 8.0
 """A remembered frame may stand for so many others of its day and class when sums are made anew."""
 
 
@@ -143,6 +145,7 @@ class PersonalHead:
         affine_version: int,
         label: int | None = None,
         deep_K: NDArray[np.floating] | None = None,
+        stands_for: float = 1.0,
     ) -> bool:
         """Take in a frame.
 
@@ -152,6 +155,8 @@ class PersonalHead:
             affine_version: Under which the features were made.
             label: What the user said.
             deep_K: The shipped deep exit's probabilities.
+            stands_for: How many frames it stands for. Only hard frames reach the deep exit; one of the easy ones that
+                was taken there by chance, one in n, stands for n.
         Returns:
             Whether something was learned from it: not from held-back frames, nor where the deep exit is unsure.
         Raises:
@@ -159,6 +164,8 @@ class PersonalHead:
                 Nothing was changed.
         """
         features = self._checked(features_D, affine_version, label, deep_K)
+        if not 0 < stands_for <= MOST_STANDS_FOR:
+            raise ValueError(f"a frame stands for at most {MOST_STANDS_FOR} and more than none, got {stands_for}")
         if not -(1 << 31) <= day < 1 << 31:
             raise ValueError(f"a day is a number of 32 bits, got {day}")
         shares = ClassShares.start(self.source_shares_K, self.config.prior)
@@ -185,8 +192,8 @@ class PersonalHead:
             self.held.add(features, int(target.argmax()), labelled=label is not None, day=day)
             return False
         minus = softmax64(self.shipped.logits(features)) if self.config.fit == "logits" else None
-        today.add(features, target, weight, minus_K=minus)
-        self.memory.add(features, target, weight, day=day)
+        today.add(features, target, weight * stands_for, minus_K=minus)
+        self.memory.add(features, target, weight * stands_for, day=day)
         return True
 
     def matrix(self) -> Float64s:
@@ -345,7 +352,7 @@ class PersonalHead:
         rows = np.flatnonzero((days >= old.first_day) & (days <= old.last_day))
         num_classes = self.shipped.num_classes
         weights_K = np.bincount(labels[rows], weights=memory.weights[rows], minlength=num_classes)
-        stand_for_K = np.clip(old.weights_K / np.maximum(weights_K, 1e-12), 0, _MOST_STAND_FOR)
+        stand_for_K = np.clip(old.weights_K / np.maximum(weights_K, 1e-12), 0, _MOST_REPLACED)
         for i in rows:
             features = memory.features[i].astype(np.float32)
             minus = softmax64(self.shipped.logits(features)) if self.config.fit == "logits" else None
