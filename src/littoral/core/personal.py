@@ -12,7 +12,7 @@ and held-back frames decide which of the two heads serves.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from littoral.core.evidence import DaySums, Evidence
 from littoral.core.exits import Float64s
 from littoral.core.head_memory import HALF_MAX, FeatureMap, FeatureMemory, HeldBack
 from littoral.core.heads import Fit, LinearHead, SourceMoments, fit_sgd, lda_matrix, ridge_matrix, softmax64
-from littoral.core.risk import binomial_p_value
+from littoral.core.protection import Judgement, judge_head
 
 MOST_STANDS_FOR = 100.0
 """Of `PersonalHead.observe`: an audit of one frame in a hundred."""
@@ -35,10 +35,10 @@ _MOST_REPLACED = 8.0
 class PersonalConfig:
     """How a head follows its user. Weights are in frames."""
 
-    fit: Fit = "onehot"
-    """What is fitted. ``onehot``: ``step`` times the centred one-hot answer; ``logits``: the shipped head's logits plus
-    ``step`` times what was wrong with its probabilities; both by ridge regression towards the shipped head. ``lda``:
-    with the source's moments. ``sgd``: as published, from the memory."""
+    fit: Fit = "logits"
+    """What is fitted. ``logits``: the shipped head's logits plus ``step`` times what was wrong with its probabilities;
+    ``onehot``: ``step`` times the centred one-hot answer; both by ridge regression towards the shipped head. ``lda``:
+    with the source's moments, the best where a bundle has them. ``sgd``: as published, from the memory."""
     step: float = 6.0
     """Logits per unit of probability."""
     prior_frames: float = 20.0
@@ -56,13 +56,15 @@ class PersonalConfig:
     max_days: int = 7
     """Days that can be taken back one by one; older ones only together."""
     memory_frames: int = 192
-    held_frames: int = 64
+    held_frames: int = 128
     hold_back_every: int = 5
     """Every so-manieth frame with a label, and every so-manieth without, judges and does not teach."""
     min_held: int = 20
     """With fewer held-back frames the shipped head serves."""
-    harm_delta: float = 0.1
-    """The personal head is rolled back when an equally good one would look so bad with at most this probability."""
+    luck: float = 0.1
+    """The personal head begins to serve when no better a one would look so good with at most this probability."""
+    harm: float = 0.2
+    """It is rolled back when an equally good one would look so bad with at most this probability."""
     protected: bool = True
     """False lets a fitted head serve whatever it does: for measurements."""
     prior: PriorConfig = field(default_factory=PriorConfig)
@@ -78,28 +80,15 @@ class PersonalConfig:
             raise ValueError(f"fit is 'logits', 'onehot', 'lda' or 'sgd', got {self.fit!r}")
         if not (self.step > 0 and self.prior_frames > 0 and self.label_weight > 0 and self.covariance_frames > 0):
             raise ValueError("step, prior_frames, label_weight and covariance_frames are positive")
-        if not (0 <= self.unsure <= self.sure <= 1 and 0 < self.keep_per_day <= 1 and 0 < self.harm_delta < 1):
-            raise ValueError("0 <= unsure <= sure <= 1, 0 < keep_per_day <= 1 and 0 < harm_delta < 1 must hold")
+        if not (
+            0 <= self.unsure <= self.sure <= 1
+            and 0 < self.keep_per_day <= 1
+            and 0 < self.luck < 1
+            and 0 < self.harm < 1
+        ):
+            raise ValueError("0 <= unsure <= sure <= 1, 0 < keep_per_day <= 1, 0 < luck < 1 and 0 < harm < 1 must hold")
         if not (1 <= self.max_days <= 366 and self.hold_back_every >= 2 and self.min_held >= 1):
             raise ValueError("max_days is 1 to 366, hold_back_every at least 2 and min_held at least 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """What the held-back frames say.
-
-    Attributes:
-        num_frames: They were.
-        personal_right, shipped_right: Of these.
-        p_value: Of "the personal head is as good as the shipped one", by the frames on which just one is right.
-        serves: Whether the personal head serves from now on.
-    """
-
-    num_frames: int
-    personal_right: int
-    shipped_right: int
-    p_value: float
-    serves: bool
 
 
 class PersonalHead:
@@ -248,32 +237,20 @@ class PersonalHead:
         return LinearHead(weights_KD=self.shipped.weights_KD, bias_K=self.shipped.bias_K + moved)
 
     def judge(self, personal: LinearHead) -> Judgement:
-        """Hold a personal head against the shipped one on held-back frames, and decide which serves.
-
-        Labelled frames alone count where there are enough of them: a head that learned from labels may rightly disagree
-        with the deep exit. A personal head begins to serve when it is right at least as often, and is rolled back when
-        chance alone would make an equally good one look so bad with a probability of at most ``harm_delta``.
-        """
-        held, config = self.held, self.config
-        chosen = np.arange(len(held))
-        if int(held.labelled[: len(held)].sum()) >= config.min_held:
-            chosen = np.flatnonzero(held.labelled[: len(held)])
-        features, answers = held.features[chosen], held.answers[chosen]
-        personal_right = personal.logits(features).argmax(axis=1) == answers
-        shipped_right = self.shipped.logits(features).argmax(axis=1) == answers
-        worse, better = int((shipped_right & ~personal_right).sum()), int((personal_right & ~shipped_right).sum())
-        # P(Bin(worse + better, 1/2) >= worse), which is P(Bin <= better)
-        p = binomial_p_value(better, worse + better, 0.5) if worse + better else 1.0
-        enough = len(chosen) >= config.min_held
-        stays = p > config.harm_delta if self.personal_serves else better >= worse
-        self.personal_serves = not config.protected or (enough and stays)
-        return Judgement(
-            num_frames=len(chosen),
-            personal_right=int(personal_right.sum()),
-            shipped_right=int(shipped_right.sum()),
-            p_value=p,
-            serves=self.personal_serves,
+        """Hold a personal head against the shipped one on held-back frames, and decide which serves: `judge_head`."""
+        judgement = judge_head(
+            personal,
+            self.shipped,
+            self.held,
+            serves_now=self.personal_serves,
+            min_held=self.config.min_held,
+            luck=self.config.luck,
+            harm=self.config.harm,
         )
+        if not self.config.protected:
+            judgement = replace(judgement, serves=True)
+        self.personal_serves = judgement.serves
+        return judgement
 
     def refresh(self) -> tuple[LinearHead, Judgement]:
         """Fit, judge, and give the head that serves: the personal or the shipped one."""
