@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tracemalloc
+from copy import deepcopy
+from io import BytesIO
 from typing import get_args
 
 import numpy as np
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from littoral.core.evidence import DaySums
 from littoral.core.head_memory import FeatureMap
-from littoral.core.head_state import to_bytes, write_state
+from littoral.core.head_state import read_state, to_bytes, write_state
 from littoral.core.heads import Fit, LinearHead
 from littoral.core.personal import PersonalConfig, PersonalHead
 
@@ -218,7 +220,8 @@ def test_rebased_on_features_that_stayed_a_head_stays_and_its_days_can_still_be_
     head = new_head(fit=fit, memory_frames=240)
     show(head, FRAMES, labelled=0.5)
     head.refresh()
-    moved = head.rebased(4)
+    moved = deepcopy(head)
+    moved.rebase(4)
     np.testing.assert_allclose(moved.matrix(), head.matrix(), atol=0.02)
     assert (moved.affine_version, moved.personal_serves) == (4, False)
     moved.remove_day(2)
@@ -232,10 +235,32 @@ def test_rebased_with_a_map_it_fits_the_new_features_and_without_it_does_not() -
     show(head, FRAMES)
     scale = np.full(D, 0.5, dtype=np.float32)
     new_features = (LATER.features - MOVED) * scale
-    mapped = head.rebased(4, feature_map=FeatureMap(scale_D=scale, shift_D=-MOVED * scale))
-    right = [(h.fitted().logits(new_features).argmax(axis=1) == LATER.labels).mean() for h in (mapped, head.rebased(4))]
-    assert right[0] > LATER.accuracy(head.fitted()) - 0.05
+    old = LATER.accuracy(head.fitted())
+    heads = deepcopy(head), deepcopy(head)
+    heads[0].rebase(4, feature_map=FeatureMap(scale_D=scale, shift_D=-MOVED * scale))
+    heads[1].rebase(4)
+    right = [(h.fitted().logits(new_features).argmax(axis=1) == LATER.labels).mean() for h in heads]
+    assert right[0] > old - 0.05
     assert right[1] < right[0] - 0.1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"affine_version": -1},
+        {"shipped": LinearHead(weights_KD=np.zeros((K, D + 1), np.float32), bias_K=np.zeros(K, np.float32))},
+        {"feature_map": FeatureMap(scale_D=np.ones(D + 1, np.float32), shift_D=np.zeros(D + 1, np.float32))},
+        {"feature_map": FeatureMap(scale_D=np.full(D, np.nan, np.float32), shift_D=np.zeros(D, np.float32))},
+    ],
+    ids=["version", "head", "map's size", "map's values"],
+)
+def test_a_rebase_that_cannot_be_is_refused_and_changes_nothing(wrong: dict[str, object]) -> None:
+    head = new_head()
+    show(head, FRAMES)
+    before = to_bytes(head)
+    with pytest.raises(ValueError, match=r".+"):
+        head.rebase(**{"affine_version": 4, **wrong})  # type: ignore[arg-type]
+    assert to_bytes(head) == before
 
 
 def test_the_same_frames_and_seed_make_the_same_state_and_another_seed_another_memory() -> None:
@@ -261,8 +286,17 @@ def peak_extra_bytes(config: PersonalConfig, num_frames: int) -> int:
             head.observe(row, day=i * 10 // num_frames, affine_version=0, label=i % 10)
         head.refresh()
         write_state(head, len)
+        head.rebase(1, feature_map=FeatureMap(scale_D=np.ones(64, np.float32), shift_D=np.zeros(64, np.float32)))
         assert isinstance(head.evidence.older, DaySums)  # more days than are held one by one: the fullest it gets
-        return tracemalloc.get_traced_memory()[1] - before
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    file = BytesIO(to_bytes(head))
+    del head
+    tracemalloc.start()
+    try:
+        read_state(file.read, shipped=shipped, config=config)
+        return max(peak, tracemalloc.get_traced_memory()[1])
     finally:
         tracemalloc.stop()
 

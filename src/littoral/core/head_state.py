@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from littoral.core.class_prior import ClassShares
 from littoral.core.evidence import DaySums
 from littoral.core.exits import Float64s
-from littoral.core.head_memory import HALF_MAX
 from littoral.core.heads import LinearHead, SourceMoments
 from littoral.core.personal import MOST_STANDS_FOR, PersonalConfig, PersonalHead
 from littoral.errors import HeadStateError
@@ -122,7 +121,7 @@ def read_state(
     if magic != MAGIC or version != FORMAT:
         raise _damaged(f"it begins with {magic!r} and format {version}, expected {MAGIC!r} and {FORMAT}")
     if head_digest != shipped.digest():
-        raise HeadStateError("other-head", "the state is of another shipped head; start anew or rebase the old one")
+        raise HeadStateError("other-head", "the state is of another shipped head; start anew")
     head = PersonalHead(
         shipped, affine_version=affine, seed=seed, config=config, source_shares_K=source_shares_K, moments=moments
     )
@@ -252,7 +251,7 @@ def _check_frames(head: PersonalHead) -> None:
     memory, held, num_classes = head.memory, head.held, head.shipped.num_classes
     count, num_held = memory.size, held.size
     for features in (memory.features[:count], held.features[:num_held], memory.targets[:count]):
-        if not (np.abs(features.astype(np.float32)) <= HALF_MAX).all():
+        if not np.isfinite(features).all():
             raise _damaged("a remembered feature is not finite")
     targets, weights = memory.targets[:count].astype(np.float64), memory.weights[:count]
     if (targets < 0).any() or (np.abs(targets.sum(axis=1) - 1) > 0.02).any():

@@ -279,63 +279,53 @@ class PersonalHead:
             self.memory.remove_days(older.first_day, older.last_day)
             self.held.remove_days(older.first_day, older.last_day)
 
-    def rebased(
+    def rebase(
         self, affine_version: int, *, shipped: LinearHead | None = None, feature_map: FeatureMap | None = None
-    ) -> PersonalHead:
-        """The same user under another affine version: sums are made anew from the memory's features.
+    ) -> None:
+        """Follow the same user under another affine version: sums are made anew from the memory's features, in place.
 
         A remembered frame stands for those of its day and class that were not kept, at most eight. The shipped head
-        serves until `judge` says otherwise.
+        serves until `judge` says otherwise. Nothing else is held meanwhile than the state and one day's new sums.
 
         Args:
             shipped: If it is another one.
             feature_map: How features moved; None where they are known to have stayed.
+        Raises:
+            ValueError: a version out of range, or a head or map of other features or classes. Nothing was changed.
         """
-        new = PersonalHead(
-            shipped if shipped is not None else self.shipped,
-            affine_version=affine_version,
-            seed=self.seed,
-            config=self.config,
-            source_shares_K=self.source_shares_K,
-            moments=self.moments,
-        )
-        if (new.shipped.num_features, new.shipped.num_classes) != (self.shipped.num_features, self.shipped.num_classes):
+        new = shipped if shipped is not None else self.shipped
+        if not 0 <= affine_version < 1 << 64:
+            raise ValueError(f"affine_version is 0 to 2**64 - 1, got {affine_version}")
+        if new.weights_KD.shape != self.shipped.weights_KD.shape:
             raise ValueError("the new shipped head has other features or classes; start a new personal head")
-        for name in ("size", "num_draws"):
-            setattr(new.memory, name, getattr(self.memory, name))
-        for name in ("features", "targets", "weights", "labels", "days", "seen_K"):
-            setattr(new.memory, name, getattr(self.memory, name).copy())
-        new.held.size, new.held.next = self.held.size, self.held.next
-        for name in ("features", "answers", "labelled", "days"):
-            setattr(new.held, name, getattr(self.held, name).copy())
         if feature_map is not None:
-            new.memory.features[:] = feature_map(new.memory.features)
-            new.held.features[:] = feature_map(new.held.features)
-        sums = [new._sums_anew(old) for old in self.evidence.everything()]
-        if self.evidence.older is not None:
-            new.evidence.older = sums.pop(0)
-        for closed in sums[:-1]:
-            closed.close()
-        new.evidence.days = sums
-        return new
+            if feature_map.scale_D.shape != (new.num_features,) or feature_map.shift_D.shape != (new.num_features,):
+                raise ValueError(f"the map is not of {new.num_features} features")
+            if not (np.isfinite(feature_map.scale_D).all() and np.isfinite(feature_map.shift_D).all()):
+                raise ValueError("the map of features is not finite")
+        self.shipped, self.affine_version, self.personal_serves = new, affine_version, False
+        for features in (self.memory.features, self.held.features) if feature_map is not None else ():
+            for i, row in enumerate(features):
+                assert feature_map is not None
+                features[i] = feature_map(row)
+        for sums in self.evidence.everything():
+            self._make_anew(sums)
 
-    def _sums_anew(self, old: DaySums) -> DaySums:
-        shares = ClassShares(self.source_shares_K, self.config.prior, old.shares.shares_K.copy(), old.shares.num_frames)
-        new = DaySums.start(old.first_day, self.shipped.num_features, shares)
-        new.last_day, new.num_labelled, new.num_unlabelled = old.last_day, old.num_labelled, old.num_unlabelled
-        new.sureness, new.num_sure = old.sureness, old.num_sure
+    def _make_anew(self, sums: DaySums) -> None:
+        new = DaySums.start(sums.first_day, self.shipped.num_features, sums.shares)
         memory = self.memory
         days, labels = memory.days[: memory.size], memory.labels[: memory.size]
-        rows = np.flatnonzero((days >= old.first_day) & (days <= old.last_day))
-        num_classes = self.shipped.num_classes
-        weights_K = np.bincount(labels[rows], weights=memory.weights[rows], minlength=num_classes)
-        stand_for_K = np.clip(old.weights_K / np.maximum(weights_K, 1e-12), 0, _MOST_REPLACED)
+        rows = np.flatnonzero((days >= sums.first_day) & (days <= sums.last_day))
+        weights_K = np.bincount(labels[rows], weights=memory.weights[rows], minlength=self.shipped.num_classes)
+        stand_for_K = np.clip(sums.weights_K / np.maximum(weights_K, 1e-12), 0, _MOST_REPLACED)
         for i in rows:
             features = memory.features[i].astype(np.float32)
             minus = softmax64(self.shipped.logits(features)) if self.config.fit == "logits" else None
             target = memory.targets[i].astype(np.float64)
             new.add(features, target, float(memory.weights[i] * stand_for_K[labels[i]]), minus_K=minus)
-        return new
+        if sums.gram.dtype != np.float64:
+            new.close()
+        sums.gram, sums.targets_AK, sums.weights_K = new.gram, new.targets_AK, new.weights_K
 
     def _fit_sgd(self) -> LinearHead:
         config, memory = self.config, self.memory
@@ -368,7 +358,7 @@ class PersonalHead:
         if affine_version != self.affine_version:
             raise ValueError(
                 f"features of affine version {affine_version} came to a head of version {self.affine_version}; "
-                "call rebased first"
+                "call rebase first"
             )
         size, num_classes = self.shipped.num_features, self.shipped.num_classes
         if features_D.shape != (size,) or not np.isfinite(features_D).all():
