@@ -10,6 +10,7 @@
     │   └── LinkRefused      the other side said no (``.code`` says why)
     ├── FetchError       a data set's home cannot be reached, or sent something else than it published
     ├── PayloadError         a split's payload is damaged, too large, or of other tables (also a ValueError; ``.code``)
+    ├── HeadStateError   a personal head's saved state is damaged or of another head (also a ValueError; ``.code``)
     ├── FrameError           a frame is not what the bundle's input says (also a ValueError)
     └── MissingExtra         a command needs packages that are not installed (also an ImportError)
 
@@ -78,6 +79,18 @@ class PayloadError(LittoralError, ValueError):
 
     Attributes:
         code: One of ``damaged``, ``too-large``, ``other-codec``, ``other-tables``.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class HeadStateError(LittoralError, ValueError):
+    """The saved state of a personal head was refused; nothing of it was used. The shipped head serves.
+
+    Attributes:
+        code: One of ``damaged``, ``other-head``, ``other-config``.
     """
 
     def __init__(self, code: str, message: str) -> None:
