@@ -433,13 +433,14 @@ def test_schedules():
     ("make", "words"),
     [
         (lambda: Phase(epochs=0), "at least 1 epoch"),
+        (lambda: Phase(epochs=1, warmup=1.0), "a share of itself"),
         (lambda: Phase(epochs=1, trained=("head",)), "head"),
         (lambda: Phase(epochs=1, hard=True), "no gradient there"),
         (lambda: SplitRecipe(phases=(), rate_weights=(0.1,)), "needs a phase"),
         (lambda: SplitRecipe(phases=(Phase(epochs=1),), rate_weights=(-0.1,)), "none of them negative"),
         (lambda: SplitRecipe(phases=(Phase(epochs=1),), rate_weights=(0.1,)).phase_of(1), "has 1 epochs"),
     ],
-    ids=["epochs", "part", "hard", "phases", "weights", "epoch"],
+    ids=["epochs", "warmup", "part", "hard", "phases", "weights", "epoch"],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(make, words):
     with pytest.raises(ValueError, match=words):

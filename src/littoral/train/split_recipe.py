@@ -74,6 +74,8 @@ class Phase:
             raise ValueError(f"a phase trains {sorted(unknown)}; there are {', '.join(PARTS)}")
         if not self.trained or self.epochs < 1 or not self.lr > 0:
             raise ValueError("a phase trains at least one part, for at least 1 epoch, with lr above 0")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"a phase climbs for a share of itself, 0 or more and below 1, got {self.warmup}")
         if self.hard and (stuck := {"encoder", "gains", "prior"} & set(self.trained)):
             raise ValueError(f"a phase on rounded latents cannot train {sorted(stuck)}: they get no gradient there")
 
