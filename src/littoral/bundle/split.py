@@ -20,6 +20,26 @@ _LARGEST = float(np.float32(2**31 - 128))
 """The largest float32 that is an int32; the lowest is its negative, for symmetry."""
 
 
+def to_symbols(latent: FloatArray, gains_C: FloatArray) -> Symbols:
+    """Scale and round: the one way in which a latent becomes symbols, on devices and where tables are built.
+
+    Args:
+        latent: float32 ``(..., C, H, W)``.
+        gains_C: float32 ``(C,)``.
+    Returns:
+        int32 of the latent's shape, rounded to the nearest, halves to the even one. What int32 does not hold becomes
+        its largest or smallest.
+    Raises:
+        ModelOutputError: a value is not finite.
+    """
+    if not np.isfinite(latent).all():
+        raise ModelOutputError("the encoder gave a latent that is not finite; let the device answer")
+    with np.errstate(over="ignore"):  # what float32 does not hold, int32 does not either
+        scaled = latent * gains_C[:, None, None]
+    symbols: Symbols = np.rint(scaled).clip(-_LARGEST, _LARGEST).astype(np.int32)
+    return symbols
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SplitCodec:
     """Gains and tables of one split point.
@@ -98,12 +118,12 @@ class SplitCodec:
         return self.tables.level(level).num_channels
 
     def symbols(self, latent_CHW: FloatArray, level: int) -> Symbols:
-        """A latent as a level's symbols: times the gain, rounded to the nearest, halves to the even one.
+        """A latent as a level's symbols, by `to_symbols`.
 
         Args:
             latent_CHW: float32.
         Returns:
-            int32 ``(kept, H, W)``. What int32 does not hold becomes its largest or smallest.
+            int32 ``(kept, H, W)``.
         Raises:
             ValueError: another shape or type, or no such level.
             ModelOutputError: a value is not finite.
@@ -113,13 +133,7 @@ class SplitCodec:
                 f"a latent is {latent_CHW.dtype} {latent_CHW.shape}, expected float32 {self.latent_shape}; give one "
                 "frame's, as the encoder makes it"
             )
-        kept = self.kept(level)
-        if not np.isfinite(latent_CHW).all():
-            raise ModelOutputError("the encoder gave a latent that is not finite; let the device answer")
-        with np.errstate(over="ignore"):  # what float32 does not hold, int32 does not either
-            scaled = latent_CHW[:kept] * self.gains[level, :kept, None, None]
-        symbols: Symbols = np.rint(scaled).clip(-_LARGEST, _LARGEST).astype(np.int32)
-        return symbols
+        return to_symbols(latent_CHW, self.gains[level])[: self.kept(level)]
 
     def encode(self, latent_CHW: FloatArray, level: int) -> bytes:
         """The payload of a latent at a level or, where that level's ceiling refuses, the next coarser that does not.

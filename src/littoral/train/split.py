@@ -24,7 +24,7 @@ from littoral.train.encoder import check_latents, export_encoder, run_encoder
 from littoral.train.options import SplitSource
 from littoral.train.run import MAX_RELATIVE_ERROR, frames_at_a_time, open_session, relative_error, rounded, run_chain
 from littoral.train.sample import metric_values
-from littoral.train.tables import build_tables
+from littoral.train.tables import build_codec
 from littoral.train.write import tensors_to_bytes
 
 CHECKED_FRAMES = 64
@@ -89,7 +89,7 @@ def build_split(
     state = state_arrays(source.tail.module)
     tail = _rebuilt(model, state, source, latents[: len(some)], gains, task)
     progress(f"split {index}: tables of {len(gains)} levels from {len(frames)} frames")
-    codec = _codec(source, latents, gains)
+    codec = build_codec(source.bottleneck, latents, source.tables)
     metrics = {f"split{index}.encoder_macs": float(total_macs(encoder.graph))}
     for level in range(codec.num_levels):
         size, value = _measure(codec, level, latents, tail, task, truths, at_a_time)
@@ -126,19 +126,6 @@ class _Values:
 
     def first(self, count: int) -> np.ndarray:
         return run_chain(self._segments, self._frames[:count])
-
-
-def _codec(source: SplitSource, latents_NCHW: FloatArray, gains_LC: FloatArray) -> SplitCodec:
-    """Tables from the symbols of the source's frames and the learned priors."""
-    bottleneck, (height, width) = source.bottleneck, latents_NCHW.shape[2:]
-    levels = range(len(gains_LC))
-    symbols = [
-        np.rint(latents_NCHW[:, :kept] * gains_LC[level, :kept, None, None]).astype(np.int32)
-        for level, kept in enumerate(bottleneck.kept)
-    ]
-    priors = [bottleneck.channel_priors(level) for level in levels]
-    tables = build_tables(symbols, priors, height=height, width=width, options=source.tables)
-    return SplitCodec(tables=tables, gains=gains_LC)
 
 
 def _rebuilt(

@@ -11,8 +11,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from littoral.bundle.split import SplitCodec, to_symbols
+from littoral.core.arrays import FloatArray
 from littoral.core.codec import HEADER_BYTES, MIN_PAYLOAD_BYTES, Symbols, predict_bytes, rate_bits
 from littoral.core.codec_tables import MAX_PAYLOAD_BYTES, ChannelPrior, CodecTables, FrequencyTable
+from littoral.models.bottleneck import Bottleneck
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,23 @@ class TableOptions:
                 "ceiling_quantile within (0, 1] and ceiling_factor >= 1 must hold, got "
                 f"{self.ceiling_quantile} and {self.ceiling_factor}"
             )
+
+
+def build_codec(bottleneck: Bottleneck, latents_NCHW: FloatArray, options: TableOptions = TableOptions()) -> SplitCodec:
+    """Gains and tables of a trained bottleneck.
+
+    Args:
+        latents_NCHW: float32, what its encoder makes of source frames; at least one.
+    Raises:
+        ModelOutputError: a latent is not finite.
+        ValueError: the numbers do not fit each other or the codec's limits.
+    """
+    gains_LC = np.ascontiguousarray(bottleneck.gains.detach().cpu().float().numpy())
+    symbols = [to_symbols(latents_NCHW[:, :kept], gains_LC[level, :kept]) for level, kept in enumerate(bottleneck.kept)]
+    priors = [bottleneck.channel_priors(level) for level in range(bottleneck.num_levels)]
+    height, width = latents_NCHW.shape[2:]
+    tables = build_tables([list(of_level) for of_level in symbols], priors, height=height, width=width, options=options)
+    return SplitCodec(tables=tables, gains=gains_LC)
 
 
 def build_tables(

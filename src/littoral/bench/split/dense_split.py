@@ -24,16 +24,13 @@ from littoral.core.codec import decode, encode
 from littoral.core.codec_tables import CodecTables
 from littoral.models.bottleneck import Bottleneck, SplitTail, count_macs, to_split_tail
 from littoral.models.frames import normalise
-from littoral.train.tables import build_tables
+from littoral.train.tables import build_codec
 
 
 def dense_tables(bottleneck: Bottleneck, network: DenseNetwork, frames: Sequence[Frame]) -> CodecTables:
     """The integer tables of a bottleneck, from the symbols of training frames of the input's size and its prior."""
-    latents = [_latent(bottleneck, network, frame) for frame in frames]
-    height, width = latents[0].shape[2:]
-    symbols = [[_symbols(bottleneck, latent, level) for latent in latents] for level in range(bottleneck.num_levels)]
-    priors = [bottleneck.channel_priors(level) for level in range(bottleneck.num_levels)]
-    return build_tables(symbols, priors, height=height, width=width)
+    latents = np.concatenate([_latent(bottleneck, network, frame).numpy() for frame in frames])
+    return build_codec(bottleneck, latents).tables
 
 
 def split_rows(

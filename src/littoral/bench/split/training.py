@@ -45,7 +45,7 @@ from littoral.train.split_recipe import (
     parity_recipe,
     product_recipe,
 )
-from littoral.train.tables import build_tables
+from littoral.train.tables import build_codec
 
 CUT = "layer2"
 """The tail begins after it, where a training says nothing else: 32 channels of 16 x 16."""
@@ -111,7 +111,7 @@ def train_or_load(training: Training, material: SplitMaterial, tell: Say = lambd
     frames, _ = material.first("train", min(TABLE_FRAMES, training.frames))
     if training.method == "channel_reduction":
         _calibrate_8_bit(bottleneck, head, frames)
-    codec = _codec(bottleneck, head, frames)
+    codec = build_codec(bottleneck, _latents(bottleneck, head, frames))
     tail_of_teacher = {"factory": FACTORY[training.teacher], "kwargs": KWARGS, "cut": training.options.get("cut", CUT)}
     return Trained(
         training=training,
@@ -284,20 +284,6 @@ _METHODS: dict[str, Callable[[Training, dict[str, Any]], tuple[Bottleneck, Split
 def _calibrate_8_bit(bottleneck: Bottleneck, head: nn.Module | None, frames: Frame) -> None:
     found = torch.from_numpy(_latents(bottleneck, head, frames))
     architectures.calibrate_8_bit(bottleneck, found.to(bottleneck.gains.device))
-
-
-def _codec(bottleneck: Bottleneck, head: nn.Module | None, frames: Frame) -> SplitCodec:
-    """Gains and integer tables, of training frames as they are."""
-    found = _latents(bottleneck, head, frames)
-    gains = bottleneck.gains.detach().cpu().float().numpy()
-    levels = range(bottleneck.num_levels)
-    symbols = [
-        list(np.rint(found[:, :kept] * gains[level, :kept, None, None]).astype(np.int32))
-        for level, kept in enumerate(bottleneck.kept)
-    ]
-    priors = [bottleneck.channel_priors(level) for level in levels]
-    tables = build_tables(symbols, priors, height=found.shape[2], width=found.shape[3])
-    return SplitCodec(tables=tables, gains=np.ascontiguousarray(gains))
 
 
 @torch.inference_mode()
