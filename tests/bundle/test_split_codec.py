@@ -67,6 +67,12 @@ def test_a_latent_of_another_shape_or_type_is_refused(latent: np.ndarray) -> Non
         codec().symbols(latent, 0)
 
 
+@pytest.mark.parametrize("level", [-1, 2, 99])
+def test_a_level_that_there_is_not_is_refused(level: int) -> None:
+    with pytest.raises(ValueError, match="these tables have 0 to 1"):
+        codec().symbols(LATENT, level)
+
+
 def test_a_level_over_its_ceiling_gives_way_to_the_next_coarser() -> None:
     free, strict = codec(table(2), table(3)), codec(table(2), table(3, max_bytes=14))
     assert read_header(free.encode(LATENT, 1)).level == 1

@@ -133,7 +133,8 @@ class SplitCodec:
                 f"a latent is {latent_CHW.dtype} {latent_CHW.shape}, expected float32 {self.latent_shape}; give one "
                 "frame's, as the encoder makes it"
             )
-        return to_symbols(latent_CHW, self.gains[level])[: self.kept(level)]
+        kept = self.kept(level)
+        return to_symbols(latent_CHW, self.gains[level])[:kept]
 
     def encode(self, latent_CHW: FloatArray, level: int) -> bytes:
         """The payload of a latent at a level or, where that level's ceiling refuses, the next coarser that does not.

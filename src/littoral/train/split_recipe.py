@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 PARTS = ("encoder", "gains", "prior", "decoder", "scales", "tail")
@@ -206,20 +206,32 @@ def parity_recipe(
         batch_sizes: Of both stages.
     Source: Matsubara et al., WACV 2022; the configurations of yoshitomo-matsubara/sc2-benchmark for ImageNet.
     """
-    mimicry = Phase(
-        epochs=stage1_epochs,
+    mimicry = replace(
+        _mimicry(stage1_epochs, features),
         batch_size=batch_sizes[0],
-        loss=SplitLoss(distortion=0.0, features=dict.fromkeys(features, 1.0), relative=False, summed=True),
         trained=("encoder", "prior", "decoder"),
+        quantile_loss=quantile_loss,
+    )
+    tuning = replace(_tuning(stage2_epochs), batch_size=batch_sizes[1], round_about_medians=True)
+    return SplitRecipe(phases=(mimicry, tuning), rate_weights=(beta,), batch_size=batch_sizes[0], seed=seed)
+
+
+def _mimicry(epochs: int, features: tuple[str, ...]) -> Phase:
+    """The published first stage: sums of squared errors at the teacher's modules."""
+    return Phase(
+        epochs=epochs,
+        loss=SplitLoss(distortion=0.0, features=dict.fromkeys(features, 1.0), relative=False, summed=True),
         optimizer="adam",
         lr=1e-3,
         schedule="steps",
         drops=(0.5, 0.8),
-        quantile_loss=quantile_loss,
     )
-    tuning = Phase(
-        epochs=stage2_epochs,
-        batch_size=batch_sizes[1],
+
+
+def _tuning(epochs: int) -> Phase:
+    """The published second stage: labels and the teacher's logits, on rounded latents."""
+    return Phase(
+        epochs=epochs,
         loss=SplitLoss(rate=0.0),
         trained=("decoder", "tail"),
         optimizer="sgd",
@@ -228,9 +240,7 @@ def parity_recipe(
         schedule="steps",
         drops=(0.5,),
         hard=True,
-        round_about_medians=True,
     )
-    return SplitRecipe(phases=(mimicry, tuning), rate_weights=(beta,), batch_size=batch_sizes[0], seed=seed)
 
 
 def end_to_end_recipe(*, beta: float, epochs: int = 60, batch_size: int = 256, seed: int = 0) -> SplitRecipe:
@@ -251,24 +261,7 @@ def channel_reduction_recipe(
     here the last quarter trains decoder and tail as `parity_recipe` does, so that the tail is no disadvantage.
     """
     tuned = max(1, epochs // 4)
-    mimicry = Phase(
-        epochs=max(1, epochs - tuned),
-        loss=SplitLoss(distortion=0.0, features=dict.fromkeys(features, 1.0), relative=False, rate=0.0, summed=True),
-        trained=("encoder", "decoder"),
-        optimizer="adam",
-        lr=1e-3,
-        schedule="steps",
-        drops=(0.5, 0.8),
-    )
-    tuning = Phase(
-        epochs=tuned,
-        loss=SplitLoss(rate=0.0),
-        trained=("decoder", "tail"),
-        optimizer="sgd",
-        lr=1e-3,
-        weight_decay=5e-4,
-        schedule="steps",
-        drops=(0.5,),
-        hard=True,
-    )
+    mimicry = _mimicry(max(1, epochs - tuned), features)
+    mimicry = replace(mimicry, trained=("encoder", "decoder"), loss=replace(mimicry.loss, rate=0.0))
+    tuning = _tuning(tuned)
     return SplitRecipe(phases=(mimicry, tuning), rate_weights=(0.0,), batch_size=batch_size, seed=seed)
