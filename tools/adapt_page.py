@@ -6,6 +6,8 @@ from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
+import svg
+
 Rows = list[dict[str, Any]]
 TEACHERS = {"resnet56_augmix": "the robust teacher (ResNet-56, AugMix)", "resnet56": "the plain teacher (ResNet-56)"}
 STREAMS = (
@@ -179,24 +181,20 @@ def plot(document: dict[str, Any]) -> str | None:
     def y(right: float) -> float:
         return _TOP + (high - right) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" '
-        'font-size="12">',
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>',
-    ]
+    out = svg.begin(_WIDTH, _HEIGHT)
     for right in range(low, high + 1, 10):
-        out.append(_line(_LEFT, y(right), _WIDTH - _RIGHT, y(right)))
-        out.append(_text(_LEFT - 8, y(right) + 4, f"{right} %", anchor="end"))
+        out.append(svg.line(_LEFT, y(right), _WIDTH - _RIGHT, y(right)))
+        out.append(svg.text(_LEFT - 8, y(right) + 4, f"{right} %", anchor="end"))
     kb = _FIRST_KB
     while kb <= top_kb:
-        out.append(_line(x(kb), _TOP, x(kb), _HEIGHT - _BOTTOM))
+        out.append(svg.line(x(kb), _TOP, x(kb), _HEIGHT - _BOTTOM))
         words = "nothing" if kb == _FIRST_KB else f"{kb:,.0f}"
-        out.append(_text(x(kb), _HEIGHT - _BOTTOM + 16, words, anchor="middle"))
+        out.append(svg.text(x(kb), _HEIGHT - _BOTTOM + 16, words, anchor="middle"))
         kb *= 10
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    out.append(_text(middle, _HEIGHT - 8, "kB up per 1,000 frames", anchor="middle"))
+    out.append(svg.text(middle, _HEIGHT - 8, "kB up per 1,000 frames", anchor="middle"))
     out += _points(points, x, y)
-    return "\n".join([*out, "</svg>"]) + "\n"
+    return svg.end(out)
 
 
 def _points(
@@ -220,14 +218,6 @@ def _points(
             f'<text x="{edge + 18}" y="{at + 4:.1f}" fill="{colour}"{weight}>{html.escape(method)} {right:.1f}</text>'
         )
     return out
-
-
-def _line(x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="#e3e3e3"/>'
-
-
-def _text(x: float, y: float, words: str, *, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="#444444">{html.escape(words)}</text>'
 
 
 def _plot_words(rows: Rows) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from statistics import fmean
 from typing import Any
 
+import svg
+
 Rows = list[dict[str, Any]]
 PLOT = "split.svg"
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 820, 460, 56, 210, 16, 46
@@ -242,20 +244,16 @@ def plot(document: dict[str, Any]) -> str | None:
     def y(right: float) -> float:
         return _TOP + (high - right) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" '
-        'font-size="12">',
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>',
-    ]
+    out = svg.begin(_WIDTH, _HEIGHT)
     for right in range(low, high + 1, 10):
-        out.append(_line(_LEFT, y(right), _WIDTH - _RIGHT, y(right)))
-        out.append(_text(_LEFT - 8, y(right) + 4, f"{right} %", "end"))
+        out.append(svg.line(_LEFT, y(right), _WIDTH - _RIGHT, y(right)))
+        out.append(svg.text(_LEFT - 8, y(right) + 4, f"{right} %", "end"))
     size = first
     while size <= last:
-        out.append(_line(x(size), _TOP, x(size), _HEIGHT - _BOTTOM))
-        out.append(_text(x(size), _HEIGHT - _BOTTOM + 16, f"{size:,g}", "middle"))
+        out.append(svg.line(x(size), _TOP, x(size), _HEIGHT - _BOTTOM))
+        out.append(svg.text(x(size), _HEIGHT - _BOTTOM + 16, f"{size:,g}", "middle"))
         size *= 10
-    out.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, "bytes of a frame", "middle"))
+    out.append(svg.text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, "bytes of a frame", "middle"))
     names = []
     for index, (name, where) in enumerate(found.items()):
         colour = _COLOURS[index % len(_COLOURS)]
@@ -271,7 +269,7 @@ def plot(document: dict[str, Any]) -> str | None:
             'stroke-dasharray="4 4"/>'
         )
         names.append((y(right), f"{name} {right:.1f}", "#888888"))
-    return "\n".join([*out, *_names(names), "</svg>"]) + "\n"
+    return svg.end([*out, *_names(names)])
 
 
 def _names(names: Iterable[tuple[float, str, str]]) -> list[str]:
@@ -285,11 +283,3 @@ def _names(names: Iterable[tuple[float, str, str]]) -> list[str]:
             f'<text x="{_WIDTH - _RIGHT + 12}" y="{at + 4:.1f}" fill="{colour}"{weight}>{html.escape(name)}</text>'
         )
     return out
-
-
-def _line(x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="#e3e3e3"/>'
-
-
-def _text(x: float, y: float, words: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="#444444">{html.escape(words)}</text>'

@@ -58,6 +58,24 @@ class RunOptions:
     """Who makes a unit in the worker process, ``module:function`` of the form of `MakeUnit`."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TableRequest:
+    """What a command was asked for whose table is made unit by unit."""
+
+    data: Path | None
+    work: Path
+    rows: Path | None = None
+    """Where finished units are kept; None is ``rows`` in the work folder."""
+    quick: bool = False
+    only: tuple[str, ...] = ()
+    jobs: int | None = None
+    """None for as many as there are cores."""
+    budget_minutes: float | None = None
+    list_only: bool = False
+    out: Path | None = None
+    quiet: bool = False
+
+
 def split_done(
     units: Sequence[UnitT], store: UnitStore[UnitT], fingerprint_of: Callable[[UnitT], str]
 ) -> tuple[dict[str, dict[str, Any]], list[UnitT]]:

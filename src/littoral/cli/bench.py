@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 Subparsers = argparse._SubParsersAction
 
@@ -69,44 +70,34 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _adapt(args: argparse.Namespace) -> int:
-    from littoral.bench.adapt.table import AdaptBench, bench_adapt
+    from littoral.bench.adapt.table import bench_adapt
+    from littoral.bench.rows import TableRequest
 
-    bench_adapt(
-        AdaptBench(
-            data=_data(args),
-            work=args.work,
-            rows=args.rows,
-            quick=args.quick,
-            only=tuple(args.only),
-            jobs=args.jobs,
-            budget_minutes=args.budget_minutes,
-            list_only=args.list,
-            out=args.out,
-            quiet=args.json,
-        )
-    )
+    bench_adapt(TableRequest(**_request(args)))
     return 0
 
 
 def _split(args: argparse.Namespace) -> int:
     from littoral.bench.split.table import SplitBench, bench_split
 
-    bench_split(
-        SplitBench(
-            data=_data(args),
-            work=args.work,
-            rows=args.rows,
-            quick=args.quick,
-            epochs=args.epochs,
-            only=tuple(args.only),
-            jobs=args.jobs,
-            budget_minutes=args.budget_minutes,
-            list_only=args.list,
-            out=args.out,
-            quiet=args.json,
-        )
-    )
+    bench_split(SplitBench(**_request(args), epochs=args.epochs))
     return 0
+
+
+def _request(args: argparse.Namespace) -> dict[str, Any]:
+    """What `littoral.bench.rows.TableRequest` takes."""
+    return {
+        "data": _data(args),
+        "work": args.work,
+        "rows": args.rows,
+        "quick": args.quick,
+        "only": tuple(args.only),
+        "jobs": args.jobs,
+        "budget_minutes": args.budget_minutes,
+        "list_only": args.list,
+        "out": args.out,
+        "quiet": args.json,
+    }
 
 
 def _data(args: argparse.Namespace) -> Path | None:

@@ -6,8 +6,6 @@ import json
 import os
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -22,6 +20,7 @@ from littoral.bench.adapt.store import RowStore, estimate_seconds, us_per_frame
 from littoral.bench.adapt.summary import KEYS, summarise
 from littoral.bench.document import make_document, write_document
 from littoral.bench.progress import ProgressView
+from littoral.bench.rows import TableRequest
 
 TABLE = "adapt"
 _WIDTH = 140
@@ -29,25 +28,7 @@ _HEAVY = ("by_shift", "trace", "exact_and_coded_accuracy", "notes")
 """What stays in the row's own file."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AdaptBench:
-    """What `littoral bench adapt` was asked for."""
-
-    data: Path | None
-    work: Path
-    rows: Path | None = None
-    """Where finished rows are kept; None is ``rows`` in the work folder."""
-    quick: bool = False
-    only: tuple[str, ...] = ()
-    jobs: int | None = None
-    """None for as many as there are cores."""
-    budget_minutes: float | None = None
-    list_only: bool = False
-    out: Path | None = None
-    quiet: bool = False
-
-
-def bench_adapt(asked: AdaptBench) -> dict[str, Any]:
+def bench_adapt(asked: TableRequest) -> dict[str, Any]:
     """Make the missing rows, or list them; print the table and the document.
 
     Raises:
@@ -122,7 +103,7 @@ def flat_row(row: Row, document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _list(rows: Sequence[Row], done: Mapping[str, Any], store: RowStore, asked: AdaptBench) -> dict[str, Any]:
+def _list(rows: Sequence[Row], done: Mapping[str, Any], store: RowStore, asked: TableRequest) -> dict[str, Any]:
     """What is there, what is not, and how long that will take."""
     old = [document for row in rows if (document := store.read(row)) is not None]
     measured, jobs = us_per_frame(old), asked.jobs or len(os.sched_getaffinity(0))
@@ -183,4 +164,4 @@ def print_table(document: Mapping[str, Any]) -> None:
     console.print(f"{summary['rows_done']} of {summary['rows_planned']} rows", highlight=False)
 
 
-__all__ = ["AdaptBench", "bench_adapt", "document_of", "fingerprint_of"]
+__all__ = ["TableRequest", "bench_adapt", "document_of", "fingerprint_of"]

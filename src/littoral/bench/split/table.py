@@ -16,7 +16,7 @@ from rich.table import Table
 from littoral.bench.document import make_document, write_document
 from littoral.bench.fingerprint import fingerprint
 from littoral.bench.progress import ProgressView
-from littoral.bench.rows import RunOptions, make_units, split_done
+from littoral.bench.rows import RunOptions, TableRequest, make_units, split_done
 from littoral.bench.split.make import modules_of, modules_without
 from littoral.bench.split.material import check_data
 from littoral.bench.split.plan import chosen, full_plan, quick_plan
@@ -39,23 +39,11 @@ class SplitStore(UnitStore[SplitUnit]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitBench:
+class SplitBench(TableRequest):
     """What `littoral bench split` was asked for."""
 
-    data: Path | None
-    work: Path
-    rows: Path | None = None
-    """Where finished units are kept; None is ``rows`` in the work folder."""
-    quick: bool = False
     epochs: int | None = None
     """Of every training of the full plan; None for the plan's own."""
-    only: tuple[str, ...] = ()
-    jobs: int | None = None
-    """None for as many as there are cores."""
-    budget_minutes: float | None = None
-    list_only: bool = False
-    out: Path | None = None
-    quiet: bool = False
 
 
 def fingerprint_of(unit: SplitUnit) -> str:
