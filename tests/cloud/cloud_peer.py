@@ -305,7 +305,7 @@ class Line:
 
     def wait(
         self,
-        kind: type[M],
+        kind: type[M] | tuple[type[M], ...],
         accept: Callable[[M], bool] = lambda message: True,
         between: Callable[[Message], object] = lambda message: None,
     ) -> M:
