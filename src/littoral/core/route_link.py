@@ -23,15 +23,16 @@ LinkTrouble = Literal["link-down", "link-stale", "link-slow"]
 class LinkConfig:
     """How far a link is trusted. A gate that shuts at once and opens slowly."""
 
-    deviations: float = 2.0
-    """How many mean errors of the estimate are added where a time must hold."""
+    deviations: float = 1.0
+    """How many mean errors of the estimate are added to what an answer is expected to take, before that is held against
+    the time there is. Few: what is late all the same is hedged, and costs bytes only."""
     max_age_ms: float = 10_000.0
     """What was measured longer ago than this says nothing."""
-    failures_to_close: int = 2
+    failures_to_close: int = 3
     """So many requests in a row without an answer shut the gate."""
     answers_to_open: int = 2
     """So many answers in a row, each soon enough, open it."""
-    open_margin: float = 0.75
+    open_margin: float = 0.9
     """Soon enough: within this share of the time there is."""
     probe_first_ms: float = 250.0
     """A shut gate lets a probe pass after so long; each that fails doubles it."""
@@ -113,7 +114,7 @@ class LinkEstimate:
         if expected is None:
             return None
         error = self._error_ms.mean
-        return expected + deviations * (expected / 2 if error is None else error)  # the usual start: half of the first
+        return expected + deviations * (expected / 4 if error is None else error)
 
     def age_ms(self, now_ms: float) -> float:
         """How old the newest measurement is; infinite before the first."""

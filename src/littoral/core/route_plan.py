@@ -18,8 +18,10 @@ PCEE (2024).
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +35,8 @@ class Prices:
 
     ms: float = 0.0005
     """Of a millisecond until the answer: 20 ms are worth a percent."""
-    byte: float = 0.0
-    """Of a byte uplink."""
+    byte: float = 1e-6
+    """Of a byte uplink: ten kilobytes are worth a percent."""
     millijoule: float = 0.0
     """Of the device's energy."""
 
@@ -48,8 +50,8 @@ class ErrorCurves:
     """How often each answer is wrong, by the confidence at each point.
 
     Attributes:
-        edges: Per point the B - 1 inner edges of its bins, ``(P, B - 1)``, rising.
-        sure: The mean confidence in each bin, ``(P, B)``.
+        edges: Per point the B - 1 inner edges of its bins, in scores, ``(P, B - 1)``, rising.
+        sure: The mean confidence in each bin, ``(P, B)``; 0 in one without frames.
         local: The share of wrong answers in hand, ``(P, B)``.
         cloud: That of each way, by the bin at each point, ``(W, P, B)``.
         cloud_mean: That of each way over all frames, ``(W,)``.
@@ -75,15 +77,17 @@ class ErrorCurves:
         if not all(((shares >= 0) & (shares <= 1)).all() for shares in (self.local, self.cloud, self.cloud_mean)):
             raise ValueError("an error curve leaves [0, 1]")
 
+        object.__setattr__(self, "_edges", self.edges.tolist())  # for `bin_of`: one frame at a time
+
+    _edges: ClassVar[list[list[float]]]
+
     @property
     def num_points(self) -> int:
         return len(self.local)
 
-    def bin_of(self, exit_index: int, confidence: float) -> int:
-        """The bin of a confidence at an exit (or at the whole network); the least sure one for what is no number."""
-        if math.isnan(confidence):
-            return 0
-        return int(np.searchsorted(self.edges[exit_index], confidence, side="right"))
+    def bin_of(self, exit_index: int, score: float) -> int:
+        """The bin of a score at an exit (or at the whole network); the least sure one for what is no number."""
+        return 0 if math.isnan(score) else bisect_right(self._edges[exit_index], score)
 
 
 def fit_curves(
@@ -91,7 +95,8 @@ def fit_curves(
     local_wrong_NP: NDArray[np.floating],
     cloud_wrong_NW: NDArray[np.floating],
     *,
-    num_bins: int = 10,
+    scores_NP: Float64s | None = None,
+    num_bins: int = 12,
     prior_frames: float = 4.0,
 ) -> ErrorCurves:
     """Count the curves, on frames on which nothing was fitted.
@@ -100,6 +105,8 @@ def fit_curves(
         local_wrong_NP: 1 where an exit's answer (last: the whole network's) is wrong. Without labels: is not the
             cloud's.
         cloud_wrong_NW: The same of the answer that each way brings.
+        scores_NP: What the bins are of: higher where the device needs the cloud less (`littoral.core.switcher`); by
+            default the confidences.
         num_bins: Each has the same number of frames; fewer where confidences are equal.
         prior_frames: So many frames of the point's mean are added to each bin, so that no bin promises perfection.
     Raises:
@@ -114,8 +121,11 @@ def fit_curves(
         )
     if not np.isfinite(confidences_NP).all():
         raise ValueError("a confidence is not finite; fit the curves without such frames")
-    edges = np.quantile(confidences_NP, np.linspace(0, 1, num_bins + 1)[1:-1], axis=0).T
-    bins = np.stack([np.searchsorted(edges[p], confidences_NP[:, p], side="right") for p in range(points)], axis=1)
+    scores = confidences_NP if scores_NP is None else scores_NP
+    if scores.shape != (n, points) or not np.isfinite(scores).all():
+        raise ValueError(f"scores are finite and of shape {(n, points)}, got {scores.shape}")
+    edges = np.quantile(scores, np.linspace(0, 1, num_bins + 1)[1:-1], axis=0).T
+    bins = np.stack([np.searchsorted(edges[p], scores[:, p], side="right") for p in range(points)], axis=1)
     member_PBN = bins.T[:, None, :] == np.arange(num_bins)[None, :, None]
     counts_PB = member_PBN.sum(axis=2)
 
@@ -134,9 +144,6 @@ def fit_curves(
         moved += prior_frames * counts_PB[p + 1] / n
         onward[p] = moved / moved.sum(axis=1, keepdims=True)
     sure = (member_PBN @ confidences_NP.T[:, :, None])[:, :, 0] / np.maximum(counts_PB, 1)
-    for p in range(points):  # a bin without frames lies where its edges are
-        for b in np.flatnonzero(counts_PB[p] == 0):
-            sure[p, b] = edges[p, min(b, num_bins - 2)]
     return ErrorCurves(
         edges=edges,
         sure=sure,

@@ -160,3 +160,17 @@ class Decision:
     propensity: float | None = None
     degraded: bool = False
     gain: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ticket:
+    """A request that is out: `Router.sent` gives it, and what became of it is told with it.
+
+    Attributes:
+        way, num_bytes: What was sent.
+        bytes_ahead: Of the device's own earlier requests that were still out: it waits behind them.
+    """
+
+    way: int
+    num_bytes: int
+    bytes_ahead: int = 0

@@ -24,15 +24,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from littoral.core.caution import CALM, Stance
-from littoral.core.estimates import Ewma
 from littoral.core.exits import leaves
 from littoral.core.hedge import hedge_after_ms
-from littoral.core.route_budget import RouteBudget
-from littoral.core.route_link import LinkEstimate, LinkGate, LinkTrouble, StickyChoice
+from littoral.core.route_known import RouteKnown, WaysView
+from littoral.core.route_link import LinkGate, LinkTrouble, StickyChoice
 from littoral.core.route_plan import ErrorCurves, Plan, make_plan
-from littoral.core.route_words import Decision, Moment, Reason, RouteConfig, Way
-from littoral.core.switcher import Switcher
+from littoral.core.route_words import Decision, Moment, Reason, RouteConfig, Ticket, Way
+from littoral.core.switcher import Switcher, switch_score
 
+_PlanKey = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...], float]
 _SAME_LOSS = 0.002
 """Losses that differ by less do not make a new plan."""
 
@@ -50,7 +50,7 @@ class Router:
     """Decides for the frames of one device, one after another.
 
     Args:
-        curves: Of the bundle's calibration frames.
+        curves: Of the bundle's calibration frames; with a switcher, by `littoral.core.switcher.switch_score`.
         ways: As the curves have them.
         step_ms: How long the device takes from each point to the next, at first; what is measured moves it.
         switcher: Says what an offload gains for a frame; without it the curves do.
@@ -73,69 +73,51 @@ class Router:
         if switcher is not None and switcher.num_points != curves.num_points:
             raise ValueError(f"the switcher has {switcher.num_points} points, the curves {curves.num_points}")
         self.curves, self.ways, self.config, self.switcher = curves, tuple(ways), config or RouteConfig(), switcher
-        self.link, self.gate = LinkEstimate(), LinkGate(self.config.link)
-        self.bytes = RouteBudget(self.config.byte_budget) if self.config.byte_budget else None
-        self.energy = RouteBudget(self.config.energy_budget) if self.config.energy_budget else None
+        self.known, self.gate = RouteKnown(ways, step_ms, self.config), LinkGate(self.config.link)
         self.sticky = [
             StickyChoice(self.config.level_margin, self.config.level_hold) for _ in range(curves.num_points + 1)
         ]
         self.num_plans = 0
-        self._steps = [Ewma(0.1) for _ in step_ms]
-        self._sizes = [Ewma(0.1) for _ in self.ways]
-        self._encode = [Ewma(0.1) for _ in self.ways]
-        for ewma, value in zip(self._steps, step_ms, strict=True):
-            ewma.add(value)
-        for way, size, encode in zip(self.ways, self._sizes, self._encode, strict=True):
-            size.add(way.num_bytes)
-            encode.add(way.encode_ms)
-        # In every bin the cloud's error beyond that of the way that errs least: what a level costs.
-        self._level_errors = curves.cloud - curves.cloud.min(axis=0) if self.ways else curves.cloud
         self._stance = CALM
         self._wanted = self._frame_wanted = False  # an offload, while the link is in trouble
         self._num_probes = 0
         self._plan: Plan | None = None
-        self._plan_of: tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...], float] = ((), (), (), 0.0)
+        self._plan_key: _PlanKey = ((), (), (), 0.0)
+        self._plan_seen: tuple[WaysView, tuple[float, ...], bool] | None = None
 
     # -- what happened -------------------------------------------------------------------------------------------------
 
     def new_frame(self, stance: Stance = CALM) -> None:
         """A frame came; ``stance`` is how careful to be with it."""
         self._stance, self._frame_wanted = stance, False
-        if self.bytes:
-            self.bytes.frame(stance.budget_factor)
-        if self.energy:
-            self.energy.frame()
+        self.known.new_frame(stance.budget_factor)
 
     def ran(self, step: int, took_ms: float) -> None:
         """The device got from a point to the next in so long."""
-        self._steps[step].add(took_ms)
-        if self.energy:
-            self.energy.spend(took_ms * self.config.millijoules_per_ms)
+        self.known.ran(step, took_ms)
 
-    def sent(self, way: int, num_bytes: int, *, encode_ms: float, now_ms: float, probe: bool = False) -> None:
-        """A payload was made and sent."""
-        self._sizes[way].add(num_bytes)
-        self._encode[way].add(encode_ms)
-        if self.bytes:
-            self.bytes.spend(num_bytes)
-        if self.energy:
-            energy = num_bytes * self.config.millijoules_per_byte + encode_ms * self.config.millijoules_per_ms
-            self.energy.spend(energy)
+    def sent(self, way: int, num_bytes: int, *, encode_ms: float, now_ms: float, probe: bool = False) -> Ticket:
+        """A payload was made and sent. Say what became of it: `answered`, `refused` or `gave_up`."""
         if probe:
             self.gate.probed(now_ms)
+        return self.known.sent(way, num_bytes, encode_ms)
 
-    def answered(self, num_bytes: int, elapsed_ms: float, *, queue_ms: float, compute_ms: float, now_ms: float) -> None:
+    def answered(self, ticket: Ticket, elapsed_ms: float, *, queue_ms: float, compute_ms: float, now_ms: float) -> None:
         """The cloud answered ``elapsed_ms`` after sending began."""
-        self.link.answered(num_bytes, elapsed_ms, queue_ms=queue_ms, compute_ms=compute_ms, now_ms=now_ms)
+        self.known.closed(ticket)
+        through = ticket.num_bytes + ticket.bytes_ahead
+        self.known.link.answered(through, elapsed_ms, queue_ms=queue_ms, compute_ms=compute_ms, now_ms=now_ms)
         self.gate.answered(in_time=elapsed_ms <= self.config.link.open_margin * self._allowed_ms)
 
-    def refused(self) -> None:
+    def refused(self, ticket: Ticket) -> None:
         """The cloud said that it will not answer in time: it is busy, and the road is not to blame."""
+        self.known.closed(ticket)
         self.gate.failed()
 
-    def gave_up(self, num_bytes: int, waited_ms: float, *, now_ms: float) -> None:
+    def gave_up(self, ticket: Ticket, waited_ms: float, *, now_ms: float) -> None:
         """Nothing came in so long."""
-        self.link.gave_up(num_bytes, waited_ms, now_ms=now_ms)
+        self.known.closed(ticket)
+        self.known.link.gave_up(ticket.num_bytes + ticket.bytes_ahead, waited_ms, now_ms=now_ms)
         self.gate.failed()
 
     # -- the decision --------------------------------------------------------------------------------------------------
@@ -157,15 +139,17 @@ class Router:
         thresholds = self._stance.thresholds(moment.thresholds)
         trouble = self._trouble(moment)
         plan = self._planned(thresholds, is_shut=trouble is not None)
-        b = self.curves.bin_of(point - 1, moment.confidence) if point else 0
+        gain, score = self._gain_and_score(moment)
+        b = self.curves.bin_of(point - 1, score) if point else 0
         local = min(float(self.curves.local[point - 1, b]) + self._stance.local_extra, 1.0) if point else math.inf
         may_answer = at_end or (point > 0 and leaves(moment.confidence, thresholds[point - 1]))
         answer = local if may_answer else math.inf
         onward = math.inf
-        if not at_end and self._step_high(point) <= remaining_ms:
+        if not at_end and self.known.step_high_ms[point] <= remaining_ms:
             onward = float(plan.onward[point, b])
-        gain = self._gain(moment, b, local)
-        offload = self._best_offload(moment, plan, b, local, gain, remaining_ms, trouble)
+        if gain is None and point and self.ways:
+            gain = local - float(self.curves.cloud[:, point - 1, b].min())
+        offload = self._best_offload(moment, plan, b, local, remaining_ms, trouble)
         here = min(answer, onward)
         if offload.loss < here - self.config.margin:
             return self._offload(moment, offload, gain, remaining_ms)
@@ -221,7 +205,9 @@ class Router:
         assert offload.way is not None
         hedge, (reached, rest_ms) = None, self._reach(moment.point, remaining_ms)
         if self.config.hedges and reached > moment.point:
-            patience = self._encode_ms(offload.way) + self._high_ms(offload.way)
+            patience = self.known.ways().high_ms[offload.way]
+            if gain is None or gain > self.config.prices.ms * (remaining_ms - patience):
+                patience = math.inf  # the cloud's answer is worth waiting for as long as there is time
             hedge = hedge_after_ms(patience_ms=patience, remaining_ms=remaining_ms, rest_ms=rest_ms)
         late = reached < self.curves.num_points
         return Decision(
@@ -240,117 +226,82 @@ class Router:
     def _allowed_ms(self) -> float:
         return self.config.deadline_ms - self.config.spare_ms
 
-    def _gain(self, moment: Moment, b: int, local: float) -> float | None:
-        """How much likelier the best way's answer is right than the one in hand."""
-        if not moment.point or not self.ways:
-            return None
-        if self.switcher is not None and moment.features is not None:
-            return self.switcher.gain(moment.point - 1, moment.features) + self._stance.local_extra
-        return local - float(self.curves.cloud[:, moment.point - 1, b].min())
+    def _gain_and_score(self, moment: Moment) -> tuple[float | None, float]:
+        """What the switcher says that an offload gains, and where the frame lies on the curves."""
+        if not moment.point or self.switcher is None or moment.features is None:
+            return None, moment.confidence
+        gain = self.switcher.gain(moment.point - 1, moment.features)
+        return gain, switch_score(gain)
 
     def _best_offload(
-        self,
-        moment: Moment,
-        plan: Plan,
-        b: int,
-        local: float,
-        gain: float | None,
-        remaining_ms: float,
-        trouble: LinkTrouble | None,
+        self, moment: Moment, plan: Plan, b: int, local: float, remaining_ms: float, trouble: LinkTrouble | None
     ) -> _Offload:
-        point = moment.point
+        point, view = moment.point, self.known.ways()
         here = [w for w, way in enumerate(self.ways) if way.point <= point]
         if not here or moment.asked:
             return _Offload(way=None, loss=math.inf, why_not="asked" if moment.asked else "no-way")
-        errors = {w: self._error_of(w, point, b, local, gain) for w in here}
+        errors = self.curves.cloud[:, point - 1, b].tolist() if point else self.curves.cloud_mean.tolist()
         if trouble is not None:
-            without_link = min(errors[w] + self._price_of(w) for w in here)
+            without_link = min(errors[w] + view.prices[w] for w in here)
             stay = local if point == self.curves.num_points else float(plan.onward[point, b])
             if without_link < min(local, stay) - self.config.margin:
                 self._wanted = self._frame_wanted = True
             return _Offload(way=None, loss=math.inf, why_not=trouble)
-        losses, why_not = [math.inf] * len(self.ways), "no-budget"
+        losses: list[float] = [math.inf] * len(self.ways)
+        why_not: Reason = "no-budget"
         for w in here:
-            if not self._affordable(w):
+            if not view.affordable[w]:
                 continue
             why_not = "link-slow"
-            if self._encode_ms(w) + self._high_ms(w) <= remaining_ms:
-                losses[w] = errors[w] + self._way_loss(w)
+            if view.high_ms[w] <= remaining_ms:
+                losses[w] = errors[w] + self.config.prices.ms * view.expected_ms[w] + view.prices[w]
         way = self.sticky[point].choose(losses)
         if way is None:
-            return _Offload(way=None, loss=math.inf, why_not="link-slow" if why_not == "link-slow" else "no-budget")
+            return _Offload(way=None, loss=math.inf, why_not=why_not)
         return _Offload(way=way, loss=losses[way], why_not="device-better")
 
-    def _error_of(self, w: int, point: int, b: int, local: float, gain: float | None) -> float:
-        if not point or gain is None:
-            return float(self.curves.cloud_mean[w])
-        return min(max(local - gain + float(self._level_errors[w, point - 1, b]), 0.0), 1.0)
-
     def _trouble(self, moment: Moment) -> LinkTrouble | None:
-        highs = [high for size in self._sizes if (high := self.link.high_ms(int(size.mean or 0), self._deviations))]
         return self.gate.trouble(
             connected=moment.connected,
-            age_ms=self.link.age_ms(moment.now_ms),
-            quickest_high_ms=min(highs, default=None),
+            age_ms=self.known.link.age_ms(moment.now_ms),
+            quickest_high_ms=self.known.ways().quickest_high_ms,
             allowed_ms=self._allowed_ms,
         )
 
-    @property
-    def _deviations(self) -> float:
-        return self.config.link.deviations
-
     def _planned(self, thresholds: tuple[float, ...], *, is_shut: bool) -> Plan:
-        steps = tuple(self._step_price(s) for s in range(len(self._steps)))
-        ways = tuple(math.inf if is_shut else self._plan_loss(w) for w in range(len(self.ways)))
-        key = (steps, ways, thresholds, self._stance.local_extra)
-        if self._plan is None or not _alike(key, self._plan_of):
-            self._plan, self._plan_of = self._make(steps, ways, thresholds), key
+        """The plan of before, unless something has moved that makes a difference."""
+        view = self.known.ways()
+        seen = self._plan_seen
+        if self._plan is not None and seen is not None and seen[0] is view and seen[1:] == (thresholds, is_shut):
+            return self._plan
+        self._plan_seen = (view, thresholds, is_shut)
+        key = (self.known.step_losses(), self._way_losses(view, is_shut), thresholds, self._stance.local_extra)
+        if self._plan is None or not _alike(key, self._plan_key):
+            self._plan_key = key
+            self._plan = make_plan(
+                self.curves,
+                step_losses=key[0],
+                way_losses=key[1],
+                way_points=[way.point for way in self.ways],
+                thresholds=thresholds,
+                local_extra=self._stance.local_extra,
+            )
             self.num_plans += 1
         return self._plan
 
-    def _make(self, steps: tuple[float, ...], ways: tuple[float, ...], thresholds: tuple[float, ...]) -> Plan:
-        return make_plan(
-            self.curves,
-            step_losses=steps,
-            way_losses=ways,
-            way_points=[way.point for way in self.ways],
-            thresholds=thresholds,
-            local_extra=self._stance.local_extra,
-        )
+    def _way_losses(self, view: WaysView, is_shut: bool) -> tuple[float, ...]:
+        """What the ways cost in a plan: infinite where one could not be in time even for a frame never delayed."""
+        losses = []
+        for w, way in enumerate(self.ways):
+            late = sum(self.known.step_ms[: way.point]) + view.high_ms[w] > self._allowed_ms
+            shut = is_shut or late or not view.affordable[w]
+            losses.append(math.inf if shut else self.config.prices.ms * view.expected_ms[w] + view.prices[w])
+        return tuple(losses)
 
-    def _plan_loss(self, w: int) -> float:
-        """As `_way_loss`; infinite where the way could not be in time even for a frame that was never delayed."""
-        before = sum(step.mean or 0.0 for step in self._steps[: self.ways[w].point])
-        late = before + self._encode_ms(w) + self._high_ms(w) > self._allowed_ms
-        return math.inf if late or not self._affordable(w) else self._way_loss(w)
-
-    def _way_loss(self, w: int) -> float:
-        expected = self.link.predict_ms(int(self._size(w))) or 0.0
-        return self.config.prices.ms * (self._encode_ms(w) + expected) + self._price_of(w)
-
-    def _price_of(self, w: int) -> float:
-        """Bytes and energy of a way, in loss."""
-        size, config = self._size(w), self.config
-        energy = size * config.millijoules_per_byte + self._encode_ms(w) * config.millijoules_per_ms
-        byte = config.prices.byte + (self.bytes.price if self.bytes else 0.0)
-        return size * byte + energy * self._energy_price
-
-    def _step_price(self, step: int) -> float:
-        took = self._steps[step].mean or 0.0
-        return took * (self.config.prices.ms + self.config.millijoules_per_ms * self._energy_price)
-
-    @property
-    def _energy_price(self) -> float:
-        return self.config.prices.millijoule + (self.energy.price if self.energy else 0.0)
-
-    def _affordable(self, w: int) -> bool:
-        size = self._size(w)
-        energy = size * self.config.millijoules_per_byte
-        return (not self.bytes or self.bytes.can(size)) and (not self.energy or self.energy.can(energy))
-
-    def _smallest(self, point: int) -> int | None:
-        here = [w for w, way in enumerate(self.ways) if way.point <= point and self._affordable(w)]
-        return min(here, key=self._size, default=None)
+    def _smallest(self, point: int, least_bytes: float = 0.0) -> int | None:
+        affordable, size = self.known.ways().affordable, self.known.size
+        here = [w for w, way in enumerate(self.ways) if way.point <= point and affordable[w] and size(w) >= least_bytes]
+        return min(here, key=size, default=None)
 
     def _probe_way(self, point: int) -> int | None:
         """The smallest way; every other time one larger by half, so that the throughput is known too."""
@@ -358,37 +309,20 @@ class Router:
         self._num_probes += 1
         if smallest is None or self._num_probes % 2:
             return smallest
-        here = [w for w, way in enumerate(self.ways) if way.point <= point and self._affordable(w)]
-        larger = [w for w in here if self._size(w) >= 1.5 * self._size(smallest)]
-        return min(larger, key=self._size, default=smallest)
-
-    def _size(self, w: int) -> float:
-        return self._sizes[w].mean or 0.0
-
-    def _encode_ms(self, w: int) -> float:
-        return self._encode[w].mean or 0.0
-
-    def _high_ms(self, w: int) -> float:
-        high = self.link.high_ms(int(self._size(w)), self._deviations)
-        return math.inf if high is None else high
-
-    def _step_high(self, step: int) -> float:
-        return self._steps[step].high(self.config.deviations) or 0.0
+        larger = self._smallest(point, 1.5 * self.known.size(smallest))
+        return smallest if larger is None else larger
 
     def _reach(self, point: int, remaining_ms: float) -> tuple[int, float]:
         """The deepest point that the device is sure to reach in time, and how long that takes it at most."""
-        reached, rest_ms = point, 0.0
-        for step in range(point, len(self._steps)):
-            if rest_ms + self._step_high(step) > remaining_ms:
+        reached, rest_ms, highs = point, 0.0, self.known.step_high_ms
+        for step in range(point, len(highs)):
+            if rest_ms + highs[step] > remaining_ms:
                 break
-            reached, rest_ms = step + 1, rest_ms + self._step_high(step)
+            reached, rest_ms = step + 1, rest_ms + highs[step]
         return reached, rest_ms
 
 
-def _alike(
-    a: tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...], float],
-    b: tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...], float],
-) -> bool:
+def _alike(a: _PlanKey, b: _PlanKey) -> bool:
     if len(a[1]) != len(b[1]) or len(a[0]) != len(b[0]) or abs(a[3] - b[3]) > _SAME_LOSS:
         return False
     if any(x != y and not abs(x - y) <= _SAME_LOSS for x, y in zip(a[2], b[2], strict=True)):

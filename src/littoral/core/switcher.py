@@ -29,6 +29,7 @@ NUM_FEATURES = 4
 """Log-odds of the confidence, margin, entropy as a share of ln K, share of the earlier exits that agree."""
 _MOST_LOG_ODDS = 6.0
 _OUTCOMES = 2
+_LEAST_PART = 0.01
 _MAGIC, _FORMAT, _DIGEST_BYTES = b"LSWITC", 1, 32
 _HEADER = struct.Struct("<6sH32sHIIII")
 """Magic, format, digest of what was shipped, points, capacity, examples, the next place, refits."""
@@ -55,6 +56,14 @@ def log_odds(share: float) -> float:
     least = 1 / (1 + math.exp(_MOST_LOG_ODDS))
     held = min(max(share, least), 1 - least)
     return math.log(held / (1 - held))
+
+
+def switch_score(gain: float) -> float:
+    """Where a frame lies on `littoral.core.route_plan.ErrorCurves` made with a switcher: the less gain, the higher.
+
+    A refit moves frames between the bins, and the bins keep their meaning.
+    """
+    return 1 - gain
 
 
 def fit_logistic(
@@ -202,14 +211,19 @@ class Switcher:
 
     def chances(self, point: int, features_F: Float64s) -> tuple[float, float]:
         """How likely the cloud's answer helps, and harms; 0 and 0 where a feature is not finite."""
-        z = self.coefficients[point, :, :NUM_FEATURES] @ features_F + self.coefficients[point, :, NUM_FEATURES]
-        helps, harms = _sigmoid(z).tolist()
-        return (helps, harms) if math.isfinite(helps + harms) else (0.0, 0.0)
+        return _chances(self.coefficients[point], features_F)
 
     def gain(self, point: int, features_F: Float64s) -> float:
         """By how much an offload makes a right answer more likely, -1 to 1."""
         helps, harms = self.chances(point, features_F)
         return helps - harms
+
+    def scores(self, features_NPF: Float64s) -> Float64s:
+        """`switch_score` of many frames at all points, ``(N, P)``: what curves are fitted on."""
+        x = np.concatenate([features_NPF, np.ones((*features_NPF.shape[:2], 1))], axis=2)
+        helps_harms = _sigmoid(np.einsum("npf,pof->npo", x, self.coefficients))
+        scores: Float64s = 1 - helps_harms[..., 0] + helps_harms[..., 1]
+        return scores
 
     def observe(
         self, point: int, features_F: Float64s, *, device_right: bool, cloud_right: bool, propensity: float
@@ -222,14 +236,34 @@ class Switcher:
         Raises:
             ValueError: a propensity outside (0, 1], a feature that is not finite, or no such point.
         """
+        self._remember(
+            point, features_F, 0 if device_right == cloud_right else 1 if cloud_right else 2, 1.0, propensity
+        )
+
+    def observe_unlabelled(self, point: int, features_F: Float64s, *, agrees: bool, propensity: float) -> None:
+        """The same without a label: where the two agree nothing is gained, where they do not one of them is wrong.
+
+        Which one is as likely as the shipped switcher has it: a device without labels learns from the cloud how often
+        they differ, and cannot learn who is right then.
+        """
+        if agrees:
+            return self._remember(point, features_F, 0, 1.0, propensity)
+        helps, harms = _chances(self.shipped.coefficients[point], features_F)
+        share = helps / max(helps + harms, 1e-9)
+        for outcome, part in ((1, share), (2, 1 - share)):
+            if part > _LEAST_PART:
+                self._remember(point, features_F, outcome, part, propensity)
+
+    def _remember(self, point: int, features_F: Float64s, outcome: int, part: float, propensity: float) -> None:
         if not 0 < propensity <= 1:
             raise ValueError(f"a frame that was asked for had a chance in (0, 1], got {propensity}")
         if not 0 <= point < self.num_points or not np.isfinite(features_F).all():
             raise ValueError(f"expected finite features at a point below {self.num_points}, got point {point}")
         i = self.next
         self._points[i], self._features[i] = point, features_F
-        self._outcome[i] = 0 if device_right == cloud_right else 1 if cloud_right else 2
-        self._weights[i] = min(1 / propensity, self.config.most_weight) if self.config.importance else 1.0
+        self._outcome[i] = outcome
+        stands_for = min(1 / propensity, self.config.most_weight) if self.config.importance else 1.0
+        self._weights[i] = part * stands_for
         self.next, self.size = (i + 1) % self.config.capacity, min(self.size + 1, self.config.capacity)
 
     def refit(self) -> None:
@@ -304,7 +338,7 @@ class Switcher:
         made._outcome[:size] = take("u1", size)
         made._weights[:size] = take("<f4", size)
         checked = (made.coefficients, made._features, made._weights)
-        sound = all(np.isfinite(values).all() for values in checked) and (made._weights[:size] >= 1).all()
+        sound = all(np.isfinite(values).all() for values in checked) and (made._weights[:size] > 0).all()
         if not sound or (made._points[:size] >= points).any() or (made._outcome > _OUTCOMES).any():
             raise SwitcherStateError("damaged", "a switcher's state holds values that none can have; start as shipped")
         made.size, made.next, made.num_refits = size, place, refits
@@ -313,6 +347,11 @@ class Switcher:
 
 def _with_one(x_NF: Float64s) -> Float64s:
     return np.concatenate([x_NF, np.ones((len(x_NF), 1))], axis=1)
+
+
+def _chances(coefficients: Float64s, features_F: Float64s) -> tuple[float, float]:
+    helps, harms = _sigmoid(coefficients[:, :NUM_FEATURES] @ features_F + coefficients[:, NUM_FEATURES]).tolist()
+    return (helps, harms) if math.isfinite(helps + harms) else (0.0, 0.0)
 
 
 def _outcomes(device_right_N: Float64s, cloud_right_N: Float64s) -> tuple[Float64s, Float64s]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -127,6 +128,15 @@ class VirtualLink:
         return Request(
             num_bytes=num_bytes, received_ms=received_ms, refused=refused, queue_ms=queue_ms, compute_ms=compute_ms
         )
+
+    def save(self) -> tuple[object, ...]:
+        """Where it stands, for `restore`: to look at what a request would do."""
+        return (self.bytes_up, self._up.free_ms, self._down.free_ms, self._cloud_free_ms, self._rng.bit_generator.state)
+
+    def restore(self, state: tuple[Any, ...]) -> None:
+        """Back to where it stood."""
+        self.bytes_up, self._up.free_ms, self._down.free_ms, self._cloud_free_ms, drawn = state
+        self._rng.bit_generator.state = drawn
 
     def _through(self, lane: _Lane, begun_ms: float, num_bytes: int) -> tuple[float, float]:
         """When the lane is free again, and when the last byte is at the other end."""

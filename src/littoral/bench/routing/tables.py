@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from littoral.core.exits import Float64s, Indices
-from littoral.core.routing import Way
+from littoral.core.route_words import Way
 from littoral.core.switcher import NUM_FEATURES
 
 
