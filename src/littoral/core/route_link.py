@@ -31,7 +31,7 @@ class LinkConfig:
     failures_to_close: int = 3
     """So many requests in a row without an answer shut the gate."""
     answers_to_open: int = 2
-    """So many answers in a row, each soon enough, open it."""
+    """So many answers in a row open it, if the quickest way would be soon enough now."""
     open_margin: float = 0.9
     """Soon enough: within this share of the time there is."""
     probe_first_ms: float = 250.0
@@ -158,11 +158,11 @@ class LinkGate:
             self.is_open = True
         return None if self.is_open else self._why
 
-    def answered(self, *, in_time: bool) -> None:
-        """An answer came; ``in_time`` says whether within ``open_margin`` of the time there was."""
+    def answered(self) -> None:
+        """An answer came."""
         self._failures = 0
         self._probe_every_ms = self.config.probe_first_ms
-        self._answers = self._answers + 1 if in_time else 0
+        self._answers += 1
         if not self.is_open:
             self._why = "link-slow"
 

@@ -30,7 +30,7 @@ Reason = Literal[
 REASONS: Final[dict[Reason, str]] = {
     "sure": "the exit is as sure as its threshold asks, and nothing else is worth more",
     "unsure": "the exit is not as sure as its threshold asks",
-    "worth-going-on": "the exit is sure enough, but a deeper answer is worth its time",
+    "worth-going-on": "a deeper answer is worth its time",
     "cloud-better": "the cloud's answer is worth its time and bytes",
     "device-late": "the device cannot finish in time, the cloud can",
     "device-better": "an offload would not be worth its time and bytes",
