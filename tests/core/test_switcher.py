@@ -10,6 +10,7 @@ from littoral.core.switcher import (
     ShippedSwitcher,
     Switcher,
     SwitcherConfig,
+    all_switch_features,
     fit_logistic,
     fit_switcher,
     switch_features,
@@ -130,6 +131,14 @@ def test_features_are_finite_for_answers_as_sure_as_can_be() -> None:
     features = switch_features(np.array([1.0, 0.0, 0.0]), answers=[0, 2])
     assert features == pytest.approx([6.0, 1.0, 0.0, 0.5])
     assert switch_features(np.full(4, 0.25)) == pytest.approx([-np.log(3), 0.0, 1.0, 0.5])
+
+
+def test_features_of_many_frames_are_those_of_each() -> None:
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(5), (7, 3))
+    answers = probabilities.argmax(axis=2)
+    for i, points in enumerate(all_switch_features(probabilities)):
+        for p, features in enumerate(points):
+            assert features == pytest.approx(switch_features(probabilities[i, p], answers[i, :p].tolist()))
 
 
 def test_what_cannot_be_learned_from_is_refused() -> None:

@@ -14,6 +14,8 @@ from littoral.core.estimates import Ewma, RoadEstimate
 
 _SPREAD = 0.01
 """Lengths within a tenth of each other say nothing about throughput."""
+_LINE_WEIGHT = 0.03
+"""Of a new measurement in the throughput: payloads differ by few milliseconds, round trips by many."""
 _GIVEN_UP = 2
 LinkTrouble = Literal["link-down", "link-stale", "link-slow"]
 """No session or nothing comes back; what is known of it is too old, or nothing is; no answer would be there in time."""
@@ -89,7 +91,7 @@ class LinkEstimate:
         road = self.road
         if not road.num_measured:
             return None
-        slope = self._ms_per_byte.mean or 0.0
+        slope = self._ms_per_byte
         if road.mean_bytes > 0:
             slope = min(slope, road.mean_ms / road.mean_bytes)
         moved = road.mean_ms + slope * (num_bytes - road.mean_bytes)
@@ -97,15 +99,17 @@ class LinkEstimate:
 
     def _add(self, num_bytes: int, road_ms: float, now_ms: float) -> None:
         self.road.add(num_bytes, road_ms)
+        self._line.add(num_bytes, road_ms)
         self.measured_at_ms = now_ms
-        if self.road.spread > _SPREAD:
-            rate = self.road.bytes_per_ms
-            self._ms_per_byte.add(1 / rate if rate else 0.0)
+        if self._line.spread > _SPREAD:
+            rate = self._line.bytes_per_ms
+            self._ms_per_byte = 1 / rate if rate else 0.0
 
     def _restart(self) -> None:
         self.road = RoadEstimate(self._weight)
-        self.queue_ms, self.compute_ms = Ewma(self._weight), Ewma(self._weight)
-        self._error_ms, self._ms_per_byte = Ewma(self._weight), Ewma(self._weight)
+        self._line = RoadEstimate(_LINE_WEIGHT)
+        self._ms_per_byte = 0.0
+        self.queue_ms, self.compute_ms, self._error_ms = Ewma(self._weight), Ewma(self._weight), Ewma(self._weight)
         self._given_up = 0
 
     def high_ms(self, num_bytes: int, deviations: float) -> float | None:
@@ -166,13 +170,13 @@ class LinkGate:
         if not self.is_open:
             self._why = "link-slow"
 
-    def failed(self) -> None:
-        """A request was given up, or refused, or the road broke under it."""
+    def failed(self, why: LinkTrouble = "link-down") -> None:
+        """A request was given up, or the road broke under it; or it was refused, then the cloud is ``link-slow``."""
         self._failures += 1
         self._answers = 0
         self._probe_every_ms = min(2 * self._probe_every_ms, self.config.probe_most_ms)
         if self._failures >= self.config.failures_to_close:
-            self._shut("link-down")
+            self._shut(why)
 
     def wants_probe(self, now_ms: float) -> bool:
         """Whether a request should be made to learn about the link."""

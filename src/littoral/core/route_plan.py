@@ -101,6 +101,9 @@ def fit_curves(
 ) -> ErrorCurves:
     """Count the curves, on frames on which nothing was fitted.
 
+    No error may rise with the score, the cloud's neither: what is easy here is not harder there. That takes out most of
+    the chance in bins of few frames, which would else make the ways of a frame differ by luck.
+
     Args:
         local_wrong_NP: 1 where an exit's answer (last: the whole network's) is wrong. Without labels: is not the
             cloud's.
@@ -129,15 +132,15 @@ def fit_curves(
     member_PBN = bins.T[:, None, :] == np.arange(num_bins)[None, :, None]
     counts_PB = member_PBN.sum(axis=2)
 
-    def rate(values_N: Float64s, p: int) -> Float64s:
-        shrunk = (member_PBN[p] @ values_N + prior_frames * values_N.mean()) / (counts_PB[p] + prior_frames)
-        return np.clip(shrunk, 0, 1)
+    def rates(wrong_N: Float64s, p: int) -> Float64s:
+        shrunk = (member_PBN[p] @ wrong_N + prior_frames * wrong_N.mean()) / (counts_PB[p] + prior_frames)
+        return np.clip(_never_rises(shrunk, counts_PB[p]), 0, 1)
 
-    local = np.stack([_never_rises(rate(local_wrong_NP[:, p], p), counts_PB[p]) for p in range(points)])
+    local = np.stack([rates(local_wrong_NP[:, p], p) for p in range(points)])
     cloud = np.zeros((ways, points, num_bins))
     for w in range(ways):
         for p in range(points):
-            cloud[w, p] = rate(cloud_wrong_NW[:, w], p)
+            cloud[w, p] = rates(cloud_wrong_NW[:, w], p)
     onward = np.zeros((points - 1, num_bins, num_bins))
     for p in range(points - 1):
         moved = member_PBN[p].astype(np.float64) @ member_PBN[p + 1].T.astype(np.float64)

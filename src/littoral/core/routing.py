@@ -83,7 +83,7 @@ class Router:
         self._num_probes = 0
         self._plan: Plan | None = None
         self._plan_key: _PlanKey = ((), (), (), 0.0)
-        self._plan_seen: tuple[WaysView, tuple[float, ...], bool] | None = None
+        self._plan_seen: tuple[WaysView, tuple[tuple[float, ...], tuple[float, ...], bool, float]] | None = None
 
     # -- what happened -------------------------------------------------------------------------------------------------
 
@@ -112,7 +112,7 @@ class Router:
     def refused(self, ticket: Ticket) -> None:
         """The cloud said that it will not answer in time: it is busy, and the road is not to blame."""
         self.known.closed(ticket)
-        self.gate.failed()
+        self.gate.failed("link-slow")
 
     def gave_up(self, ticket: Ticket, waited_ms: float, *, now_ms: float) -> None:
         """Nothing came in so long."""
@@ -270,12 +270,12 @@ class Router:
 
     def _planned(self, thresholds: tuple[float, ...], *, is_shut: bool) -> Plan:
         """The plan of before, unless something has moved that makes a difference."""
-        view = self.known.ways()
-        seen = self._plan_seen
-        if self._plan is not None and seen is not None and seen[0] is view and seen[1:] == (thresholds, is_shut):
+        view, steps, extra = self.known.ways(), self.known.step_losses(), self._stance.local_extra
+        seen, now = self._plan_seen, (steps, thresholds, is_shut, extra)
+        if self._plan is not None and seen is not None and seen[0] is view and seen[1] == now:
             return self._plan
-        self._plan_seen = (view, thresholds, is_shut)
-        key = (self.known.step_losses(), self._way_losses(view, is_shut), thresholds, self._stance.local_extra)
+        self._plan_seen = view, now
+        key = (steps, self._way_losses(view, is_shut), thresholds, extra)
         if self._plan is None or not _alike(key, self._plan_key):
             self._plan_key = key
             self._plan = make_plan(
@@ -284,7 +284,7 @@ class Router:
                 way_losses=key[1],
                 way_points=[way.point for way in self.ways],
                 thresholds=thresholds,
-                local_extra=self._stance.local_extra,
+                local_extra=extra,
             )
             self.num_plans += 1
         return self._plan

@@ -51,6 +51,21 @@ def switch_features(probabilities_K: Float64s, answers: Sequence[int] = ()) -> F
     return np.array([log_odds(top), top - float(two[0]), entropy, agreement])
 
 
+def all_switch_features(probabilities_NPK: Float64s) -> Float64s:
+    """`switch_features` of many frames at all points, ``(N, P, F)``, for a build."""
+    n, points, num_classes = probabilities_NPK.shape
+    two = np.partition(probabilities_NPK, -2, axis=2)[..., -2:]
+    logs = np.log(np.where(probabilities_NPK > 0, probabilities_NPK, 1))
+    entropy = -(probabilities_NPK * logs).sum(axis=2) / math.log(num_classes)
+    answers = probabilities_NPK.argmax(axis=2)
+    agreement = np.full((n, points), 0.5)
+    for point in range(1, points):
+        agreement[:, point] = (answers[:, :point] == answers[:, point, None]).mean(axis=1)
+    least = 1 / (1 + math.exp(_MOST_LOG_ODDS))
+    held = np.clip(two[..., 1], least, 1 - least)
+    return np.stack([np.log(held / (1 - held)), two[..., 1] - two[..., 0], entropy, agreement], axis=2)
+
+
 def log_odds(share: float) -> float:
     """``ln(p / (1 - p))``, held within 6 either way."""
     least = 1 / (1 + math.exp(_MOST_LOG_ODDS))

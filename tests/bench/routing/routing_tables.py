@@ -7,7 +7,7 @@ import numpy as np
 from littoral.bench.routing.tables import CloudWay, FrameTable
 from littoral.bench.routing.traces import LinkTrace
 from littoral.core.route_words import Way
-from littoral.core.switcher import switch_features
+from littoral.core.switcher import all_switch_features
 
 WEBP, SPLIT = 0, 1
 
@@ -61,7 +61,6 @@ def drawn(n: int, seed: int) -> FrameTable:
         p = np.exp(z - z.max(axis=1, keepdims=True))
         probabilities.append(p / p.sum(axis=1, keepdims=True))
     answers = np.stack([p.argmax(axis=1) for p in probabilities], axis=1)
-    features = [[switch_features(p[i], answers[i, :k].tolist()) for k, p in enumerate(probabilities)] for i in range(n)]
     ways, cloud, sizes = [], [], []
     for level, (size, drop) in enumerate(((300, 0.25), (900, 0.15), (2000, 0.1), (5000, 0.1))):
         picture = level == 3
@@ -76,7 +75,7 @@ def drawn(n: int, seed: int) -> FrameTable:
         labels_N=labels,
         answers_NP=answers,
         confidences_NP=np.stack([p.max(axis=1) for p in probabilities], axis=1),
-        features_NPF=np.array(features),
+        features_NPF=all_switch_features(np.stack(probabilities, axis=1)),
         cloud_answers_NW=np.stack(cloud, axis=1),
         bytes_NW=np.stack(sizes, axis=1),
         ways=tuple(ways),

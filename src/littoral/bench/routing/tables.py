@@ -82,12 +82,14 @@ class FrameTable:
     @property
     def local_right_NP(self) -> Float64s:
         """1 where the device's answer is right."""
-        return (self.answers_NP == self.labels_N[:, None]).astype(np.float64)
+        right: Float64s = (self.answers_NP == self.labels_N[:, None]).astype(np.float64)
+        return right
 
     @property
     def cloud_right_NW(self) -> Float64s:
         """1 where the answer that a way brings is right."""
-        return (self.cloud_answers_NW == self.labels_N[:, None]).astype(np.float64)
+        right: Float64s = (self.cloud_answers_NW == self.labels_N[:, None]).astype(np.float64)
+        return right
 
     def way_named(self, name: str) -> int:
         """The index of a way.

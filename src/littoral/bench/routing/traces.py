@@ -84,8 +84,8 @@ def make_trace(kind: Kind, seed: int = 0, *, duration_ms: float = 120_000.0) -> 
         raise ValueError(f"a kind of trace is one of {', '.join(KINDS)}, got {kind!r}")
     rng = np.random.default_rng([seed, KINDS.index(kind)])
     size = max(int(duration_ms // _STEP_MS), 10)
-    times = np.arange(size) * _STEP_MS
-    share = times / (size * _STEP_MS)
+    times: Float64s = np.arange(size, dtype=np.float64) * _STEP_MS
+    share: Float64s = times / (size * _STEP_MS)
     up, down, one_way, loss, queue = _MAKERS[kind](rng, share)
     return LinkTrace(
         name=kind,
