@@ -1,4 +1,4 @@
-"""What is known of a link grows old, its gate opens slowly and shuts at once, a choice among ways is kept."""
+"""What is known of a link grows old, its latch opens slowly and shuts at once, a choice among ways is kept."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from littoral.core.route_budget import RouteBudget, RouteBudgetConfig
-from littoral.core.route_link import LinkConfig, LinkEstimate, LinkGate, StickyChoice
+from littoral.core.route_link import LinkConfig, LinkEstimate, LinkLatch, StickyChoice
 
 
 def test_the_estimate_finds_round_trip_throughput_and_the_clouds_time() -> None:
@@ -50,46 +50,46 @@ def test_the_first_answer_after_silence_starts_afresh() -> None:
     assert link.predict_ms(100) == pytest.approx(25.0)
 
 
-def gate_changes(config: LinkConfig) -> int:
+def latch_changes(config: LinkConfig) -> int:
     """The quickest way's time wavers around the limit."""
     rng = np.random.default_rng(0)
-    gate = LinkGate(config)
+    latch = LinkLatch(config)
     for _ in range(300):
-        gate.answered()
-        gate.trouble(connected=True, age_ms=0.0, quickest_high_ms=float(rng.uniform(90, 101)), allowed_ms=100.0)
-    return gate.num_changes
+        latch.answered()
+        latch.trouble(connected=True, age_ms=0.0, quickest_high_ms=float(rng.uniform(90, 101)), allowed_ms=100.0)
+    return latch.num_changes
 
 
-def test_a_link_at_the_edge_of_being_useful_does_not_make_the_gate_flap_and_does_without_hysteresis() -> None:
-    steady = gate_changes(LinkConfig(open_margin=0.9, answers_to_open=2))
-    flapping = gate_changes(LinkConfig(open_margin=1.0, answers_to_open=1))
+def test_a_link_at_the_edge_of_being_useful_does_not_make_the_latch_flap_and_does_without_hysteresis() -> None:
+    steady = latch_changes(LinkConfig(open_margin=0.9, answers_to_open=2))
+    flapping = latch_changes(LinkConfig(open_margin=1.0, answers_to_open=1))
     assert steady <= 2
     assert flapping > 20
 
 
-def test_the_gate_shuts_by_silence_and_tells_why() -> None:
-    gate = LinkGate()
+def test_the_latch_shuts_by_silence_and_tells_why() -> None:
+    latch = LinkLatch()
     known = {"age_ms": 0.0, "quickest_high_ms": 20.0, "allowed_ms": 100.0}
-    assert gate.trouble(connected=True, **known) == "link-stale"
-    gate.answered()
-    gate.answered()
-    assert gate.trouble(connected=True, **known) is None
+    assert latch.trouble(connected=True, **known) == "link-stale"
+    latch.answered()
+    latch.answered()
+    assert latch.trouble(connected=True, **known) is None
     for _ in range(3):
-        gate.failed()
-    assert gate.trouble(connected=True, **known) == "link-down"
-    gate.answered()
-    gate.answered()
-    assert gate.trouble(connected=True, **(known | {"quickest_high_ms": 95.0})) == "link-slow"
-    assert gate.trouble(connected=True, **known) is None
-    assert gate.trouble(connected=False, **known) == "link-down"
+        latch.failed()
+    assert latch.trouble(connected=True, **known) == "link-down"
+    latch.answered()
+    latch.answered()
+    assert latch.trouble(connected=True, **(known | {"quickest_high_ms": 95.0})) == "link-slow"
+    assert latch.trouble(connected=True, **known) is None
+    assert latch.trouble(connected=False, **known) == "link-down"
 
 
-def test_probes_of_a_dead_link_become_rare() -> None:
-    gate, sent = LinkGate(), 0
+def test_pings_of_a_dead_link_become_rare() -> None:
+    latch, sent = LinkLatch(), 0
     for now in range(0, 60_000, 10):
-        if gate.wants_probe(float(now)):
-            gate.probed(float(now))
-            gate.failed()
+        if latch.wants_ping(float(now)):
+            latch.pinged(float(now))
+            latch.failed()
             sent += 1
     assert 8 <= sent <= 14
 

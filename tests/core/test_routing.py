@@ -46,7 +46,7 @@ def test_before_anything_is_known_of_the_link_the_device_finishes_and_says_so() 
     last = whole_frame(router(), (0.2, 0.1, 0.1))[-1]
     assert (last.action, last.reason, last.degraded) == ("finish", "link-stale", True)
     assert last.ask == 0
-    assert last.is_probe
+    assert last.is_ping
     assert last.propensity is None
 
 

@@ -1,4 +1,4 @@
-"""What a router knows of the link, and whether it may be used: estimates that grow old, and a gate with hysteresis.
+"""What a router knows of the link, and whether it may be used: estimates that grow old, and a latch with hysteresis.
 
 No clock: every time is passed in, in milliseconds of one clock of the device.
 """
@@ -23,7 +23,7 @@ LinkTrouble = Literal["link-down", "link-stale", "link-slow"]
 
 @dataclass(frozen=True, kw_only=True)
 class LinkConfig:
-    """How far a link is trusted. A gate that shuts at once and opens slowly."""
+    """How far a link is trusted. A latch that shuts at once and opens slowly."""
 
     deviations: float = 1.0
     """How many mean errors of the estimate are added to what an answer is expected to take, before that is held against
@@ -31,22 +31,22 @@ class LinkConfig:
     max_age_ms: float = 10_000.0
     """What was measured longer ago than this says nothing."""
     failures_to_close: int = 3
-    """So many requests in a row without an answer shut the gate."""
+    """So many requests in a row without an answer shut the latch."""
     answers_to_open: int = 2
     """So many answers in a row open it, if the quickest way would be soon enough now."""
     open_margin: float = 0.9
     """Soon enough: within this share of the time there is."""
-    probe_first_ms: float = 250.0
-    """A shut gate lets a probe pass after so long; each that fails doubles it."""
-    probe_most_ms: float = 8_000.0
+    ping_first_ms: float = 250.0
+    """A shut latch lets a ping pass after so long; each that fails doubles it."""
+    ping_most_ms: float = 8_000.0
 
     def __post_init__(self) -> None:
         if self.deviations < 0 or self.max_age_ms <= 0 or min(self.failures_to_close, self.answers_to_open) < 1:
             raise ValueError("deviations >= 0, max_age_ms > 0 and at least 1 failure and 1 answer must hold")
-        if not (0 < self.open_margin <= 1 and 0 < self.probe_first_ms <= self.probe_most_ms):
+        if not (0 < self.open_margin <= 1 and 0 < self.ping_first_ms <= self.ping_most_ms):
             raise ValueError(
-                "0 < open_margin <= 1 and 0 < probe_first_ms <= probe_most_ms must hold, got "
-                f"{self.open_margin}, {self.probe_first_ms} and {self.probe_most_ms}"
+                "0 < open_margin <= 1 and 0 < ping_first_ms <= ping_most_ms must hold, got "
+                f"{self.open_margin}, {self.ping_first_ms} and {self.ping_most_ms}"
             )
 
 
@@ -125,8 +125,8 @@ class LinkEstimate:
         return now_ms - self.measured_at_ms
 
 
-class LinkGate:
-    """Whether frames may be offloaded now. Shut at first; probes open it.
+class LinkLatch:
+    """Whether frames may be offloaded now. Shut at first; pings open it.
 
     It shuts when there is no session, when requests go unanswered, when what is known is old, and when the quickest way
     would be late. It opens when answers come soon enough by a margin, several in a row: a link at the edge of being
@@ -140,8 +140,8 @@ class LinkGate:
         """How often it opened or shut."""
         self._why: LinkTrouble = "link-stale"
         self._failures = self._answers = 0
-        self._probe_every_ms = self.config.probe_first_ms
-        self._probed_at_ms = -math.inf
+        self._ping_every_ms = self.config.ping_first_ms
+        self._pinged_at_ms = -math.inf
 
     def trouble(
         self, *, connected: bool, age_ms: float, quickest_high_ms: float | None, allowed_ms: float
@@ -165,7 +165,7 @@ class LinkGate:
     def answered(self) -> None:
         """An answer came."""
         self._failures = 0
-        self._probe_every_ms = self.config.probe_first_ms
+        self._ping_every_ms = self.config.ping_first_ms
         self._answers += 1
         if not self.is_open:
             self._why = "link-slow"
@@ -174,17 +174,17 @@ class LinkGate:
         """A request was given up, or the road broke under it; or it was refused, then the cloud is ``link-slow``."""
         self._failures += 1
         self._answers = 0
-        self._probe_every_ms = min(2 * self._probe_every_ms, self.config.probe_most_ms)
+        self._ping_every_ms = min(2 * self._ping_every_ms, self.config.ping_most_ms)
         if self._failures >= self.config.failures_to_close:
             self._shut(why)
 
-    def wants_probe(self, now_ms: float) -> bool:
+    def wants_ping(self, now_ms: float) -> bool:
         """Whether a request should be made to learn about the link."""
-        return not self.is_open and now_ms - self._probed_at_ms >= self._probe_every_ms
+        return not self.is_open and now_ms - self._pinged_at_ms >= self._ping_every_ms
 
-    def probed(self, now_ms: float) -> None:
-        """A probe was sent."""
-        self._probed_at_ms = now_ms
+    def pinged(self, now_ms: float) -> None:
+        """A ping was sent."""
+        self._pinged_at_ms = now_ms
 
     def _shut(self, why: LinkTrouble) -> None:
         if self.is_open:

@@ -143,9 +143,9 @@ class Decision:
         hedge_after_ms: Of an offload: the device goes on by itself when no answer has come in so long; None: it waits
             until ``give_up_after_ms`` and then gives what it has in hand.
         give_up_after_ms: From now, until when the cloud's answer counts.
-        ask: The way by which the cloud is asked for a label after this answer was given: an audit, or a probe.
-        is_probe: Whether that is a probe. Its frames are not drawn at random: the switcher learns nothing of them.
-        propensity: The chance that this frame had of being asked for; None where it was not, or as a probe.
+        ask: The way by which the cloud is asked for a label after this answer was given: an audit, or a ping.
+        is_ping: Whether that is a ping. Its frames are not drawn at random: the switcher learns nothing of them.
+        propensity: The chance that this frame had of being asked for; None where it was not, or as a ping.
         degraded: The cloud would have been asked, and could not be; or there was no time for the right answer.
         gain: By how much an offload was thought to make a right answer likelier; None at point 0.
     """
@@ -156,7 +156,7 @@ class Decision:
     hedge_after_ms: float | None = None
     give_up_after_ms: float = 0.0
     ask: int | None = None
-    is_probe: bool = False
+    is_ping: bool = False
     propensity: float | None = None
     degraded: bool = False
     gain: float | None = None

@@ -11,7 +11,7 @@
 - Nothing is chosen that could miss the deadline where another choice meets it: an offload needs an answer in hand, or
   time for the device to make one after waiting (`Decision.hedge_after_ms`), whatever the link does.
 - A link that is down, that is too slow for the deadline, or of which nothing recent is known is not used
-  (`littoral.core.route_link.LinkGate`); the device answers, and a probe behind such an answer finds out more.
+  (`littoral.core.route_link.LinkLatch`); the device answers, and a ping behind such an answer finds out more.
 - No byte is spent that the budget has not.
 
 Pure but for its own state: no clock, no random numbers; times and the audit's coin are passed in.
@@ -27,7 +27,7 @@ from littoral.core.caution import CALM, Stance
 from littoral.core.exits import leaves
 from littoral.core.hedge import hedge_after_ms
 from littoral.core.route_known import RouteKnown, WaysView
-from littoral.core.route_link import LinkGate, LinkTrouble, StickyChoice
+from littoral.core.route_link import LinkLatch, LinkTrouble, StickyChoice
 from littoral.core.route_plan import ErrorCurves, Plan, make_plan
 from littoral.core.route_words import Decision, Moment, Reason, RouteConfig, Ticket, Way
 from littoral.core.switcher import Switcher, switch_score
@@ -73,14 +73,14 @@ class Router:
         if switcher is not None and switcher.num_points != curves.num_points:
             raise ValueError(f"the switcher has {switcher.num_points} points, the curves {curves.num_points}")
         self.curves, self.ways, self.config, self.switcher = curves, tuple(ways), config or RouteConfig(), switcher
-        self.known, self.gate = RouteKnown(ways, step_ms, self.config), LinkGate(self.config.link)
+        self.known, self.latch = RouteKnown(ways, step_ms, self.config), LinkLatch(self.config.link)
         self.sticky = [
             StickyChoice(self.config.level_margin, self.config.level_hold) for _ in range(curves.num_points + 1)
         ]
         self.num_plans = 0
         self._stance = CALM
         self._wanted = self._frame_wanted = False  # an offload, while the link is in trouble
-        self._num_probes = 0
+        self._num_pings = 0
         self._plan: Plan | None = None
         self._plan_key: _PlanKey = ((), (), (), 0.0)
         self._plan_seen: tuple[WaysView, tuple[tuple[float, ...], tuple[float, ...], bool, float]] | None = None
@@ -96,10 +96,10 @@ class Router:
         """The device got from a point to the next in so long."""
         self.known.ran(step, took_ms)
 
-    def sent(self, way: int, num_bytes: int, *, encode_ms: float, now_ms: float, probe: bool = False) -> Ticket:
+    def sent(self, way: int, num_bytes: int, *, encode_ms: float, now_ms: float, ping: bool = False) -> Ticket:
         """A payload was made and sent. Say what became of it: `answered`, `refused` or `gave_up`."""
-        if probe:
-            self.gate.probed(now_ms)
+        if ping:
+            self.latch.pinged(now_ms)
         return self.known.sent(way, num_bytes, encode_ms)
 
     def answered(self, ticket: Ticket, elapsed_ms: float, *, queue_ms: float, compute_ms: float, now_ms: float) -> None:
@@ -107,18 +107,18 @@ class Router:
         self.known.closed(ticket)
         through = ticket.num_bytes + ticket.bytes_ahead
         self.known.link.answered(through, elapsed_ms, queue_ms=queue_ms, compute_ms=compute_ms, now_ms=now_ms)
-        self.gate.answered()
+        self.latch.answered()
 
     def refused(self, ticket: Ticket) -> None:
         """The cloud said that it will not answer in time: it is busy, and the road is not to blame."""
         self.known.closed(ticket)
-        self.gate.failed("link-slow")
+        self.latch.failed("link-slow")
 
     def gave_up(self, ticket: Ticket, waited_ms: float, *, now_ms: float) -> None:
         """Nothing came in so long."""
         self.known.closed(ticket)
         self.known.link.gave_up(ticket.num_bytes + ticket.bytes_ahead, waited_ms, now_ms=now_ms)
-        self.gate.failed()
+        self.latch.failed()
 
     # -- the decision --------------------------------------------------------------------------------------------------
 
@@ -180,22 +180,22 @@ class Router:
         """Give the answer in hand, and ask for a label behind it if that is due."""
         at_end = moment.point == self.curves.num_points
         degraded = reason == "no-time" or (at_end and self._frame_wanted and trouble is not None)
-        ask, is_probe, propensity = None, False, None
+        ask, is_ping, propensity = None, False, None
         if not moment.asked and moment.connected:
-            if trouble is not None and self._wanted and self.gate.wants_probe(moment.now_ms):
-                ask, is_probe = self._probe_way(moment.point), True
+            if trouble is not None and self._wanted and self.latch.wants_ping(moment.now_ms):
+                ask, is_ping = self._ping_way(moment.point), True
                 self._wanted = False
             elif trouble is None and moment.coin < self.config.audit_share:
                 ask, propensity = offload.way, self.config.audit_share
                 ask = self._smallest(moment.point) if ask is None else ask
         if ask is None:
-            is_probe, propensity = False, None
+            is_ping, propensity = False, None
         return Decision(
             action="finish" if at_end else "exit",
             reason=reason,
             ask=ask,
             give_up_after_ms=self._allowed_ms if ask is not None else 0.0,
-            is_probe=is_probe,
+            is_ping=is_ping,
             propensity=propensity,
             degraded=degraded,
             gain=gain,
@@ -261,7 +261,7 @@ class Router:
         return _Offload(way=way, loss=losses[way], why_not="device-better")
 
     def _trouble(self, moment: Moment) -> LinkTrouble | None:
-        return self.gate.trouble(
+        return self.latch.trouble(
             connected=moment.connected,
             age_ms=self.known.link.age_ms(moment.now_ms),
             quickest_high_ms=self.known.ways().quickest_high_ms,
@@ -303,11 +303,11 @@ class Router:
         here = [w for w, way in enumerate(self.ways) if way.point <= point and affordable[w] and size(w) >= least_bytes]
         return min(here, key=size, default=None)
 
-    def _probe_way(self, point: int) -> int | None:
+    def _ping_way(self, point: int) -> int | None:
         """The smallest way; every other time one larger by half, so that the throughput is known too."""
         smallest = self._smallest(point)
-        self._num_probes += 1
-        if smallest is None or self._num_probes % 2:
+        self._num_pings += 1
+        if smallest is None or self._num_pings % 2:
             return smallest
         larger = self._smallest(point, 1.5 * self.known.size(smallest))
         return smallest if larger is None else larger

@@ -41,7 +41,7 @@ class Policy(Protocol):
     def ran(self, step: int, took_ms: float) -> None:
         """A step of the device."""
 
-    def sent(self, way: int, num_bytes: int, *, encode_ms: float, now_ms: float, probe: bool) -> object:
+    def sent(self, way: int, num_bytes: int, *, encode_ms: float, now_ms: float, ping: bool) -> object:
         """A request went out; what it gives is told again with what became of it."""
 
     def heard(self, ticket: object, request: Request, *, waited_ms: float, now_ms: float) -> None:
@@ -69,7 +69,7 @@ class Fixed:
     def ran(self, step: int, took_ms: float) -> None:
         pass
 
-    def sent(self, way: int, num_bytes: int, *, encode_ms: float, now_ms: float, probe: bool) -> object:
+    def sent(self, way: int, num_bytes: int, *, encode_ms: float, now_ms: float, ping: bool) -> object:
         return None
 
     def heard(self, ticket: object, request: Request, *, waited_ms: float, now_ms: float) -> None:
@@ -251,8 +251,8 @@ class Ours:
     def ran(self, step: int, took_ms: float) -> None:
         self.router.ran(step, took_ms)
 
-    def sent(self, way: int, num_bytes: int, *, encode_ms: float, now_ms: float, probe: bool) -> object:
-        return self.router.sent(way, num_bytes, encode_ms=encode_ms, now_ms=now_ms, probe=probe)
+    def sent(self, way: int, num_bytes: int, *, encode_ms: float, now_ms: float, ping: bool) -> object:
+        return self.router.sent(way, num_bytes, encode_ms=encode_ms, now_ms=now_ms, ping=ping)
 
     def heard(self, ticket: object, request: Request, *, waited_ms: float, now_ms: float) -> None:
         assert isinstance(ticket, Ticket)

@@ -321,7 +321,7 @@ class _Player:
         )
         frame.num_bytes += request.num_bytes
         ticket = self.policy.sent(
-            way, request.num_bytes or num_bytes, encode_ms=encode_ms, now_ms=sent_ms, probe=decision.is_probe
+            way, request.num_bytes or num_bytes, encode_ms=encode_ms, now_ms=sent_ms, ping=decision.is_ping
         )
         end_ms = max(min(request.received_ms, gives_up_ms), sent_ms)
         index, points = frame.index, frame.point
