@@ -64,6 +64,20 @@ def test_a_surer_bin_is_never_wrong_more_often_and_no_bin_is_perfect() -> None:
     assert curves.local.min() > 0
 
 
+def test_ways_that_differ_by_luck_are_taken_to_be_alike_and_those_that_differ_are_not() -> None:
+    apart, lucky = [], []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        sure = rng.random((800, 1))
+        draws = rng.random((800, 3))
+        curves = fit_curves(sure, np.zeros((800, 1)), (draws < np.array([0.05, 0.05, 0.2])).astype(float))
+        lucky.append(np.ptp(curves.cloud[:2, 0], axis=0).max())
+        apart.append(curves.cloud[2, 0].mean() - curves.cloud[0, 0].mean())
+    by_bins_alone = 0.05  # the deviation of a mean of 40 frames, twice, is more than that
+    assert np.median(lucky) < by_bins_alone / 2
+    assert np.mean(apart) == pytest.approx(0.15, abs=0.02)
+
+
 def test_equal_confidences_leave_bins_empty_and_curves_finite() -> None:
     curves = fit_curves(np.ones((50, 2)), np.zeros((50, 2)), np.zeros((50, 1)))
     assert np.isfinite(curves.local).all()
@@ -80,7 +94,7 @@ def test_bins_may_be_of_another_score_than_the_confidence() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 12 frames"):
+    with pytest.raises(ValueError, match="at least 20 frames"):
         fit_curves(np.ones((5, 1)), np.ones((5, 1)), np.ones((5, 1)))
     with pytest.raises(ValueError, match="not finite"):
         fit_curves(np.full((20, 1), np.nan), np.ones((20, 1)), np.ones((20, 1)))

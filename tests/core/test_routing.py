@@ -16,7 +16,7 @@ from littoral.core.caution import Stance
 from littoral.core.exits import OFF
 from littoral.core.route_budget import RouteBudgetConfig
 from littoral.core.route_link import LinkConfig
-from littoral.core.route_plan import Prices
+from littoral.core.route_plan import Prices, fit_curves
 from littoral.core.route_words import REASONS, Reason, RouteConfig, Way
 from littoral.core.routing import Router
 
@@ -216,6 +216,33 @@ def test_whatever_comes_a_decision_is_one_of_the_vocabulary(
     assert not (asked and decision.action == "offload")
     assert decision.action != "exit" or 0 < point < 3
     assert (decision.action == "finish") <= (point == 3)
+
+
+def test_a_bundle_without_exits_and_one_without_a_split_are_routed_too() -> None:
+    rng = np.random.default_rng(0)
+    sure = rng.random((500, 1))
+    wrong = (rng.random((500, 1)) > sure).astype(float)
+    cloud = (rng.random((500, 1)) < 0.1).astype(float)
+    no_exit = Router(fit_curves(sure, wrong, cloud), WAYS[2:], (10.0,), CONFIG)
+    for i in range(4):
+        ticket = no_exit.sent(0, 6000, encode_ms=2, now_ms=float(i))
+        no_exit.answered(ticket, 20.0, queue_ms=0, compute_ms=0, now_ms=float(i))
+    moment = replace(at(1, 0.1), thresholds=(), now_ms=5.0)
+    assert no_exit.route(replace(moment, point=0)).action in ("go-on", "offload")
+    assert no_exit.route(moment).action == "offload"
+    assert no_exit.route(replace(moment, confidence=0.99)).action == "finish"
+    no_way = Router(fit_curves(sure, wrong, np.zeros((500, 0))), (), (10.0,), CONFIG)
+    alone = no_way.route(moment)
+    assert (alone.action, alone.reason, alone.ask) == ("finish", "no-way", None)
+
+
+def test_what_does_not_belong_together_is_refused() -> None:
+    with pytest.raises(ValueError, match="2 ways and 3 steps came, the curves have 3 and 3"):
+        Router(CURVES, WAYS[:2], STEP_MS, CONFIG)
+    with pytest.raises(ValueError, match="deadline_ms > spare_ms"):
+        RouteConfig(deadline_ms=1.0)
+    with pytest.raises(ValueError, match="num_bytes > 0"):
+        Way(split=0, level=0, point=0, num_bytes=0)
 
 
 @pytest.mark.parametrize(("point", "thresholds"), [(4, THRESHOLDS), (-1, THRESHOLDS), (1, (0.9,))])

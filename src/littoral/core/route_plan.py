@@ -28,6 +28,9 @@ from numpy.typing import NDArray
 
 from littoral.core.exits import Float64s
 
+_WAY_FRAMES = 100.0
+"""So many frames of what a way differs by everywhere are added to what it differs by in a bin."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prices:
@@ -96,13 +99,14 @@ def fit_curves(
     cloud_wrong_NW: NDArray[np.floating],
     *,
     scores_NP: Float64s | None = None,
-    num_bins: int = 12,
+    num_bins: int = 20,
     prior_frames: float = 4.0,
 ) -> ErrorCurves:
     """Count the curves, on frames on which nothing was fitted.
 
-    No error may rise with the score, the cloud's neither: what is easy here is not harder there. That takes out most of
-    the chance in bins of few frames, which would else make the ways of a frame differ by luck.
+    Ways differ by less than bins of few frames do by luck, and a router takes whichever was lucky, at any number of
+    bytes. So no error may rise with the score, the cloud's neither: what is easy here is not harder there. And a way's
+    error is that of all ways and what it differs by, as far as that is beyond chance.
 
     Args:
         local_wrong_NP: 1 where an exit's answer (last: the whole network's) is wrong. Without labels: is not the
@@ -137,10 +141,15 @@ def fit_curves(
         return np.clip(_never_rises(shrunk, counts_PB[p]), 0, 1)
 
     local = np.stack([rates(local_wrong_NP[:, p], p) for p in range(points)])
-    cloud = np.zeros((ways, points, num_bins))
+    pooled_N = cloud_wrong_NW.mean(axis=1) if ways else np.zeros(n)
+    cloud, cloud_mean = np.zeros((ways, points, num_bins)), np.zeros(ways)
     for w in range(ways):
+        differs_N = cloud_wrong_NW[:, w] - pooled_N
+        differs = _beyond_chance(float(differs_N.mean()), float(differs_N.var()) / n)
+        cloud_mean[w] = min(max(float(pooled_N.mean()) + differs, 0.0), 1.0)
         for p in range(points):
-            cloud[w, p] = rates(cloud_wrong_NW[:, w], p)
+            by_bin = (member_PBN[p] @ differs_N + _WAY_FRAMES * differs) / (counts_PB[p] + _WAY_FRAMES)
+            cloud[w, p] = np.clip(_never_rises(rates(pooled_N, p) + by_bin, counts_PB[p]), 0, 1)
     onward = np.zeros((points - 1, num_bins, num_bins))
     for p in range(points - 1):
         moved = member_PBN[p].astype(np.float64) @ member_PBN[p + 1].T.astype(np.float64)
@@ -152,7 +161,7 @@ def fit_curves(
         sure=sure,
         local=local,
         cloud=cloud,
-        cloud_mean=cloud_wrong_NW.mean(axis=0).astype(np.float64),
+        cloud_mean=cloud_mean,
         first=counts_PB[0] / n,
         onward=onward,
     )
@@ -216,6 +225,11 @@ def make_plan(
         value_B = np.minimum(np.minimum(answer[p - 1], onward[p]), best_offload[p])
     onward[0] = step_losses[0] + curves.first @ value_B
     return Plan(onward=onward, offload=offload)
+
+
+def _beyond_chance(difference: float, variance: float) -> float:
+    """A mean difference, drawn towards 0 by its own variance (the positive part of James and Stein's estimate)."""
+    return difference * max(0.0, 1 - variance / difference**2) if difference else 0.0
 
 
 def _never_rises(rates_B: Float64s, counts_B: NDArray[np.integer]) -> Float64s:

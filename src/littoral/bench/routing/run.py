@@ -107,9 +107,6 @@ class _Frame:
     point: int = 0
     device_ms: float = 0.0
     num_bytes: int = 0
-    request: Request | None = None
-    asked_at_ms: float = 0.0
-    decision: Decision | None = None
 
 
 class _Outcome(NamedTuple):
