@@ -17,6 +17,8 @@ _SPREAD = 0.01
 _LINE_WEIGHT = 0.03
 """Of a new measurement in the throughput: payloads differ by few milliseconds, round trips by many."""
 _GIVEN_UP = 2
+_PINGS_IN_A_ROW = 8
+"""So many may follow each other without a pause where they are answered in time, until the latch has opened."""
 LinkTrouble = Literal["link-down", "link-stale", "link-slow"]
 """No session or nothing comes back; what is known of it is too old, or nothing is; no answer would be there in time."""
 
@@ -37,7 +39,7 @@ class LinkConfig:
     open_margin: float = 0.9
     """Soon enough: within this share of the time there is."""
     ping_first_ms: float = 250.0
-    """A shut latch lets a ping pass after so long; each that fails doubles it."""
+    """A shut latch lets a ping pass after so long; each that is not answered doubles it."""
     ping_most_ms: float = 8_000.0
 
     def __post_init__(self) -> None:
@@ -73,7 +75,7 @@ class LinkEstimate:
         self._given_up = 0
         expected = self.predict_ms(num_bytes)
         if expected is not None:
-            self._error_ms.add(abs(elapsed_ms - expected))
+            self._wrong_by(abs(elapsed_ms - expected))
         self._add(num_bytes, elapsed_ms - queue_ms - compute_ms, now_ms)
         self.queue_ms.add(max(queue_ms, 0.0))
         self.compute_ms.add(max(compute_ms, 0.0))
@@ -83,7 +85,7 @@ class LinkEstimate:
         self._given_up += 1
         expected = self.predict_ms(num_bytes) or 0.0
         spent = (self.queue_ms.mean or 0.0) + (self.compute_ms.mean or 0.0)
-        self._error_ms.add(max(waited_ms - expected, 0.0))
+        self._wrong_by(max(waited_ms - expected, 0.0))
         self._add(num_bytes, max(waited_ms, expected) - spent, now_ms)
 
     def predict_ms(self, num_bytes: int) -> float | None:
@@ -97,6 +99,11 @@ class LinkEstimate:
         moved = road.mean_ms + slope * (num_bytes - road.mean_bytes)
         return max(moved, 0.0) + (self.queue_ms.mean or 0.0) + (self.compute_ms.mean or 0.0)
 
+    def _wrong_by(self, error_ms: float) -> None:
+        self._num_errors += 1
+        weight = max(self._weight, 1 / self._num_errors)  # the plain mean until there are enough
+        self._error_ms += weight * (error_ms - self._error_ms)
+
     def _add(self, num_bytes: int, road_ms: float, now_ms: float) -> None:
         self.road.add(num_bytes, road_ms)
         self._line.add(num_bytes, road_ms)
@@ -109,7 +116,8 @@ class LinkEstimate:
         self.road = RoadEstimate(self._weight)
         self._line = RoadEstimate(_LINE_WEIGHT)
         self._ms_per_byte = 0.0
-        self.queue_ms, self.compute_ms, self._error_ms = Ewma(self._weight), Ewma(self._weight), Ewma(self._weight)
+        self.queue_ms, self.compute_ms = Ewma(self._weight), Ewma(self._weight)
+        self._error_ms, self._num_errors = 0.0, 0
         self._given_up = 0
 
     def high_ms(self, num_bytes: int, deviations: float) -> float | None:
@@ -117,8 +125,7 @@ class LinkEstimate:
         expected = self.predict_ms(num_bytes)
         if expected is None:
             return None
-        error = self._error_ms.mean
-        return expected + deviations * (expected / 4 if error is None else error)
+        return expected + deviations * (self._error_ms if self._num_errors else expected / 4)
 
     def age_ms(self, now_ms: float) -> float:
         """How old the newest measurement is; infinite before the first."""
@@ -139,8 +146,8 @@ class LinkLatch:
         self.num_changes = 0
         """How often it opened or shut."""
         self._why: LinkTrouble = "link-stale"
-        self._failures = self._answers = 0
-        self._ping_every_ms = self.config.ping_first_ms
+        self._failures = self._answers = self._in_a_row = 0
+        self._ping_every_ms = self.config.ping_first_ms / 2
         self._pinged_at_ms = -math.inf
 
     def trouble(
@@ -162,34 +169,37 @@ class LinkLatch:
             self.is_open = True
         return None if self.is_open else self._why
 
-    def answered(self) -> None:
-        """An answer came."""
+    def answered(self, *, in_time: bool = True) -> None:
+        """An answer came; ``in_time`` says whether within ``open_margin`` of the time there was."""
         self._failures = 0
-        self._ping_every_ms = self.config.ping_first_ms
         self._answers += 1
+        self._in_a_row = self._in_a_row + 1 if in_time else 0
+        self._ping_every_ms = self.config.ping_first_ms / 2
         if not self.is_open:
             self._why = "link-slow"
 
     def failed(self, why: LinkTrouble = "link-down") -> None:
         """A request was given up, or the road broke under it; or it was refused, then the cloud is ``link-slow``."""
         self._failures += 1
-        self._answers = 0
-        self._ping_every_ms = min(2 * self._ping_every_ms, self.config.ping_most_ms)
+        self._answers = self._in_a_row = 0
         if self._failures >= self.config.failures_to_close:
             self._shut(why)
 
     def wants_ping(self, now_ms: float) -> bool:
-        """Whether a request should be made to learn about the link."""
-        return not self.is_open and now_ms - self._pinged_at_ms >= self._ping_every_ms
+        """Whether a request should be made to learn about the link: at once where the last was answered in time."""
+        if self.is_open:
+            return False
+        return 0 < self._in_a_row <= _PINGS_IN_A_ROW or now_ms - self._pinged_at_ms >= self._ping_every_ms
 
     def pinged(self, now_ms: float) -> None:
-        """A ping was sent."""
+        """A ping was sent; the next one waits twice as long, unless this one is answered."""
+        self._ping_every_ms = min(2 * self._ping_every_ms, self.config.ping_most_ms)
         self._pinged_at_ms = now_ms
 
     def _shut(self, why: LinkTrouble) -> None:
         if self.is_open:
             self.num_changes += 1
-            self._answers = 0
+            self._answers = self._in_a_row = 0
         self.is_open, self._why = False, why
 
 
