@@ -11,6 +11,7 @@
     ├── FetchError       a data set's home cannot be reached, or sent something else than it published
     ├── PayloadError         a split's payload is damaged, too large, or of other tables (also a ValueError; ``.code``)
     ├── HeadStateError   a personal head's saved state is damaged or of another head (also a ValueError; ``.code``)
+    ├── SwitcherStateError  a switcher's saved state is damaged or of another one (also a ValueError; ``.code``)
     ├── FrameError           a frame is not what the bundle's input says (also a ValueError)
     └── MissingExtra         a command needs packages that are not installed (also an ImportError)
 
@@ -91,6 +92,18 @@ class HeadStateError(LittoralError, ValueError):
 
     Attributes:
         code: One of ``damaged``, ``other-head``, ``other-config``.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class SwitcherStateError(LittoralError, ValueError):
+    """The saved state of a router's switcher was refused; nothing of it was used. The shipped one serves.
+
+    Attributes:
+        code: One of ``damaged``, ``other-switcher``.
     """
 
     def __init__(self, code: str, message: str) -> None:

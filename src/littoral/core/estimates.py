@@ -63,6 +63,21 @@ class RoadEstimate:
         self._bytes_ms += weight * (num_bytes * road_ms - self._bytes_ms)
 
     @property
+    def mean_bytes(self) -> float:
+        """Of what was measured; the line goes through it and `mean_ms`."""
+        return self._bytes
+
+    @property
+    def mean_ms(self) -> float:
+        """Of what was measured."""
+        return self._ms
+
+    @property
+    def spread(self) -> float:
+        """How far the lengths lay apart: their variance as a share of their mean square."""
+        return 1 - self._bytes**2 / self._bytes_bytes if self._bytes_bytes else 0.0
+
+    @property
     def _ms_per_byte(self) -> float:
         variance = self._bytes_bytes - self._bytes**2
         if variance <= 1e-4 * self._bytes_bytes:  # lengths that differ by less than a hundredth say nothing

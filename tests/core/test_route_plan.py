@@ -1,0 +1,102 @@
+"""Curves and backward induction, worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from littoral.core.route_plan import ErrorCurves, fit_curves, make_plan
+
+# One exit and the whole network, two bins each, one way. Half of the frames are unsure (bin 0) at the exit; of these
+# half are unsure at the end; the others stay sure.
+BY_HAND = ErrorCurves(
+    edges=np.array([[0.5], [0.5]]),
+    sure=np.array([[0.25, 0.75], [0.25, 0.75]]),
+    local=np.array([[0.6, 0.1], [0.4, 0.02]]),
+    cloud=np.array([[[0.1, 0.0], [0.15, 0.01]]]),
+    cloud_mean=np.array([0.05]),
+    first=np.array([0.5, 0.5]),
+    onward=np.array([[[0.5, 0.5], [0.0, 1.0]]]),
+)
+
+
+def test_backward_induction_is_what_the_hand_gets() -> None:
+    plan = make_plan(BY_HAND, step_losses=(0.01, 0.02), way_losses=(0.2,), way_points=(1,), thresholds=(0.7,))
+    # At the end: min(0.4, 0.2 + 0.15) = 0.35 and min(0.02, 0.21) = 0.02.
+    assert plan.onward[1] == pytest.approx([0.02 + (0.35 + 0.02) / 2, 0.02 + 0.02])
+    assert plan.offload[0, 1] == pytest.approx([0.3, 0.2])
+    # At the exit: unsure min(-, 0.205, 0.3) and sure min(0.1, 0.04, 0.2).
+    assert plan.onward[0] == pytest.approx([0.01 + (0.205 + 0.04) / 2] * 2)
+    assert (plan.offload[0, 0] == math.inf).all()
+
+
+def test_a_way_that_is_shut_and_an_exit_that_is_off_are_not_counted_on() -> None:
+    plan = make_plan(BY_HAND, step_losses=(0.01, 0.02), way_losses=(math.inf,), way_points=(1,), thresholds=(math.inf,))
+    assert plan.onward[1] == pytest.approx([0.02 + (0.4 + 0.02) / 2, 0.04])
+    assert (plan.offload == math.inf).all()
+
+
+def test_distrust_makes_the_device_worth_less_and_never_more_than_certainly_wrong() -> None:
+    plan = make_plan(
+        BY_HAND, step_losses=(0, 0), way_losses=(math.inf,), way_points=(1,), thresholds=(0.7,), local_extra=0.9
+    )
+    assert plan.onward[1] == pytest.approx([(1 + 0.92) / 2, 0.92])
+
+
+def test_fitted_curves_find_the_rates_they_were_drawn_from() -> None:
+    rng = np.random.default_rng(0)
+    sure = rng.random((20_000, 2))
+    wrong = (rng.random((20_000, 2)) < 1 - sure).astype(float)
+    cloud = (rng.random((20_000, 1)) < 0.1).astype(float)
+    curves = fit_curves(sure, wrong, cloud, num_bins=5)
+    assert curves.local[0] == pytest.approx([0.9, 0.7, 0.5, 0.3, 0.1], abs=0.03)
+    assert curves.cloud[0, 1] == pytest.approx([0.1] * 5, abs=0.02)
+    assert curves.onward.sum(axis=2) == pytest.approx(1)
+    assert [curves.bin_of(0, value) for value in (0.1, 0.5, 0.99, math.nan)] == [0, 2, 4, 0]
+
+
+def test_a_surer_bin_is_never_wrong_more_often_and_no_bin_is_perfect() -> None:
+    rng = np.random.default_rng(1)
+    curves = fit_curves(rng.random((60, 1)), (rng.random((60, 1)) < 0.3).astype(float), np.zeros((60, 1)), num_bins=10)
+    assert (np.diff(curves.local[0]) <= 1e-12).all()
+    assert curves.local.min() > 0
+
+
+def test_ways_that_differ_by_luck_are_taken_to_be_alike_and_those_that_differ_are_not() -> None:
+    apart, lucky = [], []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        sure = rng.random((800, 1))
+        draws = rng.random((800, 3))
+        curves = fit_curves(sure, np.zeros((800, 1)), (draws < np.array([0.05, 0.05, 0.2])).astype(float))
+        lucky.append(np.ptp(curves.cloud[:2, 0], axis=0).max())
+        apart.append(curves.cloud[2, 0].mean() - curves.cloud[0, 0].mean())
+    by_bins_alone = 0.05  # the deviation of a mean of 40 frames, twice, is more than that
+    assert np.median(lucky) < by_bins_alone / 2
+    assert np.mean(apart) == pytest.approx(0.15, abs=0.02)
+
+
+def test_equal_confidences_leave_bins_empty_and_curves_finite() -> None:
+    curves = fit_curves(np.ones((50, 2)), np.zeros((50, 2)), np.zeros((50, 1)))
+    assert np.isfinite(curves.local).all()
+    assert np.isfinite(curves.onward).all()
+
+
+def test_bins_may_be_of_another_score_than_the_confidence() -> None:
+    rng = np.random.default_rng(2)
+    sure = rng.random((400, 1))
+    curves = fit_curves(sure, (sure > 0.5).astype(float), np.zeros((400, 1)), scores_NP=1 - sure, num_bins=4)
+    assert curves.local[0, 0] > 0.9
+    assert curves.local[0, -1] < 0.1
+    assert curves.sure[0, 0] > curves.sure[0, -1]
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 20 frames"):
+        fit_curves(np.ones((5, 1)), np.ones((5, 1)), np.ones((5, 1)))
+    with pytest.raises(ValueError, match="not finite"):
+        fit_curves(np.full((20, 1), np.nan), np.ones((20, 1)), np.ones((20, 1)))
+    with pytest.raises(ValueError, match="thresholds are for"):
+        make_plan(BY_HAND, step_losses=(0, 0), way_losses=(0.1,), way_points=(1,), thresholds=())
