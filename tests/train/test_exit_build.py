@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,12 @@ from littoral.core.heads import LinearHead
 from littoral.errors import BundleError
 from littoral.models.exits import ConvStem, PooledStem, cell_means, make_stem
 from littoral.models.zoo import small_cnn
-from littoral.train import BuildOptions, ExitSource, TorchSource, build_bundle, exit_build
+from littoral.train import BuildOptions, ExitSource, TorchSource, build_bundle, exit_build, exit_places
+from littoral.train import build as build_module
 from littoral.train.exit_heads import exit_features, load_trained_exits, save_trained_exits
 from littoral.train.exit_places import ExitPlaces, place_exits
 from littoral.train.exits import ExitRecipe, TrainedExits, train_exits
+from littoral.train.export import ExportedModel, export_model
 from littoral.train.fit import settle_statistics
 
 SPEC = square(16, 1)
@@ -44,8 +47,26 @@ def network() -> nn.Module:
 
 
 @functools.cache
-def places() -> ExitPlaces:
+def traced() -> ExportedModel:
     keep_the_exporters_operators()
+    return export_model(network(), SPEC, taps=sorted({*called_modules()}))
+
+
+def called_modules() -> set[str]:
+    return set(exit_places._modules_with_maps(network(), SPEC).values())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def traced_only_once() -> Iterator[None]:
+    """Tracing takes a second or two, and it is not what is tested here: every place is a tap of the one graph."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (exit_places, build_module):
+            patch.setattr(module, "export_model", lambda _model, _input, **_taps: traced())
+        yield
+
+
+@functools.cache
+def places() -> ExitPlaces:
     return place_exits(network(), SPEC, 2)
 
 
@@ -56,7 +77,6 @@ def trained(stem: Any = "conv") -> TrainedExits:
 
 
 def make(out: Any, **changes: Any) -> Bundle:
-    keep_the_exporters_operators()
     source = TorchSource(network(), "littoral.models.zoo:small_cnn", KWARGS)
     arguments = {
         "student": source,
@@ -236,10 +256,11 @@ def test_exits_of_another_network_are_refused(built: Bundle, tmp_path: Any) -> N
     assert not list(tmp_path.iterdir())
 
 
-def test_segments_of_equal_work_and_exits_do_not_go_together(tmp_path: Any) -> None:
+def test_segments_of_equal_work_and_exits_do_not_go_together() -> None:
+    source = ExitSource(trained=trained())
+    assert len(exit_build.exit_cuts(source, traced(), network(), BuildOptions())) == 3
     with pytest.raises(ValueError, match="cut where they stand"):
-        make(tmp_path / "out", options=BuildOptions(num_segments=2))
-    assert not (tmp_path / "out").exists()
+        exit_build.exit_cuts(source, traced(), network(), BuildOptions(num_segments=2))
 
 
 class NoLinear(nn.Module):
@@ -255,8 +276,9 @@ class NoLinear(nn.Module):
 
 
 def test_a_network_without_a_last_linear_layer_has_no_deep_exit_and_that_is_said() -> None:
-    places = place_exits(NoLinear(), SPEC, ["a"])
-    assert places.last_linear is None
+    assert exit_places.deep_point(traced().graph, network()) is not None
+    assert exit_places.deep_point(traced().graph, NoLinear()) is None
+    places = ExitPlaces(modules=("a",), shares=(0.5,), last_linear=None)
     told: list[str] = []
     exits = train_exits(
         NoLinear(), SPEC, FRAMES[:40], None, dataclasses.replace(RECIPE, stem="pooled"), told.append, places=places
@@ -284,7 +306,7 @@ def test_a_stem_is_made_again_from_its_configuration_and_its_work_is_counted(ste
     x = torch.randn(2, *stem.input_shape)
     assert torch.equal(again(x), stem.eval()(x))
     assert stem(x).shape == (2, 5)
-    conv = 6 * 5 * (5 * 4 * 9 + 2 * (5 * 9 + 5 * 5)) + 5 * 4 * 5
+    conv = 6 * 5 * (5 * 4 * 9 + 2 * (5 * 9 + 5 * 5)) + 16 * 5 * 5
     assert stem.macs == (conv if isinstance(stem, ConvStem) else 4 * 9 * 5)
 
 
