@@ -26,9 +26,9 @@ from littoral.models.frames import normalise
 from littoral.models.zoo import small_cnn
 from littoral.train import BuildOptions, ExitSource, TorchSource, build_bundle, exit_build, exit_places
 from littoral.train import build as build_module
-from littoral.train.exit_heads import exit_features, load_trained_exits, save_trained_exits
+from littoral.train.exit_heads import TrainedExits, exit_features, load_trained_exits, save_trained_exits
 from littoral.train.exit_places import ExitPlaces, place_exits
-from littoral.train.exits import ExitRecipe, TrainedExits, train_exits
+from littoral.train.exits import ExitRecipe, train_exits
 from littoral.train.export import ExportedModel, export_model
 from littoral.train.fit import settle_statistics
 

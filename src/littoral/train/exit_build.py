@@ -5,6 +5,7 @@ Axes: N frames, E exits with the whole network as the last, D features, K classe
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -82,7 +83,7 @@ def make_exits(
     places = place_exits(model, spec, where)
     taught = None if labels is None else labels[used]
     trained = train_exits(model, spec, frames[used], taught, recipe, progress, places=places)
-    return ExitSource(trained=trained, calibration=frames[kept])
+    return ExitSource(trained=trained, calibration=frames[kept] if num_kept > 1 else None)
 
 
 def exit_cuts(exits: ExitSource, exported: ExportedModel, model: nn.Module, options: BuildOptions) -> tuple[str, ...]:
@@ -180,7 +181,7 @@ def _outputs_of_segments(sessions: Sequence[ort.InferenceSession], frames: Frame
 def _export_stem(
     stem: nn.Module, features_BCHW: np.ndarray, index: int
 ) -> tuple[onnx.ModelProto, ort.InferenceSession]:
-    module = stem.cpu().float().eval()
+    module = copy.deepcopy(stem).cpu().float().eval()
     example = torch.from_numpy(np.array(features_BCHW[:2]))
     graph = export_standalone(
         module, example, input_name=FEATURES, output_name=POOLED, what=f"the stem of exit {index}"
