@@ -18,7 +18,7 @@ from torch import nn
 from traced import random_frames, square
 
 from littoral.bundle import Bundle, ExitHeads
-from littoral.core.exits import OFF, confidence, exit_indices
+from littoral.core.exits import confidence, exit_indices
 from littoral.core.heads import LinearHead
 from littoral.errors import BundleError
 from littoral.models.exits import ConvStem, PooledStem, cell_means, make_stem
@@ -150,20 +150,20 @@ def test_the_deep_exit_stands_right_before_a_segment_that_is_one_layer(built: Bu
 def test_what_the_thresholds_promise_holds_on_the_frames_it_was_made_from(built: Bundle) -> None:
     heads, promise = ExitHeads.open(built), built.manifest.exit_promise
     assert promise is not None
-    assert (promise.num_frames, promise.level, promise.delta) == (80, 0.4, 0.1)
+    assert (promise.num_frames, promise.level, promise.delta) == (40, 0.4, 0.1)
     features, logits = exit_features(network(), SPEC, mixed(), FRAMES[160:])
     scores = [*(head.logits(x) for head, x in zip(heads.heads, features, strict=True)), logits]
     temperatures = (*heads.temperatures, 1.0)
     sure = np.stack([confidence(z, temperature=t) for z, t in zip(scores, temperatures, strict=True)], axis=1)
-    leaving = exit_indices(sure, heads.thresholds)
     answers = np.stack([z.argmax(axis=1) for z in scores], axis=1)
-    differ = (answers[np.arange(80), leaving] != answers[:, -1]).mean()
-    assert differ == pytest.approx(promise.empirical_risk, abs=1 / 80)
-    assert 0 < differ < promise.level
-    assert 0 < (leaving == 0).mean() < 1
-    careless = (answers[:, 0] != answers[:, -1]).mean()  # all leave at the first exit: the promise would be broken
-    assert careless > differ
-    assert max(heads.thresholds) < OFF
+    leaving = exit_indices(sure, heads.thresholds)
+    differ = answers[np.arange(80), leaving] != answers[:, -1]
+    tested = np.array_split(np.random.default_rng(0).permutation(80), 2)[1]
+    assert differ[tested].mean() == pytest.approx(promise.empirical_risk, abs=1 / 40)
+    assert promise.empirical_risk < promise.level
+    assert (leaving < 3).any()
+    careless = (answers[:, 0] != answers[:, -1])[tested]  # all leave at the first exit
+    assert careless.mean() > promise.empirical_risk
 
 
 @pytest.mark.parametrize(
