@@ -233,7 +233,7 @@ def _certify(
 ) -> BuiltExits:
     """Thresholds by learn-then-test, on one half of the frames, along a path that was searched on the other.
 
-    A searched path leaves exits off that do not pay for their own work; a threshold shared by all cannot.
+    A searched path can leave exits off that do not pay for their own work.
     """
     scores = [each.head.logits(x_ND) for each, x_ND in zip(exits.trained.exits, features, strict=True)]
     scores.append(logits_NK)
