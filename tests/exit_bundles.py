@@ -70,7 +70,7 @@ def write_exit_bundle(tiny: Path, out: Path, *, thresholds: tuple[float | None, 
         ExitSpec(
             segment=i,
             stem_file=None if i == 2 else f"exit-{i}.onnx",
-            temperature=1.0,
+            temperature=1.0 if i == 2 else 20.0,
             threshold=thresholds[i],
             macs=10 * head.num_features,
             num_features=head.num_features,

@@ -242,7 +242,7 @@ def _device_row(device: Mapping[str, Any], document: Document) -> str:
             f"{status['selected']:,}{share}",
             *(f"{status[key]:,}" for key in ("queued", "dropped", "statistics_resets", "offloaded", "degraded")),
             _early(status),
-            _text(status.get("exit_state", "") or "–"),
+            _text(status["exit_state"] or "–"),
         ]
     else:
         counters = ["–"] * 10
@@ -256,7 +256,7 @@ def _device_row(device: Mapping[str, Any], document: Document) -> str:
 
 def _early(status: Mapping[str, Any]) -> str:
     """The share of frames that left early; of a device with exits."""
-    return f"{status['early'] / max(status['frames'], 1):.0%}" if status.get("exit_state") else "–"
+    return f"{status['early'] / max(status['frames'], 1):.0%}" if status["exit_state"] else "–"
 
 
 def _samples(device: Mapping[str, Any]) -> str:

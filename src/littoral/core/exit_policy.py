@@ -53,7 +53,8 @@ class ServedExit:
             raise ValueError(f"a temperature is positive and finite, got {self.temperature}")
         if math.isnan(self.threshold):
             raise ValueError("a threshold is not a number; an exit that is switched off has the threshold infinity")
-        object.__setattr__(self, "_sharpness", np.float32(1 / self.temperature))
+        with np.errstate(over="ignore"):
+            object.__setattr__(self, "_sharpness", np.float32(1 / self.temperature))
 
     def answer(self, features_D: FloatArray) -> Spoken:
         """What the exit says of one frame's pooled features."""
