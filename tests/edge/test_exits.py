@@ -277,5 +277,8 @@ def test_of_a_frame_that_left_early_a_label_teaches_the_exits_that_saw_it(bundle
         (frame,) = list(exits._pending)
         assert (frame.num_seen, frame.label, frame.logits_K) == (1, 2, None)
         device._maintenance.call(lambda: exits._learn(exits._pending), 5.0)
-        heads = [exits._personal._read(i) for i in range(3)]
-        assert [sum(day.num_labelled for day in head.evidence.days) for head in heads] == [1, 0, 0]
+        taught = []
+        for i in range(3):
+            with exits._personal._read(i) as head:
+                taught.append(sum(day.num_labelled for day in head.evidence.days))
+        assert taught == [1, 0, 0]

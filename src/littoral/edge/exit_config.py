@@ -17,19 +17,14 @@ def utc_day() -> int:
     return int(time.time() // _SECONDS_A_DAY)
 
 
-def _small() -> PersonalConfig:
-    return PersonalConfig(memory_frames=128)
-
-
 @dataclass(frozen=True, kw_only=True)
 class ExitConfig:
     """Early exits, and how they follow their user (docs/methods/exits.md, docs/adr/0020)."""
 
     control: ControlConfig = field(default_factory=ControlConfig)
     """The promise, the coin and the ring."""
-    personal: PersonalConfig | None = field(default_factory=_small)
-    """How heads follow the user; None: the shipped heads serve. Without a state folder nothing is learned either. Less
-    is remembered than a head can, so that all of learning stays below 256 KiB."""
+    personal: PersonalConfig | None = field(default_factory=PersonalConfig)
+    """How heads follow the user; None: the shipped heads serve. Without a state folder nothing is learned either."""
     start_with_shipped: bool = False
     """True puts the bundle's thresholds in force at once, which hold for frames like the source's; else a device begins
     by checking."""

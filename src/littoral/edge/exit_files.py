@@ -17,6 +17,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError
@@ -34,6 +35,7 @@ log = logging.getLogger("littoral.edge.exit_files")
 
 INTENT_FILE, PROBE_FILE = "forget.json", "probe.tensors"
 _NEW = ".new"
+_BUFFER_BYTES = 512
 
 
 class SlotFile:
@@ -128,6 +130,22 @@ class PendingFrames:
         self._slots.close()
 
 
+class StateFile:
+    """An open state, for `littoral.core.head_state.read_state`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read: Source = file.read
+        self._file = file
+
+    def again(self, start: int, count: int) -> bytes:
+        """Bytes from a place that was read before; where `read` goes on stays as it is."""
+        place = self._file.tell()
+        self._file.seek(start)
+        data = self._file.read(count)
+        self._file.seek(place)
+        return data
+
+
 class ExitFolder:
     """The durable files: each is replaced as a whole.
 
@@ -151,24 +169,25 @@ class ExitFolder:
     # -- heads ---------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def open_state(self, exit_index: int) -> Iterator[Source | None]:
-        """The reader of an exit's state, None where there is none.
+    def open_state(self, exit_index: int) -> Iterator[StateFile | None]:
+        """An exit's state while it is open, None where there is none. It stays what it was when another is saved.
 
         Raises:
             StorageError: the disk does not give it.
         """
+        path = self._state(exit_index)
         try:
-            file = self._state(exit_index).open("rb")
+            file = path.open("rb", buffering=_BUFFER_BYTES)
         except FileNotFoundError:
             yield None
             return
         except OSError as error:
-            raise StorageError(f"{self._state(exit_index)} cannot be read ({error})") from error
+            raise StorageError(f"{path} cannot be read ({error})") from error
         with file:
             try:
-                yield file.read
+                yield StateFile(file)
             except OSError as error:
-                raise StorageError(f"{self._state(exit_index)} cannot be read ({error})") from error
+                raise StorageError(f"{path} cannot be read ({error})") from error
 
     def save_state(self, exit_index: int, head: PersonalHead) -> None:
         """Make a head's state the state, durably, piece by piece: there is no second copy in memory.

@@ -393,8 +393,10 @@ class ExitRuntime:
     def _learn(self, pending: PendingFrames) -> None:
         assert self._personal is not None
         began = time.monotonic()
-        self._personal.learn(pending)
-        pending.clear()
+        try:
+            self._personal.learn(pending)
+        finally:
+            pending.clear()
         self._refresh()
         spent = time.monotonic() - began
         self._not_before_s = began + spent / self.config.learning_share

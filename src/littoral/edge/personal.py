@@ -6,15 +6,17 @@ was made from lies in the state folder.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from littoral.core.arrays import FloatArray
+from littoral.core.class_prior import ClassShares
 from littoral.core.exits import fit_temperature
 from littoral.core.head_memory import FeatureMap, fit_feature_map
 from littoral.core.head_state import read_state
@@ -87,16 +89,36 @@ class PersonalHeads:
         """Take frames in, at every exit; frames of another version are left out.
 
         Args:
-            frames: Gone through once for each exit.
+            frames: Gone through several times for each exit.
         """
         starts = np.cumsum([0, *self.sizes]).tolist()
         for i in range(len(self.sizes)):
-            head = self._load(i)
+            self._learn_one(i, frames, slice(starts[i], starts[i + 1]))  # its head is gone before the next one comes
+
+    def _learn_one(self, i: int, frames: Iterable[SeenFrame], columns: slice) -> None:
+        """A day at a time: only the sums of the day that is open are in memory."""
+        days = sorted({frame.day for frame in frames})
+        for day in days:
+            self._open_day(i, day)
+            self._learn_day(i, (frame for frame in frames if frame.day == day), columns, fit=day == days[-1])
+
+    def _open_day(self, i: int, day: int) -> None:
+        """Begin a day in a state of its own, so that the one before it is closed and need not be in memory."""
+        with self._load(i) as head:
+            if head.evidence.days and head.evidence.days[-1].last_day < day:
+                head.evidence.open(day, ClassShares.start(head.source_shares_K, head.config.prior))
+                self._save(i, head)
+
+    def _learn_day(self, i: int, frames: Iterable[SeenFrame], columns: slice, *, fit: bool) -> None:
+        with self._load(i) as head:
             for frame in frames:
                 if frame.version == self.version and frame.num_seen > i:
-                    _observe(head, frame, frame.features[starts[i] : starts[i + 1]].astype(np.float32))
+                    _observe(head, frame, frame.features[columns].astype(np.float32))
                     time.sleep(0)  # lets the thread that answers go on
-            self._fit_and_save(i, head)
+            if fit:
+                self._fit_and_save(i, head)
+            else:
+                self._save(i, head)
 
     def forget(self, day: int) -> bool:
         """Take a day back at every exit; exact, but what is older than the days held one by one goes together.
@@ -124,8 +146,7 @@ class PersonalHeads:
         """What serves, from the states; heads of another version are moved over where the probe frames allow it."""
         probe = self._folder.load_probe(self.sizes)
         if probe is not None and probe[0] == self.version:
-            for i in range(len(self.sizes)):
-                self.served[i] = self._fit(i, self._load(i))
+            self.served = [self._fit_as_it_is(i) for i in range(len(self.sizes))]
             return
         since, old = (self.version, None) if probe is None else probe
         self._move(since, self.version, old, features())
@@ -136,45 +157,58 @@ class PersonalHeads:
             moved = _Moved(since, [fit_feature_map(*pair) for pair in zip(old, new, strict=True)])
         self.version = version
         for i in range(len(self.sizes)):
-            self._fit_and_save(i, self._load(i, moved))
+            self._move_one(i, moved)
         try:
             self._folder.save_probe(version, list(new))
         except StorageError as error:
             log.warning("%s", error)
 
-    def _read(self, i: int) -> PersonalHead | None:
-        """An exit's head as it is on the disk, under whatever version; None where there is none.
+    def _fit_as_it_is(self, i: int) -> Fitted:
+        with self._load(i) as head:
+            return self._fit(i, head)
+
+    def _move_one(self, i: int, moved: _Moved | None) -> None:
+        with self._load(i, moved) as head:
+            self._fit_and_save(i, head)
+
+    @contextlib.contextmanager
+    def _read(self, i: int) -> Iterator[PersonalHead | None]:
+        """An exit's head as it is on the disk, under whatever version, while it is open; None where there is none.
 
         Raises:
             HeadStateError, StorageError: it cannot be used.
         """
         shipped = self._shipped
-        with self._folder.open_state(i) as source:
-            if source is None:
-                return None
-            return read_state(
-                source,
+        with self._folder.open_state(i) as file:
+            if file is None:
+                yield None
+                return
+            yield read_state(
+                file.read,
                 shipped=shipped.heads[i],
                 config=self._config,
                 source_shares_K=self._shares_K,
                 moments=shipped.moments[i] if shipped.moments else None,
+                again=file.again,
             )
 
-    def _load(self, i: int, moved: _Moved | None = None) -> PersonalHead:
-        """An exit's head under the version in service: as it was, moved over by a map, or anew."""
-        try:
-            head = self._read(i)
-        except (HeadStateError, StorageError) as error:
-            log.warning("what was learned at exit %d cannot be used: %s", i, error)
-            self._folder.refuse(i)
-            return self._new(i)
-        if head is None or head.affine_version == self.version:
-            return head or self._new(i)
-        if moved is None or head.affine_version != moved.version:
-            log.warning("what was learned at exit %d is of version %d; it begins anew", i, head.affine_version)
-            return self._new(i)
-        head.rebase(self.version, feature_map=moved.maps[i])
-        return head
+    @contextlib.contextmanager
+    def _load(self, i: int, moved: _Moved | None = None) -> Iterator[PersonalHead]:
+        """An exit's head under the version in service, while it is open: as it was, moved over by a map, or anew."""
+        with contextlib.ExitStack() as stack:
+            head: PersonalHead | None = None
+            try:
+                head = stack.enter_context(self._read(i))
+            except (HeadStateError, StorageError) as error:
+                log.warning("what was learned at exit %d cannot be used: %s", i, error)
+                self._folder.refuse(i)
+            if head is not None and head.affine_version != self.version:
+                if moved is not None and head.affine_version == moved.version:
+                    head.rebase(self.version, feature_map=moved.maps[i])
+                else:
+                    log.warning("what was learned at exit %d is of version %d; it begins anew", i, head.affine_version)
+                    head = None
+            yield head if head is not None else self._new(i)
 
     def _new(self, i: int) -> PersonalHead:
         return PersonalHead(
@@ -188,12 +222,16 @@ class PersonalHeads:
 
     def _fit_and_save(self, i: int, head: PersonalHead) -> None:
         fitted = self._fit(i, head)
+        if self._save(i, head):
+            self.served[i] = fitted
+
+    def _save(self, i: int, head: PersonalHead) -> bool:
         try:
             self._folder.save_state(i, head)
         except StorageError as error:  # what is on the disk stands, and so does what serves
             log.warning("what was learned at exit %d is lost: %s", i, error)
-            return
-        self.served[i] = fitted
+            return False
+        return True
 
     def _fit(self, i: int, head: PersonalHead) -> Fitted:
         try:
@@ -217,22 +255,25 @@ class PersonalHeads:
         self._folder.forget_refused()
         found = False
         for i in range(len(self.sizes)):
-            try:
-                head = self._read(i)
-            except HeadStateError as error:
-                log.warning("what was learned at exit %d cannot be used and is removed: %s", i, error)
-                self._folder.refuse(i)
-                self._folder.forget_refused()
-                continue
-            if head is None or not _remove(head, day):
-                continue
-            found = True
-            self.served[i] = self._as_shipped(i)
-            fitted = self._fit(i, head)
-            self._folder.save_state(i, head)  # where this fails, the intent stays
-            if head.affine_version == self.version:
-                self.served[i] = fitted
+            found = self._take_back_one(i, day) or found
         return found
+
+    def _take_back_one(self, i: int, day: int) -> bool:
+        try:
+            with self._read(i) as head:
+                if head is None or not _remove(head, day):
+                    return False
+                self.served[i] = self._as_shipped(i)
+                fitted = self._fit(i, head)
+                self._folder.save_state(i, head)  # where this fails, the intent stays
+                if head.affine_version == self.version:
+                    self.served[i] = fitted
+        except HeadStateError as error:
+            log.warning("what was learned at exit %d cannot be used and is removed: %s", i, error)
+            self._folder.refuse(i)
+            self._folder.forget_refused()
+            return False
+        return True
 
 
 def _observe(head: PersonalHead, frame: SeenFrame, features: FloatArray) -> None:
