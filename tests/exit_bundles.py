@@ -1,7 +1,7 @@
-"""A bundle with three exits, made of the tiny one without training or tracing: stems only average and lay side by side.
+"""A bundle with three exits, made of the tiny one without training or tracing: stems only average.
 
-Exit 0 stands on segment 0 (64 features), exit 1 on segment 1 (32), and the deep exit on the pooled features (8). Heads are
-discriminants of the source's frames, fitted here.
+Exit 0 stands on segment 0 (64 features), exit 1 on segment 1 (32), and the deep exit on the pooled features (8). Heads
+are discriminants of the source's frames, fitted here.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """A device's exits without a network: what stands behind each exit is noise around its frame's class.
 
-`Worlds` gives frames that are nothing but a number; `FakeModel` looks their features up. So whole lives of a device run in
-a second, with every part of it but ONNX Runtime.
+`World` gives frames that are nothing but a number; `FakeModel` looks their features up. So whole lives of a device run
+in a second, with every part of it but ONNX Runtime.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,12 @@ Work = Callable[[], None]
 
 
 class World:
-    """Frames, their classes, and the features of each exit, which get clearer from exit to exit; the last is deep."""
+    """Frames, their classes, and the features of each exit, which get clearer from exit to exit; the last is deep.
+
+    Args:
+        moved: How far this user's classes lie towards the next class of the source.
+        noise: How much less clear than that features are.
+    """
 
     def __init__(
         self,
@@ -40,12 +46,14 @@ class World:
         num_classes: int = 4,
         seed: int = 0,
         moved: float = 0.0,
+        noise: float = 1.0,
     ) -> None:
         fixed, rng = np.random.default_rng(99), np.random.default_rng(seed)
         self.means = (fixed.normal(size=(num_classes, size)) * 1.5).astype(np.float32)
         self.labels = rng.integers(0, num_classes, num_frames)
-        noise = np.linspace(1.2, 0.6, num_exits)[:, None, None] * rng.normal(size=(num_exits, num_frames, size))
-        self.features = (self.means[self.labels] + moved * fixed.normal(size=size) + noise).astype(np.float32)
+        blur = noise * np.linspace(1.2, 0.6, num_exits)[:, None, None] * rng.normal(size=(num_exits, num_frames, size))
+        own = (1 - moved) * self.means + moved * np.roll(self.means, -1, axis=0)
+        self.features = (own[self.labels] + blur).astype(np.float32)
         self.frames = np.arange(num_frames, dtype=np.int64)
 
     def heads(self) -> ExitHeads:
@@ -119,9 +127,11 @@ class Bench:
             later=self.tasks.append,
             files=files,
         )
+        weakref.finalize(self, self.exits.close)
         self.count = 0
 
     def settle(self) -> None:
+        self.tasks.append(self.exits.take)
         while self.tasks:
             self.tasks.popleft()()
 

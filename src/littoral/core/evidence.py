@@ -149,7 +149,9 @@ class Evidence:
                 self._merge_oldest()
         today = self.days[-1]
         gram = today.gram
-        if gram.dtype != np.float64 or not gram.flags.writeable:  # the day after it was taken back, or it lies elsewhere
+        if (
+            gram.dtype != np.float64 or not gram.flags.writeable
+        ):  # the day after it was taken back, or it lies elsewhere
             today.gram, today.targets_AK = today.gram.astype(np.float64), today.targets_AK.astype(np.float64)
         return today
 

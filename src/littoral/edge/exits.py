@@ -40,6 +40,8 @@ log = logging.getLogger("littoral.edge.exits")
 
 _MOST_WAITING = 48
 """Frames between the two threads: more would be overwritten before they are taken."""
+_AT_A_TIME = 16
+"""Frames after which the background thread is woken: the two share Python's lock, so each time costs an answer time."""
 
 
 class Found(NamedTuple):
@@ -119,6 +121,7 @@ class ExitRuntime:
         self._num_classes = num_classes
         self._waiting: deque[_Handed] = deque()
         self._told = self._alarmed = False
+        self._first_waiting = 0
         self._swap = threading.Lock()  # taken to put a policy in force, by the thread that answers only in an alarm
         self._not_before_s = 0.0
         self._costs = _early_costs(self.shipped.costs, num_early=sum(not spec.is_deep for spec in specs))
@@ -174,6 +177,8 @@ class ExitRuntime:
         fits = policy.affine_version == model.version
         picked = fits and purpose is not Purpose.NOTHING
         runs_on = checking or picked or not fits
+        if self._first_waiting and frame_id - self._first_waiting >= _AT_A_TIME:
+            self._wake()
         row = recent.features[recent.begin(frame_id)]
         value: Any = frame[None]
         position = num_seen = 0
@@ -228,9 +233,15 @@ class ExitRuntime:
         if len(self._waiting) < _MOST_WAITING:
             stands_for = self.control.stands_for(purpose, leaves_early=leaves, checking=checking)
             self._waiting.append(_Handed(frame_id, purpose, stands_for))
-            if not self._told:
-                self._told = True
-                self._later(self._take)
+            self._first_waiting = self._first_waiting or frame_id
+            if len(self._waiting) >= _AT_A_TIME:
+                self._wake()
+
+    def _wake(self) -> None:
+        self._first_waiting = 0
+        if not self._told:
+            self._told = True
+            self._later(self.take)
 
     def _alarm(self, policy: ExitPolicy) -> None:
         """Exits are off from the next frame on."""
@@ -302,7 +313,7 @@ class ExitRuntime:
         Raises:
             StorageError: the disk does not take it; the next start goes on with what had begun.
         """
-        self._take()
+        self._drain()
         found = self.ring.remove_day(day) > 0
         if self._pending is not None and any(frame.day == day for frame in self._pending):
             found = True
@@ -339,9 +350,16 @@ class ExitRuntime:
             raise ModelOutputError(f"an exit's features under version {model.version} are not finite")
         return [features[:, stage.columns] for stage in self._stages]
 
-    def _take(self) -> None:
-        """Take what the thread that answers has handed over."""
+    def take(self) -> None:
+        """Take what the thread that answers has handed over; certify and learn when it is time."""
+        self._drain()
         self._told = False
+        if self.policy.checking and self.control.due():
+            self._try()
+        if self._pending is not None and self._pending.is_full and time.monotonic() >= self._not_before_s:
+            self._learn(self._pending)
+
+    def _drain(self) -> None:
         while self._waiting:
             handed = self._waiting.popleft()
             frame = self.recent.get(handed.frame_id)
@@ -353,10 +371,6 @@ class ExitRuntime:
                 self._keep(frame, frame.logits_K)
             elif self._pending is not None:
                 self._pending.add(replace(frame, day=self.config.today(), stands_for=handed.stands_for))
-        if self.policy.checking and self.control.due():
-            self._try()
-        if self._pending is not None and self._pending.is_full and time.monotonic() >= self._not_before_s:
-            self._learn(self._pending)
 
     def _keep(self, frame: SeenFrame, logits_K: FloatArray) -> None:
         kept = RingFrame(
@@ -370,6 +384,7 @@ class ExitRuntime:
         self.control.keep()
 
     def _label(self, frame: SeenFrame) -> None:
+        self._drain()  # the frame itself comes first
         if self.ring.label(frame.frame_id, frame.label) or self._pending is None:
             return
         if np.isfinite(frame.features).all() and frame.num_seen:

@@ -219,6 +219,8 @@ class Maintenance:
     def settle(self, timeout_s: float) -> bool:
         """Wait until all tasks handed over so far are done."""
         done = threading.Event()
+        if self.exits is not None:
+            self._tasks.put(self.exits.take)
         self._tasks.put(done.set)
         return done.wait(timeout_s)
 
