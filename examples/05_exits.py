@@ -26,7 +26,7 @@ frames, labels = source_frames(0, copies=1)
 # Yours: a trained network. Its exits are placed by their share of the work and trained with the network frozen.
 kwargs = {"width": 8, "depth": 2}
 network = small_cnn(**kwargs)
-fit_classifier(network, frames, labels, input=spec, epochs=3, lr=1e-2)
+fit_classifier(network, frames, labels, input=spec, epochs=8, lr=1e-2)
 recipe = ExitRecipe(epochs=2, batch_size=64, num_features=16)
 trained = train_exits(network, spec, frames, None, recipe, places=place_exits(network, spec, 2))
 source = TorchSource(network, "littoral.models.zoo:small_cnn", kwargs)
@@ -36,19 +36,19 @@ bundle = build_bundle(
     options=BuildOptions(probe_frames=16, drift_batches=2),
 )  # fmt: skip
 
-# The user's frames: only three classes, dimmer than the source's. One in five gets its label from the user.
+# The user's frames: only three classes, dimmer than the source's. Every second one gets its label from the user.
 digits, truths = split_digits(0)[1]
 few = np.flatnonzero(np.isin(truths, (1, 4, 7)))
-shown = np.random.default_rng(0).choice(few, size=1000)
-user = (0.8 * to_frames(digits[shown])).astype(np.uint8)
-config = ExitConfig(control=ControlConfig(risk=0.05, audit_share=0.05), learning_share=1.0)
+shown = np.random.default_rng(0).choice(few, size=1200)
+user = (0.85 * to_frames(digits[shown])).astype(np.uint8)
+config = ExitConfig(control=ControlConfig(risk=0.1, audit_share=0.05), learning_share=1.0)
 right, at = [], []
 with Device(bundle, state_dir=f"{out}-state", config=DeviceConfig(adapt_statistics=False, exits=config)) as device:
     for number, frame in enumerate(user):
         answer = device.infer(frame)
         right.append(answer.label == truths[shown[number]])
         at.append(answer.exit_index)
-        if number % 5 == 0:
+        if number % 2 == 0:
             device.feedback(answer.frame_id, int(truths[shown[number]]))
         device.settle()  # only so that a short example shows what happens over hours
     status = device.status()
