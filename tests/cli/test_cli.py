@@ -181,6 +181,27 @@ def test_inspect_shows_what_a_build_measured_of_a_split(said: Said, split_bundle
     assert "split1" not in out, "not a second time among the source metrics"
 
 
+def test_inspect_shows_exits_and_what_they_promise(said: Said, split_bundle: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(split_bundle, tmp_path / "b"))
+    raw = json.loads((copy / "bundle.json").read_bytes())
+    raw |= {
+        "exits": [
+            {"segment": 0, "stem_file": raw["weights_file"], "temperature": 1.5, "threshold": 0.75, "macs": 2_500_000}
+            | {"num_features": 8, "is_deep": False}
+        ],
+        "heads_file": raw["weights_file"],
+        "segment_macs": [10, 20],
+        "exit_promise": {"level": 0.05, "delta": 0.1, "procedure": "x", "num_frames": 80, "empirical_risk": 0.0125},
+    }
+    raw["source_metrics"] |= {"exit0.agreement": 0.875, "exits.compute_share": 0.625}
+    (copy / "bundle.json").write_text(json.dumps(raw))
+    out = said("bundle", "inspect", copy)[1]
+    assert "exit           after segment 0, 8 features, 2.5 million MACs, threshold 0.75, agreement 0.875\n" in out
+    assert "of 80 source frames 0.0125 are answered otherwise" in out
+    assert "at most 0.05 with a confidence of 0.9; 0.625 of the work" in out
+    assert "exit0" not in out, "not a second time among the source metrics"
+
+
 def test_a_bundle_is_signed_and_verified_by_its_key_and_by_no_other(said: Said, signed: Path, tmp_path: Path) -> None:
     keys = {}
     for name in ("release", "other"):
@@ -410,6 +431,48 @@ def test_what_build_cannot_read_is_one_line(said: Said, tmp_path: Path, spoil: s
     assert status == 1
     assert told[spoil] in one_line(err)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "where", "stem"),
+    [
+        (["--exits", "3"], 3, "conv"),
+        (["--exit", "a", "--exit", "b.0", "--exit-stem", "pooled"], ["a", "b.0"], "pooled"),
+    ],
+    ids=["by-number", "by-name"],
+)
+def test_exits_are_trained_before_the_build_and_reach_it(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], where: Any, stem: str
+) -> None:
+    pytest.importorskip("torch")
+    from safetensors.numpy import save_file
+
+    asked: dict[str, Any] = {}
+
+    def build(**arguments: Any) -> None:
+        asked.update(arguments)
+        raise ValueError("seen")
+
+    def make_exits(_model: Any, _spec: Any, frames: Any, labels: Any, **told: Any) -> str:
+        asked.update(told, trained_on=len(frames), labels=labels)
+        return "the exits"
+
+    monkeypatch.setattr("littoral.train.build.build_bundle", build)
+    monkeypatch.setattr("littoral.train.exit_build.make_exits", make_exits)
+    np.savez(tmp_path / "frames.npz", frames=np.zeros((2, 16, 16, 1), np.uint8), labels=np.array([0, 1]))
+    save_file({}, tmp_path / "none.safetensors")
+    common: list[Any] = ["build", tmp_path / "out", "--frames", tmp_path / "frames.npz", "--classes", "a,b"]
+    common += ["--student", "torch.nn:Identity", "--student-weights", tmp_path / "none.safetensors"]
+    assert "seen" in said(*common, *words, "--exit-epochs", "7", "--seed", "5")[2]
+    assert (asked["exits"], asked["where"], asked["trained_on"]) == ("the exits", where, 2)
+    assert asked["labels"].tolist() == [0, 1]
+    recipe = asked["recipe"]
+    assert (recipe.stem, recipe.epochs, recipe.seed) == (stem, 7, 5)
+    assert "seen" in said(*common)[2]
+    assert asked["exits"] is None, "without the words there are none"
+    assert "one of the two" in said(*common, "--exits", "1", "--exit", "a")[2]
+    np.savez(tmp_path / "frames.npz", frames=np.zeros((2, 16, 16, 1), np.uint8))
+    assert "only a classifier has exits" in said(*common, *words, "--task", "segmentation")[2]
 
 
 def test_a_task_its_options_and_its_truths_reach_the_build(

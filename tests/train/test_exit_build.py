@@ -18,23 +18,24 @@ from torch import nn
 from traced import random_frames, square
 
 from littoral.bundle import Bundle, ExitHeads
-from littoral.core.exits import OFF, confidence, exit_indices
+from littoral.core.exits import confidence, exit_indices
 from littoral.core.heads import LinearHead
 from littoral.errors import BundleError
 from littoral.models.exits import ConvStem, PooledStem, cell_means, make_stem
+from littoral.models.frames import normalise
 from littoral.models.zoo import small_cnn
 from littoral.train import BuildOptions, ExitSource, TorchSource, build_bundle, exit_build, exit_places
 from littoral.train import build as build_module
-from littoral.train.exit_heads import exit_features, load_trained_exits, save_trained_exits
+from littoral.train.exit_heads import TrainedExits, exit_features, load_trained_exits, save_trained_exits
 from littoral.train.exit_places import ExitPlaces, place_exits
-from littoral.train.exits import ExitRecipe, TrainedExits, train_exits
+from littoral.train.exits import ExitRecipe, train_exits
 from littoral.train.export import ExportedModel, export_model
 from littoral.train.fit import settle_statistics
 
 SPEC = square(16, 1)
 FRAMES = random_frames(SPEC, 240)
 KWARGS = {"width": 4, "num_classes": 3, "depth": 1}
-RECIPE = ExitRecipe(epochs=2, batch_size=32, num_features=6, num_cheap=1, smallest=2, pad=1)
+RECIPE = ExitRecipe(epochs=6, batch_size=32, num_features=6, num_cheap=1, smallest=2, pad=1)
 
 
 @functools.cache
@@ -43,6 +44,9 @@ def network() -> nn.Module:
         torch.manual_seed(0)
         model = small_cnn(**KWARGS)
     settle_statistics(model, FRAMES, input=SPEC)
+    with torch.no_grad():  # else it answers the same for nearly all frames
+        logits = model(normalise(torch.from_numpy(FRAMES), SPEC))
+        model.head.bias -= logits.mean(dim=0)
     return model
 
 
@@ -76,6 +80,13 @@ def trained(stem: Any = "conv") -> TrainedExits:
     return train_exits(network(), SPEC, FRAMES[:160], None, recipe, places=places())
 
 
+@functools.cache
+def mixed() -> TrainedExits:
+    """One exit of each kind of stem, and the deep one."""
+    early, late = trained("conv").exits[0], trained("pooled").exits[1]
+    return dataclasses.replace(trained(), exits=(early, late, trained().exits[-1]))
+
+
 def make(out: Any, **changes: Any) -> Bundle:
     source = TorchSource(network(), "littoral.models.zoo:small_cnn", KWARGS)
     arguments = {
@@ -86,7 +97,7 @@ def make(out: Any, **changes: Any) -> Bundle:
         "class_names": ["a", "b", "c"],
         "input": SPEC,
         "source_frames": FRAMES,
-        "exits": ExitSource(trained=trained(), calibration=FRAMES[160:], level=0.6, delta=0.1),
+        "exits": ExitSource(trained=mixed(), calibration=FRAMES[160:], level=0.4, delta=0.1),
         "options": BuildOptions(probe_frames=8, replay_frames=8, drift_batches=2),
     }
     return build_bundle(**{**arguments, **changes})
@@ -110,7 +121,7 @@ def sessions(bundle: Bundle) -> list[ort.InferenceSession]:
 
 
 def test_a_bundles_stems_and_heads_answer_as_they_did_in_torch(built: Bundle) -> None:
-    features, logits = exit_features(network(), SPEC, trained(), FRAMES[:5])
+    features, logits = exit_features(network(), SPEC, mixed(), FRAMES[:5])
     value, maps = FRAMES[:5], []
     for session in sessions(built):
         (value,) = session.run(None, {session.get_inputs()[0].name: value})
@@ -139,18 +150,20 @@ def test_the_deep_exit_stands_right_before_a_segment_that_is_one_layer(built: Bu
 def test_what_the_thresholds_promise_holds_on_the_frames_it_was_made_from(built: Bundle) -> None:
     heads, promise = ExitHeads.open(built), built.manifest.exit_promise
     assert promise is not None
-    assert (promise.num_frames, promise.level, promise.delta) == (80, 0.6, 0.1)
-    features, logits = exit_features(network(), SPEC, trained(), FRAMES[160:])
+    assert (promise.num_frames, promise.level, promise.delta) == (40, 0.4, 0.1)
+    features, logits = exit_features(network(), SPEC, mixed(), FRAMES[160:])
     scores = [*(head.logits(x) for head, x in zip(heads.heads, features, strict=True)), logits]
     temperatures = (*heads.temperatures, 1.0)
     sure = np.stack([confidence(z, temperature=t) for z, t in zip(scores, temperatures, strict=True)], axis=1)
-    leaving = exit_indices(sure, heads.thresholds)
     answers = np.stack([z.argmax(axis=1) for z in scores], axis=1)
-    differ = (answers[np.arange(80), leaving] != answers[:, -1]).mean()
-    assert differ == pytest.approx(promise.empirical_risk, abs=1 / 80)
-    assert differ < promise.level
-    assert (leaving < 2).any()
-    assert max(heads.thresholds) < OFF
+    leaving = exit_indices(sure, heads.thresholds)
+    differ = answers[np.arange(80), leaving] != answers[:, -1]
+    tested = np.array_split(np.random.default_rng(0).permutation(80), 2)[1]
+    assert differ[tested].mean() == pytest.approx(promise.empirical_risk, abs=1 / 40)
+    assert promise.empirical_risk < promise.level
+    assert (leaving < 3).any()
+    careless = (answers[:, 0] != answers[:, -1])[tested]  # all leave at the first exit
+    assert careless.mean() > promise.empirical_risk
 
 
 @pytest.mark.parametrize(
@@ -166,7 +179,7 @@ def test_nothing_is_promised_without_enough_frames(
     graphs = [onnx.load_model_from_string(built.read(segment.file)) for segment in built.manifest.segments]
     stems = iter([onnx.load_model_from_string(built.read(f"exit-{i}.onnx")) for i in (0, 1)])
     monkeypatch.setattr(exit_build, "export_standalone", lambda *_a, **_k: next(stems))
-    source = dataclasses.replace(ExitSource(trained=trained(), calibration=FRAMES[160:]), **changes)
+    source = dataclasses.replace(ExitSource(trained=mixed(), calibration=FRAMES[160:]), **changes)
     told: list[str] = []
     made = exit_build.build_exits(
         source, graphs=graphs, sessions=sessions(built), input=SPEC, frames=FRAMES, progress=told.append
@@ -196,7 +209,7 @@ class Stopped(Exception):
 
 def test_a_training_that_was_stopped_ends_where_the_whole_one_does(tmp_path: Any) -> None:
     def stop(line: str) -> None:
-        if line.startswith("epoch 2"):
+        if line.startswith("epoch 4"):
             raise Stopped
 
     file = tmp_path / "checkpoint"
@@ -216,7 +229,7 @@ def test_stems_learn_to_answer_as_the_network_does() -> None:
     features, _ = exit_features(network(), SPEC, trained(), FRAMES[160:])
     for each, x in zip(trained().exits, features, strict=True):
         agrees = (each.head.logits(x).argmax(axis=1) == answers).mean()
-        assert agrees > min(most_frequent + 0.02, 0.95)
+        assert agrees > most_frequent + 0.1
 
 
 @pytest.mark.parametrize("stem", ["conv", "pooled"])

@@ -69,7 +69,9 @@ def _inspect(args: argparse.Namespace) -> int:
         "normalisation": ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))),
         "affine values": str(affine),
         "source metrics": ", ".join(
-            f"{key} {value:.4g}" for key, value in manifest.source_metrics.items() if not key.startswith("split")
+            f"{key} {value:.4g}"
+            for key, value in manifest.source_metrics.items()
+            if not key.startswith(("split", "exit"))
         ),
         "student": manifest.student.factory,
         "teacher": "none, so nothing adapts" if manifest.teacher is None else manifest.teacher.factory,
@@ -78,6 +80,8 @@ def _inspect(args: argparse.Namespace) -> int:
         print(f"{key:<15}{value}")
     for split in splits:
         print("\n".join(_split_lines(split)))
+    for line in _exit_lines(bundle):
+        print(line)
     for name in sorted(manifest.files):
         path = bundle.path / name
         print(f"  {path.stat().st_size if path.exists() else 0:>10}  {name}")
@@ -126,6 +130,28 @@ def _split_lines(split: dict[str, Any]) -> list[str]:
         lines.append(
             f"  level {number}: {level['kept_channels']} of {channels} channels, typically "
             f"{level['typical_bytes']:.4g} bytes, at most {level['max_bytes']}{told}"
+        )
+    return lines
+
+
+def _exit_lines(bundle: Bundle) -> list[str]:
+    """The exits, and what their thresholds promise, in words."""
+    manifest = bundle.manifest
+    lines = []
+    for index, spec in enumerate(manifest.exits):
+        agreement = manifest.source_metrics.get(f"exit{index}.agreement")
+        where = f"after segment {spec.segment}{', deep' if spec.is_deep else ''}"
+        lines.append(
+            f"{'exit':<15}{where}, {spec.num_features} features, {spec.macs / 1e6:.3g} million MACs, "
+            + ("off" if spec.threshold is None else f"threshold {spec.threshold:.4g}")
+            + ("" if agreement is None else f", agreement {agreement:.4g}")
+        )
+    if (promise := manifest.exit_promise) is not None:
+        share = manifest.source_metrics.get("exits.compute_share")
+        lines.append(
+            f"  of {promise.num_frames} source frames {promise.empirical_risk:.4g} are answered otherwise than by the "
+            f"whole network; at most {promise.level:g} with a confidence of {1 - promise.delta:g}"
+            + ("" if share is None else f"; {share:.3g} of the work")
         )
     return lines
 

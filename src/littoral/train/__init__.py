@@ -1,7 +1,8 @@
 """Offline: a torch model and data become a bundle."""
 
 from littoral.train.build import build_bundle
-from littoral.train.exits import ExitRecipe, TrainedExits, train_exits
+from littoral.train.exit_heads import TrainedExits
+from littoral.train.exits import ExitRecipe, train_exits
 from littoral.train.export import ExportedModel, export_model
 from littoral.train.fit import fit_classifier
 from littoral.train.options import BuildOptions, ExitSource, SplitSource, TorchSource

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -101,8 +102,9 @@ def build_bundle(
     places = () if exits is None else exits.trained.places.modules
     taps = [cut for cut in dict.fromkeys((*options.cut_points, *places)) if cut in modules]
     exported = export_model(student.module, input, output_shape=task.output_shape, taps=taps)
-    named = options.cut_points if exits is None else exit_cuts(exits, exported, student.module, options)
-    segments = _cut(exported, named, options.num_segments, say)
+    if exits is not None:
+        options = replace(options, cut_points=exit_cuts(exits, exported, student.module, options))
+    segments = _cut(exported, options, say)
     say("checking the segments against torch")
     _check_segments(segments, exported, student.module, input, source_frames[:8])
     say("measuring the source")
@@ -275,9 +277,12 @@ def _outputs(model: nn.Module, spec: InputSpec, frames: Frame) -> FloatArray:
     return np.asarray(outputs.float().cpu().numpy())
 
 
-def _cut(exported: ExportedModel, named: Sequence[str], num_segments: int, say: Progress) -> list[ModelProto]:
+def _cut(exported: ExportedModel, options: BuildOptions, say: Progress) -> list[ModelProto]:
     points = find_cut_points(exported.graph)
-    chosen = named_cut_points(points, named) if named else choose_cut_points(points, num_segments)
+    if options.cut_points:
+        chosen = named_cut_points(points, options.cut_points)
+    else:
+        chosen = choose_cut_points(points, options.num_segments)
     say(f"{len(exported.norm_layers)} normalisation layers, cut points: {describe(chosen)}")
     return split(exported.graph, [point.tensor for point in chosen])
 

@@ -5,6 +5,7 @@ Axes: N frames, E exits with the whole network as the last, D features, K classe
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from littoral.bundle.exits import exit_costs, heads_to_tensors
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.exits import compute_share, confidence, disagreement_losses, exit_indices
 from littoral.core.head_costs import head_macs
-from littoral.core.risk import Certified, learn_then_test, shared_path
+from littoral.core.risk import Certified, learn_then_test, searched_path
 from littoral.errors import BundleError
 from littoral.train.cuts import total_macs
 from littoral.train.encoder import FEATURES
@@ -52,8 +53,8 @@ class BuiltExits:
     segment_macs: tuple[int, ...] = ()
     files: dict[str, bytes] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
-    """``exit<i>.agreement`` with the whole network, 0..1, on the calibration frames, and ``exits.compute_share`` there:
-    the mean work over that without exits."""
+    """``exit<i>.agreement`` with the whole network, 0..1, on the calibration frames, and ``exits.compute_share`` on
+    those that certify: the mean work over that without exits."""
 
     @property
     def heads_file(self) -> str | None:
@@ -82,7 +83,7 @@ def make_exits(
     places = place_exits(model, spec, where)
     taught = None if labels is None else labels[used]
     trained = train_exits(model, spec, frames[used], taught, recipe, progress, places=places)
-    return ExitSource(trained=trained, calibration=frames[kept])
+    return ExitSource(trained=trained, calibration=frames[kept] if num_kept > 1 else None)
 
 
 def exit_cuts(exits: ExitSource, exported: ExportedModel, model: nn.Module, options: BuildOptions) -> tuple[str, ...]:
@@ -180,7 +181,7 @@ def _outputs_of_segments(sessions: Sequence[ort.InferenceSession], frames: Frame
 def _export_stem(
     stem: nn.Module, features_BCHW: np.ndarray, index: int
 ) -> tuple[onnx.ModelProto, ort.InferenceSession]:
-    module = stem.cpu().float().eval()
+    module = copy.deepcopy(stem).cpu().float().eval()
     example = torch.from_numpy(np.array(features_BCHW[:2]))
     graph = export_standalone(
         module, example, input_name=FEATURES, output_name=POOLED, what=f"the stem of exit {index}"
@@ -230,18 +231,25 @@ def _features(
 def _certify(
     built: BuiltExits, exits: ExitSource, features: Sequence[FloatArray], logits_NK: FloatArray, say: Progress
 ) -> BuiltExits:
-    """Thresholds by learn-then-test along one threshold for all exits."""
+    """Thresholds by learn-then-test, on one half of the frames, along a path that was searched on the other.
+
+    A searched path can leave exits off that do not pay for their own work.
+    """
     scores = [each.head.logits(x_ND) for each, x_ND in zip(exits.trained.exits, features, strict=True)]
     scores.append(logits_NK)
     temperatures = [*(spec.temperature for spec in built.specs), 1.0]
     sure_NE = np.stack([confidence(z, temperature=t) for z, t in zip(scores, temperatures, strict=True)], axis=1)
     losses_NE = disagreement_losses(np.stack([z.argmax(axis=1) for z in scores], axis=1))
+    order = np.random.default_rng(0).permutation(len(sure_NE))
+    searched, tested = np.array_split(order, 2)
+    if len(searched) == 0 or len(tested) == 0:
+        raise ValueError(f"{len(sure_NE)} calibration frames; at least 2 are needed, and 100 or more to promise much")
+    costs = exit_costs(built.specs, built.segment_macs)
+    path_LE = searched_path(sure_NE[searched], losses_NE[searched], costs)
     found = learn_then_test(
-        shared_path(len(scores)), sure_NE, losses_NE, level=exits.level, delta=exits.delta, test="binomial"
+        path_LE, sure_NE[tested], losses_NE[tested], level=exits.level, delta=exits.delta, test="binomial"
     )
-    share = compute_share(
-        exit_indices(sure_NE, found.thresholds), exit_costs(built.specs, built.segment_macs), found.thresholds
-    )
+    share = compute_share(exit_indices(sure_NE[tested], found.thresholds), costs, found.thresholds)
     agreements = {f"exit{i}.agreement": rounded(float(1 - x)) for i, x in enumerate(losses_NE.mean(axis=0)[:-1])}
     metrics = {**agreements, "exits.compute_share": rounded(share)}
     if not isinstance(found, Certified) or not math.isfinite(min(found.thresholds)):
@@ -249,16 +257,19 @@ def _certify(
         say(f"exits: {why}")
         return replace(built, metrics=metrics)
     say(
-        f"exits: {100 * share:.0f} % of the work at a threshold of {min(found.thresholds):.4g}, which differs from the "
-        f"whole network on {100 * found.empirical_risk:.2g} % of {found.num_frames} calibration frames"
+        f"exits: {100 * share:.0f} % of the work at thresholds {', '.join(f'{t:.3g}' for t in found.thresholds)}; they "
+        f"differ from the whole network on {100 * found.empirical_risk:.2g} % of {found.num_frames} calibration frames"
     )
     return replace(
         built,
-        specs=tuple(replace(spec, threshold=t) for spec, t in zip(built.specs, found.thresholds, strict=True)),
+        specs=tuple(
+            replace(spec, threshold=t if math.isfinite(t) else None)
+            for spec, t in zip(built.specs, found.thresholds, strict=True)
+        ),
         promise=ExitPromise(
             level=exits.level,
             delta=exits.delta,
-            procedure=f"{found.procedure}, one threshold for all exits",
+            procedure=f"{found.procedure}, path searched on {len(searched)} other frames",
             num_frames=found.num_frames,
             empirical_risk=rounded(found.empirical_risk),
         ),

@@ -5,6 +5,7 @@ Axes: N frames, D features, K classes.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -141,7 +142,8 @@ def exit_features(
 ) -> tuple[list[FloatArray], FloatArray]:
     """What each exit's head takes of these frames, float32 ``(N, D)`` each, and the network's logits ``(N, K)``."""
     trunk = Trunk(model, spec, trained.places)
-    return run_stems(trunk, [each.stem for each in trained.exits if each.stem is not None], frames)
+    stems = [copy.deepcopy(each.stem).to(trunk.device).eval() for each in trained.exits if each.stem is not None]
+    return run_stems(trunk, stems, frames)
 
 
 def run_stems(trunk: Trunk, stems: Sequence[Stem], frames: Frame) -> tuple[list[FloatArray], FloatArray]:

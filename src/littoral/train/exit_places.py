@@ -18,6 +18,9 @@ from littoral.models.frames import normalise
 from littoral.train.cuts import CutPoint, choose_cut_points, describe, find_cut_points
 from littoral.train.export import LOGITS, export_model
 
+_LATEST = 0.95
+"""Later than after this share of the work no exit is placed by itself: it would save nothing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExitPlaces:
@@ -63,7 +66,7 @@ def place_exits(model: nn.Module, spec: InputSpec, where: int | Sequence[str], *
     if isinstance(where, int):
         if where < 1:
             raise ValueError(f"{where} exits were asked for, expected at least 1")
-        chosen = choose_cut_points(points, where + 1)
+        chosen = choose_cut_points([p for p in points if p.share_of_macs <= _LATEST], where + 1)
     else:
         by_name = {point.tensor: point for point in points}
         names = [called.get(name, name) for name in where]

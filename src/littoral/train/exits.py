@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from littoral.bundle.manifest import InputSpec
 from littoral.core.arrays import Frame
 from littoral.models.exits import NUM_FEATURES, PooledStem, Stem, cell_means, make_stem
-from littoral.train.exit_heads import TrainedExit, TrainedExits, fit_heads
+from littoral.train.exit_heads import TrainedExits, fit_heads
 from littoral.train.exit_places import ExitPlaces
 from littoral.train.exit_trunk import Trunk
 from littoral.train.split_data import ShiftAndFlip, write_whole
@@ -261,6 +261,3 @@ class _Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         return int(state["epochs_done"])
-
-
-__all__ = ["ExitRecipe", "TrainedExit", "TrainedExits", "train_exits"]

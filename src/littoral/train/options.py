@@ -62,7 +62,8 @@ class ExitSource:
     Args:
         trained: Of the student that is built.
         calibration: uint8 ``(N, H, W, C)``, source frames on which neither stems nor heads nor temperatures were
-            fitted: the promise is about frames like these. None: all exits are off as shipped.
+            fitted: the promise is about frames like these. On half of them a path of thresholds is searched, on the
+            other half it is certified. None: all exits are off as shipped.
         level: The share of answers that may differ from the whole network's.
         delta: The promise fails for at most this share of builds.
     """
