@@ -186,13 +186,9 @@ class Maintenance:
         Raises:
             ValueError: the bundle has none.
         """
+        later, session = self._tasks.put, self.config.session
         self.exits = ExitRuntime(
-            self.bundle,
-            config,
-            model=self.model,
-            session=self.config.session,
-            state_dir=self._state_dir,
-            later=self._tasks.put,
+            self.bundle, config, model=self.model, session=session, state_dir=self._state_dir, later=later
         )
         return self.exits
 
