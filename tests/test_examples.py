@@ -45,6 +45,15 @@ def test_a_split_answers_from_a_few_bytes_much_as_the_device_does(tmp_path: Path
     assert min(agreement for _, _, agreement in found) > 60
 
 
+@pytest.mark.slow
+def test_a_device_leaves_early_and_learns_from_feedback(tmp_path: Path) -> None:
+    first, last, end = run("05_exits.py", tmp_path / "b").splitlines()[-3:]
+    right, early = ([int(words[i].rstrip("%")) for words in (first.split(), last.split())] for i in (2, 4))
+    assert early[0] == 0, "while it is checking no frame leaves early"
+    assert right[1] >= right[0] - 3
+    assert re.match(r"(serving|checking), by exit \[\d+, \d+, \d+, \d+\], \d personal heads serve", end)
+
+
 def test_a_cloud_and_a_device_in_two_terminals(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = shutil.copytree(tiny_bundle, tmp_path / "b")
     command = [sys.executable, str(EXAMPLES / "02_cloud.py"), str(bundle), str(tmp_path / "cloud"), "0"]

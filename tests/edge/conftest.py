@@ -17,3 +17,18 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The servers of these tests are on this machine, whatever proxy it uses for others."""
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "127.0.0.1,localhost")
+
+
+@pytest.fixture(scope="session")
+def exit_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `tiny_bundle` with three exits (``exit_bundles.py``). Do not write into it."""
+    from exit_bundles import write_exit_bundle
+    from made_once import one_at_a_time, run_folder
+
+    whole = run_folder(tmp_path_factory) / "exit-bundle"
+    with one_at_a_time(whole):
+        if not whole.exists():
+            folder = tmp_path_factory.mktemp("exits")
+            write_exit_bundle(tiny_bundle, folder / "b")
+            folder.rename(whole)
+    return whole / "b"

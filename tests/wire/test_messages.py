@@ -107,7 +107,12 @@ def test_golden_bytes_of_the_first_schema_never_change(message: Message) -> None
 
 def test_a_field_that_was_added_later_is_sent_only_where_it_says_something() -> None:
     status = typing.cast(Status, EXAMPLES[IDS.index("Status")])
-    for later in ({"offloaded": 7}, {"degraded": 2}, {"offloaded": 7, "degraded": 2}):
+    for later in (
+        {"offloaded": 7},
+        {"degraded": 2},
+        {"offloaded": 7, "degraded": 2},
+        {"early": 9, "exit_state": "serving"},
+    ):
         more = dataclasses.replace(status, **later)
         assert len(framed(more)) > len(framed(status))
         assert from_frame(decode_frame(framed(more))) == more
@@ -125,6 +130,7 @@ NARROWER = {
     "split": st.integers(0, MAX_SPLIT),
     "deadline_ms": st.integers(1, MAX_DEADLINE_MS),
     "code": st.text(max_size=MAX_CODE_CHARS),
+    "exit_state": st.text(max_size=MAX_CODE_CHARS),
     "queue_ms": st.floats(0, MAX_DEADLINE_MS),
     "compute_ms": st.floats(0, MAX_DEADLINE_MS),
 }
@@ -210,7 +216,9 @@ def test_any_body_is_a_message_or_a_protocol_error(kind: int, body: bytes) -> No
 @pytest.mark.parametrize("message", EXAMPLES, ids=IDS)
 def test_trailing_fields_that_are_not_known_are_ignored(message: Message) -> None:
     fields = fields_of(message)
-    left_out = [0, 0] if isinstance(message, Status) else []  # its later fields, which come before what is to come
+    left_out = (
+        [0, 0, 0, ""] if isinstance(message, Status) else []
+    )  # its later fields, which come before what is to come
     body = msgpack.packb([*msgpack.unpackb(typing.cast(bytes, fields[8])), *left_out, "new", 7])
     later = raw_frame([*fields[:7], zlib.crc32(body), body, {}, [3], "and this", b"and more of it"])
     assert from_frame(decode_frame(later)) == message

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,16 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         metavar="MS",
         help="with --offload, answer within so long, whoever does (default: 200)",
     )
+    parser.add_argument(
+        "--exits", action="store_true", help="leave early at the bundle's exits, once that is certified"
+    )
+    parser.add_argument(
+        "--risk",
+        type=float,
+        metavar="SHARE",
+        help="with --exits, of frames whose early answer may be another than the whole network's (default: 0.05)",
+    )
+    parser.add_argument("--no-personal", action="store_true", help="with --exits, keep the shipped heads")
     parser.add_argument("--status-every", type=float, metavar="SECONDS", help="also print the counters so often")
     parser.add_argument(
         "--flush", type=float, default=5.0, metavar="SECONDS", help="how long to go on sending at the end"
@@ -106,7 +117,16 @@ def run(args: argparse.Namespace) -> int:
     if args.offload is None and (args.split is not None or args.deadline is not None):
         print("littoral edge: --split and --deadline are of --offload; give that too", file=sys.stderr)
         return 2
+    if not args.exits and (args.risk is not None or args.no_personal):
+        print("littoral edge: --risk and --no-personal are of --exits; give that too", file=sys.stderr)
+        return 2
+    if args.exits and args.offload is not None:
+        print("littoral edge: leave out one of --exits and --offload", file=sys.stderr)
+        return 2
     bundle = Bundle.open(args.bundle)
+    if args.exits and not bundle.manifest.exits:
+        print(f"littoral edge: {args.bundle} has no exits; build it with 'littoral build --exits N'", file=sys.stderr)
+        return 2
     if args.maps is not None:
         if args.http is not None:
             print("littoral edge: --maps is for a folder or --stdin; leave it out with --http", file=sys.stderr)
@@ -144,7 +164,17 @@ def _config(args: argparse.Namespace) -> Any:
     if args.offload is not None:
         more = _given(split=args.split, deadline_ms=args.deadline)
         device["offload"] = OffloadConfig(mode="always", level=args.offload, **more)
+    if args.exits:
+        device["exits"] = _exits(args)
     return DeviceConfig(adapt_statistics=not args.no_adapt, selection=selection, **device)
+
+
+def _exits(args: argparse.Namespace) -> Any:
+    from littoral.core.exit_control import ControlConfig
+    from littoral.edge.exit_config import ExitConfig
+
+    config = ExitConfig(control=ControlConfig(**_given(risk=args.risk)))
+    return replace(config, personal=None) if args.no_personal else config
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -173,6 +203,7 @@ def _items(device: Device, args: argparse.Namespace) -> Iterator[Item]:
 
 def _answer_all(device: Device, args: argparse.Namespace) -> int:
     """Answer every frame of the source; how many could not be answered."""
+    from littoral.edge.answer import Answer
     from littoral.edge.http import answer_as_dict
     from littoral.errors import FrameError, ModelOutputError
 
@@ -192,6 +223,7 @@ def _answer_all(device: Device, args: argparse.Namespace) -> int:
             _write_map(maps / f"{answer.frame_id}.png", answer)
         sure = f"{_in_words(answer, names)}, version {answer.version}, cloud {answer.cloud}"
         who = f", by the {answer.source}" if args.offload is not None else ""
+        who += f", at exit {answer.exit_index}" if isinstance(answer, Answer) and args.exits else ""
         why = f" ({answer.reason})" if answer.degraded else ""
         text = f"{name}: {sure}, {answer.latency_ms:.2f} ms{who}{why}"
         _print(args, {"type": "answer", "input": name, **answer_as_dict(answer, names)} if args.json else {}, text)
@@ -276,6 +308,9 @@ def _print_status(device: Device, args: argparse.Namespace) -> None:
     )
     if args.offload is not None:
         text += f", {status.offloaded} answered by the cloud, {status.degraded} degraded"
+    if args.exits:
+        text += f", by exit {' '.join(map(str, status.frames_by_exit))}, {status.exit_state}"
+        text += f", {status.personal_heads} personal heads, {status.shadow_runs} shadow runs"
     if status.link_error and status.cloud == "away":
         text += f"; {status.link_error}"
     if status.storage_error:

@@ -220,6 +220,8 @@ def _devices(document: Document) -> str:
         "resets",
         "offloaded",
         "degraded",
+        "early",
+        "exits",
         "samples",
         "last said",
     )
@@ -239,15 +241,22 @@ def _device_row(device: Mapping[str, Any], document: Document) -> str:
             f"{status['frames']:,}",
             f"{status['selected']:,}{share}",
             *(f"{status[key]:,}" for key in ("queued", "dropped", "statistics_resets", "offloaded", "degraded")),
+            _early(status),
+            _text(status["exit_state"] or "–"),
         ]
     else:
-        counters = ["–"] * 8
+        counters = ["–"] * 10
     return (
         f'<tr><td>{_text(device["name"])} <span class="note">{_text(device["id"])}</span></td>'
         f'<td><span class="badge {state}">{state}</span>{seen}</td><td class="number">{device["domain"]}</td>'
         + "".join(f'<td class="number">{counter}</td>' for counter in (*counters, _samples(device)))
         + f"<td>{_receipt(device['last_receipt'])}</td></tr>"
     )
+
+
+def _early(status: Mapping[str, Any]) -> str:
+    """The share of frames that left early; of a device with exits."""
+    return f"{status['early'] / max(status['frames'], 1):.0%}" if status["exit_state"] else "–"
 
 
 def _samples(device: Mapping[str, Any]) -> str:

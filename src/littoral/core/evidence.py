@@ -8,7 +8,7 @@ into one sum with all that are older, which can only be taken back together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,6 +66,10 @@ class DaySums:
         self.targets_AK += np.outer(weighted, target_K if minus_K is None else target_K - minus_K)
         self.weights_K += weight * target_K
 
+    def piece(self, start: int, count: int) -> Floats:
+        """So many values of `gram`."""
+        return self.gram[start : start + count]
+
     def close(self) -> None:
         """No frame comes any more: half the memory."""
         self.gram, self.targets_AK = self.gram.astype(np.float32), self.targets_AK.astype(np.float32)
@@ -74,6 +78,43 @@ class DaySums:
         """Count how sure the deep exit was of a frame; a day starts out as if it had been sure so many times."""
         self.num_sure += 1
         self.sureness += (sureness - self.sureness) / (self.num_sure + start_frames)
+
+
+class StoredDay(DaySums):
+    """A day whose sums lie elsewhere, and are in memory only while somebody looks at them, until they are set anew.
+
+    Args:
+        sums: The day.
+        fetch: Gives so many values from a place, each time anew: first those of ``gram``, after them the targets'.
+    """
+
+    def __init__(self, sums: DaySums, fetch: Callable[[int, int], Floats]) -> None:
+        self._fetch: Callable[[int, int], Floats] = fetch
+        self._gram: Floats | None = None
+        self._targets: Floats | None = None
+        self._num_gram, self._shape = sums.gram.size, sums.targets_AK.shape
+        vars(self).update({name: value for name, value in vars(sums).items() if name not in ("gram", "targets_AK")})
+
+    @property
+    def gram(self) -> Floats:
+        return self._fetch(0, self._num_gram) if self._gram is None else self._gram
+
+    @gram.setter
+    def gram(self, values: Floats) -> None:
+        self._gram = values
+
+    @property
+    def targets_AK(self) -> Floats:
+        if self._targets is not None:
+            return self._targets
+        return self._fetch(self._num_gram, self._shape[0] * self._shape[1]).reshape(self._shape)
+
+    @targets_AK.setter
+    def targets_AK(self, values: Floats) -> None:
+        self._targets = values
+
+    def piece(self, start: int, count: int) -> Floats:
+        return self._fetch(start, count) if self._gram is None else super().piece(start, count)
 
 
 @dataclass
@@ -107,7 +148,10 @@ class Evidence:
             if len(self.days) > self.max_days:
                 self._merge_oldest()
         today = self.days[-1]
-        if today.gram.dtype != np.float64:  # the day after it was taken back
+        gram = today.gram
+        if (
+            gram.dtype != np.float64 or not gram.flags.writeable
+        ):  # the day after it was taken back, or it lies elsewhere
             today.gram, today.targets_AK = today.gram.astype(np.float64), today.targets_AK.astype(np.float64)
         return today
 
@@ -150,7 +194,7 @@ class Evidence:
             weights += keep * held.weights_K
             start = 0
             for i in range(size):
-                row = held.gram[start : start + size - i]
+                row = held.piece(start, size - i)
                 gram[i, i:] += keep * (row if exact else row.astype(np.float32).astype(np.float64))
                 start += size - i
         for i in range(size):
@@ -176,8 +220,8 @@ class Evidence:
             self.older = oldest
             return
         older = self.older
-        older.gram += oldest.gram
-        older.targets_AK += oldest.targets_AK
+        older.gram = older.gram + oldest.gram
+        older.targets_AK = older.targets_AK + oldest.targets_AK
         older.weights_K += oldest.weights_K
         frames = [older.shares.num_frames, oldest.shares.num_frames]
         if sum(frames):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from littoral.core.class_prior import ClassShares
-from littoral.core.evidence import DaySums
+from littoral.core.evidence import DaySums, StoredDay
 from littoral.core.exits import Float64s
 from littoral.core.heads import LinearHead, SourceMoments
 from littoral.core.personal import MOST_STANDS_FOR, PersonalConfig, PersonalHead
@@ -35,6 +35,7 @@ _DIGEST_BYTES = 32
 
 Sink = Callable[[bytes], object]
 Source = Callable[[int], bytes]
+Again = Callable[[int, int], bytes]
 
 
 def config_digest(head: PersonalHead) -> bytes:
@@ -75,11 +76,13 @@ def write_state(head: PersonalHead, sink: Sink) -> None:
         )
     )
     for sums in evidence.everything():
-        put(_pack_day(sums))
-        exact = "<f8" if sums.gram.dtype == np.float64 else "<f4"
+        gram = sums.gram
+        put(_pack_day(sums, is_exact=gram.dtype == np.float64))
+        exact = "<f8" if gram.dtype == np.float64 else "<f4"
         for values in (sums.shares.shares_K, sums.weights_K):
             put(values.astype("<f8").tobytes())
-        put(sums.gram.astype(exact, copy=False).tobytes())
+        put(gram.astype(exact, copy=False).tobytes())
+        del gram
         put(sums.targets_AK.astype(exact, copy=False).tobytes())
     put(memory.seen_K.astype("<i8").tobytes())
     for array, kind in zip(_memory_arrays(head), ("<f2", "<f2", "<f4", "<u2", "<i4"), strict=True):
@@ -103,11 +106,14 @@ def read_state(
     config: PersonalConfig | None = None,
     source_shares_K: Float64s | None = None,
     moments: SourceMoments | None = None,
+    again: Again | None = None,
 ) -> PersonalHead:
     """The inverse of `write_state`.
 
     Args:
         source: Gives up to so many next bytes, as ``file.read`` does.
+        again: Gives so many bytes from a place that `source` has given before, as often as it is asked, while the head
+            is used, and leaves `source` where it is. Then the sums of closed days stay there: of a week of days this is most of the memory.
         shipped, config, source_shares_K, moments: As the head was made with.
     Raises:
         HeadStateError: damaged or hostile bytes, or a state of another shipped head or configuration.
@@ -133,7 +139,7 @@ def read_state(
     if place != num_held % len(held.answers) and (num_held < len(held.answers) or place >= len(held.answers)):
         raise _damaged(f"the next held-back frame would go to place {place} of {num_held}")
     head.personal_serves = bool(serves)
-    read = [_read_day(reader, head) for _ in range(older + days)]
+    read = [_read_day(reader, head, again) for _ in range(older + days)]
     _check_days(read, has_older=bool(older))
     evidence.older, evidence.days = (read[0], read[1:]) if older else (None, read)
     memory.size, memory.num_draws = size, draws
@@ -177,12 +183,14 @@ class _Reader:
 
     def __init__(self, source: Source) -> None:
         self._source, self._digest = source, hashlib.sha256()
+        self.position = 0
 
     def take(self, count: int) -> bytes:
         data = self._source(count)
         if len(data) != count:
             raise _damaged("it ends too early")
         self._digest.update(data)
+        self.position += count
         return data
 
     def array(self, kind: str, count: int) -> NDArray[np.generic]:
@@ -202,7 +210,7 @@ class _Reader:
             raise _damaged("something follows its end")
 
 
-def _pack_day(sums: DaySums) -> bytes:
+def _pack_day(sums: DaySums, *, is_exact: bool) -> bytes:
     return _DAY.pack(
         sums.first_day,
         sums.last_day,
@@ -212,15 +220,16 @@ def _pack_day(sums: DaySums) -> bytes:
         sums.num_sure,
         sums.sureness,
         0.0,
-        sums.gram.dtype == np.float64,
+        is_exact,
     )
 
 
-def _read_day(reader: _Reader, head: PersonalHead) -> DaySums:
+def _read_day(reader: _Reader, head: PersonalHead, again: Again | None) -> DaySums:
     first, last, labelled, unlabelled, in_shares, num_sure, sureness, zero, exact = _DAY.unpack(reader.take(_DAY.size))
     size, num_classes = head.shipped.num_features + 1, head.shipped.num_classes
     shares_K, weights_K = (reader.numbers("<f8", num_classes).astype(np.float64) for _ in range(2))
     kind = "<f8" if exact else "<f4"
+    place = reader.position
     gram = reader.numbers(kind, size * (size + 1) // 2)
     targets_AK = reader.numbers(kind, size * num_classes).reshape(size, num_classes)
     diagonal = np.cumsum([0, *range(size, 1, -1)])
@@ -231,7 +240,16 @@ def _read_day(reader: _Reader, head: PersonalHead) -> DaySums:
     if (gram[diagonal] < 0).any() or max(labelled, unlabelled, in_shares, num_sure) >= _MOST_FRAMES:
         raise _damaged("the sums of a day are impossible")
     shares = ClassShares(head.source_shares_K, head.config.prior, shares_K, in_shares)
-    return DaySums(first, last, gram, targets_AK, weights_K, shares, labelled, unlabelled, sureness, num_sure)
+    sums = DaySums(first, last, gram, targets_AK, weights_K, shares, labelled, unlabelled, sureness, num_sure)
+    if again is None:
+        return sums
+    fetch, bytes_each = again, np.dtype(kind).itemsize
+
+    def values(start: int, count: int) -> NDArray[np.floating]:
+        data = fetch(place + bytes_each * start, bytes_each * count)
+        return np.frombuffer(data, dtype=kind).astype(kind[1:], copy=False)
+
+    return StoredDay(sums, values)
 
 
 def _check_days(read: list[DaySums], *, has_older: bool) -> None:
@@ -241,9 +259,9 @@ def _check_days(read: list[DaySums], *, has_older: bool) -> None:
     singles = read[1:] if has_older else read
     if any(sums.first_day != sums.last_day for sums in singles):
         raise _damaged("a day is several days")
-    if has_older and read[0].gram.dtype != np.float64:
+    if has_older and read[0].piece(0, 1).dtype != np.float64:
         raise _damaged("the sum of older days is not in float64")
-    if any(sums.gram.dtype != np.float32 for sums in singles[:-1]):
+    if any(sums.piece(0, 1).dtype != np.float32 for sums in singles[:-1]):
         raise _damaged("a day before the last one is open")
 
 

@@ -191,11 +191,11 @@ class PersonalHead:
         Raises:
             ValueError: the sums allow no solution.
         """
-        config, shipped = self.config, self.shipped.matrix()
+        config = self.config
         if config.fit == "sgd":
             return self._fit_sgd().matrix()
         gram, targets, weights_K = self.evidence.total(keep_per_day=config.keep_per_day)
-        frames = float(weights_K.sum())
+        frames, shipped = float(weights_K.sum()), self.shipped.matrix()
         if frames == 0:
             return shipped
         if config.fit == "lda":

@@ -32,6 +32,9 @@ class Answer(NamedTuple):
     """True where the device had wanted the cloud's answer and had to give its own."""
     reason: str = ""
     """Why an answer is degraded: ``away``, ``timeout``, ``busy``, or what the cloud or the codec said."""
+    exit_index: int = 0
+    """The exit that answered, from 0, the earliest; as many as there are exits where the network's own classifier did,
+    so 0 for a device without exits."""
 
     @property
     def probabilities(self) -> FloatArray:

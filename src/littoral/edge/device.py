@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self, cast
+from typing import Self, cast
 
 import numpy as np
 
@@ -23,8 +23,11 @@ from littoral.core.product import ProductConfig
 from littoral.core.scenes import RecallConfig
 from littoral.core.selection import SelectionConfig, Selector, judge_one
 from littoral.edge.answer import Answer
+from littoral.edge.counters import DeviceStatus as DeviceStatus
 from littoral.edge.dense import DenseAnswer, Judged, judge
 from littoral.edge.encoder import SplitEncoder
+from littoral.edge.exit_config import ExitConfig
+from littoral.edge.exits import ExitRuntime
 from littoral.edge.images import LOSSLESS, check_coding
 from littoral.edge.link import CloudLink
 from littoral.edge.maintenance import Maintenance
@@ -65,55 +68,18 @@ class DeviceConfig:
     a `SelectionConfig` they are chosen frames, and one over the bound is counted as dropped."""
     offload: OffloadConfig | None = None
     """Who finishes a frame; None: the device, always."""
+    exits: ExitConfig | None = None
+    """Leaving early at the bundle's exits; None: every frame goes through the whole network."""
 
     def __post_init__(self) -> None:
         check_coding(self.uplink_coding)
+        if self.exits is not None and self.offload is not None and self.offload.mode != "never":
+            raise ValueError("a device either leaves early or offloads its frames; leave out one of exits and offload")
         if self.statistics_batch_frames < 2 or self.statistics_stride_frames < 1:
             raise ValueError(
                 "statistics need statistics_batch_frames >= 2 and statistics_stride_frames >= 1, got "
                 f"{self.statistics_batch_frames} and {self.statistics_stride_frames}"
             )
-
-
-class DeviceStatus(NamedTuple):
-    """The device's counters. ``accepted = acked + queued + dropped`` holds for samples and receipts."""
-
-    version: int
-    cloud: str
-    link_error: str | None
-    storage_error: str | None
-    frames: int
-    selected: int
-    accepted: int
-    acked: int
-    queued: int
-    dropped: int
-    """Dropped by the outbox, or before it because the background thread could not keep up."""
-    measured_frames: int
-    """Frames that the statistics graph ran on; the fingerprint graph ran on as many."""
-    statistics_resets: int
-    swaps: int
-    versions_installed: int
-    versions_rejected: int
-    versions_reverted: int
-    scene: int
-    """The number of the world that the device is in; 0 before the first statistics."""
-    recalls: int
-    """Remembered versions that were put into service again."""
-    sample_bytes: int
-    """Of the samples chosen within the byte budget, on the wire, whether sent yet or not."""
-    budget_bytes: int
-    """What the byte budget has at the moment; below 0 after a scene opened."""
-    duplicates: int
-    """Frames not chosen because they look like one that was."""
-    over_budget: int
-    """Frames not chosen for want of budget alone."""
-    bytes_up: int
-    bytes_down: int
-    offloaded: int
-    """Frames that the cloud answered in time."""
-    degraded: int
-    """Frames that the device answered although the cloud was to."""
 
 
 class Device:
@@ -164,8 +130,13 @@ class Device:
                 shape=self._shape,
                 finish=None if adapts else self._judge,
             )
+        self._exits: ExitRuntime | None = None
+        if self.config.exits is not None:
+            self._exits = self._maintenance.open_exits(self.config.exits)
         self._otherwise: Callable[[Model, Frame, int], Answer | DenseAnswer] | None = None
-        if self._offloading is not None or not adapts:
+        if self._exits is not None:
+            self._otherwise = self._infer_exits
+        elif self._offloading is not None or not adapts:
             self._otherwise = self._infer_offloaded if adapts else self._infer_dense
         self._maintenance.start()
 
@@ -275,6 +246,69 @@ class Device:
             finished.reason,
         )
 
+    def _infer_exits(self, model: Model, frame: Frame, started: int) -> Answer:
+        """As `infer`, with no more of the network than the frame needs."""
+        maintenance, exits = self._maintenance, self._exits
+        assert exits is not None
+        self._frames += 1
+        logits, label, confidence, entropy, exit_index, network_entropy = exits.answer(model, frame, self._frames)
+        if entropy != entropy:
+            raise self._not_finite(model, logits)
+        if network_entropy is None:
+            maintenance.saw_offloaded(frame, label)
+        else:
+            maintenance.saw(frame, label, network_entropy)
+        if maintenance.uplink:
+            self._select(maintenance, frame, logits, label, entropy, model.version)
+        return Answer(
+            self._frames,
+            label,
+            self._names[label],
+            confidence,
+            entropy,
+            logits,
+            model.version,
+            maintenance.cloud,
+            (time.perf_counter_ns() - started) * 1e-6,
+            exit_index=exit_index,
+        )
+
+    def feedback(self, frame_id: int, label: int) -> bool:
+        """What the user says is on a frame: the exits' heads learn from it, or it helps to judge them.
+
+        Args:
+            frame_id: As in the frame's `Answer`.
+            label: The right class.
+        Returns:
+            False where the frame is none of the newest 64 of this run: nothing is known of it any more.
+        Raises:
+            ValueError: no such class, or the device has no exits.
+        """
+        return self._with_exits().feedback(frame_id, label)
+
+    def forget_day(self, day: int, timeout_s: float = 60.0) -> bool:
+        """Take back all that was learned on a day, for good: the heads become what they would be without it.
+
+        Days that are no longer held one by one go together with all days before them. A power cut in between does no
+        harm: the next start goes on with it.
+
+        Args:
+            day: As `ExitConfig.today` numbers them.
+        Returns:
+            Whether anything had been learned on it.
+        Raises:
+            StorageError: the disk does not take it.
+            TimeoutError: it is not done yet, and goes on.
+            ValueError: the device has no exits.
+        """
+        exits = self._with_exits()
+        return self._maintenance.call(lambda: exits.forget_day(day), timeout_s)
+
+    def _with_exits(self) -> ExitRuntime:
+        if self._exits is None:
+            raise ValueError("this device has no exits that could learn; give DeviceConfig(exits=ExitConfig())")
+        return self._exits
+
     def _select(
         self, maintenance: Maintenance, frame: Frame, logits: FloatArray, label: int, entropy: float, version: int
     ) -> None:
@@ -292,6 +326,7 @@ class Device:
         outbox, link = m.outbox, m.link
         chooser = m.chooser
         selector = None if chooser is None else chooser.selector
+        exits = self._exits
         counters = outbox.counters if outbox else Counters(accepted=0, acked=0, queued=0, dropped=0)
         return DeviceStatus(
             version=m.model.version,
@@ -320,6 +355,12 @@ class Device:
             bytes_down=link.bytes_down if link else 0,
             offloaded=self._offloading.offloaded if self._offloading else 0,
             degraded=self._offloading.degraded if self._offloading else 0,
+            frames_by_exit=list(exits.frames_by_exit) if exits else [],
+            shadow_runs=exits.control.num_shadow if exits else 0,
+            exit_state=exits.state if exits else "",
+            personal_heads=exits.num_personal if exits else 0,
+            rechecks=exits.control.num_rechecks if exits else 0,
+            exit_alarms=exits.control.num_alarms if exits else 0,
         )
 
     def rebuild(self) -> None:

@@ -14,10 +14,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -25,6 +26,8 @@ from littoral.bundle import Bundle, Envelope, SignedVersion
 from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.core.product import ProductConfig, ProductSelector
 from littoral.edge.choose import Chooser, Waiting
+from littoral.edge.exit_config import ExitConfig
+from littoral.edge.exits import ExitRuntime
 from littoral.edge.follow import Follower
 from littoral.edge.images import encode_image
 from littoral.edge.link import CloudLink
@@ -43,6 +46,7 @@ log = logging.getLogger(__name__)
 
 _NICENESS = 10
 Task = Callable[[], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ class Maintenance:
         if bundle.manifest.statistics is not None and config.adapt_statistics:
             self._follower = Follower(bundle, config, affine=lambda: self._affine)
         self.model = self._model(affine, version)
+        self.exits: ExitRuntime | None = None
 
         shape = (config.statistics_batch_frames, *bundle.manifest.input.shape)
         self._stride = config.statistics_stride_frames
@@ -154,7 +159,10 @@ class Maintenance:
         self._tasks.put(lambda: self._measure(batch, labels, mean_entropy, num_frames))
 
     def saw_offloaded(self, frame: Frame, label: int) -> None:
-        """Take note of a frame that the cloud answered: how sure it is says nothing of the version in service."""
+        """Take note of a frame that the cloud or an early exit answered.
+
+        How sure that is says nothing of the version in service.
+        """
         self._entropy_count -= 1
         self.saw(frame, label, 0.0)
 
@@ -171,6 +179,18 @@ class Maintenance:
         self._tasks.put(lambda: self._observe(math.nan) if self.model.version == version else None)
 
     # -- life ----------------------------------------------------------------------------------------------------------
+
+    def open_exits(self, config: ExitConfig) -> ExitRuntime:
+        """The bundle's exits, before `start`.
+
+        Raises:
+            ValueError: the bundle has none.
+        """
+        later, session = self._tasks.put, self.config.session
+        self.exits = ExitRuntime(
+            self.bundle, config, model=self.model, session=session, state_dir=self._state_dir, later=later
+        )
+        return self.exits
 
     def start(self) -> None:
         """Start the thread, then the link."""
@@ -195,8 +215,30 @@ class Maintenance:
     def settle(self, timeout_s: float) -> bool:
         """Wait until all tasks handed over so far are done."""
         done = threading.Event()
+        if self.exits is not None:
+            self._tasks.put(self.exits.take)
         self._tasks.put(done.set)
         return done.wait(timeout_s)
+
+    def call(self, work: Callable[[], T], timeout_s: float) -> T:
+        """What ``work`` gives in the background thread, after all tasks so far.
+
+        Raises:
+            TimeoutError: it is not done yet, and will be.
+            Exception: whatever ``work`` raises.
+        """
+        done: Future[T] = Future()
+
+        def task() -> None:
+            try:
+                done.set_result(work())
+            except Exception as error:  # noqa: BLE001  # the caller's, in its own thread
+                done.set_exception(error)
+
+        if not self._thread.is_alive():
+            raise ValueError("the device is closed; open it again")
+        self._tasks.put(task)
+        return done.result(timeout_s)
 
     def stop(self, flush_s: float) -> None:
         """Finish the tasks, give the link ``flush_s`` seconds to empty the outbox, and close."""
@@ -209,6 +251,8 @@ class Maintenance:
             self.link.stop(max(deadline - time.monotonic(), 0.0))
         if self.outbox is not None:
             self.outbox.close()
+        if self.exits is not None and not self._thread.is_alive():
+            self.exits.close()
 
     def _work(self) -> None:
         with contextlib.suppress(OSError, AttributeError):  # answers come first; only Linux has a niceness per thread
@@ -285,7 +329,7 @@ class Maintenance:
             self._measuring = False
 
     def _look(self, fingerprint: FloatArray, drifted: bool) -> bool:
-        served = self._affine
+        served, first = self._affine, self.scenes.number == 0
         opened = self.scenes.look(
             fingerprint, drifted=drifted, updater=self.updater, tell=self._put_receipt, uplink=self.uplink
         )
@@ -293,6 +337,8 @@ class Maintenance:
             if self.chooser is not None:
                 self.chooser.enter(self.scenes.number)
             self._wake()
+        if self.exits is not None and (drifted or (opened and not first)):
+            self.exits.recheck("the world changed")
         return self._affine is not served
 
     # -- models --------------------------------------------------------------------------------------------------------
@@ -329,8 +375,10 @@ class Maintenance:
         self._put_into_service(candidate.live, candidate.affine)
 
     def _put_into_service(self, model: Model, affine: Tensors) -> None:
-        self.model, self._affine = model, affine
+        before, self.model, self._affine = self.model, model, affine
         self.swaps += 1
+        if self.exits is not None:
+            self.exits.moved(before, model)
         release_memory()
 
     def _wire_status(self) -> Status:
@@ -344,4 +392,6 @@ class Maintenance:
             statistics_resets=status.statistics_resets,
             offloaded=status.offloaded,
             degraded=status.degraded,
+            early=self.exits.early if self.exits is not None else 0,
+            exit_state=status.exit_state,
         )

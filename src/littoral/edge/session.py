@@ -101,13 +101,14 @@ class Model:
 
     def run_until(self, segment: int | None, frames_BHWC: Frame) -> FloatArray | Frame:
         """The output of a segment, counted from 0; None gives the frames themselves."""
-        return self._through(0, 0 if segment is None else segment + 1, frames_BHWC)
+        return self.through(0, 0 if segment is None else segment + 1, frames_BHWC)
 
     def run_from(self, segment: int | None, value: FloatArray | Frame) -> FloatArray:
         """Logits ``(B, K)``, from what `run_until` gave for the same segment."""
-        return self._through(0 if segment is None else segment + 1, len(self._steps), value)  # type: ignore[return-value]
+        return self.through(0 if segment is None else segment + 1, len(self._steps), value)  # type: ignore[return-value]
 
-    def _through(self, first: int, last: int, value: FloatArray | Frame) -> FloatArray | Frame:
+    def through(self, first: int, last: int, value: FloatArray | Frame) -> FloatArray | Frame:
+        """The output of the segments from ``first`` to before ``last``, or ``value`` itself where there are none."""
         for run, name, outputs in self._steps[first:last]:
             (value,) = run(outputs, {name: value})
         return value

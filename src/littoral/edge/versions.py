@@ -78,11 +78,16 @@ class VersionState:
 
 
 class Files:
-    """The four steps that touch the disk; a test puts a power cut between any two of them."""
+    """The steps that touch the disk; a test puts a power cut between any two of them."""
 
     def write(self, path: Path, data: bytes) -> None:
         """Write a file; what is in it after a power cut is anyone's guess until `sync`."""
         path.write_bytes(data)
+
+    def append(self, path: Path, data: bytes) -> None:
+        """Write more of a file; likewise."""
+        with path.open("ab") as file:
+            file.write(data)
 
     def sync(self, path: Path) -> None:
         """Make a file's content, or a folder's names, survive a power cut."""

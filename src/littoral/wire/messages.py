@@ -126,6 +126,10 @@ class Status:
     """Frames that the cloud answered in time; with the next, new: a device that does not say so has none."""
     degraded: int = 0
     """Frames that the device answered although the cloud was to."""
+    early: int = 0
+    """Frames that left at an early exit; with the next, newer still."""
+    exit_state: str = ""
+    """``checking`` while no frame may leave early, ``serving``; "" from a device without exits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +240,7 @@ _IN_FRAME = "deadline_ms"
 _BODY_FIELDS = {kind: [field for field in fields if field[0] != _IN_FRAME] for kind, fields in _FIELDS.items()}
 _TOP: dict[tuple[type[Message], str], int] = {
     (Offload, "split"): MAX_SPLIT,
+    (Status, "exit_state"): MAX_CODE_CHARS,
     (OffloadAnswer, "code"): MAX_CODE_CHARS,
     (OffloadAnswer, "message"): MAX_TEXT_CHARS,
     (OffloadAnswer, "queue_ms"): MAX_DEADLINE_MS,

@@ -1,0 +1,293 @@
+"""What a device with early exits keeps on its disk, below ``exits/`` in its state folder.
+
+    head-<i>.state    what was learned for exit i (docs/reference/personal-head.md); replaced by a rename, so that a
+                      power cut leaves the old one or the new one
+    forget.json       days that are being taken back; there only while it is done
+    probe.tensors     the probe frames' features under the version that the heads were learned under
+    ring.slots, pending.slots   calibration frames, and frames that wait to be learned from: room and no record, emptied
+                      at each start
+
+A state that cannot be used is moved aside as ``head-<i>.refused``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from littoral.core.arrays import FloatArray
+from littoral.core.head_state import Source, write_state
+from littoral.core.personal import PersonalHead
+from littoral.edge.recent import SeenFrame
+from littoral.edge.versions import Files
+from littoral.errors import StorageError
+
+log = logging.getLogger("littoral.edge.exit_files")
+
+INTENT_FILE, PROBE_FILE = "forget.json", "probe.tensors"
+_NEW = ".new"
+_BUFFER_BYTES = 512
+
+
+class SlotFile:
+    """Records of one size in a file that no restart reads. Its disk may be full: then nothing is kept.
+
+    Args:
+        path: Made anew.
+        record_bytes: Of each record.
+    Raises:
+        StorageError: it cannot be made.
+    """
+
+    def __init__(self, path: Path, record_bytes: int) -> None:
+        self._size = record_bytes
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("w+b", buffering=0)
+        except OSError as error:
+            raise StorageError(f"{path} cannot be written ({error}); free some space on its disk") from error
+
+    def write(self, slot: int, record: bytes) -> None:
+        """Put a record in its place.
+
+        Raises:
+            StorageError: the disk does not take it.
+        """
+        try:
+            self._file.seek(slot * self._size)
+            written = self._file.write(record)
+        except OSError as error:
+            raise StorageError(f"a frame cannot be kept ({error}); free some space on the disk") from error
+        if written != self._size:
+            raise StorageError("a frame cannot be kept whole; free some space on the disk")
+
+    def read(self, slot: int) -> bytes:
+        """Take it again."""
+        self._file.seek(slot * self._size)
+        return self._file.read(self._size)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class PendingFrames:
+    """Frames that wait to be learned from, on the disk. For the background thread; `is_full` may be read from any.
+
+    Args:
+        capacity: In frames; those with labels find three times as much room besides.
+    """
+
+    def __init__(self, path: Path, *, capacity: int, num_features: int, num_classes: int) -> None:
+        self.capacity, self._classes = capacity, num_classes
+        blank = SeenFrame(
+            frame_id=0, version=0, num_seen=0, features=np.zeros(num_features, np.float16), logits_K=None
+        ).to_bytes(num_classes)
+        self._blank = bytes(len(blank))
+        self._slots = SlotFile(path, len(blank))
+        self._ids: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @property
+    def is_full(self) -> bool:
+        """There is room for frames with labels only."""
+        return len(self._ids) >= self.capacity
+
+    def add(self, frame: SeenFrame) -> bool:
+        """Keep a frame, in the place of what there was of it; False where there is no room."""
+        if frame.frame_id in self._ids:
+            place = self._ids.index(frame.frame_id)
+        elif len(self._ids) >= self.capacity * (1 if frame.label < 0 else 4):
+            return False
+        else:
+            place = len(self._ids)
+        self._slots.write(place, frame.to_bytes(self._classes))
+        if place == len(self._ids):
+            self._ids.append(frame.frame_id)
+        return True
+
+    def __iter__(self) -> Iterator[SeenFrame]:
+        for place in range(len(self._ids)):
+            yield SeenFrame.from_bytes(self._slots.read(place), self._classes)
+
+    def clear(self) -> None:
+        """Forget all frames, and their bytes."""
+        for place in range(len(self._ids)):
+            self._slots.write(place, self._blank)
+        self._ids.clear()
+
+    def close(self) -> None:
+        self._slots.close()
+
+
+class StateFile:
+    """An open state, for `littoral.core.head_state.read_state`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read: Source = file.read
+        self._file = file
+
+    def again(self, start: int, count: int) -> bytes:
+        """Bytes from a place that was read before; where `read` goes on stays as it is."""
+        place = self._file.tell()
+        self._file.seek(start)
+        data = self._file.read(count)
+        self._file.seek(place)
+        return data
+
+
+class ExitFolder:
+    """The durable files: each is replaced as a whole.
+
+    Args:
+        folder: It is made.
+        files: The disk; tests put power cuts between its steps.
+    """
+
+    def __init__(self, folder: Path, *, files: Files | None = None) -> None:
+        self.folder, self._files = folder, files or Files()
+        with contextlib.suppress(OSError):  # a disk that cannot be written still leaves the shipped heads to serve
+            folder.mkdir(parents=True, exist_ok=True)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what a power cut left half written."""
+        with contextlib.suppress(OSError):
+            for path in list(self.folder.glob("*" + _NEW)):
+                self._files.remove(path)
+
+    # -- heads ---------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def open_state(self, exit_index: int) -> Iterator[StateFile | None]:
+        """An exit's state while it is open, None where there is none. It stays what it was when another is saved.
+
+        Raises:
+            StorageError: the disk does not give it.
+        """
+        path = self._state(exit_index)
+        try:
+            file = path.open("rb", buffering=_BUFFER_BYTES)
+        except FileNotFoundError:
+            yield None
+            return
+        except OSError as error:
+            raise StorageError(f"{path} cannot be read ({error})") from error
+        with file:
+            try:
+                yield StateFile(file)
+            except OSError as error:
+                raise StorageError(f"{path} cannot be read ({error})") from error
+
+    def save_state(self, exit_index: int, head: PersonalHead) -> None:
+        """Make a head's state the state, durably, piece by piece: there is no second copy in memory.
+
+        Raises:
+            StorageError: the disk does not take it; the old state stands.
+        """
+        path = self._state(exit_index)
+        temporary = path.with_name(path.name + _NEW)
+        try:
+            self._files.write(temporary, b"")
+            write_state(head, lambda piece: self._files.append(temporary, piece))
+            self._put(temporary, path)
+        except OSError as error:
+            self._give_up(temporary, path, error)
+
+    def refuse(self, exit_index: int) -> None:
+        """Move a state aside that cannot be used."""
+        path = self._state(exit_index)
+        with contextlib.suppress(OSError):
+            self._files.rename(path, path.with_suffix(".refused"))
+
+    def forget_refused(self) -> None:
+        """Remove what was moved aside: nobody knows which days are in it."""
+        with contextlib.suppress(OSError):
+            for path in list(self.folder.glob("*.refused")):
+                self._files.remove(path)
+
+    # -- days that are being taken back --------------------------------------------------------------------------------
+
+    def intent(self) -> list[int]:
+        """The days that a power cut may have left half taken back."""
+        try:
+            days = json.loads((self.folder / INTENT_FILE).read_bytes())
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError) as error:
+            log.error("%s cannot be read (%s): take the days back once more", self.folder / INTENT_FILE, error)
+            return []
+        return [day for day in days if type(day) is int] if isinstance(days, list) else []
+
+    def begin_forgetting(self, days: list[int]) -> None:
+        """Note the days durably, before anything is changed.
+
+        Raises:
+            StorageError: the disk does not take it; nothing was changed.
+        """
+        self._replace(INTENT_FILE, json.dumps(days).encode())
+
+    def end_forgetting(self) -> None:
+        """They are taken back."""
+        with contextlib.suppress(OSError):
+            self._files.remove(self.folder / INTENT_FILE)
+            self._files.sync(self.folder)
+
+    # -- the probe frames' features ------------------------------------------------------------------------------------
+
+    def save_probe(self, version: int, features: list[FloatArray]) -> None:
+        """Keep the features ``(N, D)`` of each exit under a version.
+
+        Raises:
+            StorageError: the disk does not take it.
+        """
+        tensors = {f"exit-{i}": values for i, values in enumerate(features)}
+        self._replace(PROBE_FILE, save_safetensors({**tensors, "version": np.array([version], dtype=np.uint64)}))
+
+    def load_probe(self, sizes: tuple[int, ...]) -> tuple[int, list[FloatArray]] | None:
+        """The version and the features; None where there are none, or they cannot be used."""
+        try:
+            tensors = load_safetensors((self.folder / PROBE_FILE).read_bytes())
+            version, features = int(tensors["version"][0]), [tensors[f"exit-{i}"] for i in range(len(sizes))]
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError, KeyError, IndexError, ValueError) as error:
+            log.warning("%s cannot be used (%s)", self.folder / PROBE_FILE, error)
+            return None
+        good = all(
+            values.ndim == 2 and values.shape[1] == size and values.dtype == np.float32 and np.isfinite(values).all()
+            for values, size in zip(features, sizes, strict=True)
+        )
+        return (version, features) if good else None
+
+    def _state(self, exit_index: int) -> Path:
+        return self.folder / f"head-{exit_index}.state"
+
+    def _replace(self, name: str, data: bytes) -> None:
+        path = self.folder / name
+        temporary = path.with_name(name + _NEW)
+        try:
+            self._files.write(temporary, data)
+            self._put(temporary, path)
+        except OSError as error:
+            self._give_up(temporary, path, error)
+
+    def _put(self, temporary: Path, path: Path) -> None:
+        self._files.sync(temporary)
+        self._files.rename(temporary, path)
+        self._files.sync(self.folder)
+
+    def _give_up(self, temporary: Path, path: Path, error: OSError) -> None:
+        with contextlib.suppress(OSError):
+            self._files.remove(temporary)
+        raise StorageError(f"{path} cannot be written ({error}); free some space on its disk") from error

@@ -1,0 +1,471 @@
+"""Early exits on a device: segments that are run only when they are needed, and heads that follow their user.
+
+`ExitRuntime.answer` runs in the thread that answers. It reads one reference to the policy in force, tosses the coin,
+runs one segment after another, and hands over what the background thread may want to know. All else is that thread's:
+the calibration ring, learning, certifying, and putting a new policy in force by one assignment.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime as ort
+
+from littoral.bundle import Bundle
+from littoral.bundle.exits import ExitHeads
+from littoral.core.arrays import FloatArray, Frame
+from littoral.core.calibration_ring import CalibrationRing, RingFrame
+from littoral.core.exit_control import ExitControl, Purpose, certify, early_loss
+from littoral.core.exit_policy import ExitPolicy, ServedExit, Spoken
+from littoral.core.exits import OFF, ExitCosts
+from littoral.core.risk import Certified
+from littoral.core.selection import judge_one
+from littoral.edge.exit_config import ExitConfig
+from littoral.edge.exit_files import ExitFolder, PendingFrames, SlotFile
+from littoral.edge.personal import Fitted, PersonalHeads
+from littoral.edge.recent import RecentFrames, SeenFrame
+from littoral.edge.session import Model, SessionConfig, open_session
+from littoral.edge.versions import Files
+from littoral.errors import LittoralError, ModelOutputError, StorageError
+
+log = logging.getLogger("littoral.edge.exits")
+
+_MOST_WAITING = 48
+"""Frames between the two threads: more would be overwritten before they are taken."""
+_AT_A_TIME = 16
+"""Frames after which the background thread is woken: the two share Python's lock, so each time costs an answer time."""
+
+
+class Found(NamedTuple):
+    """An answer, and where it came from. NaN for confidence and entropy where the network's output is not finite."""
+
+    logits_K: FloatArray
+    label: int
+    confidence: float
+    entropy_nats: float
+    exit_index: int
+    network_entropy: float | None
+    """Of the shipped network's own answer; None where it did not come so far."""
+
+
+class _Stage(NamedTuple):
+    """An exit: after so many segments, made of such features, its numbers in their row."""
+
+    after: int
+    stem: ort.InferenceSession | None
+    is_deep: bool
+    columns: slice
+
+
+class _Handed(NamedTuple):
+    frame_id: int
+    purpose: Purpose
+    stands_for: float
+
+
+class ExitRuntime:
+    """The exits of one device. `answer` is for one thread at a time, `feedback` for any.
+
+    Args:
+        model: In service now.
+        state_dir: Where what is learned lives; without it nothing is.
+        later: Runs a task in the background thread.
+        files: The disk; tests put power cuts between its steps.
+    Raises:
+        ValueError: the bundle has no exits.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        config: ExitConfig,
+        *,
+        model: Model,
+        session: SessionConfig,
+        state_dir: Path | None,
+        later: Callable[[Callable[[], None]], None],
+        files: Files | None = None,
+    ) -> None:
+        specs = bundle.manifest.exits
+        if not specs:
+            raise ValueError(
+                f"bundle {bundle.manifest.name!r} has no exits; build it with exits, or leave DeviceConfig.exits out"
+            )
+        heads = ExitHeads.open(bundle)
+        self.config, self.shipped = config, replace(heads, moments=())  # they are larger than all else together
+        self._probe_frames = bundle.probe[0]
+        sizes = tuple(head.num_features for head in self.shipped.heads)
+        starts = np.cumsum([0, *sizes]).tolist()
+        self._stages = [
+            _Stage(
+                spec.segment + 1,
+                None if spec.stem_file is None else open_session(bundle.read(spec.stem_file), (), {}, session),
+                spec.is_deep,
+                slice(starts[i], starts[i + 1]),
+            )
+            for i, spec in enumerate(specs)
+        ]
+        self._end, self._later = len(bundle.manifest.segments), later
+        num_classes, self._num_features = bundle.manifest.num_classes, starts[-1]
+        self.control = ExitControl(config.control, seed=config.seed)
+        self.recent = RecentFrames(sizes, num_classes)
+        self.frames_by_exit = [0] * (len(specs) + 1)
+        self._num_classes = num_classes
+        self._waiting: deque[_Handed] = deque()
+        self._told = self._alarmed = False
+        self._first_waiting = 0
+        self._swap = threading.Lock()  # taken to put a policy in force, by the thread that answers only in an alarm
+        self._not_before_s = 0.0
+        self._costs = _early_costs(self.shipped.costs, num_early=sum(not spec.is_deep for spec in specs))
+        self._pending: PendingFrames | None = None
+        self._personal: PersonalHeads | None = None
+        self._slots: SlotFile | None = None
+        if state_dir is not None:
+            self._open(state_dir / "exits", model, heads, files)
+        self.ring = CalibrationRing(config.control.ring_frames, sizes, slots=self._slots)
+        policy = self._policy(model.version)
+        if config.start_with_shipped:
+            policy = policy.serving(self.shipped.thresholds[: policy.num_early])
+        self.policy = policy
+        """In force; read it once for each frame."""
+
+    def _open(self, folder: Path, model: Model, heads: ExitHeads, files: Files | None) -> None:
+        """What a state folder allows. A disk that fails leaves the shipped heads."""
+        config = self.config
+        try:
+            self._slots = SlotFile(folder / "ring.slots", RingFrame.record_bytes(self._num_features))
+            if config.personal is not None:
+                self._pending = PendingFrames(
+                    folder / "pending.slots",
+                    capacity=config.pending_frames,
+                    num_features=self._num_features,
+                    num_classes=self._num_classes,
+                )
+                self._personal = PersonalHeads(
+                    ExitFolder(folder, files=files),
+                    heads if config.personal.fit == "lda" else self.shipped,
+                    config.personal,
+                    seed=config.seed,
+                    version=model.version,
+                    features=lambda: self.probe_features(model),
+                )
+        except StorageError as error:
+            log.warning("the shipped heads serve, and nothing is learned: %s", error)
+            self._pending = self._personal = None
+
+    # -- in the thread that answers ------------------------------------------------------------------------------------
+
+    def answer(self, model: Model, frame: Frame, frame_id: int) -> Found:
+        """Answer a frame with as much of the network as it needs.
+
+        Args:
+            model: Read once for this frame.
+            frame: uint8 ``(H, W, C)``.
+            frame_id: Counts the frames of this run from 1.
+        """
+        policy, control, recent = self.policy, self.control, self.recent
+        checking = policy.checking
+        purpose = control.purpose(checking=checking)  # before anything is looked at
+        fits = policy.affine_version == model.version
+        picked = fits and purpose is not Purpose.NOTHING
+        runs_on = checking or picked or not fits
+        if self._first_waiting and frame_id - self._first_waiting >= _AT_A_TIME:
+            self._wake()
+        row = recent.features[recent.begin(frame_id)]
+        value: Any = frame[None]
+        position = num_seen = 0
+        shadow: list[Spoken] = []
+        pooled: FloatArray | None = None
+        for i, (stage, each) in enumerate(zip(self._stages, policy.exits, strict=True)):
+            value = model.through(position, stage.after, value)
+            position = stage.after
+            if not fits or (not stage.is_deep and not picked and (runs_on or each.threshold == OFF)):
+                continue
+            pooled = value[0] if stage.stem is None else stage.stem.run(_POOLED, {"features": value})[0][0]
+            with np.errstate(over="ignore"):
+                row[stage.columns] = pooled
+            num_seen += num_seen == i
+            if stage.is_deep or (runs_on and checking):
+                continue
+            spoken = each.answer(pooled)
+            if runs_on:
+                shadow.append(spoken)
+            elif spoken.confidence >= each.threshold:
+                recent.end(frame_id, model.version, num_seen, None)
+                self.frames_by_exit[i] += 1
+                return Found(spoken.logits_K, spoken.label, spoken.confidence, spoken.entropy_nats, i, None)
+        logits: FloatArray = model.through(position, self._end, value)[0]
+        label, confidence, entropy = judge_one(logits)
+        found = Found(logits, label, confidence, entropy, len(self._stages), entropy)
+        if entropy != entropy:
+            return found
+        if fits and policy.deep is not None and pooled is not None:
+            own = policy.deep.answer(pooled)
+            if own.entropy_nats == own.entropy_nats:
+                end = len(self._stages) - 1
+                found = Found(own.logits_K, own.label, own.confidence, own.entropy_nats, end, entropy)
+        self.frames_by_exit[found.exit_index] += 1
+        recent.end(frame_id, model.version, num_seen, logits)
+        if num_seen == len(self._stages) and (picked or not checking):
+            self._hand_over(policy, frame_id, purpose, shadow, found.label)
+        return found
+
+    def _hand_over(
+        self, policy: ExitPolicy, frame_id: int, purpose: Purpose, shadow: Sequence[Spoken], full: int
+    ) -> None:
+        """A frame ran to its end: audit it if the coin picked it, and pass it on."""
+        checking, leaves = policy.checking, False
+        if shadow:
+            leaves, loss = early_loss([s.label for s in shadow], [s.confidence for s in shadow], policy, full)
+            if self.control.audit(loss):
+                self._alarm(policy)
+                return
+        if purpose is not Purpose.RING and (self._pending is None or self._pending.is_full):
+            return
+        if len(self._waiting) < _MOST_WAITING:
+            stands_for = self.control.stands_for(purpose, leaves_early=leaves, checking=checking)
+            self._waiting.append(_Handed(frame_id, purpose, stands_for))
+            self._first_waiting = self._first_waiting or frame_id
+            if len(self._waiting) >= _AT_A_TIME:
+                self._wake()
+
+    def _wake(self) -> None:
+        self._first_waiting = 0
+        if not self._told:
+            self._told = True
+            self._later(self.take)
+
+    def _alarm(self, policy: ExitPolicy) -> None:
+        """Exits are off from the next frame on."""
+        with self._swap:
+            self._alarmed, self.policy = True, policy.off()
+        self._later(lambda: self.recheck("the alarm"))
+
+    # -- in any thread -------------------------------------------------------------------------------------------------
+
+    @property
+    def early(self) -> int:
+        """Frames that left before the network's end."""
+        return sum(self.frames_by_exit[: self.policy.num_early])
+
+    @property
+    def state(self) -> str:
+        """``checking`` or ``serving``."""
+        return "checking" if self.policy.checking else "serving"
+
+    @property
+    def num_personal(self) -> int:
+        """Personal heads that serve."""
+        return sum(each.personal for each in self.policy.exits)
+
+    def feedback(self, frame_id: int, label: int) -> bool:
+        """What the user says of one of the newest frames; False where it is none of these."""
+        if not 0 <= label < self._num_classes:
+            raise ValueError(f"the label is {label}, expected 0 to {self._num_classes - 1}")
+        frame = self.recent.get(frame_id)
+        if frame is None:
+            return False
+        self._later(lambda: self._label(frame.with_label(label)))
+        return True
+
+    # -- in the background thread --------------------------------------------------------------------------------------
+
+    def recheck(self, why: str) -> None:
+        """Find out anew whether frames may leave early: exits off, the ring empty."""
+        if not self.control.recheck():
+            self._alarmed = False
+            return
+        log.info("exits are checked anew: %s", why)
+        self._waiting.clear()
+        self.ring.clear()
+        with self._swap:
+            self._alarmed, self.policy = False, self._policy(self.policy.affine_version)
+
+    def moved(self, old: Model, new: Model) -> None:
+        """Another affine version is in service: heads follow, and exits are checked anew."""
+        if old.version == new.version:
+            return
+        if self._personal is not None and self._pending is not None:
+            self._pending.clear()
+            try:
+                self._personal.move(new.version, self.probe_features(old), self.probe_features(new))
+            except LittoralError as error:
+                log.warning("personal heads do not follow to version %d, the shipped serve: %s", new.version, error)
+        thresholds, on = self.policy.thresholds, not self.policy.checking
+        policy = self._policy(new.version)
+        if on and not self.config.control.recheck:
+            policy = policy.serving(thresholds)
+        with self._swap:
+            self.policy = policy
+        self.recheck(f"version {new.version}")
+
+    def forget_day(self, day: int) -> bool:
+        """Take back all that came on a day; whether there was anything.
+
+        Raises:
+            StorageError: the disk does not take it; the next start goes on with what had begun.
+        """
+        self._drain()
+        found = self.ring.remove_day(day) > 0
+        if self._pending is not None and any(frame.day == day for frame in self._pending):
+            found = True
+            self._learn_nothing_of(day)
+        if self._personal is not None:
+            try:
+                found = self._personal.forget(day) or found
+            finally:
+                self._refresh(must=True)
+        return found
+
+    def close(self) -> None:
+        """Close the files; what waits in them is gone."""
+        for file in (self._slots, self._pending):
+            if file is not None:
+                file.close()
+
+    def probe_features(self, model: Model) -> list[FloatArray]:
+        """The features ``(N, D)`` of the bundle's probe frames at each exit.
+
+        Raises:
+            ModelOutputError: one is not finite.
+        """
+        features = np.zeros((len(self._probe_frames), self._num_features), dtype=np.float32)
+        for row, frame in zip(features, self._probe_frames, strict=True):
+            value, position = frame[None], 0
+            for stage in self._stages:
+                value = model.through(position, stage.after, value)
+                position = stage.after
+                row[stage.columns] = (
+                    value[0] if stage.stem is None else stage.stem.run(_POOLED, {"features": value})[0][0]
+                )
+        if not np.isfinite(features).all():
+            raise ModelOutputError(f"an exit's features under version {model.version} are not finite")
+        return [features[:, stage.columns] for stage in self._stages]
+
+    def take(self) -> None:
+        """Take what the thread that answers has handed over; certify and learn when it is time."""
+        self._drain()
+        self._told = False
+        if self.policy.checking and self.control.due():
+            self._try()
+        if self._pending is not None and self._pending.is_full and time.monotonic() >= self._not_before_s:
+            self._learn(self._pending)
+
+    def _drain(self) -> None:
+        while self._waiting:
+            handed = self._waiting.popleft()
+            frame = self.recent.get(handed.frame_id)
+            if frame is None or frame.logits_K is None or not np.isfinite(frame.features).all():
+                continue
+            if frame.version != self.policy.affine_version:
+                continue
+            if handed.purpose is Purpose.RING:
+                self._keep(frame, frame.logits_K)
+            elif self._pending is not None:
+                self._pending.add(replace(frame, day=self.config.today(), stands_for=handed.stands_for))
+
+    def _keep(self, frame: SeenFrame, logits_K: FloatArray) -> None:
+        kept = RingFrame(
+            frame_id=frame.frame_id,
+            affine_version=frame.version,
+            day=self.config.today(),
+            shipped=int(logits_K.argmax()),
+            features=frame.features,
+        )
+        self.ring.add(kept)
+        self.control.keep()
+
+    def _label(self, frame: SeenFrame) -> None:
+        self._drain()  # the frame itself comes first
+        if self.ring.label(frame.frame_id, frame.label) or self._pending is None:
+            return
+        if np.isfinite(frame.features).all() and frame.num_seen:
+            self._pending.add(replace(frame, day=self.config.today()))
+
+    def _try(self) -> None:
+        """Put thresholds in force if they can be certified."""
+        config, policy = self.config.control, self.policy
+        self.control.tried()
+        scores = self.ring.scores(policy)
+        found = certify(scores, config, share_of_delta=1 / len(config.looks), costs=self._costs)
+        if isinstance(found, Certified):
+            self.control.enter_serving(found, scores)
+            self._publish(policy.serving(found.thresholds))
+            log.info(
+                "exits are in force: %s, risk %.4f on %d frames", found.procedure, found.empirical_risk, len(self.ring)
+            )
+        else:
+            log.info("exits stay off: %s", found.why)
+
+    def _learn(self, pending: PendingFrames) -> None:
+        assert self._personal is not None
+        began = time.monotonic()
+        try:
+            self._personal.learn(pending)
+        finally:
+            pending.clear()
+        self._refresh()
+        spent = time.monotonic() - began
+        self._not_before_s = began + spent / self.config.learning_share
+
+    def _refresh(self, *, must: bool = False) -> None:
+        """Put the heads that serve now in force, certified with them.
+
+        Args:
+            must: The policy in force may not stay; without a certificate exits are checked anew.
+        """
+        before = self.policy
+        policy = self._policy(before.affine_version)
+        if before.checking or not self.config.control.recheck:
+            self._publish(policy if before.checking else policy.serving(before.thresholds))
+            return
+        lost = any(old.personal and not new.personal for old, new in zip(before.exits, policy.exits, strict=True))
+        found = certify(self.ring.scores(policy), self.config.control, costs=self._costs)
+        if isinstance(found, Certified):
+            self._publish(policy.serving(found.thresholds))
+        elif must or lost:
+            self.recheck("a head is no longer what it was")
+
+    def _publish(self, policy: ExitPolicy) -> None:
+        with self._swap:
+            if not self._alarmed:
+                self.policy = policy
+
+    def _policy(self, version: int) -> ExitPolicy:
+        """The heads that serve, with every exit off."""
+        personal = self._personal
+        served = self._as_shipped() if personal is None or personal.version != version else personal.served
+        exits = tuple(
+            ServedExit(head=each.head, temperature=each.temperature, personal=each.personal) for each in served
+        )
+        return ExitPolicy(affine_version=version, exits=exits, has_deep=self._stages[-1].is_deep)
+
+    def _as_shipped(self) -> list[Fitted]:
+        pairs = zip(self.shipped.heads, self.shipped.temperatures, strict=True)
+        return [Fitted(head=head, temperature=temperature, personal=False) for head, temperature in pairs]
+
+    def _learn_nothing_of(self, day: int) -> None:
+        assert self._pending is not None
+        others = [frame for frame in self._pending if frame.day != day]
+        self._pending.clear()
+        for frame in others:
+            self._pending.add(frame)
+
+
+_POOLED = ["pooled"]
+
+
+def _early_costs(costs: ExitCosts, *, num_early: int) -> ExitCosts:
+    """Of the early exits and the end, the deep exit being a part of the end."""
+    segments, heads = costs.segment_macs, costs.head_macs
+    return ExitCosts(
+        segment_macs=(*segments[:num_early], sum(segments[num_early:])), head_macs=(*heads[:num_early], heads[-1])
+    )
