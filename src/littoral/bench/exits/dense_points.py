@@ -22,7 +22,6 @@ from littoral.core.risk import Certified, learn_then_test
 POINTS_LOST = 1.0
 """Points of mean IoU that an exit may cost."""
 _STEPS = 41
-_SPLITS = 200
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,7 +133,7 @@ def chosen_elsewhere(chosen_on: DenseSeen, test: DenseSeen, how: str, costs: Exi
     return point_of(test, how, found.thresholds, costs)
 
 
-def over_halves(seen: DenseSeen, how: str, costs: ExitCosts, *, splits: int = _SPLITS, seed: int = 0) -> dict[str, Any]:
+def over_halves(seen: DenseSeen, how: str, costs: ExitCosts, *, splits: int = 200, seed: int = 0) -> dict[str, Any]:
     """Choose on a random half of the frames, look at the other, many times.
 
     Halves of one set of videos are alike, so this says what choosing on few frames costs, and not what another street
@@ -166,7 +165,7 @@ def certified_over_halves(
     losses_NE: Float64s,
     level: float,
     delta: float = 0.1,
-    splits: int = _SPLITS,
+    splits: int = 200,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Certify on a random half of the frames, look at the other, many times.

@@ -140,6 +140,7 @@ class OmniglotNetwork:
 
     Attributes:
         projections: By exit what turns the pooled features into at most 64: offset and matrix.
+        alphabets_K: Of each class.
     """
 
     task: OmniglotTask
@@ -149,6 +150,7 @@ class OmniglotNetwork:
     moments: tuple[SourceMoments, ...]
     temperatures: tuple[float, ...]
     class_shares_K: Float64s
+    alphabets_K: Labels
     costs: ExitCosts
 
     def features(self, frames: Frame) -> tuple[FloatArray, ...]:
@@ -281,6 +283,7 @@ def add_exits(
         moments=tuple(moments),
         temperatures=tuple(temperatures),
         class_shares_K=shares,
+        alphabets_K=np.array([source.alphabets_N[labels == k][0] for k in range(num_classes)], dtype=np.int64),
         costs=_costs(model, projections, num_classes),
     )
 

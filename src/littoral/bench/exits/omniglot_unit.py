@@ -39,6 +39,8 @@ from littoral.models.small_cnn import small_cnn
 TASKS: tuple[OmniglotTask, ...] = ("characters", "alphabets")
 LABELS = (0.0, 0.1, 1.0)
 """The share of personal drawings whose label the user gives."""
+_FLOOR = 0.02
+"""Of the shares of alphabets: so much of the source's stays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +141,7 @@ def user_row(network: OmniglotNetwork, user: WriterUser, *, fit: str, seed: int)
             "fitted": _scored(network, fitted, test),
             "served": _scored(network, served, test),
         }
+    row["alphabet, no labels"] = _scored(network, of_known_alphabet(network, personal), test)
     row["offset, labels"] = _scored(network, network.heads, shifted(network, personal, test, labels=True))
     row["offset, no labels"] = _scored(network, network.heads, shifted(network, personal, test, labels=False))
     return row
@@ -163,6 +166,22 @@ def personal_heads(
         for head, features in zip(heads, personal.features, strict=True):
             head.observe(features[i], day=0, affine_version=0, label=label, deep_K=deep[i])
     return heads
+
+
+def of_known_alphabet(network: OmniglotNetwork, personal: WriterPart) -> list[LinearHead]:
+    """The shipped heads with the shares of *alphabets* corrected, as the shipped network sees them, without a label.
+
+    An alphabet's characters share its share, so that one that was not shown yet is as likely as one that was. In
+    ``alphabets`` these are the class shares.
+    """
+    groups_K = network.alphabets_K
+    known = np.zeros((len(groups_K), int(groups_K.max()) + 1))
+    known[np.arange(len(groups_K)), groups_K] = 1
+    source = network.class_shares_K @ known
+    shares = (personal.deep_NK @ known).mean(axis=0)
+    shares = (1 - _FLOOR) * shares + _FLOOR * source
+    moved_K = np.log(shares / source)[groups_K].astype(np.float32)
+    return [LinearHead(weights_KD=head.weights_KD, bias_K=head.bias_K + moved_K) for head in network.heads]
 
 
 def shifted(network: OmniglotNetwork, personal: WriterPart, test: WriterPart, *, labels: bool) -> WriterPart:
@@ -241,8 +260,9 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             found = [row[f"labels {share:g}"][kind] for row in rows]
             gains = np.array([each["exits"] for each in found]) - shipped
             out[f"labels {share:g}, {kind}"] = {**_gains(gains), "work": _work(found)}
-    for name in ("offset, labels", "offset, no labels"):
-        out[name] = _gains(np.array([row[name]["exits"] for row in rows]) - shipped)
+    for name in ("alphabet, no labels", "offset, labels", "offset, no labels"):
+        found = [row[name] for row in rows]
+        out[name] = {**_gains(np.array([each["exits"] for each in found]) - shipped), "work": _work(found)}
     return out
 
 

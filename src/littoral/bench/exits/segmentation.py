@@ -1,6 +1,6 @@
 """Exits of a segmentation network on CamVid: trained on its train frames, chosen on val, measured on test.
 
-The network is frozen. CGNet's authors trained it on train and val, ESPNet's on train; so of CGNet only test is a fair
+The network is frozen. CGNet's authors trained it on train and val, of ESPNet it is not recorded; so only test is a fair
 score, and thresholds chosen on val are chosen where the whole network looks better than it is.
 """
 
@@ -30,11 +30,10 @@ from littoral.bench.exits.dense_points import (
     path_of,
     whole_of,
 )
+from littoral.bench.exits.dense_seen import MAIN_WAY, WAYS, DenseExits, see_dense, task_of_network
 from littoral.bench.split.dense_networks import DenseNetwork, load_dense_network
-from littoral.core.dense_exits import dense_confidence, pixel_disagreement, pixel_error
 from littoral.core.exits import ExitCosts, Float64s
 from littoral.core.metrics import MeanIoU
-from littoral.core.tasks import Segmentation
 from littoral.models.bottleneck import count_macs
 from littoral.models.dense_exits import DenseExit, full_scores
 from littoral.models.frames import normalise
@@ -42,14 +41,6 @@ from littoral.models.graph import graph_network
 from littoral.models.parts import head_of
 from littoral.train.dense_exits import DenseExitRecipe, see_frames, train_dense_exit
 
-WAYS: dict[str, dict[str, Any]] = {
-    "mean": {},
-    "margin": {"score": "margin"},
-    "lower tenth": {"over": "quantile", "quantile": 0.1},
-    "sure share": {"over": "sure_share", "sure": 0.9},
-}
-"""How sure a frame is."""
-MAIN_WAY = "mean"
 LEVELS = (0.005, 0.01, 0.02)
 """Of the share of wrong pixels over the whole network's, for a certificate."""
 _TIMED, _REPEATS = 6, 3
@@ -99,22 +90,6 @@ class SegmentationUnit:
         return (self.epochs * self.views + 2) * (367 if self.limit is None else self.limit)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class DenseExits:
-    """A frozen network and its exits.
-
-    Attributes:
-        run: Gives the features at each cut, then the scores.
-        heads: One for each cut.
-    """
-
-    network: DenseNetwork
-    cuts: tuple[str, ...]
-    run: nn.Module
-    heads: tuple[DenseExit, ...]
-    costs: ExitCosts
-
-
 def make_segmentation(unit: SegmentationUnit, data: Path, work: Path, tell: Callable[..., None]) -> dict[str, Any]:
     """Train the exits, or take them from their checkpoints, and measure. Of the form of `littoral.bench.rows.MakeUnit`.
 
@@ -128,15 +103,16 @@ def make_segmentation(unit: SegmentationUnit, data: Path, work: Path, tell: Call
     with alone(folder):
         train_exits_of(exits, unit, load_camvid(data, "train", limit=unit.limit), folder, tell)
     trained = time.process_time() - began
-    val = see_dense(exits, load_camvid(data, "val", limit=unit.limit))
+    val, _ = see_dense(exits, load_camvid(data, "val", limit=unit.limit))
     test_set = load_camvid(data, "test", limit=unit.limit)
-    test = see_dense(exits, test_set)
+    test, tiles = see_dense(exits, test_set)
     return {
         **measured(exits.costs, val, test),
         "network": unit.network,
         "cuts": list(unit.cuts),
         "train_cpu_seconds": round(trained, 1),
         "sequences": by_sequence(exits.costs, val, test, test_set.names),
+        "tiles_at_best": tiles_at_best(exits.costs, tiles),
         "smaller_frames": [smaller_frames(network, test_set, scale) for scale in unit.frame_scales],
         "cpu_ms": timed(exits, test_set),
     }
@@ -145,7 +121,7 @@ def make_segmentation(unit: SegmentationUnit, data: Path, work: Path, tell: Call
 def new_exits(network: DenseNetwork, unit: SegmentationUnit) -> DenseExits:
     """Untrained exits on a network."""
     kwargs = dict(network.kwargs)
-    task = _task(network)
+    task = task_of_network(network)
     run = graph_network(nodes=kwargs["nodes"], input=kwargs["input"], output=[*unit.cuts, kwargs["output"]])
     run.load_state_dict(network.model.state_dict())
     run.eval()
@@ -185,7 +161,7 @@ def train_exits_of(
     exits: DenseExits, unit: SegmentationUnit, train: Segmented, folder: Path, tell: Callable[..., None]
 ) -> None:
     """Train every exit that has no finished checkpoint in the folder."""
-    task = _task(exits.network)
+    task = task_of_network(exits.network)
     finished = [folder / f"exit-{i}.done.pt" for i in range(len(exits.cuts))]
     if not all(path.exists() for path in finished):
         told = unit.epochs * len(exits.cuts)
@@ -220,36 +196,18 @@ def train_exits_of(
         head.eval()
 
 
-def see_dense(exits: DenseExits, data: Segmented) -> DenseSeen:
-    """Run every frame to the end and count what every exit would have answered."""
-    task = _task(exits.network)
-    confusions, errors, apart = [], [], []
-    sure: dict[str, list[list[float]]] = {name: [] for name in WAYS}
-    for frame, truth in zip(data.frames, data.truths, strict=True):
-        with torch.inference_mode():
-            *found, scores = exits.run(normalise(torch.from_numpy(np.array(frame[None])), exits.network.input))
-            own = [head(features) for head, features in zip(exits.heads, found, strict=True)]
-            every = [full_scores(each, *scores.shape[2:]) for each in own] + [scores]
-        answers = [task.answers(each.numpy())[0] for each in every]
-        metrics = []
-        for answer in answers:
-            metric = MeanIoU(task.num_classes, ignored_label=task.ignored_label)
-            metric.update([answer], [truth])
-            metrics.append(metric.confusion_KK)
-        confusions.append(np.stack(metrics))
-        errors.append([pixel_error(answer, truth, ignored_label=task.ignored_label) for answer in answers])
-        apart.append([pixel_disagreement(answer, answers[-1]) for answer in answers])
-        for name, how in WAYS.items():
-            sure[name].append([float(dense_confidence(each.numpy(), **how)[0]) for each in own] + [1.0])
-    return DenseSeen(
-        confusions_NEKK=np.stack(confusions),
-        errors_NE=np.array(errors),
-        disagreement_NE=np.array(apart),
-        sure={name: np.array(found) for name, found in sure.items()},
-    )
+def tiles_at_best(costs: ExitCosts, tiles: DenseSeen) -> dict[str, Any] | None:
+    """What leaving tile by tile could save at most, with hindsight.
+
+    A tile that goes on is answered as if the rest of the network had seen the whole frame, and costs its area's share:
+    no network that looks around a pixel can be run so, hence a bound and no method.
+    """
+    points = curve_of(tiles, MAIN_WAY, path_of(tiles.sure[MAIN_WAY]), costs)
+    best = cheapest_within(points, whole=points[0].miou)
+    return None if best is None else best.row()
 
 
-def measured(costs: ExitCosts, val: DenseSeen, test: DenseSeen) -> dict[str, Any]:
+def measured(costs: ExitCosts, val: DenseSeen, test: DenseSeen, *, splits: int = 200) -> dict[str, Any]:
     """Everything that thresholds do: the curve, each way of choosing, and `seg_macs_ratio`."""
     whole = whole_of(test, MAIN_WAY, costs)
     ways: dict[str, Any] = {}
@@ -259,7 +217,7 @@ def measured(costs: ExitCosts, val: DenseSeen, test: DenseSeen) -> dict[str, Any
         ways[way] = {
             "hindsight": None if best is None else best.row(),
             "on_val": chosen_elsewhere(val, test, way, costs).row(),
-            "on_halves": over_halves(test, way, costs),
+            "on_halves": over_halves(test, way, costs, splits=splits),
             "points": [point.row() for point in points],
         }
     main = ways[MAIN_WAY]
@@ -276,7 +234,8 @@ def measured(costs: ExitCosts, val: DenseSeen, test: DenseSeen) -> dict[str, Any
         "points": main["points"],
         "ways": ways,
         "certified": [
-            certified_over_halves(test, MAIN_WAY, path, costs, losses_NE=excess_NE, level=level) for level in LEVELS
+            certified_over_halves(test, MAIN_WAY, path, costs, losses_NE=excess_NE, level=level, splits=splits)
+            for level in LEVELS
         ],
         "seg_macs_ratio": 1.0 if main["hindsight"] is None else main["hindsight"]["macs_ratio"],
         "seg_macs_ratio_chosen_on_val": main["on_val"]["macs_ratio"],
@@ -314,7 +273,7 @@ def by_sequence(costs: ExitCosts, val: DenseSeen, test: DenseSeen, names: Sequen
 
 def smaller_frames(network: DenseNetwork, data: Segmented, scale: float) -> dict[str, Any]:
     """The rival without exits: the whole network on frames made smaller, its scores brought back to their size."""
-    task = _task(network)
+    task = task_of_network(network)
     size = [8 * round(side * scale / 8) for side in (network.input.height, network.input.width)]
     metric = task.metric()
     for frame, truth in zip(data.frames, data.truths, strict=True):
@@ -351,9 +310,3 @@ def timed(exits: DenseExits, data: Segmented) -> dict[str, float]:
                 part(x)
             times[name].append((time.process_time() - began) / len(frames))
     return {name: round(1000 * min(found), 2) for name, found in times.items()}
-
-
-def _task(network: DenseNetwork) -> Segmentation:
-    if not isinstance(network.task, Segmentation):
-        raise ValueError(f"{network.name} is a network for {network.task.name}, expected one for segmentation")
-    return network.task
