@@ -96,12 +96,34 @@ def test_nothing_is_certified_for_an_exit_that_errs_and_all_for_one_that_does_no
     answers = {}
     for name, seen in (("good", good), ("bad", bad)):
         answers[name] = certified_over_halves(
-            seen, "mean", path, COSTS, losses_NE=seen.errors_NE - seen.errors_NE[:, -1:], level=0.1, splits=10
+            seen,
+            "mean",
+            path,
+            COSTS,
+            losses_NE=seen.errors_NE - seen.errors_NE[:, -1:],
+            level=0.1,
+            largest=1.0,
+            splits=10,
         )
     assert answers["good"]["macs_ratio"] == pytest.approx(2.0)
     assert answers["good"]["violations"] == 0
     assert answers["bad"]["macs_ratio"] < 1.05
     assert answers["bad"]["points_lost_mean"] < 20  # of 67 points, were every frame to leave
+
+
+def test_small_losses_can_only_be_certified_where_a_frames_loss_is_bounded_by_little() -> None:
+    rng = np.random.default_rng(0)
+    seen = seen_of(rng.choice([0.0, 0.02], 120).tolist(), rng.uniform(0.2, 0.9, 120).tolist())
+    path = path_of(seen.sure["mean"])
+    made = [
+        certified_over_halves(
+            seen, "mean", path, COSTS, losses_NE=seen.errors_NE, level=0.03, largest=largest, splits=5
+        )
+        for largest in (0.2, 1.0)
+    ]
+    assert made[0]["certified"] == 1.0
+    assert made[0]["violations"] == 0.0
+    assert made[1]["certified"] == 0.0
 
 
 def test_choosing_on_a_half_reports_what_the_other_half_lost() -> None:

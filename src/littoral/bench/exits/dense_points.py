@@ -164,6 +164,7 @@ def certified_over_halves(
     *,
     losses_NE: Float64s,
     level: float,
+    largest: float = 0.2,
     delta: float = 0.1,
     splits: int = 200,
     seed: int = 0,
@@ -172,27 +173,31 @@ def certified_over_halves(
 
     Args:
         path_LE: Fixed without these frames.
-        losses_NE: In [-1, 1]: of disagreement, or of the error minus the whole network's.
+        losses_NE: Of disagreement, or of the error minus the whole network's.
+        largest: A frame's loss counts as at most this, and its gain likewise: of 100 frames no bound over [-1, 1] could
+            promise two points, since it must allow for frames that are wrong altogether.
     Returns:
         How often something was certified, what it saves (a calibration without a certificate saves nothing), and how
         often the mean loss of all frames, from which the half was drawn, is above the level all the same.
     """
     rng = np.random.default_rng(seed)
+    scaled_NE = np.clip(losses_NE / largest, -1, 1)
     shares, lost, broken, made = [], [], [], []
     for _ in range(splits):
         order = rng.permutation(len(seen))
         rows, rest = order[: len(seen) // 2], seen.take(order[len(seen) // 2 :])
         found = learn_then_test(
-            path_LE, seen.sure[how][rows], losses_NE[rows], level=level, delta=delta, test="betting"
+            path_LE, seen.sure[how][rows], scaled_NE[rows], level=level / largest, delta=delta, test="betting"
         )
         point = point_of(rest, how, found.thresholds, costs)
         leaving_N = exit_indices(seen.sure[how], found.thresholds)
         made.append(isinstance(found, Certified))
-        broken.append(bool(losses_NE[np.arange(len(seen)), leaving_N].mean() > level))
+        broken.append(bool(scaled_NE[np.arange(len(seen)), leaving_N].mean() > level / largest))
         lost.append(whole_of(rest, how, costs).miou - point.miou)
         shares.append(1 / point.ratio)
     return {
         "level": level,
+        "largest_loss_of_a_frame": largest,
         "delta": delta,
         "splits": splits,
         "certified": round(float(np.mean(made)), 4),

@@ -55,7 +55,7 @@ class OmniglotUnit:
     epochs: int = 20
     seed: int = 0
     draws: int = 5
-    fit: str = "lda"
+    fit: str = "logits"
 
     def config(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def make_segmentation(unit: SegmentationUnit, data: Path, work: Path, tell: Call
     began = time.process_time()
     network = load_dense_network(data, unit.network)
     exits = new_exits(network, unit)
-    folder = work / "trained" / f"segmentation-{unit.network}-{unit.key}"
+    folder = work / "trained" / f"segmentation-{unit.network}-{replace(unit, frame_scales=()).key}"
     with alone(folder):
         train_exits_of(exits, unit, load_camvid(data, "train", limit=unit.limit), folder, tell)
     trained = time.process_time() - began
