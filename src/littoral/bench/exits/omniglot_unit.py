@@ -39,6 +39,8 @@ from littoral.models.small_cnn import small_cnn
 TASKS: tuple[OmniglotTask, ...] = ("characters", "alphabets")
 LABELS = (0.0, 0.1, 1.0)
 """The share of personal drawings whose label the user gives."""
+_OFFSET_FRAMES = 10
+"""How many drawings the source's own mean weighs where a hand's offset is estimated."""
 _FLOOR = 0.02
 """Of the shares of alphabets: so much of the source's stays."""
 
@@ -193,10 +195,10 @@ def shifted(network: OmniglotNetwork, personal: WriterPart, test: WriterPart, *,
         labels: The classes of personal drawings are known, or else as the shipped network says.
     """
     known = personal.labels_N if labels else personal.shipped_N
-    moved = []
+    moved: list[FloatArray] = []
     for found, wanted, moments in zip(personal.features, test.features, network.moments, strict=True):
         offset: FloatArray = (found - moments.means_KD[known]).mean(axis=0)
-        moved.append(wanted - offset * len(found) / (len(found) + 10))
+        moved.append((wanted - offset * (len(found) / (len(found) + _OFFSET_FRAMES))).astype(np.float32))
     logits = network.heads[-1].logits(moved[-1])
     return WriterPart(features=tuple(moved), logits_NK=logits, labels_N=test.labels_N)
 

@@ -228,6 +228,7 @@ def measured(costs: ExitCosts, val: DenseSeen, test: DenseSeen, *, splits: int =
         "whole_on_val": whole_of(val, MAIN_WAY, costs).row(),
         "exits_alone": [_alone(test, i, costs) for i in range(len(costs.head_macs) - 1)],
         "exits_alone_on_val": [_alone(val, i, costs) for i in range(len(costs.head_macs) - 1)],
+        "whole_per_class": _alone(test, len(costs.head_macs) - 1, costs)["per_class"],
         "full_macs": costs.full_macs,
         "segment_macs": list(costs.segment_macs),
         "head_macs": list(costs.head_macs),
@@ -243,7 +244,7 @@ def measured(costs: ExitCosts, val: DenseSeen, test: DenseSeen, *, splits: int =
 
 
 def _alone(seen: DenseSeen, exit_index: int, costs: ExitCosts) -> dict[str, Any]:
-    """Every frame leaves at one exit, the others are off."""
+    """Every frame leaves at one exit, the others are off; the last is the whole network."""
     metric = MeanIoU(seen.confusions_NEKK.shape[-1])
     metric.confusion_KK += seen.confusions_NEKK[:, exit_index].sum(axis=0)
     macs = sum(costs.segment_macs[: exit_index + 1]) + costs.head_macs[exit_index]
