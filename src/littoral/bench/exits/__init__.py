@@ -1,0 +1,1 @@
+"""Early exits that follow their user: `littoral bench exits`."""
