@@ -1,0 +1,199 @@
+"""The newest frames among those that chance chose, for finding thresholds: nothing is ever fitted to them.
+
+A frame is kept as one record of fixed size, so that the records may lie in a file and no more than a few of them in
+memory: 256 frames of six exits with 64 features take 200 kB. Little-endian: frame id, affine version (int64), day, the
+shipped network's answer, the label or -1 (int32), the features of all exits (float16).
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from littoral.core.arrays import FloatArray
+from littoral.core.exit_policy import ExitPolicy
+from littoral.core.exits import Float64s, Indices
+from littoral.core.head_memory import HALF_MAX
+
+NO_LABEL = -1
+_EMPTY = -1
+_HEAD = struct.Struct("<qqiii")
+_CHUNK = 16
+"""Records in memory at a time."""
+
+
+class Slots(Protocol):
+    """Where records lie: in memory, or in a file."""
+
+    def write(self, slot: int, record: bytes) -> None:
+        """Put a record in its place."""
+
+    def read(self, slot: int) -> bytes:
+        """Take it again."""
+
+
+class MemorySlots:
+    """Records in memory."""
+
+    def __init__(self) -> None:
+        self._records: dict[int, bytes] = {}
+
+    def write(self, slot: int, record: bytes) -> None:
+        self._records[slot] = record
+
+    def read(self, slot: int) -> bytes:
+        return self._records[slot]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RingFrame:
+    """One frame of the ring.
+
+    Attributes:
+        features: Of all exits, side by side, float16 ``(sum of D,)``.
+        shipped: What the shipped network said at its end.
+        label: `NO_LABEL` where the user said nothing.
+    """
+
+    frame_id: int
+    affine_version: int
+    day: int
+    shipped: int
+    features: NDArray[np.float16]
+    label: int = NO_LABEL
+
+    def to_bytes(self) -> bytes:
+        head = _HEAD.pack(self.frame_id, self.affine_version, self.day, self.shipped, self.label)
+        return head + self.features.astype("<f2", copy=False).tobytes()
+
+    @classmethod
+    def from_bytes(cls, record: bytes) -> RingFrame:
+        frame_id, version, day, shipped, label = _HEAD.unpack_from(record)
+        features = np.frombuffer(record, dtype="<f2", offset=_HEAD.size).astype(np.float16)
+        return cls(frame_id=frame_id, affine_version=version, day=day, shipped=shipped, features=features, label=label)
+
+    @staticmethod
+    def record_bytes(num_features: int) -> int:
+        """How long a record with so many features is."""
+        return _HEAD.size + 2 * num_features
+
+
+@dataclass(frozen=True, kw_only=True)
+class RingScores:
+    """What a policy's heads say of the frames of a ring.
+
+    Attributes:
+        confidences_NE: Of the early exits, and in the last column 1; -1 where a frame may not leave.
+        answers_NE: Of the early exits, and in the last column what the device says when a frame runs to the end: its
+            personal deep head's answer where that serves, else the shipped network's.
+        shipped_N: The shipped network's answers.
+        labels_N: `NO_LABEL` where there is none.
+    """
+
+    confidences_NE: Float64s
+    answers_NE: Indices
+    shipped_N: Indices
+    labels_N: Indices
+
+
+class CalibrationRing:
+    """The newest frames, and what the heads in service say of them.
+
+    Args:
+        capacity: In frames.
+        sizes: The number of features of each exit.
+        slots: Where the records lie; by default in memory.
+    """
+
+    def __init__(self, capacity: int, sizes: Sequence[int], *, slots: Slots | None = None) -> None:
+        if capacity < 1:
+            raise ValueError(f"a ring holds at least 1 frame, got {capacity}")
+        self.sizes = tuple(sizes)
+        self._slots: Slots = MemorySlots() if slots is None else slots
+        self._ids = np.full(capacity, _EMPTY, dtype=np.int64)
+        self._days = np.zeros(capacity, dtype=np.int32)
+        self._next = 0
+
+    def __len__(self) -> int:
+        return int((self._ids != _EMPTY).sum())
+
+    def __contains__(self, frame_id: int) -> bool:
+        return self._place(frame_id) is not None
+
+    def add(self, frame: RingFrame) -> None:
+        """Keep a frame; the oldest gives way."""
+        if frame.features.shape != (sum(self.sizes),) or frame.frame_id < 0:
+            raise ValueError(f"expected {sum(self.sizes)} features and an id, got {frame.features.shape}")
+        slot = self._next
+        self._slots.write(slot, frame.to_bytes())
+        self._ids[slot], self._days[slot] = frame.frame_id, frame.day
+        self._next = (slot + 1) % len(self._ids)
+
+    def label(self, frame_id: int, label: int) -> bool:
+        """Note what the user said of a frame; False where it is not here (any more)."""
+        slot = self._place(frame_id)
+        if slot is None:
+            return False
+        frame = replace(RingFrame.from_bytes(self._slots.read(slot)), label=label)
+        self._slots.write(slot, frame.to_bytes())
+        return True
+
+    def clear(self) -> None:
+        """Forget all frames."""
+        self._drop(np.flatnonzero(self._ids != _EMPTY))
+
+    def remove_day(self, day: int) -> int:
+        """Forget the frames of a day; how many they were."""
+        gone = np.flatnonzero((self._ids != _EMPTY) & (self._days == day))
+        self._drop(gone)
+        return len(gone)
+
+    def frames(self) -> Iterator[RingFrame]:
+        """All frames, the oldest first, one in memory at a time."""
+        for slot in (np.arange(len(self._ids)) + self._next) % len(self._ids):
+            if self._ids[slot] != _EMPTY:
+                yield RingFrame.from_bytes(self._slots.read(int(slot)))
+
+    def scores(self, policy: ExitPolicy) -> RingScores:
+        """What the heads of a policy say of these frames; only a few of them are in memory at a time."""
+        count, num_early = len(self), policy.num_early
+        confidences = np.ones((count, num_early + 1))
+        answers = np.zeros((count, num_early + 1), dtype=np.intp)
+        shipped, labels = np.zeros(count, dtype=np.intp), np.zeros(count, dtype=np.intp)
+        starts = np.cumsum([0, *self.sizes])
+        frames, first = self.frames(), 0
+        while first < count:
+            chunk = list(itertools.islice(frames, _CHUNK))
+            rows = slice(first, first + len(chunk))
+            shipped[rows], labels[rows] = [f.shipped for f in chunk], [f.label for f in chunk]
+            features = np.stack([frame.features for frame in chunk])
+            answers[rows, -1] = shipped[rows]
+            for i, each in enumerate(policy.exits):
+                own = features[:, starts[i] : starts[i + 1]]
+                if i < num_early:
+                    confidences[rows, i], answers[rows, i] = each.answers(own)
+                elif policy.deep is not None:
+                    answers[rows, -1] = each.answers(own)[1]
+            first += len(chunk)
+        return RingScores(confidences_NE=confidences, answers_NE=answers, shipped_N=shipped, labels_N=labels)
+
+    def _place(self, frame_id: int) -> int | None:
+        found = np.flatnonzero(self._ids == frame_id)
+        return int(found[0]) if frame_id != _EMPTY and len(found) else None
+
+    def _drop(self, slots: NDArray[np.intp]) -> None:
+        for slot in slots:
+            self._slots.write(int(slot), bytes(RingFrame.record_bytes(sum(self.sizes))))
+            self._ids[slot] = _EMPTY
+
+
+def as_half(features: NDArray[np.floating]) -> NDArray[np.float16]:
+    """Features as records hold them: float16, the largest clipped."""
+    clipped: FloatArray = np.clip(features, -HALF_MAX, HALF_MAX).astype(np.float32, copy=False)
+    return clipped.astype(np.float16)

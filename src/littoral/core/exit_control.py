@@ -1,0 +1,286 @@
+"""When may frames leave early? A state machine without a clock, whose coin is seeded.
+
+    checking   every exit is off; frames go by turns to the calibration ring and to the heads. Left when thresholds
+               are certified on enough frames of the ring.
+    serving    thresholds are in force. A coin is tossed for every frame before anything is looked at; one that it picks
+               runs through the whole network (a *shadow run*). So these frames are like the whole traffic, whatever
+               the exits do: they go by turns to the ring and to the heads, and all of them are watched by an alarm.
+
+The alarm, a change of the world and another affine version lead back to checking, with an emptied ring: the re-check.
+
+Promise. In serving, the share of frames whose answer is not the one that the device gives at full depth is at most
+`risk`, or with labels: the device errs no more often than the shipped network. Each calibration breaks it with a
+probability of at most `delta`. Where the world changes and nothing notices, the alarm rings after some tens of audits;
+while the promise is kept, it ever rings with a probability of at most `alarm_delta`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+
+from littoral.core.calibration_ring import NO_LABEL, RingScores
+from littoral.core.exit_policy import ExitPolicy
+from littoral.core.exits import (
+    OFF,
+    ExitCosts,
+    Float64s,
+    compute_share,
+    disagreement_losses,
+    excess_losses,
+    exit_indices,
+)
+from littoral.core.head_memory import draw
+from littoral.core.personal import MOST_STANDS_FOR
+from littoral.core.risk import (
+    Certified,
+    NotCertified,
+    RiskAlarm,
+    binomial_p_value,
+    learn_then_test,
+    shared_path,
+)
+
+_TOSS = 1 << 32
+_SELDOM = 8
+"""While checking, once a full ring did not do, two of so many frames go on to ring and heads: exits cost time too."""
+_BISECTIONS = 40
+
+
+class Purpose(Enum):
+    """What a frame is for, decided before it is looked at."""
+
+    NOTHING = 0
+    """It leaves where it may. One that ran to the end because no exit was sure may teach the heads."""
+    RING = 1
+    """It runs to the end and calibrates."""
+    HEADS = 2
+    """It runs to the end and teaches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlConfig:
+    """What a device lets one set about its promise."""
+
+    risk: float = 0.05
+    """The largest share of frames whose early answer is not the device's own at full depth."""
+    risk_over_shipped: float = 0.0
+    """With labels: by how much more often than the shipped network the device may err; 0 is "not more often"."""
+    delta: float = 0.1
+    """A calibration breaks its promise with at most this probability."""
+    audit_share: float = 0.02
+    """Of frames that run through the whole network whatever the exits would say."""
+    ring_frames: int = 256
+    """The newest frames that calibrate."""
+    min_calibration: int = 100
+    """Before the ring has so many, nothing is certified."""
+    min_labelled: int = 100
+    """From so many frames of the ring with labels on, the promise is tried with labels first."""
+    alarm_delta: float = 0.05
+    """The alarm ever rings with at most this probability while the promise is kept."""
+    recheck: bool = True
+    """False keeps thresholds whatever happens: for measurements of what the re-check is good for."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.risk < 1 and 0 <= self.risk_over_shipped < 1):
+            raise ValueError(
+                f"0 < risk < 1 and 0 <= risk_over_shipped < 1 must hold, got {self.risk}, {self.risk_over_shipped}"
+            )
+        if not (0 < self.delta < 1 and 0 < self.alarm_delta < 1):
+            raise ValueError(f"delta and alarm_delta lie between 0 and 1, got {self.delta} and {self.alarm_delta}")
+        if not 0 < self.audit_share <= 1:
+            raise ValueError(f"audit_share is above 0 and at most 1, got {self.audit_share}: without audits no alarm")
+        if not (1 <= self.min_calibration <= self.ring_frames and self.min_labelled >= 1):
+            raise ValueError(
+                "1 <= min_calibration <= ring_frames and min_labelled >= 1 must hold, got "
+                f"{self.min_calibration}, {self.ring_frames} and {self.min_labelled}"
+            )
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Frames in the ring at which certifying is tried while checking; the tries share `delta`."""
+        middle = (self.min_calibration + self.ring_frames) // 2
+        return tuple(sorted({self.min_calibration, middle, self.ring_frames}))
+
+
+@dataclass
+class ExitControl:
+    """The machine. `purpose` and `audit` are for whoever answers, the others for whoever calibrates.
+
+    Attributes:
+        seed: Of the coin; with the number of frames so far it decides every toss.
+        num_frames: Tosses so far.
+        num_shadow: Frames that the coin picked while serving.
+        num_fresh: Frames that came into the ring since it was last emptied.
+        alarm: Watches while serving; None before thresholds were ever in force.
+    """
+
+    config: ControlConfig
+    seed: int = 0
+    num_frames: int = 0
+    num_shadow: int = 0
+    num_fresh: int = 0
+    num_rechecks: int = 0
+    num_alarms: int = 0
+    alarm: RiskAlarm | None = None
+    _turn: int = 0
+    _tried_at: int = 0
+    _limit: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._limit = int(self.config.audit_share * _TOSS)
+
+    def purpose(self, *, checking: bool) -> Purpose:
+        """What the next frame is for. Ask once for every frame, before it is looked at."""
+        self.num_frames += 1
+        if checking:
+            if self.num_fresh >= self.config.ring_frames and self.num_frames % _SELDOM > 1:
+                return Purpose.NOTHING
+        elif draw(self.seed, self.num_frames, _TOSS) >= self._limit:
+            return Purpose.NOTHING
+        else:
+            self.num_shadow += 1
+        self._turn ^= 1
+        return Purpose.RING if self._turn else Purpose.HEADS
+
+    def stands_for(self, purpose: Purpose, *, leaves_early: bool, checking: bool) -> float:
+        """How many frames one stands for that goes to the heads.
+
+        A frame that would have left early reaches the heads by one toss in so many. One that would not have reaches
+        them also when the coin did not pick it, and stands for itself.
+        """
+        if checking or purpose is not Purpose.HEADS or not leaves_early:
+            return 1.0
+        return min(2 / self.config.audit_share, MOST_STANDS_FOR)
+
+    def audit(self, loss: float) -> bool:
+        """Count a shadow run: 1 where the frame would have left early with another answer than at full depth, else 0.
+
+        Frames that would not have left count too, with 0: the promise is about all frames.
+
+        Returns:
+            True when the alarm rings with this frame; then call `recheck`.
+        """
+        if self.alarm is None or self.alarm.rings:
+            return False
+        if self.alarm.add(loss):
+            self.num_alarms += 1
+            return self.config.recheck
+        return False
+
+    def keep(self) -> None:
+        """Count a frame that came into the ring."""
+        self.num_fresh += 1
+
+    def due(self) -> bool:
+        """Whether it is time to try to certify, while checking: at each of `looks`, later with each half new ring."""
+        last = self._tried_at
+        if self.num_fresh <= self.config.ring_frames:
+            return any(last < look <= self.num_fresh for look in self.config.looks)
+        return self.num_fresh >= last + max(self.config.ring_frames // 2, 1)
+
+    def tried(self) -> None:
+        """A certificate was tried with the ring as it is."""
+        self._tried_at = self.num_fresh
+
+    def enter_serving(self, found: Certified, scores: RingScores) -> None:
+        """Thresholds come into force: the alarm begins to watch."""
+        self.alarm = RiskAlarm(alarm_level(found, scores, self.config), self.config.alarm_delta)
+
+    def recheck(self) -> bool:
+        """Back to checking; True where that is so, and the caller empties the ring and puts `ExitPolicy.off` in force.
+
+        False with the re-check switched off: all stays as it is.
+        """
+        if not self.config.recheck:
+            return False
+        self.num_rechecks += 1
+        self.num_fresh = self._tried_at = 0
+        self.alarm = None
+        return True
+
+
+def early_loss(answers_E: list[int], confidences_E: list[float], policy: ExitPolicy, full: int) -> tuple[bool, float]:
+    """Whether a frame that ran to the end would have left early, and `ExitControl.audit`'s loss for it.
+
+    Args:
+        answers_E, confidences_E: Of the early exits; NaN where the frame must go on.
+        full: What the device says at full depth.
+    """
+    for answer, sure, each in zip(answers_E, confidences_E, policy.early, strict=True):
+        if sure >= each.threshold:
+            return True, float(answer != full)
+    return False, 0.0
+
+
+def certify(
+    scores: RingScores, config: ControlConfig, *, share_of_delta: float = 1.0, costs: ExitCosts | None = None
+) -> Certified | NotCertified:
+    """Thresholds that keep the promise, from a ring's frames.
+
+    One threshold for all early exits, on a path that is fixed beforehand. Where enough frames have labels, "no worse
+    than the shipped network" is tried with them first, and agreement with the device's own full depth otherwise; the
+    two share delta.
+
+    Args:
+        share_of_delta: Of `ControlConfig.delta`, for one of several tries.
+        costs: Of the early exits and the end. Where leaving early would save nothing by them, all exits stay off.
+    """
+    path = shared_path(scores.confidences_NE.shape[1])
+    count, delta = len(scores.shipped_N), config.delta * share_of_delta
+    if count < config.min_calibration:
+        return _none(path, f"{count} frames are in the ring, {config.min_calibration} are needed")
+    labelled = scores.labels_N != NO_LABEL
+    found: Certified | NotCertified | None = None
+    if int(labelled.sum()) >= config.min_labelled:
+        delta /= 2
+        found = _certify_labelled(path, scores, labelled, config, delta)
+    if not isinstance(found, Certified):
+        losses = disagreement_losses(scores.answers_NE)
+        found = learn_then_test(path, scores.confidences_NE, losses, level=config.risk, delta=delta, test="binomial")
+    if isinstance(found, Certified) and all(threshold == OFF for threshold in found.thresholds):
+        return _none(path, f"no threshold keeps a risk of {config.risk} with delta {delta:g} on {count} frames")
+    if isinstance(found, Certified) and costs is not None:
+        leaving = exit_indices(scores.confidences_NE, found.thresholds)
+        if compute_share(leaving, costs, found.thresholds) >= 1:
+            return _none(path, "leaving early would save nothing")
+    return found
+
+
+def alarm_level(found: Certified, scores: RingScores, config: ControlConfig) -> float:
+    """The risk above which the alarm may ring: of early answers that are not the full depth's.
+
+    A certificate with labels says nothing of these, so there it is the most that the ring makes likely.
+    """
+    if found.procedure.endswith("binomial"):
+        return config.risk
+    losses = disagreement_losses(scores.answers_NE)
+    leaving = exit_indices(scores.confidences_NE, found.thresholds)
+    errors = int(losses[np.arange(len(leaving)), leaving].sum())
+    return max(config.risk, risk_at_most(errors, len(leaving), config.alarm_delta))
+
+
+def risk_at_most(errors: int, num_frames: int, delta: float) -> float:
+    """The upper bound of a risk that holds with a probability of ``1 - delta`` (Clopper and Pearson), below 1."""
+    low, high = errors / num_frames, 1 - 1e-6
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if binomial_p_value(errors, num_frames, middle) > delta else (low, middle)
+    return high
+
+
+def _certify_labelled(
+    path: Float64s, scores: RingScores, labelled: np.ndarray, config: ControlConfig, delta: float
+) -> Certified | NotCertified:
+    shipped, labels = scores.shipped_N[labelled], scores.labels_N[labelled]
+    answers, confidences = scores.answers_NE[labelled], scores.confidences_NE[labelled]
+    losses = excess_losses(answers, labels, shipped)
+    start = int(not losses[:, -1].any())  # with all exits off it is the shipped network: nothing to be tested
+    level = config.risk_over_shipped
+    return learn_then_test(path[start:], confidences, losses, level=level, delta=delta, test="betting")
+
+
+def _none(path: Float64s, why: str) -> NotCertified:
+    return NotCertified(thresholds=tuple(path[0].tolist()), why=f"{why}; all exits stay off")
