@@ -50,8 +50,8 @@ def test_with_too_few_held_back_frames_it_is_open() -> None:
 
 def test_a_frame_that_is_not_finite_never_passes() -> None:
     bad = np.full(D, np.nan, dtype=np.float32)
-    assert not gate_of().lets(bad)
-    assert gate_of().lets(MEANS[0])
+    assert gate_of()(bad) is False
+    assert gate_of()(MEANS[0]) is True
 
 
 @pytest.mark.parametrize(

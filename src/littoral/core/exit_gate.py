@@ -52,6 +52,10 @@ class ExitGate:
         within: Mask = self.distances(features) <= self.limit
         return within
 
+    def __call__(self, features_D: NDArray[np.floating]) -> bool:
+        """`lets` for one frame: what `littoral.core.exit_policy.ServedExit` asks."""
+        return bool(self.lets(features_D))
+
 
 def fit_gate(
     gram_AA: Float64s,

@@ -105,7 +105,7 @@ def open_chain(bundle: Bundle) -> Chain:
     exits = tuple(
         ChainExit(
             segment=spec.segment,
-            stem=None if spec.stem_file is None else _step(bundle.read(spec.stem_file), (), {}, "features", "pooled"),
+            stem=None if spec.stem_file is None else step_of(bundle.read(spec.stem_file), (), {}, "features", "pooled"),
             head=head,
             moments=moments,
             temperature=spec.temperature,
@@ -124,12 +124,13 @@ def open_chain(bundle: Bundle) -> Chain:
 def segment_steps(bundle: Bundle) -> tuple[Step, ...]:
     """One session for each segment."""
     return tuple(
-        _step(bundle.read(segment.file), segment.tensors, bundle.weights, segment.input, segment.output)
+        step_of(bundle.read(segment.file), segment.tensors, bundle.weights, segment.input, segment.output)
         for segment in bundle.manifest.segments
     )
 
 
-def _step(skeleton: bytes, names: Sequence[str], tensors: Any, given: str, wanted: str) -> Step:
+def step_of(skeleton: bytes, names: Sequence[str], tensors: Any, given: str, wanted: str) -> Step:
+    """A session of one graph, as a function of its one input."""
     run = open_session(skeleton, names, tensors).run
     outputs = [wanted]
 
