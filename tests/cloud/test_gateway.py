@@ -43,7 +43,7 @@ from littoral.cloud.cloud import Cloud
 from littoral.cloud.intake import check_message
 from littoral.cloud.session import INLINE_BODY_BYTES, Session
 from littoral.errors import StorageError
-from littoral.wire.envelope import MAX_FRAME_BYTES, Frame, decode_frame, encode_frame
+from littoral.wire.envelope import MAX_FRAME_BYTES, Frame, encode_frame
 from littoral.wire.messages import (
     Ack,
     Challenge,
@@ -54,7 +54,6 @@ from littoral.wire.messages import (
     Scene,
     Status,
     Version,
-    from_frame,
     to_frame,
 )
 

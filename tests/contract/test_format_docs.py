@@ -11,6 +11,8 @@ import pytest
 
 from littoral.bundle import (
     Envelope,
+    ExitPromise,
+    ExitSpec,
     InputSpec,
     Manifest,
     ProbeSpec,
@@ -94,6 +96,8 @@ def fields_in(text: str) -> set[str]:
         (ProbeSpec, "**ProbeSpec**"),
         (TorchModel, "**TorchModel**"),
         (SplitSpec, "**SplitSpec**"),
+        (ExitSpec, "**ExitSpec**"),
+        (ExitPromise, "**ExitPromise**"),
         (Envelope, "## Envelope"),
         (VersionManifest, "## Version"),
     ],
@@ -101,7 +105,7 @@ def fields_in(text: str) -> set[str]:
 def test_every_field_of_a_document_is_in_its_table(kind: type, start: str) -> None:
     after = BUNDLE[BUNDLE.index(f"\n{start}\n") + len(start) + 2 :]
     table = re.split(
-        r"^(?:## |\*\*Input|\*\*Seg|\*\*Norm|\*\*Stat|\*\*Probe|\*\*Torch|\*\*Split|\*\*Payload)",
+        r"^(?:## |\*\*Input|\*\*Seg|\*\*Norm|\*\*Stat|\*\*Probe|\*\*Torch|\*\*Split|\*\*Exit|\*\*Payload)",
         after,
         flags=re.MULTILINE,
     )[0]

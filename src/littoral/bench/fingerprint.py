@@ -1,4 +1,7 @@
-"""Which source files a row depends on, found by following imports: a change elsewhere leaves its result valid."""
+"""Which source files a row depends on, found by following imports: a change elsewhere leaves its result valid.
+
+So does one in comments, docstrings or layout: what is hashed is what the interpreter makes of a file.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ PACKAGE = "littoral"
 
 
 def fingerprint(modules: Iterable[str], *, without: Iterable[str] = (), root: Path | None = None) -> str:
-    """16 hexadecimal digits of the SHA-256 over the named modules' files and all that they import of the package.
+    """16 hexadecimal digits of the SHA-256 over the named modules' code and all that they import of the package.
 
     Modules in ``without`` are left out, and with them what only they import.
 
@@ -25,7 +28,7 @@ def fingerprint(modules: Iterable[str], *, without: Iterable[str] = (), root: Pa
     root = root or _root()
     digest = hashlib.sha256()
     for path in sorted(_closure(tuple(sorted(set(modules))), frozenset(without), root)):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + _sha256(path))
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + _code_sha256(path))
     return digest.hexdigest()[:16]
 
 
@@ -40,8 +43,23 @@ def _root() -> Path:
     return Path(littoral.__file__).resolve().parent
 
 
-def _sha256(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()
+def _code_sha256(path: Path) -> bytes:
+    state = path.stat()
+    return _sha256_of(path, state.st_mtime_ns, state.st_size)
+
+
+@cache
+def _sha256_of(path: Path, changed_ns: int, size: int) -> bytes:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):  # also the bare strings below attributes
+            node.body = [each for each in body if not _is_text(each)]  # type: ignore[attr-defined]
+    return hashlib.sha256(ast.dump(tree).encode()).digest()
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _closure(modules: tuple[str, ...], without: frozenset[str], root: Path) -> frozenset[Path]:

@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -72,22 +72,36 @@ class TableRequest:
     """None for as many as there are cores."""
     budget_minutes: float | None = None
     list_only: bool = False
+    any_code: bool = False
+    """Units that other code made count too: each row of the document says of which commit it is, and the
+    configuration which units these are."""
     out: Path | None = None
     quiet: bool = False
 
 
 def split_done(
-    units: Sequence[UnitT], store: UnitStore[UnitT], fingerprint_of: Callable[[UnitT], str]
+    units: Sequence[UnitT],
+    store: UnitStore[UnitT],
+    fingerprint_of: Callable[[UnitT], str],
+    *,
+    any_code: bool = False,
 ) -> tuple[dict[str, dict[str, Any]], list[UnitT]]:
-    """Finished documents by key, and what is left to do."""
+    """Finished documents by key, and what is left to do; with ``any_code`` also those that other code made."""
     done, left = {}, []
     for unit in units:
-        document = store.load(unit, fingerprint_of(unit))
+        document = store.read(unit) if any_code else store.load(unit, fingerprint_of(unit))
         if document is None:
             left.append(unit)
         else:
             done[unit.key] = document
     return done, left
+
+
+def of_other_code(
+    units: Sequence[UnitT], done: Mapping[str, Mapping[str, Any]], fingerprint_of: Callable[[UnitT], str]
+) -> list[str]:
+    """The names of the finished units that this code would make again."""
+    return [u.name for u in units if u.key in done and done[u.key].get("fingerprint") != fingerprint_of(u)]
 
 
 def make_units(

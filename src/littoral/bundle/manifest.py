@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from littoral.core.affine import NormLayer
+from littoral.core.heads import MAX_FEATURES
 from littoral.core.tasks import Classification, Task, task_of
 from littoral.errors import BundleError
 
@@ -112,6 +114,41 @@ class SplitSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExitSpec:
+    """A place where a device may answer without running the segments after it.
+
+    ``segment`` is the one on whose output it stands, any but the last. ``stem_file`` is an ONNX graph with its weights,
+    which does not change in the field: input ``features``, that output; output ``pooled``, float32
+    ``(batch, num_features)``. None where the segment's output is ``(batch, num_features)`` already. ``threshold`` is
+    the confidence at which a frame leaves, on logits over ``temperature``; None: off, as shipped. ``macs`` are the
+    multiply-accumulates of stem and head for one frame. The deep exit stands right before the last segment, and its
+    head is that segment's layer.
+    """
+
+    segment: int
+    stem_file: str | None
+    temperature: float
+    threshold: float | None
+    macs: int
+    num_features: int
+    is_deep: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExitPromise:
+    """What the shipped thresholds promise: on frames like ``num_frames`` of the source, answers that differ from the
+    whole network's are at most the share ``level``; the promise fails for at most the share ``delta`` of builds.
+    """
+
+    level: float
+    delta: float
+    procedure: str
+    num_frames: int
+    empirical_risk: float
+    """On these frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The whole of ``bundle.json``."""
 
@@ -136,6 +173,14 @@ class Manifest:
     """Affine values that the cloud's first job in a domain starts from; None: the source's."""
     splits: tuple[SplitSpec, ...] = ()
     """Left out of the JSON where there are none, so that an older littoral reads such a bundle too."""
+    exits: tuple[ExitSpec, ...] = ()
+    """From the earliest. Where there are none, the four fields of exits are left out likewise."""
+    heads_file: str | None = None
+    """What `littoral.bundle.exits.ExitHeads` reads."""
+    exit_promise: ExitPromise | None = None
+    """Left out where no exit has a threshold."""
+    segment_macs: tuple[int, ...] = ()
+    """Multiply-accumulates of each segment for one frame; only where there are exits."""
     task_options: dict[str, Any] = field(default_factory=dict)
     """Of the task, where they are not the usual ones (`littoral.core.tasks.Task.options`); else left out likewise."""
     files: dict[str, str] = field(default_factory=dict)
@@ -163,7 +208,7 @@ class Manifest:
     def to_json(self) -> bytes:
         """Canonical bytes: sorted keys, no white space; their SHA-256 is the bundle's digest."""
         fields = dataclasses.asdict(self)
-        for name in ("splits", "task_options"):
+        for name in ("splits", "exits", "heads_file", "exit_promise", "segment_macs", "task_options"):
             if not fields[name]:
                 del fields[name]
         return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
@@ -174,7 +219,7 @@ class Manifest:
 
         Raises:
             BundleError: not JSON, another schema, an unknown or missing field, a value of the wrong type, a task that
-                there is not, or a split that the bundle's segments and files do not allow.
+                there is not, or a split or an exit that the bundle's segments and files do not allow.
         """
         try:
             raw = json.loads(data)
@@ -192,6 +237,7 @@ class Manifest:
             raise BundleError(f"a bundle for {manifest.task} has a teacher and a replay sample; build it again")
         for index, split in enumerate(manifest.splits):
             _check_split(split, manifest, f"bundle.json.splits[{index}]")
+        _check_exits(manifest)
         return manifest
 
 
@@ -206,6 +252,61 @@ def _check_split(split: SplitSpec, manifest: Manifest, where: str) -> None:
         if name not in manifest.files or name.startswith(CLOUD_FOLDER) != of_cloud:
             place = f"below {CLOUD_FOLDER}" if of_cloud else f"outside {CLOUD_FOLDER}"
             raise BundleError(f"{where} names {name!r}, expected a listed file {place}; build the bundle again")
+
+
+def _check_exits(manifest: Manifest) -> None:
+    exits, count = manifest.exits, len(manifest.segments)
+    if not exits:
+        if manifest.heads_file is not None or manifest.exit_promise is not None or manifest.segment_macs:
+            raise BundleError(
+                "bundle.json has no exits, so it cannot have heads_file, exit_promise or segment_macs; build it again"
+            )
+        return
+    if manifest.task != Classification.name:
+        raise BundleError(f"bundle.json has exits, but its task is {manifest.task}; only a classifier has exits")
+    if len(manifest.segment_macs) != count or min(manifest.segment_macs) < 0 or sum(manifest.segment_macs) < 1:
+        raise BundleError(
+            f"bundle.json.segment_macs are {manifest.segment_macs}, expected one of 0 or more for each of {count} "
+            "segments; build it again"
+        )
+    stands = [each.segment for each in exits]
+    if stands != sorted(set(stands)) or not 0 <= stands[0] <= stands[-1] <= count - 2:
+        raise BundleError(
+            f"bundle.json.exits stand on segments {stands}, expected rising ones of 0 to {count - 2}; build it again"
+        )
+    _check_exit_file(manifest.heads_file, manifest, "bundle.json.heads_file")
+    for index, each in enumerate(exits):
+        _check_exit(each, manifest, f"bundle.json.exits[{index}]", is_last=index == len(exits) - 1)
+    promise = manifest.exit_promise
+    if promise is None and any(each.threshold is not None for each in exits):
+        raise BundleError("an exit of bundle.json has a threshold, but there is no exit_promise; build it again")
+    if promise is not None and not (
+        0 < promise.level < 1 and 0 < promise.delta < 1 and promise.num_frames >= 1 and 0 <= promise.empirical_risk <= 1
+    ):
+        raise BundleError(f"bundle.json.exit_promise is {promise}, its shares must lie in 0..1; build it again")
+
+
+def _check_exit(each: ExitSpec, manifest: Manifest, where: str, *, is_last: bool) -> None:
+    if each.stem_file is not None:
+        _check_exit_file(each.stem_file, manifest, f"{where}.stem_file")
+    if each.is_deep and not (is_last and each.stem_file is None and each.segment == len(manifest.segments) - 2):
+        raise BundleError(
+            f"{where} is deep, so it is the last exit, right before the last segment, and has no stem; build it again"
+        )
+    if not 0 < each.temperature < math.inf:
+        raise BundleError(f"{where}.temperature is {each.temperature}, expected a positive number; build it again")
+    if each.threshold is not None and not 0 <= each.threshold <= 1:
+        raise BundleError(f"{where}.threshold is {each.threshold}, expected null or 0 to 1; build it again")
+    if each.macs < 0 or not 1 <= each.num_features <= MAX_FEATURES:
+        raise BundleError(
+            f"{where} has macs {each.macs} and num_features {each.num_features}, expected 0 or more and 1 to "
+            f"{MAX_FEATURES}; build it again"
+        )
+
+
+def _check_exit_file(name: str | None, manifest: Manifest, where: str) -> None:
+    if name is None or name not in manifest.files or name.startswith(CLOUD_FOLDER):
+        raise BundleError(f"{where} is {name!r}, expected a listed file outside {CLOUD_FOLDER}; build it again")
 
 
 def _parse(kind: type[T], raw: Any, where: str) -> T:

@@ -45,6 +45,12 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     split.add_argument(
         "--list", action="store_true", help="show which units are there, and how long the others will take"
     )
+    for table in (adapt, split):
+        table.add_argument(
+            "--any-code",
+            action="store_true",
+            help="take what other code made, too; each row says its commit",
+        )
     for table in (loop, runtime, adapt, split):
         table.add_argument("--out", type=Path, help="also write the document to this file")
         table.add_argument("--json", action="store_true", help="print only the JSON line")
@@ -95,6 +101,7 @@ def _request(args: argparse.Namespace) -> dict[str, Any]:
         "jobs": args.jobs,
         "budget_minutes": args.budget_minutes,
         "list_only": args.list,
+        "any_code": args.any_code,
         "out": args.out,
         "quiet": args.json,
     }

@@ -42,6 +42,14 @@ def test_a_change_elsewhere_leaves_a_fingerprint_alone(root: Path) -> None:
     assert fingerprint(["littoral.a.one"], root=root) != before
 
 
+def test_words_and_layout_leave_a_fingerprint_alone_and_a_string_that_is_used_does_not(root: Path) -> None:
+    before = fingerprint(["littoral.a.one"], root=root)
+    (root / "base.py").write_text('"""What it is."""\n\nz = 1  # one\n"""The value."""\n')
+    assert fingerprint(["littoral.a.one"], root=root) == before
+    (root / "base.py").write_text('z = 1\nprint("""What it is.""")\n')
+    assert fingerprint(["littoral.a.one"], root=root) != before
+
+
 def test_a_module_that_there_is_not_is_named(root: Path) -> None:
     with pytest.raises(ValueError, match=r"littoral\.nowhere"):
         fingerprint(["littoral.nowhere"], root=root)

@@ -16,6 +16,7 @@ from littoral.bench.adapt import rows as rows_module
 from littoral.bench.adapt.row import Row
 from littoral.bench.adapt.rows import Event, RunOptions, make_rows, split_done
 from littoral.bench.adapt.store import RowStore, estimate_seconds, us_per_frame
+from littoral.bench.rows import of_other_code
 
 HERE = Path(__file__).parent
 
@@ -71,6 +72,18 @@ def test_a_row_made_by_other_code_is_made_again(tmp_path: Path, monkeypatch: pyt
     assert list(split_done([row], store)[0]) == [row.key]
     monkeypatch.setattr(rows_module, "fingerprint_of", lambda row: "now")
     assert split_done([row], store) == ({}, [row])
+
+
+def test_a_row_made_by_other_code_counts_where_that_is_asked_for_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, (one, two) = RowStore(tmp_path), rows_of([1, 2])
+    store.save(one, "then", {"result": {}})
+    store.save(two, "now", {"result": {}})
+    monkeypatch.setattr(rows_module, "fingerprint_of", lambda row: "now")
+    done, left = split_done([one, two], store, any_code=True)
+    assert (sorted(done), left) == (sorted([one.key, two.key]), [])
+    assert of_other_code([one, two], done, rows_module.fingerprint_of) == [one.name]
 
 
 def test_a_file_that_is_damaged_counts_as_missing(tmp_path: Path) -> None:

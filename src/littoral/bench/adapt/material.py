@@ -20,6 +20,7 @@ from torch import nn
 
 from littoral.bench.adapt.fingerprint import fingerprint
 from littoral.bench.adapt.row import TEACHERS, Row
+from littoral.bench.alone import alone
 from littoral.bench.method import Road, Setup
 from littoral.bundle import Bundle, InputSpec, TorchModel
 from littoral.core.arrays import Frame
@@ -109,7 +110,8 @@ class Material:
         """The student's bundle with this teacher, built once and kept in the work folder."""
         name = teacher or TEACHERS[0]
         if name not in self._bundles:
-            self._bundles[name] = self._open(name)
+            with alone(self.work / "bundles"):
+                self._bundles[name] = self._open(name)
         return self._bundles[name]
 
     def _open(self, teacher: str) -> Bundle:
@@ -131,10 +133,7 @@ class Material:
             source_frames=self.source_frames,
             options=BuildOptions(rehearsal_steps=REHEARSAL_STEPS),
         )
-        try:
-            os.replace(making, folder)
-        except OSError:  # another process was faster: its bundle is the same
-            shutil.rmtree(making, ignore_errors=True)
+        os.replace(making, folder)
         making.with_name(making.name + ".tar").unlink(missing_ok=True)
         return Bundle.open(folder, require_cloud=True)
 

@@ -29,9 +29,11 @@ def fingerprint_of(row: Row) -> str:
     return fingerprint(modules_of(row), without=modules_without(row))
 
 
-def split_done(rows: Sequence[Row], store: RowStore) -> tuple[dict[str, dict[str, Any]], list[Row]]:
+def split_done(
+    rows: Sequence[Row], store: RowStore, *, any_code: bool = False
+) -> tuple[dict[str, dict[str, Any]], list[Row]]:
     """Finished documents by key, and what is left to do."""
-    return general.split_done(rows, store, fingerprint_of)
+    return general.split_done(rows, store, fingerprint_of, any_code=any_code)
 
 
 def make_rows(rows: Sequence[Row], options: RunOptions, tell: Tell = lambda event: None) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ from littoral.bench.adapt.store import RowStore, estimate_seconds, us_per_frame
 from littoral.bench.adapt.summary import KEYS, summarise
 from littoral.bench.document import make_document, write_document
 from littoral.bench.progress import ProgressView
-from littoral.bench.rows import TableRequest
+from littoral.bench.rows import TableRequest, of_other_code
 
 TABLE = "adapt"
 _WIDTH = 140
@@ -38,7 +38,7 @@ def bench_adapt(asked: TableRequest) -> dict[str, Any]:
     rows = [row for row in chosen(planned, asked.only) if is_there(row)]
     store = RowStore(asked.rows or asked.work / "rows")
     store.tidy()
-    done, left = split_done(rows, store)
+    done, left = split_done(rows, store, any_code=asked.any_code)
     if asked.list_only:
         return _list(rows, done, store, asked)
     if left:
@@ -50,7 +50,7 @@ def bench_adapt(asked: TableRequest) -> dict[str, Any]:
                 data=data, work=asked.work, rows=store.folder, jobs=jobs, budget_minutes=asked.budget_minutes
             )
             done.update(make_rows(left, options, view.tell))
-    all_done, _ = split_done([row for row in planned if is_there(row)], store)
+    all_done, _ = split_done([row for row in planned if is_there(row)], store, any_code=asked.any_code)
     document = document_of(planned, all_done, quick=asked.quick)
     if asked.out is not None:
         write_document(document, asked.out)
@@ -68,6 +68,7 @@ def document_of(planned: Sequence[Row], done: Mapping[str, Mapping[str, Any]], *
         config={
             "quick": quick,
             "missing": missing_of(planned, done),
+            "of_other_code": of_other_code(planned, done, fingerprint_of),
             "student": "resnet20",
             "severity": 5,
         },

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from littoral.bench.alone import alone
 from littoral.bench.dense_data import Boxed, Segmented, iter_imagenet_sample, load_camvid, load_coco_val128
 from littoral.bench.document import commit
 from littoral.bench.split.codecs import codec_of
@@ -23,7 +24,7 @@ from littoral.bench.split.dense_networks import DenseNetwork, load_dense_network
 from littoral.bench.split.dense_rows import Row, accuracy_of, cloud_only_row, device_only_row, picture_rows, prepared
 from littoral.bench.split.dense_shapes import DENSE_SHAPES
 from littoral.bench.split.dense_split import dense_tables, split_rows
-from littoral.bench.split.material import SplitMaterial, alone
+from littoral.bench.split.material import SplitMaterial
 from littoral.bench.split.unit import SplitUnit
 from littoral.core.arrays import Frame
 from littoral.core.tasks import Segmentation

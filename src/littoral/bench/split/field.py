@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from littoral.bench.split.material import FACTORY, INPUT, KWARGS, STUDENT, SplitMaterial, alone
+from littoral.bench.alone import alone
+from littoral.bench.split.material import FACTORY, INPUT, KWARGS, STUDENT, SplitMaterial
 from littoral.bench.split.training import Trained
 from littoral.bench.streams.cifar import CLASS_NAMES
 from littoral.bundle import Bundle

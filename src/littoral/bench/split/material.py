@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import fcntl
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import nn
 
+from littoral.bench.alone import alone
 from littoral.bench.streams.cifar import CLASS_NAMES, load_cifar10
 from littoral.bundle import InputSpec, TorchModel
 from littoral.core.arrays import FloatArray, Frame
@@ -53,15 +52,6 @@ def check_data(folder: Path | None) -> Path:
             "--data, or set LITTORAL_DATA. benchmarks/README.md says where they come from"
         )
     return folder
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process works in this folder, and keep others out meanwhile."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def torch_device() -> torch.device:

@@ -16,7 +16,7 @@ from rich.table import Table
 from littoral.bench.document import make_document, write_document
 from littoral.bench.fingerprint import fingerprint
 from littoral.bench.progress import ProgressView
-from littoral.bench.rows import RunOptions, TableRequest, make_units, split_done
+from littoral.bench.rows import RunOptions, TableRequest, make_units, of_other_code, split_done
 from littoral.bench.split.make import modules_of, modules_without
 from littoral.bench.split.material import check_data
 from littoral.bench.split.plan import chosen, full_plan, quick_plan
@@ -61,12 +61,12 @@ def bench_split(asked: SplitBench) -> dict[str, Any]:
     units = chosen(planned, asked.only)
     store = SplitStore(asked.rows or asked.work / "rows")
     store.tidy()
-    done, left = split_done(units, store, fingerprint_of)
+    done, left = split_done(units, store, fingerprint_of, any_code=asked.any_code)
     if asked.list_only:
         return _list(units, done, store, asked)
     if left:
         _make(left, asked, store, len(done))
-    all_done, _ = split_done(planned, store, fingerprint_of)
+    all_done, _ = split_done(planned, store, fingerprint_of, any_code=asked.any_code)
     document = document_of(planned, all_done, quick=asked.quick)
     if asked.out is not None:
         write_document(document, asked.out)
@@ -103,6 +103,7 @@ def document_of(planned: Sequence[SplitUnit], done: Mapping[str, Mapping[str, An
         config={
             "quick": quick,
             "missing": [unit.name for unit in planned if unit.key not in done],
+            "of_other_code": of_other_code(planned, done, fingerprint_of),
             "student": "resnet20",
             "teacher": sorted({unit.teacher for unit in there if unit.kind not in DENSE_KINDS}),
             "epochs": sorted(trained),

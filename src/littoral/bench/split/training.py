@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from littoral.bench.alone import alone
 from littoral.bench.document import commit
 from littoral.bench.split.local_only import local_network
 from littoral.bench.split.material import (
@@ -21,7 +22,6 @@ from littoral.bench.split.material import (
     KWARGS,
     STUDENT,
     SplitMaterial,
-    alone,
     macs_of_module,
     torch_device,
 )
