@@ -15,7 +15,7 @@ import numpy as np
 
 from littoral.bundle import Bundle
 from littoral.bundle.exits import ExitHeads
-from littoral.core.arrays import FloatArray, Frame
+from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.core.exits import ExitCosts, Float64s
 from littoral.core.heads import LinearHead, SourceMoments
 from littoral.edge.session import open_session
@@ -56,6 +56,8 @@ class Chain:
     exits: tuple[ChainExit, ...]
     segment_macs: tuple[int, ...]
     class_shares_K: Float64s
+    remake: Callable[[Tensors], tuple[Step, ...]]
+    """The segments with other values in the place of some of the source's: another affine version."""
 
     @property
     def num_classes(self) -> int:
@@ -114,17 +116,19 @@ def open_chain(bundle: Bundle) -> Chain:
         for spec, head, moments in zip(specs, heads.heads, heads.moments, strict=True)
     )
     return Chain(
-        segments=segment_steps(bundle),
+        segments=_segment_steps(bundle, {}),
         exits=exits,
         segment_macs=bundle.manifest.segment_macs,
         class_shares_K=heads.class_shares_K,
+        remake=lambda values: _segment_steps(bundle, values),
     )
 
 
-def segment_steps(bundle: Bundle) -> tuple[Step, ...]:
+def _segment_steps(bundle: Bundle, values: Tensors) -> tuple[Step, ...]:
     """One session for each segment."""
+    tensors = {**bundle.weights, **values}
     return tuple(
-        step_of(bundle.read(segment.file), segment.tensors, bundle.weights, segment.input, segment.output)
+        step_of(bundle.read(segment.file), segment.tensors, tensors, segment.input, segment.output)
         for segment in bundle.manifest.segments
     )
 

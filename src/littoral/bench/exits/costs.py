@@ -98,7 +98,12 @@ def _peak(chain: Chain, seen: Seen, index: int, config: PersonalConfig) -> int:
     try:
         before = tracemalloc.get_traced_memory()[0]
         head = PersonalHead(
-            exit.head, affine_version=0, seed=1, config=config, source_shares_K=chain.class_shares_K, moments=exit.moments
+            exit.head,
+            affine_version=0,
+            seed=1,
+            config=config,
+            source_shares_K=chain.class_shares_K,
+            moments=exit.moments,
         )
         for i in range(num_frames):
             label = int(part.labels_N[i]) if i % 10 == 0 else None

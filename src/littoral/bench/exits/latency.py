@@ -36,7 +36,9 @@ def whole_network(network: nn.Module, spec: InputSpec) -> Step:
     exported = export_model(network, spec)
     graph = exported.graph
     names = external_names(graph)
-    return step_of(graph.SerializeToString(), names, exported.tensors, graph.graph.input[0].name, graph.graph.output[0].name)
+    return step_of(
+        graph.SerializeToString(), names, exported.tensors, graph.graph.input[0].name, graph.graph.output[0].name
+    )
 
 
 class Runner:
@@ -95,7 +97,12 @@ def operating_points(
         loss, level = ("excess", 0.0) if case.labels else ("disagreement", RISK)
         calibration = score(case.heads, rest, policy.temperatures)
         out.append(
-            (f"{case.method}, certified", policy, certified(policy, calibration, test, loss=loss, level=level)[0], right)
+            (
+                f"{case.method}, certified",
+                policy,
+                certified(policy, calibration, test, loss=loss, level=level)[0],
+                right,
+            )
         )
     return out
 

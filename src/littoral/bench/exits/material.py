@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import nn
 
-from littoral.bench.exits.chain import Chain, open_chain
+from littoral.bench.exits.bundles import trained_chain, trained_exits
+from littoral.bench.exits.chain import Chain
 from littoral.bench.exits.pooled import pooled_chain
 from littoral.bench.exits.seen import Seen, see
 from littoral.bench.exits.unit import ExitUnit
 from littoral.bench.exits.users import KINDS, User, UserPlan, draw_user
 from littoral.bench.streams.cifar import CLASS_NAMES, load_cifar10
-from littoral.bench.split.material import alone
-from littoral.bundle import Bundle, InputSpec, TorchModel
+from littoral.bundle import InputSpec, TorchModel
 from littoral.core.arrays import Frame
 from littoral.errors import LittoralError
 from littoral.models.factory import load_model
+from littoral.train.exit_heads import TrainedExits
 
 Labels = NDArray[np.int64]
 DIGITS, SMALL, LARGE = "digits", "resnet20", "resnet56"
@@ -70,7 +68,7 @@ class ExitMaterial:
     def __init__(self, data: Path, work: Path) -> None:
         self.data, self.work = data, work
         self._chains: dict[tuple[str, str], Chain] = {}
-        self._names: dict[tuple[str, str], str] = {}
+        self._exits: dict[str, TrainedExits] = {}
 
     @cached_property
     def test(self) -> tuple[Frame, Labels]:
@@ -109,21 +107,25 @@ class ExitMaterial:
         spec: InputSpec = self.digits.input if network == DIGITS else INPUT
         return spec
 
-    def bundle(self, network: str) -> Bundle:
-        """The network's bundle with trained exits: built once and kept in the work folder."""
-        from littoral.bench.exits.bundles import built_bundle
+    def source(self, network: str) -> tuple[Frame, Labels]:
+        """What the network was trained on."""
+        source: tuple[Frame, Labels] = self.digits.source if network == DIGITS else self.train
+        return source
 
-        return built_bundle(self, network)
+    def exits(self, network: str) -> TrainedExits:
+        """The network's trained exits: trained once and kept in the work folder."""
+        if network not in self._exits:
+            self._exits[network] = trained_exits(self, network)
+        return self._exits[network]
 
     def chain(self, network: str, stems: str) -> Chain:
-        """What runs: of the bundle, or with pooled stems."""
+        """What runs: with trained stems, or with pooled ones."""
         key = network, stems
         if key not in self._chains:
             if stems == "trained":
-                bundle = self.bundle(network)
-                self._chains[key], self._names[key] = open_chain(bundle), bundle.short_digest
+                self._chains[key] = trained_chain(self.network(network), self.input(network), self.exits(network))
             else:
-                frames, labels = self.digits.source if network == DIGITS else self.train
+                frames, labels = self.source(network)
                 self._chains[key] = pooled_chain(
                     self.network(network),
                     self.input(network),
@@ -131,7 +133,6 @@ class ExitMaterial:
                     labels[:POOLED_FRAMES],
                     shares=SHARES[network],
                 )
-                self._names[key] = "pooled"
         return self._chains[key]
 
     def plan(self, unit: ExitUnit) -> UserPlan:
@@ -146,24 +147,9 @@ class ExitMaterial:
         """One of them, with all that the network made of the frames; kept in the work folder."""
         chain, user = self.chain(unit.network, unit.stems), self.user(unit, index)
         frames, labels = self.frames(unit.network)
-        facts = [self._names[unit.network, unit.stems], repr(chain.costs()), user.style, user.unseen.tobytes().hex()]
+        facts = [repr(chain.costs()), user.style, user.unseen.tobytes().hex()]
+        facts += [exit.head.digest().hex() + exit.moments.means_KD.tobytes().hex() for exit in chain.exits]
         facts += [user.places[part].tobytes().hex() for part in user.places]
         name = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:12]
         kept = self.work / "features" / f"{unit.network}-{unit.stems}-{unit.users}-{unit.seed}-{index}-{name}.npz"
         return see(user, chain, frames, labels, kept=kept)
-
-
-def torch_alone() -> None:
-    """One thread: units run beside each other."""
-    torch.set_num_threads(1)
-
-
-def replace_folder(making: Path, folder: Path) -> None:
-    """Put a finished folder in its place; another process's is as good."""
-    try:
-        os.replace(making, folder)
-    except OSError:
-        shutil.rmtree(making, ignore_errors=True)
-
-
-__all__ = ["DIGITS", "INPUT", "LARGE", "SMALL", "ExitMaterial", "alone", "check_data", "replace_folder", "torch_alone"]

@@ -12,7 +12,7 @@ from torch import nn
 
 from littoral.bench.exits.chain import Chain, ChainExit, Step, step_of
 from littoral.bundle import InputSpec
-from littoral.core.arrays import FloatArray, Frame
+from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.core.exits import fit_temperature
 from littoral.core.heads import LinearHead, SourceMoments, lda_matrix, with_one
 from littoral.train.cuts import CutPoint, find_cut_points, split, total_macs
@@ -42,10 +42,15 @@ def pooled_chain(
     points = [point for point in find_cut_points(exported.graph) if 0 < point.share_of_macs < 1]
     chosen = [*_nearest(points, shares), points[-1]]
     graphs = split(exported.graph, [point.tensor for point in chosen])
-    steps = tuple(
-        step_of(g.SerializeToString(), external_names(g), exported.tensors, g.graph.input[0].name, g.graph.output[0].name)
-        for g in graphs
-    )
+
+    def remake(values: Tensors) -> tuple[Step, ...]:
+        tensors = {**exported.tensors, **values}
+        return tuple(
+            step_of(g.SerializeToString(), external_names(g), tensors, g.graph.input[0].name, g.graph.output[0].name)
+            for g in graphs
+        )
+
+    steps = remake({})
     edges = np.rint(total_macs(exported.graph) * np.array([0, *(p.share_of_macs for p in chosen), 1])).astype(int)
     final = exported.tensors
     head_names = external_names(graphs[-1])
@@ -65,6 +70,7 @@ def pooled_chain(
         exits=tuple(exits),
         segment_macs=tuple(int(macs) for macs in np.diff(edges)),
         class_shares_K=counts / counts.sum(),
+        remake=remake,
     )
 
 
@@ -89,8 +95,8 @@ class _PooledStem:
         return self.project(_pool(maps, self.grid))
 
     def project(self, means: FloatArray) -> FloatArray:
-        projected: FloatArray = (means - self.mean) @ self.projection
-        return projected
+        projected = (means - self.mean) @ self.projection
+        return projected.astype(np.float32, copy=False)
 
     @property
     def macs(self) -> int:

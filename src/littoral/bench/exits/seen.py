@@ -113,7 +113,7 @@ def see(user: User, chain: Chain, frames: Frame, labels: Labels, *, kept: Path |
     parts = {
         name: Part(
             features=tuple(arrays[f"{name}-{i}"].astype(np.float32) for i in range(len(chain.exits))),
-            logits_NK=arrays[f"{name}-logits"],
+            logits_NK=arrays[f"{name}-logits"].astype(np.float32),
             labels_N=labels[user.unseen if name == "unseen" else user.places[name]],
         )
         for name in names

@@ -46,7 +46,9 @@ def stranger_row(chain: Chain, seen: Seen, *, labels: float, config: PersonalCon
             f"{name}_gated_right": scored.right(leaving),
             f"{name}_early": float((exit_indices(scored.confidences_NE, thresholds) < len(new) - 1).mean()),
             f"{name}_gated_early": float((leaving < len(new) - 1).mean()),
-            f"{name}_passes": float(np.mean([gate.lets(x).mean() for gate, x in zip(gates, part.features, strict=True)])),
+            f"{name}_passes": float(
+                np.mean([gate.lets(x).mean() for gate, x in zip(gates, part.features, strict=True)])
+            ),
         }
         deep = gates[-1].lets(part.features[-1])
         ends = scored.answers_NE[np.arange(len(leaving)), leaving]

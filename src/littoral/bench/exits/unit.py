@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["users", "fits", "trained", "latency", "risk", "drift", "cost", "segmentation"]
+Kind = Literal["users", "strangers", "fits", "trained", "latency", "risk", "drift", "cost", "segmentation"]
 TIMED: tuple[Kind, ...] = ("latency",)
 """What measures time comes last, one at a time."""
 LAST_STAGE = 1

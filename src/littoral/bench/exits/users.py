@@ -32,7 +32,7 @@ def _gains(red: float, green: float, blue: float) -> Callable[[NDArray[np.float3
 
 
 def _gamma(exponent: float) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    return lambda x: x**exponent
+    return lambda x: x ** np.float32(exponent)
 
 
 CAMERAS: Mapping[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
