@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from littoral.bundle.bundle import Bundle
-from littoral.bundle.manifest import Manifest
+from littoral.bundle.manifest import ExitSpec, Manifest
 from littoral.core.exits import OFF, ExitCosts, Float64s
 from littoral.core.heads import LinearHead, SourceMoments
 from littoral.errors import BundleError
@@ -59,17 +60,16 @@ class ExitHeads:
             class_shares_K=shares_K,
             temperatures=tuple(each.temperature for each in manifest.exits),
             thresholds=tuple(OFF if each.threshold is None else each.threshold for each in manifest.exits),
-            costs=exit_costs(manifest),
+            costs=exit_costs(manifest.exits, manifest.segment_macs),
         )
 
 
-def exit_costs(manifest: Manifest) -> ExitCosts:
-    """The segments before each exit and the exits' own work, then the rest of the network. There must be exits."""
-    ends = [0, *(each.segment + 1 for each in manifest.exits), len(manifest.segments)]
-    macs = manifest.segment_macs
+def exit_costs(exits: Sequence[ExitSpec], segment_macs: Sequence[int]) -> ExitCosts:
+    """The segments before each exit and the exits' own work, then the rest of the network."""
+    ends = [0, *(each.segment + 1 for each in exits), len(segment_macs)]
     return ExitCosts(
-        segment_macs=tuple(sum(macs[start:end]) for start, end in zip(ends[:-1], ends[1:], strict=True)),
-        head_macs=(*(each.macs for each in manifest.exits), 0),
+        segment_macs=tuple(sum(segment_macs[start:end]) for start, end in itertools.pairwise(ends)),
+        head_macs=(*(each.macs for each in exits), 0),
     )
 
 

@@ -46,6 +46,14 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--cut", action="append", default=[], metavar="TENSOR", help="cut here instead; may be repeated"
     )
+    parser.add_argument("--exits", type=int, metavar="N", help="train so many early exits of equal work apart")
+    parser.add_argument(
+        "--exit", action="append", default=[], metavar="MODULE", help="train one after this module instead; repeatable"
+    )
+    parser.add_argument(
+        "--exit-stem", choices=("conv", "pooled"), default="conv", help="what an exit is made of (default: %(default)s)"
+    )
+    parser.add_argument("--exit-epochs", type=int, default=4, help="over the frames, for conv stems")
     parser.add_argument(
         "--rehearse",
         type=int,
@@ -88,8 +96,10 @@ def run(args: argparse.Namespace) -> int:
         mean=_floats(args.mean, channels),
         std=_floats(args.std, channels),
     )
+    student = _source(args.student, args.student_kwargs, args.student_weights)
+    truths = _truths(args.frames, task, tensors)
     bundle = build_bundle(
-        student=_source(args.student, args.student_kwargs, args.student_weights),
+        student=student,
         teacher=_source(args.teacher, args.teacher_kwargs, args.teacher_weights) if args.teacher else None,
         out=args.out,
         name=args.name or args.out.name,
@@ -97,17 +107,38 @@ def run(args: argparse.Namespace) -> int:
         input=spec,
         task=task,
         source_frames=frames,
-        source_labels=_truths(args.frames, task, tensors),
+        source_labels=truths,
+        exits=_exits(args, student, spec, frames, truths),
         options=BuildOptions(
             num_segments=args.segments, cut_points=tuple(args.cut), rehearsal_steps=steps, seed=args.seed
         ),
-        progress=lambda text: print(text, file=sys.stderr, flush=True),
+        progress=_say,
     )
     if args.key:
         bundle.sign(SigningKey.load_or_make(args.key))
     told = {"bundle": str(bundle.path), "digest": bundle.digest.hex(), "source_metrics": bundle.manifest.source_metrics}
     print(json.dumps(told) if args.json else f"{bundle.path}: {bundle.digest.hex()}")
     return 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _exits(args: argparse.Namespace, student: Any, spec: Any, frames: Any, truths: Any) -> Any:
+    """Trained exits, or None where none are asked for."""
+    if args.exits is None and not args.exit:
+        return None
+    if args.exits is not None and args.exit:
+        raise ValueError("--exits places exits by itself, --exit names places; give one of the two")
+    if args.task != "classification":
+        raise ValueError(f"only a classifier has exits, the task is {args.task}; build without --exits and --exit")
+    from littoral.train.exit_build import make_exits
+    from littoral.train.exits import ExitRecipe
+
+    recipe = ExitRecipe(stem=args.exit_stem, epochs=args.exit_epochs, seed=args.seed)
+    where = args.exits if args.exits is not None else args.exit
+    return make_exits(student.module, spec, frames, truths, where=where, recipe=recipe, progress=_say)
 
 
 def _tensors(path: Path) -> dict[str, Any]:

@@ -24,8 +24,9 @@ from littoral.errors import BundleError
 from littoral.models.factory import load_model, state_arrays
 from littoral.models.frames import normalise
 from littoral.train.cuts import choose_cut_points, describe, find_cut_points, named_cut_points, split
+from littoral.train.exit_build import BuiltExits, build_exits, exit_cuts
 from littoral.train.export import ExportedModel, export_model, external_names
-from littoral.train.options import BuildOptions, SplitSource, TorchSource
+from littoral.train.options import BuildOptions, ExitSource, SplitSource, TorchSource
 from littoral.train.rehearse import rehearse
 from littoral.train.run import MAX_RELATIVE_ERROR, measure, open_session, predict, relative_error, rounded
 from littoral.train.sample import check_frames, check_truths, take_sample
@@ -57,6 +58,7 @@ def build_bundle(
     source_frames: Frame,
     source_labels: Truths | np.ndarray | None = None,
     splits: Sequence[SplitSource] = (),
+    exits: ExitSource | None = None,
     options: BuildOptions | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -74,20 +76,21 @@ def build_bundle(
             ``(N, H, W)``, or a list of `littoral.core.metrics.BoxTruth` in pixels of the frame. Only for the source
             metrics, and to balance a classifier's probe.
         splits: Trained splits; the bundle numbers them in this order.
+        exits: Trained exits of a classifier; the network is cut where they stand.
         progress: Called with a line of text now and then.
     Returns:
         The bundle, opened and verified. It is not signed.
     Raises:
         ValueError: an argument is not what it should be, or a network cannot be traced or cut as asked.
-        BundleError: a network made by its factory, the finished segments, or an encoder on ONNX Runtime do not give
-            what the given one gives.
+        BundleError: a network made by its factory, the finished segments, or an encoder or a stem on ONNX Runtime do
+            not give what the given one gives.
     """
     options = options or BuildOptions()
     say = progress or (lambda _line: None)
     out = Path(out).absolute()
     check_target(out)
     task = _task(task, input, len(class_names))
-    _check_options(task, teacher, options)
+    _check_options(task, teacher, options, exits)
     check_frames(input, source_frames)
     if source_labels is not None:
         check_truths(task, source_labels, len(source_frames))
@@ -95,9 +98,11 @@ def build_bundle(
     _check_sources(task, sources, input, source_frames[:8])
     say("tracing the student")
     modules = dict(student.module.named_modules())
-    taps = [cut for cut in options.cut_points if cut in modules]
+    places = () if exits is None else exits.trained.places.modules
+    taps = [cut for cut in dict.fromkeys((*options.cut_points, *places)) if cut in modules]
     exported = export_model(student.module, input, output_shape=task.output_shape, taps=taps)
-    segments = _cut(exported, options, say)
+    named = options.cut_points if exits is None else exit_cuts(exits, exported, student.module, options)
+    segments = _cut(exported, named, options.num_segments, say)
     say("checking the segments against torch")
     _check_segments(segments, exported, student.module, input, source_frames[:8])
     say("measuring the source")
@@ -122,6 +127,16 @@ def build_bundle(
             progress=say,
         )
     built = _build_splits(splits, sessions, task, input, source_frames, source_labels, options, say)
+    leaving = BuiltExits()
+    if exits is not None:
+        leaving = build_exits(
+            exits,
+            graphs=segments,
+            sessions=sessions,
+            input=input,
+            frames=source_frames,
+            progress=say,
+        )
     manifest = Manifest(
         name=name,
         task=task.name,
@@ -134,12 +149,16 @@ def build_bundle(
         statistics=spec,
         probe=ProbeSpec(file=PROBE_FILE, num_frames=len(sample.probe["frames"]), min_agreement=options.min_agreement),
         envelope_max_delta=_envelope(exported, options.envelope_fraction),
-        source_metrics=sample.metrics | {key: value for each in built for key, value in each.metrics.items()},
+        source_metrics=sample.metrics | {k: v for each in built for k, v in each.metrics.items()} | leaving.metrics,
         student=_torch_model(student, STUDENT_FILE),
         teacher=_torch_model(teacher, TEACHER_FILE) if teacher is not None else None,
         replay_file=None if teacher is None else REPLAY_FILE,
         rehearsed_file=REHEARSED_FILE if rehearsed else None,
         splits=tuple(each.spec for each in built),
+        exits=leaving.specs,
+        heads_file=leaving.heads_file,
+        exit_promise=leaving.promise,
+        segment_macs=leaving.segment_macs,
     )
     files = {
         segment.file: graph.SerializeToString(deterministic=True)
@@ -158,6 +177,7 @@ def build_bundle(
         files[REPLAY_FILE] = tensors_to_bytes({"frames": sample.replay})
     for each in built:
         files |= each.files
+    files |= leaving.files
     if rehearsed:
         files[REHEARSED_FILE] = tensors_to_bytes(rehearsed)
     say(f"writing {out}")
@@ -187,8 +207,12 @@ def _task(task: str | Task[Any, Any], spec: InputSpec, num_classes: int) -> Task
     return task
 
 
-def _check_options(task: Task[Any, Any], teacher: TorchSource | None, options: BuildOptions) -> None:
-    """What adapts needs a teacher; what does not has nothing to rehearse."""
+def _check_options(
+    task: Task[Any, Any], teacher: TorchSource | None, options: BuildOptions, exits: ExitSource | None
+) -> None:
+    """What adapts needs a teacher; what does not has nothing to rehearse, and no exits."""
+    if task.name != Classification.name and exits is not None:
+        raise ValueError(f"only a classifier has exits, the task is {task.name}; build without them")
     if task.name == Classification.name and teacher is None:
         raise ValueError("a bundle for classification needs a teacher: its student is adapted; give one")
     if task.name != Classification.name and options.rehearsal_steps:
@@ -251,12 +275,9 @@ def _outputs(model: nn.Module, spec: InputSpec, frames: Frame) -> FloatArray:
     return np.asarray(outputs.float().cpu().numpy())
 
 
-def _cut(exported: ExportedModel, options: BuildOptions, say: Progress) -> list[ModelProto]:
+def _cut(exported: ExportedModel, named: Sequence[str], num_segments: int, say: Progress) -> list[ModelProto]:
     points = find_cut_points(exported.graph)
-    if options.cut_points:
-        chosen = named_cut_points(points, options.cut_points)
-    else:
-        chosen = choose_cut_points(points, options.num_segments)
+    chosen = named_cut_points(points, named) if named else choose_cut_points(points, num_segments)
     say(f"{len(exported.norm_layers)} normalisation layers, cut points: {describe(chosen)}")
     return split(exported.graph, [point.tensor for point in chosen])
 

@@ -19,7 +19,8 @@ from littoral.bundle import InputSpec
 from littoral.core.arrays import FloatArray
 from littoral.errors import BundleError
 from littoral.models.frames import normalise
-from littoral.train.export import FRAMES, IR_VERSION, MAX_BATCH, OPSET, quiet_exporter, strip_notes
+from littoral.train.export import FRAMES
+from littoral.train.standalone import export_standalone
 
 FEATURES = "features"
 """The output of a segment, as the encoder's input. Its own name might be that of a tensor inside."""
@@ -78,30 +79,13 @@ def export_encoder(encoder: nn.Module, value: np.ndarray, *, spec: InputSpec | N
     if not isinstance(latent, Tensor) or latent.ndim != 4 or len(latent) != 2:
         came = tuple(latent.shape) if isinstance(latent, Tensor) else type(latent).__name__
         raise ValueError(f"for a batch of 2 the encoder gives {came}, expected a latent (2, C, H, W)")
-    with quiet_exporter(), torch.no_grad():
-        try:
-            program = torch.onnx.export(
-                module,
-                (example,),
-                dynamo=True,
-                optimize=True,
-                verbose=False,
-                opset_version=OPSET,
-                dynamic_shapes={"value": {0: torch.export.Dim("batch", min=1, max=MAX_BATCH)}},
-                input_names=[FEATURES if spec is None else FRAMES],
-                output_names=[LATENT],
-            )
-        except Exception as error:  # whatever a user's encoder raises under the tracer
-            reason = str(error.__cause__ or error).strip().splitlines()
-            raise ValueError(
-                f"the encoder cannot be traced to ONNX: {reason[0] if reason else type(error).__name__}; its forward "
-                "must not branch on values or on the batch size. The cause above says where"
-            ) from error
-    assert program is not None
-    graph = program.model_proto
-    strip_notes(graph)
-    graph.ir_version = IR_VERSION
-    onnx.checker.check_model(graph)
+    graph = export_standalone(
+        module,
+        example,
+        input_name=FEATURES if spec is None else FRAMES,
+        output_name=LATENT,
+        what="the encoder",
+    )
     return ExportedEncoder(graph=graph, module=module)
 
 

@@ -11,7 +11,9 @@ from torch import nn
 from littoral.train.tables import TableOptions
 
 if TYPE_CHECKING:
+    from littoral.core.arrays import Frame
     from littoral.models.bottleneck import Bottleneck
+    from littoral.train.exit_heads import TrainedExits
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,24 @@ class SplitSource:
     tail: TorchSource
     segment: int | None = None
     tables: TableOptions = field(default_factory=TableOptions)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExitSource:
+    """Trained exits, and what their shipped thresholds are to promise.
+
+    Args:
+        trained: Of the student that is built.
+        calibration: uint8 ``(N, H, W, C)``, source frames on which neither stems nor heads nor temperatures were
+            fitted: the promise is about frames like these. None: all exits are off as shipped.
+        level: The share of answers that may differ from the whole network's.
+        delta: The promise fails for at most this share of builds.
+    """
+
+    trained: TrainedExits
+    calibration: Frame | None = None
+    level: float = 0.05
+    delta: float = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,298 @@
+"""Exits: placed, trained on a frozen network, built into a bundle whose bytes do what torch does."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from made_once import keep_the_exporters_operators
+from torch import nn
+from traced import random_frames, square
+
+from littoral.bundle import Bundle, ExitHeads
+from littoral.core.exits import OFF, confidence, exit_indices
+from littoral.core.heads import LinearHead
+from littoral.errors import BundleError
+from littoral.models.exits import ConvStem, PooledStem, cell_means, make_stem
+from littoral.models.zoo import small_cnn
+from littoral.train import BuildOptions, ExitSource, TorchSource, build_bundle, exit_build
+from littoral.train.exit_heads import exit_features, load_trained_exits, save_trained_exits
+from littoral.train.exit_places import ExitPlaces, place_exits
+from littoral.train.exits import ExitRecipe, TrainedExits, train_exits
+from littoral.train.fit import settle_statistics
+
+SPEC = square(16, 1)
+FRAMES = random_frames(SPEC, 240)
+KWARGS = {"width": 4, "num_classes": 3, "depth": 1}
+RECIPE = ExitRecipe(epochs=2, batch_size=32, num_features=6, num_cheap=1, smallest=2, pad=1)
+
+
+@functools.cache
+def network() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = small_cnn(**KWARGS)
+    settle_statistics(model, FRAMES, input=SPEC)
+    return model
+
+
+@functools.cache
+def places() -> ExitPlaces:
+    keep_the_exporters_operators()
+    return place_exits(network(), SPEC, 2)
+
+
+@functools.cache
+def trained(stem: Any = "conv") -> TrainedExits:
+    recipe = dataclasses.replace(RECIPE, stem=stem)
+    return train_exits(network(), SPEC, FRAMES[:160], None, recipe, places=places())
+
+
+def make(out: Any, **changes: Any) -> Bundle:
+    keep_the_exporters_operators()
+    source = TorchSource(network(), "littoral.models.zoo:small_cnn", KWARGS)
+    arguments = {
+        "student": source,
+        "teacher": source,
+        "out": out,
+        "name": "exits",
+        "class_names": ["a", "b", "c"],
+        "input": SPEC,
+        "source_frames": FRAMES,
+        "exits": ExitSource(trained=trained(), calibration=FRAMES[160:], level=0.6, delta=0.1),
+        "options": BuildOptions(probe_frames=8, replay_frames=8, drift_batches=2),
+    }
+    return build_bundle(**{**arguments, **changes})
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make(tmp_path_factory.mktemp("exits") / "bundle")
+
+
+def sessions(bundle: Bundle) -> list[ort.InferenceSession]:
+    made = []
+    for segment in bundle.manifest.segments:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if segment.tensors:
+            values = [ort.OrtValue.ortvalue_from_numpy(bundle.weights[name]) for name in segment.tensors]
+            options.add_external_initializers(list(segment.tensors), values)
+        made.append(ort.InferenceSession(bundle.read(segment.file), options))
+    return made
+
+
+def test_a_bundles_stems_and_heads_answer_as_they_did_in_torch(built: Bundle) -> None:
+    features, logits = exit_features(network(), SPEC, trained(), FRAMES[:5])
+    value, maps = FRAMES[:5], []
+    for session in sessions(built):
+        (value,) = session.run(None, {session.get_inputs()[0].name: value})
+        maps.append(value)
+    np.testing.assert_allclose(maps[-1], logits, atol=1e-4)
+    for spec, expected in zip(built.manifest.exits, features, strict=True):
+        came = maps[spec.segment]
+        if spec.stem_file is not None:
+            stem = ort.InferenceSession(built.read(spec.stem_file))
+            (came,) = stem.run(["pooled"], {"features": came})
+        np.testing.assert_allclose(came, expected, atol=1e-4)
+        assert came.shape == (5, spec.num_features)
+    deep = ExitHeads.open(built).heads[-1]
+    np.testing.assert_allclose(deep.logits(maps[-2]), maps[-1], atol=1e-4)
+
+
+def test_the_deep_exit_stands_right_before_a_segment_that_is_one_layer(built: Bundle) -> None:
+    manifest = built.manifest
+    assert [each.is_deep for each in manifest.exits] == [False, False, True]
+    deep = manifest.exits[-1]
+    assert deep.segment == len(manifest.segments) - 2
+    assert manifest.segment_macs[-1] == deep.macs == deep.num_features * manifest.num_classes
+    assert deep.temperature == 1
+
+
+def test_what_the_thresholds_promise_holds_on_the_frames_it_was_made_from(built: Bundle) -> None:
+    heads, promise = ExitHeads.open(built), built.manifest.exit_promise
+    assert promise is not None
+    assert (promise.num_frames, promise.level, promise.delta) == (80, 0.6, 0.1)
+    features, logits = exit_features(network(), SPEC, trained(), FRAMES[160:])
+    scores = [*(head.logits(x) for head, x in zip(heads.heads, features, strict=True)), logits]
+    temperatures = (*heads.temperatures, 1.0)
+    sure = np.stack([confidence(z, temperature=t) for z, t in zip(scores, temperatures, strict=True)], axis=1)
+    leaving = exit_indices(sure, heads.thresholds)
+    answers = np.stack([z.argmax(axis=1) for z in scores], axis=1)
+    differ = (answers[np.arange(80), leaving] != answers[:, -1]).mean()
+    assert differ == pytest.approx(promise.empirical_risk, abs=1 / 80)
+    assert differ < promise.level
+    assert (leaving < 2).any()
+    assert max(heads.thresholds) < OFF
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"calibration": None}, id="no-frames"),
+        pytest.param({"calibration": FRAMES[160:163], "level": 0.05}, id="too-few-frames"),
+    ],
+)
+def test_nothing_is_promised_without_enough_frames(
+    built: Bundle, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    graphs = [onnx.load_model_from_string(built.read(segment.file)) for segment in built.manifest.segments]
+    stems = iter([onnx.load_model_from_string(built.read(f"exit-{i}.onnx")) for i in (0, 1)])
+    monkeypatch.setattr(exit_build, "export_standalone", lambda *_a, **_k: next(stems))
+    source = dataclasses.replace(ExitSource(trained=trained(), calibration=FRAMES[160:]), **changes)
+    told: list[str] = []
+    made = exit_build.build_exits(
+        source, graphs=graphs, sessions=sessions(built), input=SPEC, frames=FRAMES, progress=told.append
+    )
+    assert made.promise is None
+    assert [spec.threshold for spec in made.specs] == [None] * 3
+    assert "off" in told[-1]
+
+
+def test_the_frozen_network_keeps_its_weights_and_statistics() -> None:
+    model = copy.deepcopy(network()).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    train_exits(model, SPEC, FRAMES[:64], None, dataclasses.replace(RECIPE, epochs=1), places=places())
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def state(exits: TrainedExits) -> dict[str, torch.Tensor]:
+    return {
+        f"{i}.{k}": v for i, e in enumerate(exits.exits) if e.stem is not None for k, v in e.stem.state_dict().items()
+    }
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_training_that_was_stopped_ends_where_the_whole_one_does(tmp_path: Any) -> None:
+    def stop(line: str) -> None:
+        if line.startswith("epoch 2"):
+            raise Stopped
+
+    file = tmp_path / "checkpoint"
+    with pytest.raises(Stopped):
+        train_exits(network(), SPEC, FRAMES[:160], None, RECIPE, stop, places=places(), checkpoint=file)
+    resumed = train_exits(network(), SPEC, FRAMES[:160], None, RECIPE, places=places(), checkpoint=file)
+    whole = state(trained())
+    assert all(torch.equal(value, whole[name]) for name, value in state(resumed).items())
+    other = dataclasses.replace(RECIPE, seed=5)
+    with pytest.raises(ValueError, match="another recipe"):
+        train_exits(network(), SPEC, FRAMES[:160], None, other, places=places(), checkpoint=file)
+
+
+def test_stems_learn_to_answer_as_the_network_does() -> None:
+    answers = exit_features(network(), SPEC, trained(), FRAMES[160:])[1].argmax(axis=1)
+    most_frequent = np.bincount(answers).max() / len(answers)
+    features, _ = exit_features(network(), SPEC, trained(), FRAMES[160:])
+    for each, x in zip(trained().exits, features, strict=True):
+        agrees = (each.head.logits(x).argmax(axis=1) == answers).mean()
+        assert agrees > min(most_frequent + 0.02, 0.95)
+
+
+@pytest.mark.parametrize("stem", ["conv", "pooled"])
+def test_exits_are_read_from_a_file_as_they_were_saved(tmp_path: Any, stem: str) -> None:
+    save_trained_exits(tmp_path / "exits.safetensors", trained(stem))
+    back = load_trained_exits(tmp_path / "exits.safetensors")
+    for a, b in zip(trained(stem).exits, back.exits, strict=True):
+        assert (a.place, a.temperature, a.fit, a.agreement) == (b.place, b.temperature, b.fit, b.agreement)
+        assert a.head.digest() == b.head.digest()
+        np.testing.assert_array_equal(a.moments.covariance_DD, b.moments.covariance_DD)
+    for ours, theirs in zip(
+        *(exit_features(network(), SPEC, e, FRAMES[:3])[0] for e in (trained(stem), back)), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_what_is_no_file_of_exits_is_refused(tmp_path: Any) -> None:
+    (tmp_path / "x").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="does not hold trained exits"):
+        load_trained_exits(tmp_path / "x")
+
+
+def test_exits_of_another_network_are_refused(built: Bundle, tmp_path: Any) -> None:
+    deep = trained().exits[-1]
+    other = LinearHead(weights_KD=deep.head.weights_KD + 1, bias_K=deep.head.bias_K)
+    exits = dataclasses.replace(trained(), exits=(dataclasses.replace(deep, head=other),))
+    graphs = [onnx.load_model_from_string(built.read(segment.file)) for segment in built.manifest.segments]
+    with pytest.raises(BundleError, match="another network"):
+        exit_build.build_exits(
+            ExitSource(trained=exits),
+            graphs=graphs,
+            sessions=sessions(built),
+            input=SPEC,
+            frames=FRAMES,
+            progress=print,
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_segments_of_equal_work_and_exits_do_not_go_together(tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match="cut where they stand"):
+        make(tmp_path / "out", options=BuildOptions(num_segments=2))
+    assert not (tmp_path / "out").exists()
+
+
+class NoLinear(nn.Module):
+    """Ends in a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.b(self.a(x).relu()).mean((2, 3))
+        return out
+
+
+def test_a_network_without_a_last_linear_layer_has_no_deep_exit_and_that_is_said() -> None:
+    places = place_exits(NoLinear(), SPEC, ["a"])
+    assert places.last_linear is None
+    told: list[str] = []
+    exits = train_exits(
+        NoLinear(), SPEC, FRAMES[:40], None, dataclasses.replace(RECIPE, stem="pooled"), told.append, places=places
+    )
+    assert not any(each.is_deep for each in exits.exits)
+    assert "no deep exit" in told[-1]
+
+
+def test_places_are_spread_by_work_and_a_wrong_name_lists_them() -> None:
+    assert list(places().shares) == sorted(places().shares)
+    assert all(0 < share < 1 for share in places().shares)
+    assert places().last_linear is not None
+    with pytest.raises(ValueError, match=f"no exit can stand on 'nowhere'.*{places().modules[0]}"):
+        place_exits(network(), SPEC, ["nowhere"])
+
+
+@pytest.mark.parametrize(
+    "stem",
+    [ConvStem(4, 12, 10, num_features=5, num_cheap=2, smallest=4), PooledStem(4, 7, 10, num_features=5, grid=3)],
+    ids=["conv", "pooled"],
+)
+def test_a_stem_is_made_again_from_its_configuration_and_its_work_is_counted(stem: Any) -> None:
+    again = make_stem(stem.config).eval()
+    again.load_state_dict(stem.state_dict())
+    x = torch.randn(2, *stem.input_shape)
+    assert torch.equal(again(x), stem.eval()(x))
+    assert stem(x).shape == (2, 5)
+    conv = 6 * 5 * (5 * 4 * 9 + 2 * (5 * 9 + 5 * 5)) + 5 * 4 * 5
+    assert stem.macs == (conv if isinstance(stem, ConvStem) else 4 * 9 * 5)
+
+
+def test_a_pooled_stem_keeps_what_varies_most() -> None:
+    stem = PooledStem(2, 4, 4, num_features=1, grid=2)
+    x = torch.zeros(50, 2, 4, 4)
+    x[:, 1, :2, 2:] = torch.randn(50)[:, None, None]
+    stem.fit(cell_means(x, stem.cells))
+    kept = stem(x).squeeze(1)
+    assert kept.std() == pytest.approx(float(x[:, 1, 0, 2].std()), rel=1e-4)
+    assert abs(float(kept.mean())) < 1e-5
