@@ -39,7 +39,7 @@ class PersonalConfig:
     """What is fitted. ``logits``: the shipped head's logits plus ``step`` times what was wrong with its probabilities;
     ``onehot``: ``step`` times the centred one-hot answer; both by ridge regression towards the shipped head. ``lda``:
     with the source's moments, the best where a bundle has them. ``sgd``: as published, from the memory."""
-    step: float = 8.0
+    step: float = 12.0
     """Logits per unit of probability."""
     prior_frames: float = 50.0
     """The pull of the shipped head, in ridge regression and SGD."""

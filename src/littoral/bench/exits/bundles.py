@@ -24,20 +24,23 @@ from littoral.train.cuts import find_cut_points, named_cut_points, split, total_
 from littoral.train.exit_heads import TrainedExits, load_trained_exits, save_trained_exits
 from littoral.train.exit_places import place_exits
 from littoral.train.exits import ExitRecipe, train_exits
-from littoral.train.export import OPSET, export_model, external_names, quiet_exporter
+from littoral.train.export import export_model, external_names
+from littoral.train.standalone import export_standalone
 
 if TYPE_CHECKING:
     from littoral.bench.exits.material import ExitMaterial
 
+TRAIN_FRAMES = 20_000
+"""Of CIFAR-10's training frames, the first so many."""
 PLACES: dict[str, tuple[str, ...]] = {
-    "resnet20": ("layer1.1", "layer2.0", "layer2.2", "layer3.0"),
-    "resnet56": ("layer1.4", "layer2.0", "layer2.4", "layer2.8", "layer3.2"),
+    "resnet20": ("layer1.1", "layer1.2", "layer2.0", "layer2.2", "layer3.1"),
+    "resnet56": ("layer1.4", "layer1.8", "layer2.2", "layer2.5", "layer3.1"),
     "digits": ("blocks.1",),
 }
 """After these modules exits stand, beside the deep one."""
 RECIPES: dict[str, ExitRecipe] = {
-    "resnet20": ExitRecipe(epochs=4),
-    "resnet56": ExitRecipe(epochs=4),
+    "resnet20": ExitRecipe(epochs=3),
+    "resnet56": ExitRecipe(epochs=3),
     "digits": ExitRecipe(epochs=2, batch_size=32, pad=1, mirror=False),
 }
 
@@ -54,8 +57,8 @@ def trained_exits(material: ExitMaterial, network: str, say: Callable[[str], Non
         trained = train_exits(
             model,
             spec,
-            frames,
-            labels,
+            frames[:TRAIN_FRAMES],
+            labels[:TRAIN_FRAMES],
             RECIPES[network],
             say,
             places=place_exits(model, spec, PLACES[network]),
@@ -66,7 +69,7 @@ def trained_exits(material: ExitMaterial, network: str, say: Callable[[str], Non
 
 
 def _digest(network: str) -> str:
-    told = json.dumps([PLACES[network], asdict(RECIPES[network])], sort_keys=True)
+    told = json.dumps([TRAIN_FRAMES, PLACES[network], asdict(RECIPES[network])], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:8]
 
 
@@ -109,21 +112,9 @@ def trained_chain(network: nn.Module, spec: InputSpec, trained: TrainedExits) ->
 
 def _stem_step(stem: nn.Module, shape: tuple[int, int, int]) -> Step:
     """A stem's session, its weights inside."""
-    batch = torch.export.Dim("batch", min=1, max=4096)
-    with quiet_exporter(), torch.no_grad():
-        program = torch.onnx.export(
-            stem.eval(),
-            (torch.zeros((2, *shape)),),
-            dynamo=True,
-            optimize=True,
-            verbose=False,
-            opset_version=OPSET,
-            dynamic_shapes=({0: batch},),
-            input_names=["features"],
-            output_names=["pooled"],
-        )
-    assert program is not None
-    return step_of(program.model_proto.SerializeToString(), (), {}, "features", "pooled")
+    example = torch.zeros((2, *shape))
+    graph = export_standalone(stem.eval(), example, input_name="features", output_name="pooled", what="a stem")
+    return step_of(graph.SerializeToString(), (), {}, "features", "pooled")
 
 
 def trained_file(work: Path, network: str) -> Path:

@@ -18,7 +18,7 @@ from torch import nn
 from littoral.bench.exits.chain import Chain, Step, step_of
 from littoral.bench.exits.learn import learn
 from littoral.bench.exits.measure import CORRECTED, GENERIC, PERSONAL, Case, policy_of, shipped_heads
-from littoral.bench.exits.scored import Outcome, Policy, certified, equal_accuracy, outcome, score
+from littoral.bench.exits.scored import Outcome, Policy, certified, equal_accuracy, outcome, outcomes_of, score
 from littoral.bench.exits.seen import Seen
 from littoral.bundle import InputSpec
 from littoral.core.arrays import Frame
@@ -92,7 +92,9 @@ def operating_points(
         policy, rest = policy_of(case, seen.calibration, costs)
         test = score(case.heads, seen.test, policy.temperatures)
         right = test.shipped_right
-        same = equal_accuracy(policy, test, right) or outcome(policy, test, (OFF,) * len(policy.path_LE[0]))
+        same = equal_accuracy(outcomes_of(policy, test), right) or outcome(
+            policy, test, (OFF,) * len(policy.path_LE[0])
+        )
         out.append((f"{case.method}, equal accuracy", policy, same, right))
         loss, level = ("excess", 0.0) if case.labels else ("disagreement", RISK)
         calibration = score(case.heads, rest, policy.temperatures)

@@ -14,6 +14,7 @@ from littoral.bench.exits.scored import (
     equal_accuracy,
     make_policy,
     outcome,
+    outcomes_of,
     patience,
     score,
     split_calibration,
@@ -65,18 +66,17 @@ def cases_of(
     cases = [Case(method=GENERIC, heads=shipped, num_frames=0)]
     for share in labels:
         for learned in learn(chain, seen.personal, config=config, labels=share, seed=seen.user.index, stops=stops):
-            cases += _cases(learned, share, shipped)
+            cases += _cases(learned, share, shipped, at_end=learned.num_frames == max(stops))
     return cases
 
 
-def _cases(learned: Learned, labels: float, shipped: Heads) -> list[Case]:
+def _cases(learned: Learned, labels: float, shipped: Heads, *, at_end: bool) -> list[Case]:
     count = learned.num_frames
-    cases = [
-        Case(method=PERSONAL, heads=learned.serving, num_frames=count, labels=labels, serving=sum(learned.serves)),
-        Case(method=UNPROTECTED, heads=learned.fitted, num_frames=count, labels=labels, serving=len(learned.fitted)),
-    ]
-    last = (*shipped[:-1], learned.serving[-1])
-    cases.append(Case(method=LAST, heads=last, num_frames=count, labels=labels, serving=int(learned.serves[-1])))
+    cases = [Case(method=PERSONAL, heads=learned.serving, num_frames=count, labels=labels, serving=sum(learned.serves))]
+    if at_end:
+        fitted, last = learned.fitted, (*shipped[:-1], learned.serving[-1])
+        cases.append(Case(method=UNPROTECTED, heads=fitted, num_frames=count, labels=labels, serving=len(fitted)))
+        cases.append(Case(method=LAST, heads=last, num_frames=count, labels=labels, serving=int(learned.serves[-1])))
     if labels == 0:
         cases.append(Case(method=CORRECTED, heads=learned.corrected, num_frames=count, serving=0))
     return cases
@@ -110,11 +110,12 @@ def measured(case: Case, seen: Seen, costs: ExitCosts) -> Row:
     }
     if case.method == LAST:
         return _rounded(row)
+    steps = outcomes_of(policy, test)
     for budget in BUDGETS:
-        row[f"right_{round(100 * budget)}"] = within_budget(policy, test, budget).right
+        row[f"right_{round(100 * budget)}"] = within_budget(steps, budget).right
     for name, wanted in (("eq", test.shipped_right), ("eqfull", full.right)):
-        found = equal_accuracy(policy, test, wanted)
-        row[f"{name}_compute"] = 1.0 if found is None else found.compute
+        same = equal_accuracy(steps, wanted)
+        row[f"{name}_compute"] = 1.0 if same is None else same.compute
     for level in RISKS:
         found, promise = certified(policy, calibration, test, loss="disagreement", level=level)
         tag = f"cert_d{round(100 * level):02d}"

@@ -154,18 +154,19 @@ def outcome(policy: Policy, scored: Scored, thresholds: Sequence[float]) -> Outc
     )
 
 
-def equal_accuracy(policy: Policy, scored: Scored, wanted: float) -> Outcome | None:
+def outcomes_of(policy: Policy, scored: Scored) -> list[Outcome]:
+    """Of every step of the path."""
+    return [outcome(policy, scored, step) for step in policy.path_LE]
+
+
+def equal_accuracy(outcomes: Sequence[Outcome], wanted: float) -> Outcome | None:
     """With hindsight: the cheapest step that is right on at least so many percent; None where none is."""
-    outcomes = [outcome(policy, scored, step) for step in policy.path_LE]
     return min((found for found in outcomes if found.right >= wanted), key=lambda found: found.compute, default=None)
 
 
-def within_budget(policy: Policy, scored: Scored, share: float) -> Outcome:
+def within_budget(outcomes: Sequence[Outcome], share: float) -> Outcome:
     """The most careful step that costs at most this share of the whole network; the fastest where none does."""
-    for step in policy.path_LE:
-        if (found := outcome(policy, scored, step)).compute <= share:
-            return found
-    return outcome(policy, scored, policy.path_LE[-1])
+    return next((found for found in outcomes if found.compute <= share), outcomes[-1])
 
 
 def certified(

@@ -59,8 +59,8 @@ def stranger_row(chain: Chain, seen: Seen, *, labels: float, config: PersonalCon
 
 def gate_of(head: PersonalHead) -> ExitGate:
     """From what the head has summed and held back."""
-    if head.moments is None:
-        raise ValueError("a gate needs the source's moments")
+    if head.moments is None or head.config.fit == "logits":
+        raise ValueError("a gate needs the source's moments, and sums of answers: not of the fit 'logits'")
     gram, targets, _ = head.evidence.total(keep_per_day=head.config.keep_per_day)
     return fit_gate(gram, targets, head.moments, head.held.features[: len(head.held)].astype(np.float32))
 

@@ -26,6 +26,7 @@ from littoral.bench.exits.scored import (
     certify,
     equal_accuracy,
     outcome,
+    outcomes_of,
     within_budget,
 )
 from littoral.bench.exits.seen import Seen, frames_of
@@ -157,13 +158,14 @@ def _measured(model: MultiExit, spec: InputSpec, costs: ExitCosts, seen: Seen, s
     held = [found[cut:] for found in calibration]
     rest = _scored(held, temperatures, labels[cut:], seen.calibration.shipped_N[cut:])
     policy = Policy(heads=(), temperatures=temperatures, path_LE=shared_path(len(test)), costs=costs)
-    same = equal_accuracy(policy, scored, scored.shipped_right)
+    steps = outcomes_of(policy, scored)
+    same = equal_accuracy(steps, scored.shipped_right)
     safe = outcome(policy, scored, certify(policy.path_LE, rest, loss="excess", level=0.0).thresholds)
     return {
         "shipped_right": round(scored.shipped_right, 2),
         "full_right": round(outcome(policy, scored, (OFF,) * (len(test) - 1)).right, 2),
         "first_exit_right": round(scored.exits_right[0], 2),
-        "right_50": round(within_budget(policy, scored, 0.5).right, 2),
+        "right_50": round(within_budget(steps, 0.5).right, 2),
         "eq_compute": round(1.0 if same is None else same.compute, 4),
         "cert_x_compute": round(safe.compute, 4),
         "cert_x_right": round(safe.right, 2),
