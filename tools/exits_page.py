@@ -36,8 +36,8 @@ def page(name: str, document: dict[str, Any], table: Callable[..., str], facts: 
         f"# Results: {name}",
         "Users of CIFAR-10: a few classes unevenly shared, seen through one camera, all from *test* images. Made by "
         "`littoral bench exits`; each row has the commit that it was made with. Settings were chosen on "
-        "users of another seed ([the card](../methods/exits.md)). Right answers are in percent, work is a share of the whole network's "
-        "multiply-accumulates, heads and stems included.",
+        "users of another seed ([the card](../methods/exits.md)). Right answers are in percent, work is a share of the "
+        "whole network's multiply-accumulates, heads and stems included.",
         complete(document),
         "## Summary",
         table(["what", "value", "how"], [[key, summary[key], words.get(key, "")] for key in keys]),
@@ -166,8 +166,8 @@ def cost(rows: Rows, table: Callable[..., str]) -> list[str]:
     lines = [[key, *(row.get(key) for row in chosen)] for key in keys]
     words = (
         "Counted for 1,000 personal frames; `with_forward` adds one whole forward pass for each of them, which a "
-        "device that answers them anyway does not need. Published exits: as a re-implementation would have them, 12 % of "
-        "the network's work, the network run again in each of five epochs; and with our stems in their place. "
+        "device that answers them anyway does not need. Published exits: as a re-implementation would have them, 12 % "
+        "of the network's work, the network run again in each of five epochs; and with our stems in their place. "
         "`peak_extra_memory_bytes`: one head at its fullest, as Python counts it."
     )
     return ["## Cost", words, table(["what", *(row["network"] for row in chosen)], lines)]

@@ -64,14 +64,14 @@ def test_a_day_taken_back_leaves_no_trace_in_any_head_and_had_left_one_before() 
 
 
 def test_promises_are_broken_no_more_often_than_they_may_be_and_belief_in_means_breaks_more() -> None:
-    rows = risk_rows(exit_world.chain(), exit_world.seen(sizes=(200, 400, 800)), num_frames=100, num_calibrations=20)
+    rows = risk_rows(exit_world.chain(), exit_world.seen(sizes=(150, 300, 600)), num_frames=100, num_calibrations=20)
     assert len(rows) == 3
     for row in rows:
         assert row["broken"] <= 0.25  # a tenth is allowed, of 20
     assert max(row["broken_if_the_mean_is_believed"] for row in rows) > 0.25
 
 
-def stretch(world: str, *, wrong: float, begins: bool, seed: int, num_frames: int = 600) -> Stretch:
+def stretch(world: str, *, wrong: float, begins: bool, seed: int, num_frames: int = 1000) -> Stretch:
     """The early exit is sure of everything, and does not agree with the end in this share of the frames."""
     rng = np.random.default_rng(seed)
     end = rng.integers(0, 4, size=num_frames)
@@ -88,8 +88,8 @@ def stretch(world: str, *, wrong: float, begins: bool, seed: int, num_frames: in
 
 @pytest.mark.parametrize("recheck", [True, False], ids=["recheck", "negative-control"])
 def test_under_drift_the_promise_holds_with_the_recheck_and_without_it_does_not(recheck: bool) -> None:
-    stream = [stretch("1", wrong=0.02, begins=False, seed=1), stretch("2", wrong=0.5, begins=True, seed=2)]
-    config = ControlConfig(recheck=recheck, audit_share=0.05, ring_frames=128)
+    stream = [stretch("1", wrong=0.005, begins=False, seed=1), stretch("2", wrong=0.5, begins=True, seed=2)]
+    config = ControlConfig(recheck=recheck, audit_share=0.05)
     rows = {row["world"]: row for row in played(stream, config)}
     assert rows["1"]["early"] > 0.2
     assert rows["1"]["risk"] <= 0.05

@@ -39,7 +39,7 @@ PLACES: dict[str, tuple[str, ...]] = {
 }
 """After these modules exits stand, beside the deep one."""
 RECIPES: dict[str, ExitRecipe] = {
-    "resnet20": ExitRecipe(epochs=3),
+    "resnet20": ExitRecipe(epochs=4),
     "resnet56": ExitRecipe(epochs=3),
     "digits": ExitRecipe(epochs=2, batch_size=32, pad=1, mirror=False),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -39,8 +40,9 @@ def _chain(unit: ExitUnit, material: ExitMaterial) -> Chain:
 
 
 def _shape(chain: Chain) -> Result:
-    costs = chain.costs()
+    costs, digest = chain.costs(), hashlib.sha256(b"".join(exit.head.digest() for exit in chain.exits))
     return {
+        "heads": digest.hexdigest()[:12],
         "full_macs": chain.full_macs,
         "exit_shares": [round(sum(costs.segment_macs[: i + 1]) / chain.full_macs, 4) for i in range(len(chain.exits))],
         "exit_macs": list(costs.head_macs),

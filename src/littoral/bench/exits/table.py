@@ -94,7 +94,9 @@ def document_of(planned: Sequence[ExitUnit], done: Mapping[str, Mapping[str, Any
     """The document of all planned units that are done, in the order of the plan."""
     there = [unit for unit in planned if unit.key in done]
     exits = {
-        f"{unit.network}, {unit.stems}": {key: done[unit.key]["result"][key] for key in ("exit_shares", "exit_macs")}
+        f"{unit.network}, {unit.stems}": {
+            key: done[unit.key]["result"][key] for key in ("heads", "exit_shares", "exit_macs")
+        }
         for unit in there
         if "exit_shares" in done[unit.key]["result"]
     }

@@ -70,7 +70,8 @@ def styled(frames: Frame, places: Sequence[int], style: str) -> Frame:
         return corrupt_at(frames, places, name, severity=severity, seed=_STYLE_SEED)
     if style not in CAMERAS:
         raise ValueError(f"no style is called {style!r}; there are {', '.join((*CAMERAS, *CORRUPTIONS))}")
-    seen: Frame = np.rint(CAMERAS[style](frames.astype(np.float32) / 255).clip(0, 1) * 255).astype(np.uint8)
+    light: NDArray[np.float32] = CAMERAS[style](frames.astype(np.float32) / np.float32(255))
+    seen: Frame = np.rint(light.clip(0, 1) * 255).astype(np.uint8)
     return seen
 
 
