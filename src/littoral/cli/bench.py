@@ -50,7 +50,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     exits.add_argument("--data", type=Path, help="the folder with cifar10/ and weights/ (default: LITTORAL_DATA)")
     exits.add_argument("--work", type=Path, default=Path("build/bench-exits"), help="for trained exits and features")
     exits.add_argument("--rows", type=Path, help="where finished units are kept (default: WORK/rows)")
-    exits.add_argument("--only", action="append", default=[], metavar="NETWORK/KIND", help="only these; globs")
+    exits.add_argument("--only", action="append", default=[], metavar="NETWORK/KIND[/...]", help="only these; globs")
     exits.add_argument("--jobs", type=int, help="units at a time (default: one for each core)")
     exits.add_argument("--budget-minutes", type=float, help="begin no unit after so many minutes")
     exits.add_argument(

@@ -60,14 +60,18 @@ def quick_plan() -> list[ExitUnit]:
 
 
 def chosen(units: Sequence[ExitUnit], only: Iterable[str]) -> list[ExitUnit]:
-    """Those of these names: globs over ``network/kind``.
+    """Those of these names: globs over ``network/kind/stems/users/seed``, of which the end may be left out.
 
     Raises:
         ValueError: one that fits none.
     """
     patterns = list(only)
+
+    def fits(unit: ExitUnit, pattern: str) -> bool:
+        return fnmatch.fnmatch(unit.short, pattern) or fnmatch.fnmatch(unit.short, f"{pattern}/*")
+
     for pattern in patterns:
-        if not any(fnmatch.fnmatch(unit.short, pattern) for unit in units):
+        if not any(fits(unit, pattern) for unit in units):
             names = ", ".join(sorted({unit.short for unit in units}))
             raise ValueError(f"--only {pattern!r} fits no unit; there are {names}")
-    return [unit for unit in units if not patterns or any(fnmatch.fnmatch(unit.short, p) for p in patterns)]
+    return [unit for unit in units if not patterns or any(fits(unit, pattern) for pattern in patterns)]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from littoral.bench.exits.seen import Labels, Part
+from littoral.core.exit_choice import kept_exits, path_of
 from littoral.core.exits import (
     ExitCosts,
     Float64s,
@@ -27,11 +28,12 @@ from littoral.core.exits import (
     patience_exits,
 )
 from littoral.core.heads import LinearHead
-from littoral.core.risk import Certified, NotCertified, learn_then_test, shared_path
+from littoral.core.risk import Certified, NotCertified, learn_then_test
 
 DELTA = 0.1
 SEARCH_SHARE = 0.2
-"""Of the calibration frames: on these temperatures are found, on the others thresholds are certified."""
+"""Of the calibration frames: on these temperatures are found and exits chosen, on the others thresholds certified."""
+CHOICE_RISK = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,16 +113,20 @@ class Policy:
 
 
 def make_policy(heads: tuple[LinearHead, ...], search: Part, costs: ExitCosts, *, labelled: bool) -> Policy:
-    """Temperatures, found on frames that certify nothing, and one threshold for all exits.
+    """Temperatures, the exits that are worth their cost, and one threshold for these: on frames that certify nothing.
 
-    A path with a threshold of its own for each exit (`littoral.core.risk.searched_path`), found on as many frames, was
-    worse on users of another seed: with labels the whole network's accuracy took 44 % of its work and not 39 %.
+    A threshold of its own for each exit (`littoral.core.risk.searched_path`), found on as many frames, was worse on
+    users of another seed: with labels the whole network's accuracy took 44 % of its work and not 39 %.
 
     Args:
-        labelled: These frames have labels.
+        labelled: These frames have labels: exits are chosen for the shipped network's accuracy, and without them for a
+            disagreement of `CHOICE_RISK` with full depth.
     """
     temperatures = temperatures_of(heads, search, labelled=labelled)
-    return Policy(heads=heads, temperatures=temperatures, path_LE=shared_path(len(heads)), costs=costs)
+    scored = score(heads, search, temperatures)
+    losses = scored.losses("excess" if labelled else "disagreement")
+    kept = kept_exits(scored.confidences_NE, losses, costs, max_risk=0.0 if labelled else CHOICE_RISK)
+    return Policy(heads=heads, temperatures=temperatures, path_LE=path_of(kept), costs=costs)
 
 
 @dataclass(frozen=True, kw_only=True)

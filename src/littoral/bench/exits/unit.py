@@ -47,8 +47,8 @@ class ExitUnit:
 
     @property
     def short(self) -> str:
-        """``network/kind``, for globs."""
-        return f"{self.network}/{self.kind}"
+        """``network/kind/stems/users/seed``, for globs."""
+        return f"{self.network}/{self.kind}/{self.stems}/{self.users}/{self.seed}"
 
     @property
     def name(self) -> str:
