@@ -14,6 +14,7 @@ from littoral.bench.exits.risk_sim import risk_rows
 from littoral.bench.exits.scored import Outcome, Scored, equal_accuracy, split_calibration, within_budget
 from littoral.bench.exits.strangers import removal_row, stranger_row
 from littoral.core.exit_control import ControlConfig
+from littoral.core.exits import ExitCosts
 from littoral.core.personal import PersonalConfig
 
 
@@ -90,7 +91,8 @@ def stretch(world: str, *, wrong: float, begins: bool, seed: int, num_frames: in
 def test_under_drift_the_promise_holds_with_the_recheck_and_without_it_does_not(recheck: bool) -> None:
     stream = [stretch("1", wrong=0.005, begins=False, seed=1), stretch("2", wrong=0.5, begins=True, seed=2)]
     config = ControlConfig(recheck=recheck, audit_share=0.05)
-    rows = {row["world"]: row for row in played(stream, config)}
+    costs = ExitCosts(segment_macs=(1000, 1000), head_macs=(10, 10))
+    rows = {row["world"]: row for row in played(stream, config, costs)}
     assert rows["1"]["early"] > 0.2
     assert rows["1"]["risk"] <= 0.05
     assert (rows["2"]["risk"] <= 0.05) is recheck

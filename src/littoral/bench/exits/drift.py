@@ -27,7 +27,7 @@ from littoral.bundle import InputSpec
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.calibration_ring import NO_LABEL, RingScores
 from littoral.core.exit_control import ControlConfig, ExitControl, Purpose, certify
-from littoral.core.exits import OFF, Float64s, exit_of_frame
+from littoral.core.exits import OFF, ExitCosts, Float64s, exit_of_frame
 from littoral.core.head_memory import fit_feature_map
 from littoral.core.heads import LinearHead
 from littoral.core.personal import PersonalConfig, PersonalHead
@@ -96,7 +96,9 @@ def stretches(
     return out
 
 
-def played(stream: Sequence[Stretch], config: ControlConfig, *, seed: int = 0) -> list[dict[str, Any]]:
+def played(
+    stream: Sequence[Stretch], config: ControlConfig, costs: ExitCosts, *, seed: int = 0
+) -> list[dict[str, Any]]:
     """The device's rules on a stream: by world, and of all of it, how often an early answer was not the full depth's.
 
     With ``config.recheck`` off nothing but the first calibration ever finds thresholds.
@@ -130,8 +132,8 @@ def played(stream: Sequence[Stretch], config: ControlConfig, *, seed: int = 0) -
             tally["checking"] += checking
             tally["early"] += leaves < num_early and not goes_on
             tally["lost"] += 0 if goes_on else loss
-            tally["right"] += given == scored.labels_N[i]
-            tally["full"] += answers[-1] == scored.labels_N[i]
+            tally["right"] += bool(given == scored.labels_N[i])
+            tally["full"] += bool(answers[-1] == scored.labels_N[i])
             if purpose is Purpose.RING:
                 ring.append((sure, answers, int(scored.shipped_N[i])))
                 del ring[: -config.ring_frames]
@@ -139,7 +141,7 @@ def played(stream: Sequence[Stretch], config: ControlConfig, *, seed: int = 0) -
             if checking and control.due():
                 control.tried()
                 scores = _scores(ring)
-                found = certify(scores, config, share_of_delta=1 / len(config.looks))
+                found = certify(scores, config, share_of_delta=1 / len(config.looks), costs=costs)
                 if isinstance(found, Certified):
                     control.enter_serving(found, scores)
                     checking, thresholds = False, found.thresholds

@@ -117,7 +117,7 @@ def _drift(unit: ExitUnit, material: ExitMaterial, tell: Tell) -> Result:
         stream = stretches(chain, network, spec, seen, frames, per_world=unit.options["per_world"])
         for run in range(unit.options["runs"]):
             for recheck in (True, False):
-                rows = played(stream, ControlConfig(recheck=recheck, audit_share=0.05), seed=run)
+                rows = played(stream, ControlConfig(recheck=recheck, audit_share=0.05), chain.costs(), seed=run)
                 points += [{"user": seen.user.index, "run": run, "recheck": recheck, **row} for row in rows]
     return {"points": points, "risk": ControlConfig().risk, "delta": ControlConfig().delta}
 
