@@ -11,7 +11,7 @@ from littoral.bench.exits.unit import ExitUnit
 SEEDS = (0, 1, 2)
 TUNING_SEED = 100
 """Users of this seed chose every setting, and are in no table."""
-NUM_USERS, BLOCK = 20, 10
+NUM_USERS, BLOCK = 20, 5
 TRAINED_USERS = 3
 _FITS = ("logits", "onehot", "lda", "sgd")
 
@@ -25,7 +25,7 @@ def full_plan() -> list[ExitUnit]:
             for seed in SEEDS
             for first in range(0, NUM_USERS, BLOCK)
         ]
-    units += [ExitUnit(kind="strangers", network=network, count=NUM_USERS) for network in (LARGE, SMALL)]
+    units += [ExitUnit(kind="strangers", network=network, count=2 * BLOCK) for network in (LARGE, SMALL)]
     units += [ExitUnit(kind="cost", network=network) for network in (LARGE, SMALL)]
     units += [ExitUnit(kind="drift", network=SMALL, options={"per_world": 2_000, "runs": 10})]
     units += [ExitUnit(kind="risk", network=network, count=5) for network in (SMALL, LARGE)]
@@ -37,8 +37,9 @@ def full_plan() -> list[ExitUnit]:
     ]
     units += [ExitUnit(kind="trained", network=network, count=TRAINED_USERS) for network in (SMALL, LARGE)]
     units += [
-        ExitUnit(kind="latency", network=network, count=NUM_USERS, options={"frames": 150})
+        ExitUnit(kind="latency", network=network, first=first, count=BLOCK, options={"frames": 150})
         for network in (LARGE, SMALL)
+        for first in range(0, NUM_USERS, BLOCK)
     ]
     return units
 
