@@ -127,7 +127,9 @@ def _gains(units: Units, network: str) -> dict[str, Any]:
         "users_improved_fraction_label_free": round(fmean(value > 0 for value in without.values()), 4),
         "label_free_share_of_gain": round(fmean(without.values()) / mean, 4) if mean > 0 else None,
         "gain_points_all_users": round(mean, 2),
-        "gain_points_all_users_class_shares_only": round(fmean(corrected[w] - generic[w] for w in corrected), 2),
+        "gain_points_all_users_class_shares_only": (
+            round(fmean(corrected[who] - generic[who] for who in corrected), 2) if corrected else None
+        ),
         "users": len(gain),
     }
 
