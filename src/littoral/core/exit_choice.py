@@ -36,12 +36,13 @@ def kept_exits(confidences_NE: Float64s, losses_NE: Float64s, costs: ExitCosts, 
         raise ValueError(f"a choice is made of 1 to {MOST_EXITS} early exits, got {num_early}")
     path = shared_path(num_early + 1)[1:]
     steps = path[:: max(1, len(path) // _SEARCHED)]
-    rows, best, kept = np.arange(len(losses_NE)), 1.0, (True,) * num_early
+    rows, best = np.arange(len(losses_NE)), 1.0
+    kept: tuple[bool, ...] = (True,) * num_early
     for subset in itertools.product((True, False), repeat=num_early):
         for step in steps if any(subset) else ():
-            thresholds = np.where(subset, step, OFF)
+            thresholds = [float(limit) if on else OFF for limit, on in zip(step, subset, strict=True)]
             leaving = exit_indices(confidences_NE, thresholds)
-            share = compute_share(leaving, costs, thresholds.tolist())
+            share = compute_share(leaving, costs, thresholds)
             if share < best and losses_NE[rows, leaving].mean() <= max_risk:
                 best, kept = share, subset
     return kept
