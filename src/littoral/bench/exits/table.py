@@ -21,7 +21,7 @@ from littoral.bench.exits.summary import KEYS, WORDS, summarise
 from littoral.bench.exits.unit import LAST_STAGE, ExitUnit
 from littoral.bench.fingerprint import fingerprint
 from littoral.bench.progress import ProgressView
-from littoral.bench.rows import RunOptions, TableRequest, make_units, split_done
+from littoral.bench.rows import RunOptions, TableRequest, make_units, of_other_code, split_done
 from littoral.bench.store import UnitStore
 
 TABLE = "exits"
@@ -105,6 +105,7 @@ def document_of(planned: Sequence[ExitUnit], done: Mapping[str, Mapping[str, Any
         config={
             "quick": quick,
             "missing": [unit.name for unit in planned if unit.key not in done],
+            "of_other_code": of_other_code(planned, done, fingerprint_of),
             "networks": sorted({unit.network for unit in there}),
             "exits": exits,
             "words": dict(WORDS),
