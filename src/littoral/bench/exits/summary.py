@@ -80,6 +80,9 @@ def summarise(planned: Sequence[ExitUnit], results: Mapping[str, Result]) -> dic
         kept = {key: value for key, value in found.items() if value is not None}
         if number == 0:
             out |= kept
+        for key in KEYS:  # what was not measured of the first network yet is the next one's, and says so
+            if number and out[key] is None and key in kept:
+                out |= {key: kept[key], f"{key}_reason": f"of {network}: the unit of {networks[0]} is not there"}
         out |= {f"{network}_{key}": value for key, value in kept.items()}
     for key in KEYS:
         if out[key] is None:
