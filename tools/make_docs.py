@@ -17,9 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 import adapt_page  # noqa: E402 -- found beside this file, wherever that was started from
+import exits_page  # noqa: E402
 import split_page  # noqa: E402
 
-PAGES = {"adapt": adapt_page, "split": split_page}
+PAGES = {"adapt": adapt_page, "exits": exits_page, "split": split_page}
 """Those of tables that have a page of their own making."""
 
 KEYS = ("schema", "config", "seeds", "commit", "versions", "machine", "rows", "summary")

@@ -81,3 +81,15 @@ def test_the_map_between_two_versions_is_found_and_a_feature_that_never_moves_is
     np.testing.assert_allclose(found.scale_D, [0.5, 2, 1], atol=1e-3)
     with pytest.raises(ValueError, match="the same frames"):
         fit_feature_map(old, new[:10])
+
+
+def test_a_held_back_label_does_not_give_way_to_answers_without_one_until_labels_are_more_than_half() -> None:
+    held = HeldBack(4, 2)
+    for i in range(12):
+        held.add(np.full(2, i, dtype=np.float32), i, labelled=i == 1, day=0)
+    assert sorted(held.answers.tolist()) == [1, 9, 10, 11]
+    for i in range(12, 15):
+        held.add(np.full(2, i, dtype=np.float32), i, labelled=True, day=0)
+    held.add(np.full(2, 15, dtype=np.float32), 15, labelled=False, day=0)
+    assert held.labelled.sum() == 3
+    assert 15 in held.answers

@@ -45,13 +45,24 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     split.add_argument(
         "--list", action="store_true", help="show which units are there, and how long the others will take"
     )
-    for table in (adapt, split):
+    exits = tables.add_parser("exits", help="early exits that follow their users, on CIFAR-10; resumable")
+    exits.add_argument("--quick", action="store_true", help="everything once, of digits: under three minutes")
+    exits.add_argument("--data", type=Path, help="the folder with cifar10/ and weights/ (default: LITTORAL_DATA)")
+    exits.add_argument("--work", type=Path, default=Path("build/bench-exits"), help="for trained exits and features")
+    exits.add_argument("--rows", type=Path, help="where finished units are kept (default: WORK/rows)")
+    exits.add_argument("--only", action="append", default=[], metavar="NETWORK/KIND[/...]", help="only these; globs")
+    exits.add_argument("--jobs", type=int, help="units at a time (default: one for each core)")
+    exits.add_argument("--budget-minutes", type=float, help="begin no unit after so many minutes")
+    exits.add_argument(
+        "--list", action="store_true", help="show which units are there, and how long the others will take"
+    )
+    for table in (adapt, split, exits):
         table.add_argument(
             "--any-code",
             action="store_true",
             help="take what other code made, too; each row says its commit",
         )
-    for table in (loop, runtime, adapt, split):
+    for table in (loop, runtime, adapt, split, exits):
         table.add_argument("--out", type=Path, help="also write the document to this file")
         table.add_argument("--json", action="store_true", help="print only the JSON line")
     parser.set_defaults(run=run)
@@ -69,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
         return _adapt(args)
     if args.table == "split":
         return _split(args)
+    if args.table == "exits":
+        return _exits(args)
     from littoral.bench.runtime import bench_runtime
 
     bench_runtime(quick=args.quick, out=args.out, quiet=args.json)
@@ -87,6 +100,14 @@ def _split(args: argparse.Namespace) -> int:
     from littoral.bench.split.table import SplitBench, bench_split
 
     bench_split(SplitBench(**_request(args), epochs=args.epochs))
+    return 0
+
+
+def _exits(args: argparse.Namespace) -> int:
+    from littoral.bench.exits.table import bench_exits
+    from littoral.bench.rows import TableRequest
+
+    bench_exits(TableRequest(**_request(args)))
     return 0
 
 

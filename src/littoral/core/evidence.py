@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from littoral.core.arrays import Mask
 from littoral.core.class_prior import ClassShares
 from littoral.core.exits import Float64s
 from littoral.core.heads import with_one
 
 Floats = NDArray[np.floating]
+_ROWS = 16
 
 
 @dataclass
@@ -58,11 +61,11 @@ class DaySums:
         """Take in a frame; ``minus_K`` is subtracted from the target in the sums, but not in the weights by class."""
         x = with_one(features_D)
         weighted = x * weight
-        start = 0
-        for i in range(len(x)):  # by rows: an index for the whole triangle would take more than the triangle
-            end = start + len(x) - i
-            self.gram[start:end] += weighted[i] * x[i:]
-            start = end
+        upper, start = _upper(len(x)), 0
+        for i in range(0, len(x), _ROWS):  # some rows at a time: all at once would take more than a fit does
+            part = np.multiply.outer(weighted[i : i + _ROWS], x)[upper[i : i + _ROWS]]
+            self.gram[start : start + len(part)] += part
+            start += len(part)
         self.targets_AK += np.outer(weighted, target_K if minus_K is None else target_K - minus_K)
         self.weights_K += weight * target_K
 
@@ -230,3 +233,9 @@ class Evidence:
         older.last_day = oldest.last_day
         older.num_labelled += oldest.num_labelled
         older.num_unlabelled += oldest.num_unlabelled
+
+
+@cache
+def _upper(size: int) -> Mask:
+    """Where the upper triangle is; row by row these are the places of a gram."""
+    return np.triu(np.ones((size, size), dtype=np.bool_))

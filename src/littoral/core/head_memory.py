@@ -92,6 +92,9 @@ class FeatureMemory:
 class HeldBack:
     """The newest frames on which no head was fitted, with what was the best known answer.
 
+    A frame without a label does not push out one with a label while these are at most half of all: labels are rare, and
+    they alone can say that a head is better than the deep exit.
+
     Attributes:
         labelled: The answer is a label and not the deep exit's.
         next: Where the next one goes.
@@ -112,6 +115,9 @@ class HeldBack:
     def add(self, features_D: FloatArray, answer: int, *, labelled: bool, day: int) -> None:
         """Keep a frame; the oldest gives way."""
         i = self.next
+        if not labelled and 2 * int(self.labelled.sum()) <= len(self.labelled):
+            while self.labelled[i]:
+                i = (i + 1) % len(self.labelled)
         self.features[i], self.answers[i], self.labelled[i], self.days[i] = features_D, answer, labelled, day
         self.next = (i + 1) % len(self.answers)
         self.size = min(self.size + 1, len(self.answers))

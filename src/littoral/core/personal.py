@@ -35,13 +35,13 @@ _MOST_REPLACED = 8.0
 class PersonalConfig:
     """How a head follows its user. Weights are in frames."""
 
-    fit: Fit = "logits"
+    fit: Fit = "onehot"
     """What is fitted. ``logits``: the shipped head's logits plus ``step`` times what was wrong with its probabilities;
     ``onehot``: ``step`` times the centred one-hot answer; both by ridge regression towards the shipped head. ``lda``:
     with the source's moments, the best where a bundle has them. ``sgd``: as published, from the memory."""
-    step: float = 6.0
+    step: float = 12.0
     """Logits per unit of probability."""
-    prior_frames: float = 20.0
+    prior_frames: float = 50.0
     """The pull of the shipped head, in ridge regression and SGD."""
     label_weight: float = 5.0
     """Of a frame with a label; one with the deep exit's answer weighs at most 1."""

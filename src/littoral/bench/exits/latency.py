@@ -1,0 +1,175 @@
+"""Milliseconds of a frame, measured: one thread, one frame at a time, in turns with the whole network in one session.
+
+The exits run as on the device: a session for each segment, run only if no exit before it was sure; then a stem's
+session and a head in NumPy. What is compared is the mean over a user's own test frames, each of which leaves where it
+leaves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from littoral.bench.exits.chain import Chain, Step, step_of
+from littoral.bench.exits.learn import learn
+from littoral.bench.exits.measure import CORRECTED, GENERIC, PERSONAL, Case, policy_of, shipped_heads
+from littoral.bench.exits.scored import Outcome, Policy, certified, equal_accuracy, outcome, outcomes_of, score
+from littoral.bench.exits.seen import Seen
+from littoral.bundle import InputSpec
+from littoral.core.arrays import Frame
+from littoral.core.exit_policy import ServedExit
+from littoral.core.exits import OFF
+from littoral.core.personal import PersonalConfig
+from littoral.train.export import export_model, external_names
+
+Row = dict[str, Any]
+RISK = 0.05
+
+
+def whole_network(network: nn.Module, spec: InputSpec) -> Step:
+    """The network in one session, as it would be shipped without exits."""
+    exported = export_model(network, spec)
+    graph = exported.graph
+    names = external_names(graph)
+    return step_of(
+        graph.SerializeToString(), names, exported.tensors, graph.graph.input[0].name, graph.graph.output[0].name
+    )
+
+
+class Runner:
+    """One frame through a chain, as far as it has to go.
+
+    Args:
+        thresholds: Of all exits but the deepest.
+    """
+
+    def __init__(self, chain: Chain, policy: Policy, thresholds: Sequence[float]) -> None:
+        parts = zip(policy.heads, policy.temperatures, (*thresholds, 0.0), strict=True)
+        served = [ServedExit(head=head, temperature=t, threshold=limit) for head, t, limit in parts]
+        self._segments: list[tuple[Step, list[tuple[Step | None, ServedExit]]]] = []
+        for index, segment in enumerate(chain.segments):
+            here = [
+                (exit.stem, each)
+                for exit, each in zip(chain.exits, served, strict=True)
+                if exit.segment == index and each.threshold != OFF
+            ]
+            self._segments.append((segment, here))
+
+    def __call__(self, frame_1HWC: Frame) -> int:
+        """Answer a frame; after how many segments."""
+        value: Any = frame_1HWC
+        for number, (segment, exits) in enumerate(self._segments):
+            value = segment(value)
+            for stem, exit in exits:
+                spoken = exit.answer((value if stem is None else stem(value))[0])
+                if spoken.confidence >= exit.threshold:
+                    return number
+        return len(self._segments)
+
+
+def operating_points(
+    chain: Chain, seen: Seen, *, config: PersonalConfig | None = None
+) -> list[tuple[str, Policy, Outcome, float]]:
+    """Name, policy, thresholds with what they do, and how often the shipped network is right: what is timed."""
+    costs, config, shipped = chain.costs(), config or PersonalConfig(), shipped_heads(chain)
+    end = (len(seen.personal),)
+    free, full = (
+        learn(chain, seen.personal, config=config, labels=labels, seed=seen.user.index, stops=end)[-1]
+        for labels in (0.0, 1.0)
+    )
+    cases = [
+        Case(method=GENERIC, heads=shipped, num_frames=0),
+        Case(method=CORRECTED, heads=free.corrected, num_frames=end[0]),
+        Case(method=f"{PERSONAL}, no labels", heads=free.serving, num_frames=end[0]),
+        Case(method=f"{PERSONAL}, labels", heads=full.serving, num_frames=end[0], labels=1.0),
+    ]
+    out = []
+    for case in cases:
+        policy, rest = policy_of(case, seen.calibration, costs)
+        test = score(case.heads, seen.test, policy.temperatures)
+        right = test.shipped_right
+        same = equal_accuracy(outcomes_of(policy, test), right) or outcome(
+            policy, test, (OFF,) * len(policy.path_LE[0])
+        )
+        out.append((f"{case.method}, equal accuracy", policy, same, right))
+        loss, level = ("excess", 0.0) if case.labels else ("disagreement", RISK)
+        calibration = score(case.heads, rest, policy.temperatures)
+        out.append(
+            (
+                f"{case.method}, certified",
+                policy,
+                certified(policy, calibration, test, loss=loss, level=level)[0],
+                right,
+            )
+        )
+    return out
+
+
+def latency_rows(
+    chain: Chain,
+    seen: Seen,
+    frames: Frame,
+    whole: Step,
+    *,
+    config: PersonalConfig | None = None,
+    others: dict[str, Step] | None = None,
+) -> list[Row]:
+    """Means over these test frames, every way in turns with the whole network.
+
+    Args:
+        frames: The user's test frames; as many as shall be timed.
+        others: Whole networks to be timed beside, by name: a static smaller model.
+    """
+    points = operating_points(chain, seen, config=config)
+    ways: dict[str, Callable[[Frame], Any]] = {"whole": whole, **(others or {})}
+    ways |= {name: Runner(chain, policy, found.thresholds) for name, policy, found, _ in points}
+    spent = timed(ways, frames)
+    full_ms = spent["whole"]
+    facts = {"user": seen.user.index, "style": seen.user.style, "hard": seen.user.hard}
+    rows = [
+        {**facts, "way": name, "ms": round(spent[name], 4), "full_ms": round(full_ms, 4)}
+        for name in ("whole", *(others or {}))
+    ]
+    for name, _, found, right in points:
+        rows.append(
+            {
+                **facts,
+                "way": name,
+                "ms": round(spent[name], 4),
+                "full_ms": round(full_ms, 4),
+                "right": round(found.right, 2),
+                "shipped_right": round(right, 2),
+                "compute": round(found.compute, 4),
+            }
+        )
+    return rows
+
+
+def timed(ways: dict[str, Callable[[Frame], Any]], frames: Frame) -> dict[str, float]:
+    """Milliseconds of each way over all frames; each frame goes through all of them before the next.
+
+    Of the frames that leave at the same place the median counts for each: then another job on the machine, which is in
+    the way of a long call more often than of a short one, does not decide the ratio.
+    """
+    for way in ways.values():
+        for frame in frames[:5]:
+            way(frame[None])
+    spent: dict[str, dict[int, list[int]]] = {name: {} for name in ways}
+    names = list(ways)
+    for number, frame in enumerate(frames):
+        one = np.ascontiguousarray(frame[None])
+        for turn in range(len(names)):
+            name = names[(turn + number) % len(names)]
+            begun = time.perf_counter_ns()
+            out = ways[name](one)
+            took = time.perf_counter_ns() - begun
+            spent[name].setdefault(out if isinstance(out, int) else 0, []).append(took)
+    return {
+        name: sum(len(values) * median(values) for values in places.values()) / len(frames) / 1e6
+        for name, places in spent.items()
+    }

@@ -1,0 +1,78 @@
+"""Which units the exits table has, in the order in which they are worth having."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+
+from littoral.bench.exits.material import DIGITS, LARGE, SMALL
+from littoral.bench.exits.unit import ExitUnit
+
+SEEDS = (0, 1, 2)
+TUNING_SEED = 100
+"""Users of this seed chose every setting, and are in no table."""
+NUM_USERS, BLOCK = 20, 5
+TRAINED_USERS = 3
+_FITS = ("logits", "onehot", "lda", "sgd")
+
+
+def full_plan() -> list[ExitUnit]:
+    """Both networks: 20 users of four classes of each of three seeds, and some of other kinds."""
+    units: list[ExitUnit] = []
+    for network in (LARGE, SMALL):
+        units += [
+            ExitUnit(kind="users", network=network, seed=seed, first=first, count=BLOCK)
+            for seed in SEEDS
+            for first in range(0, NUM_USERS, BLOCK)
+        ]
+    units += [ExitUnit(kind="strangers", network=network, count=2 * BLOCK) for network in (LARGE, SMALL)]
+    units += [ExitUnit(kind="cost", network=network) for network in (LARGE, SMALL)]
+    units += [ExitUnit(kind="drift", network=SMALL, options={"per_world": 2_000, "runs": 10})]
+    units += [ExitUnit(kind="risk", network=network, count=5) for network in (SMALL, LARGE)]
+    units += [ExitUnit(kind="fits", network=SMALL, count=BLOCK, options={"fits": list(_FITS)})]
+    units += [
+        ExitUnit(kind="users", network=SMALL, count=BLOCK, users="k4", options={"labels": [0.01, 0.05]}),
+        *(ExitUnit(kind="users", network=SMALL, count=5, users=users) for users in ("k2", "k6", "all")),
+        ExitUnit(kind="users", network=SMALL, stems="pooled", count=BLOCK),
+    ]
+    units += [ExitUnit(kind="trained", network=network, count=TRAINED_USERS) for network in (SMALL, LARGE)]
+    units += [
+        ExitUnit(kind="latency", network=network, first=first, count=BLOCK, options={"frames": 150})
+        for network in (LARGE, SMALL)
+        for first in range(0, NUM_USERS, BLOCK)
+    ]
+    return units
+
+
+def quick_plan() -> list[ExitUnit]:
+    """Everything once, of digits."""
+    few = {"users": "quick", "network": DIGITS}
+    return [
+        ExitUnit(kind="users", count=2, options={"labels": [0.0, 1.0], "stops": [60, 150]}, **few),  # type: ignore[arg-type]
+        ExitUnit(kind="users", stems="pooled", options={"labels": [0.0], "stops": [150]}, **few),  # type: ignore[arg-type]
+        ExitUnit(kind="strangers", **few),  # type: ignore[arg-type]
+        ExitUnit(kind="cost", **few),  # type: ignore[arg-type]
+        ExitUnit(kind="drift", options={"per_world": 400, "runs": 2}, **few),  # type: ignore[arg-type]
+        ExitUnit(kind="risk", options={"calibrations": 20, "frames": 100}, **few),  # type: ignore[arg-type]
+        ExitUnit(kind="fits", options={"fits": ["onehot", "lda"]}, **few),  # type: ignore[arg-type]
+        ExitUnit(kind="trained", options={"epochs": 1}, **few),  # type: ignore[arg-type]
+        ExitUnit(kind="latency", options={"frames": 30}, **few),  # type: ignore[arg-type]
+    ]
+
+
+def chosen(units: Sequence[ExitUnit], only: Iterable[str]) -> list[ExitUnit]:
+    """Those of these names: globs over ``network/kind/stems/users/seed``, of which the end may be left out.
+
+    Raises:
+        ValueError: one that fits none.
+    """
+    patterns = list(only)
+
+    def fits(unit: ExitUnit, pattern: str) -> bool:
+        return fnmatch.fnmatch(unit.short, pattern) or fnmatch.fnmatch(unit.short, f"{pattern}/*")
+
+    for pattern in patterns:
+        if not any(fits(unit, pattern) for unit in units):
+            names = ", ".join(sorted({unit.short for unit in units}))
+            raise ValueError(f"--only {pattern!r} fits no unit; there are {names}")
+    return [unit for unit in units if not patterns or any(fits(unit, pattern) for pattern in patterns)]

@@ -1,0 +1,66 @@
+"""A unit of the exits table: what is made at one go and kept in one file. Which ones there are is in `plan`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["users", "strangers", "fits", "trained", "latency", "risk", "drift", "cost", "segmentation"]
+TIMED: tuple[Kind, ...] = ("latency",)
+"""What measures time comes last, one at a time."""
+LAST_STAGE = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExitUnit:
+    """What is measured at one go. Everything that can change its numbers is in it, and nothing else.
+
+    Attributes:
+        network: ``resnet20``, ``resnet56`` or ``digits``.
+        stems: ``trained`` or ``pooled``.
+        users: How users are drawn: a key of `littoral.bench.exits.users.KINDS`, or ``quick``.
+        first, count: Of the users of this seed, these.
+        options: JSON values, for the measurement.
+    """
+
+    kind: Kind
+    network: str
+    stems: str = "trained"
+    users: str = "k4"
+    seed: int = 0
+    first: int = 0
+    count: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def config(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**dataclasses.asdict(self), "options": dict(self.options)}
+
+    @property
+    def key(self) -> str:
+        """Names the configuration: 16 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def short(self) -> str:
+        """``network/kind/stems/users/seed``, for globs."""
+        return f"{self.network}/{self.kind}/{self.stems}/{self.users}/{self.seed}"
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        stems = "" if self.stems == "trained" else f" {self.stems} stems"
+        return f"{self.kind} {self.network}{stems} {self.users} seed {self.seed} users {self.first}+{self.count}"
+
+    @property
+    def stage(self) -> int:
+        return LAST_STAGE if self.kind in TIMED else 0
+
+    @property
+    def num_frames(self) -> int:
+        """About how many frames' work it is, for bars and estimates."""
+        return 3_300 * self.count

@@ -1,0 +1,106 @@
+"""What is measured of a user: personal heads help, hindsight and certificate stay apart, strangers, days taken back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import exit_world
+import numpy as np
+import pytest
+
+from littoral.bench.exits.drift import Stretch, played
+from littoral.bench.exits.measure import user_rows
+from littoral.bench.exits.risk_sim import risk_rows
+from littoral.bench.exits.scored import Outcome, Scored, equal_accuracy, split_calibration, within_budget
+from littoral.bench.exits.strangers import removal_row, stranger_row
+from littoral.core.exit_control import ControlConfig
+from littoral.core.exits import ExitCosts
+from littoral.core.personal import PersonalConfig
+
+
+def test_personal_exits_beat_generic_ones_at_equal_work_for_a_user_who_differs() -> None:
+    rows = user_rows(exit_world.chain(), exit_world.seen(), labels=(0.0, 1.0), stops=(100, 300))
+    last = {(row["method"], row["labels"]): row for row in rows if row["frames"] in (0, 300)}
+    generic, personal = last["generic", 0.0], last["personal", 1.0]
+    assert personal["personal_heads"] >= 2
+    assert personal["right_50"] > generic["right_50"] + 3
+    assert personal["eq_compute"] < generic["eq_compute"]
+    assert "right_50" not in last["last layer", 1.0]
+    assert {row["frames"] for row in rows if row["method"] == "personal"} == {100, 300}
+
+
+def test_the_frames_that_fit_temperatures_never_certify() -> None:
+    calibration = exit_world.seen().calibration
+    search, rest = split_calibration(calibration)
+    assert len(search) + len(rest) == len(calibration)
+    np.testing.assert_array_equal(np.concatenate([search.labels_N, rest.labels_N]), calibration.labels_N)
+
+
+def outcome(right: float, compute: float) -> Outcome:
+    return Outcome(right=right, compute=compute, thresholds=(0.5,), disagreement=0.0, excess=0.0)
+
+
+def test_hindsight_takes_the_cheapest_that_is_right_enough_and_a_budget_the_most_careful_that_fits() -> None:
+    steps = [outcome(90, 1.0), outcome(91, 0.7), outcome(90, 0.5), outcome(80, 0.3)]
+    found = equal_accuracy(steps, 90)
+    assert found is not None
+    assert found.compute == 0.5
+    assert equal_accuracy(steps, 95) is None
+    assert within_budget(steps, 0.75).compute == 0.7
+    assert within_budget(steps, 0.1).compute == 0.3
+
+
+def test_the_gate_gives_strangers_back_to_the_shipped_network_and_costs_the_user_little() -> None:
+    config = PersonalConfig(label_weight=1.0)
+    row = stranger_row(exit_world.chain(), exit_world.seen(sizes=(600, 300, 600)), labels=1.0, config=config)
+    assert row["never_gated_to_shipped_right"] > row["never_right"] + 20
+    assert row["own_gated_right"] > row["own_right"] - 3
+
+
+def test_a_day_taken_back_leaves_no_trace_in_any_head_and_had_left_one_before() -> None:
+    row = removal_row(exit_world.chain(), exit_world.seen(), labels=0.5)
+    assert row["largest_difference"] < 1e-9
+    assert row["least_moved_by_the_day"] > 1e-3
+    assert row["frames_of_the_day_left"] == 0
+
+
+def test_promises_are_broken_no_more_often_than_they_may_be_and_belief_in_means_breaks_more() -> None:
+    rows = risk_rows(exit_world.chain(), exit_world.seen(sizes=(150, 300, 600)), num_frames=100, num_calibrations=20)
+    assert len(rows) == 3
+    for row in rows:
+        assert row["broken"] <= 0.25  # a tenth is allowed, of 20
+    assert max(row["broken_if_the_mean_is_believed"] for row in rows) > 0.25
+
+
+def stretch(world: str, *, wrong: float, begins: bool, seed: int, num_frames: int = 1000) -> Stretch:
+    """The early exit is sure of everything, and does not agree with the end in this share of the frames."""
+    rng = np.random.default_rng(seed)
+    end = rng.integers(0, 4, size=num_frames)
+    early = np.where(rng.random(num_frames) < wrong, (end + 1) % 4, end)
+    sure = np.full(num_frames, 0.99)
+    scored = Scored(
+        confidences_NE=np.stack([sure, np.ones(num_frames)], axis=1),
+        answers_NE=np.stack([early, end], axis=1),
+        labels_N=end,
+        shipped_N=end,
+    )
+    return Stretch(world=world, scored=scored, begins_version=begins)
+
+
+@pytest.mark.parametrize("recheck", [True, False], ids=["recheck", "negative-control"])
+def test_under_drift_the_promise_holds_with_the_recheck_and_without_it_does_not(recheck: bool) -> None:
+    stream = [stretch("1", wrong=0.005, begins=False, seed=1), stretch("2", wrong=0.5, begins=True, seed=2)]
+    config = ControlConfig(recheck=recheck, audit_share=0.05)
+    costs = ExitCosts(segment_macs=(1000, 1000), head_macs=(10, 10))
+    rows = {row["world"]: row for row in played(stream, config, costs)}
+    assert rows["1"]["early"] > 0.2
+    assert rows["1"]["risk"] <= 0.05
+    assert (rows["2"]["risk"] <= 0.05) is recheck
+
+
+def test_a_part_keeps_its_rows_together() -> None:
+    part = exit_world.seen().test
+    some = part.take(np.array([3, 1]))
+    np.testing.assert_array_equal(some.features[1], part.features[1][[3, 1]])
+    np.testing.assert_array_equal(some.labels_N, part.labels_N[[3, 1]])
+    assert replace(part, labels_N=part.shipped_N).labels_N.shape == part.labels_N.shape
