@@ -1,4 +1,4 @@
-"""A device that skips work, surely: exits trained on scikit-learn's digits, a user whose camera is dim, and a few labels.
+"""A device that skips work, surely: exits trained on scikit-learn's digits, a user with a dim camera, a few labels.
 
 python examples/05_exits.py [FOLDER]
 """

@@ -143,7 +143,7 @@ def test_the_alarm_takes_exits_out_of_force_with_the_frame_that_rings_it(bundle:
         wrong = replace(exits.policy.exits[0].head, bias_K=np.float32([0] * 9 + [1e4]))
         broken = replace(exits.policy.exits[0], head=wrong)
         exits.policy = replace(exits.policy, exits=(broken, *exits.policy.exits[1:]))
-        for count, frame in enumerate(FRAMES):
+        for count, frame in enumerate(FRAMES):  # noqa: B007 -- it is looked at below
             device.infer(frame)
             if exits.policy.checking:
                 break

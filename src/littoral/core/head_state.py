@@ -113,7 +113,7 @@ def read_state(
     Args:
         source: Gives up to so many next bytes, as ``file.read`` does.
         again: Gives so many bytes from a place that `source` has given before, as often as it is asked, while the head
-            is used, and leaves `source` where it is. Then the sums of closed days stay there: of a week of days this is most of the memory.
+            is used, and leaves `source` where it is. Then the sums of closed days stay there: most of a week's memory.
         shipped, config, source_shares_K, moments: As the head was made with.
     Raises:
         HeadStateError: damaged or hostile bytes, or a state of another shipped head or configuration.

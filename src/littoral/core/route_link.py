@@ -66,6 +66,7 @@ class LinkEstimate:
     def __init__(self, weight: float = 0.2) -> None:
         self._weight = weight
         self.measured_at_ms = -math.inf
+        self._given_up = 0
         self._restart()
 
     def answered(self, num_bytes: int, elapsed_ms: float, *, queue_ms: float, compute_ms: float, now_ms: float) -> None:

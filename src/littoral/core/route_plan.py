@@ -136,7 +136,7 @@ def fit_curves(
     member_PBN = bins.T[:, None, :] == np.arange(num_bins)[None, :, None]
     counts_PB = member_PBN.sum(axis=2)
 
-    def rates(wrong_N: Float64s, p: int) -> Float64s:
+    def rates(wrong_N: NDArray[np.floating], p: int) -> Float64s:
         shrunk = (member_PBN[p] @ wrong_N + prior_frames * wrong_N.mean()) / (counts_PB[p] + prior_frames)
         return np.clip(_never_rises(shrunk, counts_PB[p]), 0, 1)
 

@@ -168,6 +168,20 @@ def _latency(unit: ExitUnit, material: ExitMaterial, tell: Tell) -> Result:
     return {"points": points}
 
 
+def _segmentation(unit: ExitUnit, material: ExitMaterial, tell: Tell) -> Result:
+    from littoral.bench.exits.segmentation import SegmentationUnit, make_segmentation
+
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in unit.options.items()}
+    dense = SegmentationUnit(network=unit.network, seed=unit.seed, **options)
+    return make_segmentation(dense, material.data, material.work, tell)
+
+
+def _omniglot(unit: ExitUnit, material: ExitMaterial, tell: Tell) -> Result:
+    from littoral.bench.exits.omniglot_unit import OmniglotUnit, make_omniglot
+
+    return make_omniglot(OmniglotUnit(seed=unit.seed, **unit.options), material.data, material.work, tell)
+
+
 _MAKERS: dict[str, Callable[[ExitUnit, ExitMaterial, Tell], Result]] = {
     "users": _users,
     "fits": _fits,
@@ -177,6 +191,8 @@ _MAKERS: dict[str, Callable[[ExitUnit, ExitMaterial, Tell], Result]] = {
     "drift": _drift,
     "trained": _trained,
     "latency": _latency,
+    "segmentation": _segmentation,
+    "omniglot": _omniglot,
 }
 _MODULES: dict[str, tuple[str, ...]] = {
     "users": ("measure",),
@@ -187,6 +203,8 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "drift": ("drift",),
     "trained": ("trained",),
     "latency": ("latency",),
+    "segmentation": ("segmentation",),
+    "omniglot": ("omniglot_unit",),
 }
 
 

@@ -37,6 +37,15 @@ def full_plan() -> list[ExitUnit]:
     ]
     units += [ExitUnit(kind="trained", network=network, count=TRAINED_USERS) for network in (SMALL, LARGE)]
     units += [
+        ExitUnit(kind="segmentation", network="cgnet"),
+        ExitUnit(
+            kind="segmentation",
+            network="espnet",
+            options={"cuts": ["level3_2"], "width": 96, "context": 128, "epochs": 40},
+        ),
+        ExitUnit(kind="omniglot", network="small_cnn", users="writers"),
+    ]
+    units += [
         ExitUnit(kind="latency", network=network, first=first, count=BLOCK, options={"frames": 150})
         for network in (LARGE, SMALL)
         for first in range(0, NUM_USERS, BLOCK)

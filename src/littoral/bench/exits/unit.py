@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["users", "strangers", "fits", "trained", "latency", "risk", "drift", "cost", "segmentation"]
+Kind = Literal["users", "strangers", "fits", "trained", "latency", "risk", "drift", "cost", "segmentation", "omniglot"]
 TIMED: tuple[Kind, ...] = ("latency",)
 """What measures time comes last, one at a time."""
 LAST_STAGE = 1
@@ -20,7 +20,8 @@ class ExitUnit:
     """What is measured at one go. Everything that can change its numbers is in it, and nothing else.
 
     Attributes:
-        network: ``resnet20``, ``resnet56`` or ``digits``.
+        network: ``resnet20``, ``resnet56`` or ``digits``; of ``segmentation`` ``cgnet`` or ``espnet``, of ``omniglot``
+            ``small_cnn``.
         stems: ``trained`` or ``pooled``.
         users: How users are drawn: a key of `littoral.bench.exits.users.KINDS`, or ``quick``.
         first, count: Of the users of this seed, these.
