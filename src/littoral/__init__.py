@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from littoral.core.scenes import RecallConfig as RecallConfig
     from littoral.core.selection import SelectionConfig as SelectionConfig
     from littoral.edge.answer import Answer as Answer
+    from littoral.edge.counters import DeviceStatus as DeviceStatus
     from littoral.edge.dense import DenseAnswer as DenseAnswer
     from littoral.edge.device import Device as Device
     from littoral.edge.device import DeviceConfig as DeviceConfig
-    from littoral.edge.device import DeviceStatus as DeviceStatus
+    from littoral.edge.exit_config import ExitConfig as ExitConfig
     from littoral.edge.link import CloudLink as CloudLink
     from littoral.edge.offload_config import OffloadConfig as OffloadConfig
     from littoral.errors import BundleError as BundleError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from littoral.errors import UpdateRejected as UpdateRejected
     from littoral.train.build import build_bundle as build_bundle
     from littoral.train.options import BuildOptions as BuildOptions
+    from littoral.train.options import ExitSource as ExitSource
     from littoral.train.options import SplitSource as SplitSource
     from littoral.train.options import TorchSource as TorchSource
 
@@ -54,7 +56,9 @@ _HOME = {
     "DenseAnswer": "littoral.edge.dense",
     "Device": "littoral.edge.device",
     "DeviceConfig": "littoral.edge.device",
-    "DeviceStatus": "littoral.edge.device",
+    "DeviceStatus": "littoral.edge.counters",
+    "ExitConfig": "littoral.edge.exit_config",
+    "ExitSource": "littoral.train.options",
     "FrameError": "littoral.errors",
     "InputSpec": "littoral.bundle",
     "LinkError": "littoral.errors",

@@ -25,7 +25,9 @@ WORLD = World(600, seed=3, moved=0.55, noise=0.4)
 TWO = World(60, num_exits=2, seed=3)
 """For the many lives that end in a power cut."""
 SIZE, K = 6, 4
-CONFIG = PersonalConfig(fit="onehot", prior_frames=2.0, luck=0.3, memory_frames=24, held_frames=32, min_held=5)
+CONFIG = PersonalConfig(
+    fit="onehot", step=6.0, prior_frames=2.0, luck=0.3, memory_frames=24, held_frames=32, min_held=5
+)
 
 
 def frames(first: int, count: int, *, day: int, version: int = 0, world: World = WORLD) -> list[SeenFrame]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from littoral.edge.outbox import Counters
+
+if TYPE_CHECKING:
+    from littoral.edge.maintenance import Maintenance
 
 
 class DeviceStatus(NamedTuple):
@@ -56,3 +61,52 @@ class DeviceStatus(NamedTuple):
     """How often it was found out anew whether frames may leave early."""
     exit_alarms: int
     """How often the watched risk was above what was promised."""
+
+
+def read_counters(
+    m: Maintenance, *, frames: int, selected: int, overflowed: int, offloaded: tuple[int, int]
+) -> DeviceStatus:
+    """All of them, as of now.
+
+    Args:
+        selected, overflowed: Frames chosen as published, and those of them that found no room.
+        offloaded: Frames that the cloud answered, and those that it should have.
+    """
+    outbox, link, exits = m.outbox, m.link, m.exits
+    chooser = m.chooser
+    selector = None if chooser is None else chooser.selector
+    counters = outbox.counters if outbox else Counters(accepted=0, acked=0, queued=0, dropped=0)
+    return DeviceStatus(
+        version=m.model.version,
+        cloud=m.cloud,
+        link_error=link.last_error if link else None,
+        storage_error=outbox.last_error if outbox else None,
+        frames=frames,
+        selected=selected if selector is None else selector.num_kept,
+        accepted=counters.accepted + overflowed,
+        acked=counters.acked,
+        queued=counters.queued,
+        dropped=counters.dropped + overflowed,
+        measured_frames=m.measured_frames,
+        statistics_resets=m.statistics_resets,
+        swaps=m.swaps,
+        versions_installed=m.outcomes["installed"],
+        versions_rejected=m.outcomes["rejected"],
+        versions_reverted=m.outcomes["reverted"],
+        scene=m.scenes.number,
+        recalls=m.outcomes["recalled"],
+        sample_bytes=selector.budget.spent_bytes if selector else 0,
+        budget_bytes=int(selector.budget.level_bytes) if selector else 0,
+        duplicates=selector.num_duplicates if selector else 0,
+        over_budget=selector.num_over_budget if selector else 0,
+        bytes_up=link.bytes_up if link else 0,
+        bytes_down=link.bytes_down if link else 0,
+        offloaded=offloaded[0],
+        degraded=offloaded[1],
+        frames_by_exit=list(exits.frames_by_exit) if exits else [],
+        shadow_runs=exits.control.num_shadow if exits else 0,
+        exit_state=exits.state if exits else "",
+        personal_heads=exits.num_personal if exits else 0,
+        rechecks=exits.control.num_rechecks if exits else 0,
+        exit_alarms=exits.control.num_alarms if exits else 0,
+    )

@@ -23,7 +23,7 @@ from littoral.core.product import ProductConfig
 from littoral.core.scenes import RecallConfig
 from littoral.core.selection import SelectionConfig, Selector, judge_one
 from littoral.edge.answer import Answer
-from littoral.edge.counters import DeviceStatus as DeviceStatus
+from littoral.edge.counters import DeviceStatus, read_counters
 from littoral.edge.dense import DenseAnswer, Judged, judge
 from littoral.edge.encoder import SplitEncoder
 from littoral.edge.exit_config import ExitConfig
@@ -33,7 +33,6 @@ from littoral.edge.link import CloudLink
 from littoral.edge.maintenance import Maintenance
 from littoral.edge.offload import Encoder, Finished, Offloading
 from littoral.edge.offload_config import OffloadConfig
-from littoral.edge.outbox import Counters
 from littoral.edge.session import Model, SessionConfig
 from littoral.edge.updater import UpdaterConfig
 from littoral.errors import FrameError, ModelOutputError
@@ -322,45 +321,13 @@ class Device:
 
     def status(self) -> DeviceStatus:
         """The counters as of now."""
-        m = self._maintenance
-        outbox, link = m.outbox, m.link
-        chooser = m.chooser
-        selector = None if chooser is None else chooser.selector
-        exits = self._exits
-        counters = outbox.counters if outbox else Counters(accepted=0, acked=0, queued=0, dropped=0)
-        return DeviceStatus(
-            version=m.model.version,
-            cloud=m.cloud,
-            link_error=link.last_error if link else None,
-            storage_error=outbox.last_error if outbox else None,
+        offloading = self._offloading
+        return read_counters(
+            self._maintenance,
             frames=self._frames,
-            selected=self._selected if selector is None else selector.num_kept,
-            accepted=counters.accepted + self._overflowed,
-            acked=counters.acked,
-            queued=counters.queued,
-            dropped=counters.dropped + self._overflowed,
-            measured_frames=m.measured_frames,
-            statistics_resets=m.statistics_resets,
-            swaps=m.swaps,
-            versions_installed=m.outcomes["installed"],
-            versions_rejected=m.outcomes["rejected"],
-            versions_reverted=m.outcomes["reverted"],
-            scene=m.scenes.number,
-            recalls=m.outcomes["recalled"],
-            sample_bytes=selector.budget.spent_bytes if selector else 0,
-            budget_bytes=int(selector.budget.level_bytes) if selector else 0,
-            duplicates=selector.num_duplicates if selector else 0,
-            over_budget=selector.num_over_budget if selector else 0,
-            bytes_up=link.bytes_up if link else 0,
-            bytes_down=link.bytes_down if link else 0,
-            offloaded=self._offloading.offloaded if self._offloading else 0,
-            degraded=self._offloading.degraded if self._offloading else 0,
-            frames_by_exit=list(exits.frames_by_exit) if exits else [],
-            shadow_runs=exits.control.num_shadow if exits else 0,
-            exit_state=exits.state if exits else "",
-            personal_heads=exits.num_personal if exits else 0,
-            rechecks=exits.control.num_rechecks if exits else 0,
-            exit_alarms=exits.control.num_alarms if exits else 0,
+            selected=self._selected,
+            overflowed=self._overflowed,
+            offloaded=(offloading.offloaded, offloading.degraded) if offloading else (0, 0),
         )
 
     def rebuild(self) -> None:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime as ort
 
 from littoral.bundle import Bundle
 from littoral.bundle.exits import ExitHeads
@@ -25,16 +24,18 @@ from littoral.core.arrays import FloatArray, Frame
 from littoral.core.calibration_ring import CalibrationRing, RingFrame
 from littoral.core.exit_control import ExitControl, Purpose, certify, early_loss
 from littoral.core.exit_policy import ExitPolicy, ServedExit, Spoken
-from littoral.core.exits import OFF, ExitCosts
+from littoral.core.exits import OFF
 from littoral.core.risk import Certified
 from littoral.core.selection import judge_one
 from littoral.edge.exit_config import ExitConfig
-from littoral.edge.exit_files import ExitFolder, PendingFrames, SlotFile
-from littoral.edge.personal import Fitted, PersonalHeads
+from littoral.edge.exit_files import PendingFrames
+from littoral.edge.exit_stages import ExitStages
+from littoral.edge.exit_state import Kept, open_kept
+from littoral.edge.personal import Fitted
 from littoral.edge.recent import RecentFrames, SeenFrame
-from littoral.edge.session import Model, SessionConfig, open_session
+from littoral.edge.session import Model, SessionConfig
 from littoral.edge.versions import Files
-from littoral.errors import LittoralError, ModelOutputError, StorageError
+from littoral.errors import LittoralError
 
 log = logging.getLogger("littoral.edge.exits")
 
@@ -54,15 +55,6 @@ class Found(NamedTuple):
     exit_index: int
     network_entropy: float | None
     """Of the shipped network's own answer; None where it did not come so far."""
-
-
-class _Stage(NamedTuple):
-    """An exit: after so many segments, made of such features, its numbers in their row."""
-
-    after: int
-    stem: ort.InferenceSession | None
-    is_deep: bool
-    columns: slice
 
 
 class _Handed(NamedTuple):
@@ -101,20 +93,9 @@ class ExitRuntime:
             )
         heads = ExitHeads.open(bundle)
         self.config, self.shipped = config, replace(heads, moments=())  # they are larger than all else together
-        self._probe_frames = bundle.probe[0]
-        sizes = tuple(head.num_features for head in self.shipped.heads)
-        starts = np.cumsum([0, *sizes]).tolist()
-        self._stages = [
-            _Stage(
-                spec.segment + 1,
-                None if spec.stem_file is None else open_session(bundle.read(spec.stem_file), (), {}, session),
-                spec.is_deep,
-                slice(starts[i], starts[i + 1]),
-            )
-            for i, spec in enumerate(specs)
-        ]
-        self._end, self._later = len(bundle.manifest.segments), later
-        num_classes, self._num_features = bundle.manifest.num_classes, starts[-1]
+        self._parts = parts = ExitStages(bundle, self.shipped, session)
+        self._stages, self._end, self._later = parts.all, len(bundle.manifest.segments), later
+        num_classes, sizes = bundle.manifest.num_classes, parts.sizes
         self.control = ExitControl(config.control, seed=config.seed)
         self.recent = RecentFrames(sizes, num_classes)
         self.frames_by_exit = [0] * (len(specs) + 1)
@@ -124,42 +105,16 @@ class ExitRuntime:
         self._first_waiting = 0
         self._swap = threading.Lock()  # taken to put a policy in force, by the thread that answers only in an alarm
         self._not_before_s = 0.0
-        self._costs = _early_costs(self.shipped.costs, num_early=sum(not spec.is_deep for spec in specs))
-        self._pending: PendingFrames | None = None
-        self._personal: PersonalHeads | None = None
-        self._slots: SlotFile | None = None
+        kept = Kept(None, None, None)
         if state_dir is not None:
-            self._open(state_dir / "exits", model, heads, files)
+            kept = open_kept(state_dir / "exits", config, heads, parts, model, files)
+        self._slots, self._pending, self._personal = kept
         self.ring = CalibrationRing(config.control.ring_frames, sizes, slots=self._slots)
         policy = self._policy(model.version)
         if config.start_with_shipped:
             policy = policy.serving(self.shipped.thresholds[: policy.num_early])
         self.policy = policy
         """In force; read it once for each frame."""
-
-    def _open(self, folder: Path, model: Model, heads: ExitHeads, files: Files | None) -> None:
-        """What a state folder allows. A disk that fails leaves the shipped heads."""
-        config = self.config
-        try:
-            self._slots = SlotFile(folder / "ring.slots", RingFrame.record_bytes(self._num_features))
-            if config.personal is not None:
-                self._pending = PendingFrames(
-                    folder / "pending.slots",
-                    capacity=config.pending_frames,
-                    num_features=self._num_features,
-                    num_classes=self._num_classes,
-                )
-                self._personal = PersonalHeads(
-                    ExitFolder(folder, files=files),
-                    heads if config.personal.fit == "lda" else self.shipped,
-                    config.personal,
-                    seed=config.seed,
-                    version=model.version,
-                    features=lambda: self.probe_features(model),
-                )
-        except StorageError as error:
-            log.warning("the shipped heads serve, and nothing is learned: %s", error)
-            self._pending = self._personal = None
 
     # -- in the thread that answers ------------------------------------------------------------------------------------
 
@@ -189,7 +144,7 @@ class ExitRuntime:
             position = stage.after
             if not fits or (not stage.is_deep and not picked and (runs_on or each.threshold == OFF)):
                 continue
-            pooled = value[0] if stage.stem is None else stage.stem.run(_POOLED, {"features": value})[0][0]
+            pooled = stage.pooled(value)
             with np.errstate(over="ignore"):
                 row[stage.columns] = pooled
             num_seen += num_seen == i
@@ -296,7 +251,7 @@ class ExitRuntime:
         if self._personal is not None and self._pending is not None:
             self._pending.clear()
             try:
-                self._personal.move(new.version, self.probe_features(old), self.probe_features(new))
+                self._personal.move(new.version, self._parts.probe_features(old), self._parts.probe_features(new))
             except LittoralError as error:
                 log.warning("personal heads do not follow to version %d, the shipped serve: %s", new.version, error)
         thresholds, on = self.policy.thresholds, not self.policy.checking
@@ -330,25 +285,6 @@ class ExitRuntime:
         for file in (self._slots, self._pending):
             if file is not None:
                 file.close()
-
-    def probe_features(self, model: Model) -> list[FloatArray]:
-        """The features ``(N, D)`` of the bundle's probe frames at each exit.
-
-        Raises:
-            ModelOutputError: one is not finite.
-        """
-        features = np.zeros((len(self._probe_frames), self._num_features), dtype=np.float32)
-        for row, frame in zip(features, self._probe_frames, strict=True):
-            value, position = frame[None], 0
-            for stage in self._stages:
-                value = model.through(position, stage.after, value)
-                position = stage.after
-                row[stage.columns] = (
-                    value[0] if stage.stem is None else stage.stem.run(_POOLED, {"features": value})[0][0]
-                )
-        if not np.isfinite(features).all():
-            raise ModelOutputError(f"an exit's features under version {model.version} are not finite")
-        return [features[:, stage.columns] for stage in self._stages]
 
     def take(self) -> None:
         """Take what the thread that answers has handed over; certify and learn when it is time."""
@@ -395,7 +331,7 @@ class ExitRuntime:
         config, policy = self.config.control, self.policy
         self.control.tried()
         scores = self.ring.scores(policy)
-        found = certify(scores, config, share_of_delta=1 / len(config.looks), costs=self._costs)
+        found = certify(scores, config, share_of_delta=1 / len(config.looks), costs=self._parts.costs)
         if isinstance(found, Certified):
             self.control.enter_serving(found, scores)
             self._publish(policy.serving(found.thresholds))
@@ -428,7 +364,7 @@ class ExitRuntime:
             self._publish(policy if before.checking else policy.serving(before.thresholds))
             return
         lost = any(old.personal and not new.personal for old, new in zip(before.exits, policy.exits, strict=True))
-        found = certify(self.ring.scores(policy), self.config.control, costs=self._costs)
+        found = certify(self.ring.scores(policy), self.config.control, costs=self._parts.costs)
         if isinstance(found, Certified):
             self._publish(policy.serving(found.thresholds))
         elif must or lost:
@@ -458,14 +394,3 @@ class ExitRuntime:
         self._pending.clear()
         for frame in others:
             self._pending.add(frame)
-
-
-_POOLED = ["pooled"]
-
-
-def _early_costs(costs: ExitCosts, *, num_early: int) -> ExitCosts:
-    """Of the early exits and the end, the deep exit being a part of the end."""
-    segments, heads = costs.segment_macs, costs.head_macs
-    return ExitCosts(
-        segment_macs=(*segments[:num_early], sum(segments[num_early:])), head_macs=(*heads[:num_early], heads[-1])
-    )

@@ -40,7 +40,8 @@ from littoral.errors import LittoralError
 from littoral.wire.messages import Receipt, Sample, Status
 
 if TYPE_CHECKING:
-    from littoral.edge.device import DeviceConfig, DeviceStatus
+    from littoral.edge.counters import DeviceStatus
+    from littoral.edge.device import DeviceConfig
 
 log = logging.getLogger(__name__)
 

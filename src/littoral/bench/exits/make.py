@@ -171,7 +171,9 @@ def _latency(unit: ExitUnit, material: ExitMaterial, tell: Tell) -> Result:
 def _segmentation(unit: ExitUnit, material: ExitMaterial, tell: Tell) -> Result:
     from littoral.bench.exits.segmentation import SegmentationUnit, make_segmentation
 
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in unit.options.items()}
+    options: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in unit.options.items()
+    }
     dense = SegmentationUnit(network=unit.network, seed=unit.seed, **options)
     return make_segmentation(dense, material.data, material.work, tell)
 

@@ -1,0 +1,88 @@
+"""What a device runs for its exits, beside the segments: the stems, and where each one's features go."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime as ort
+
+from littoral.bundle import Bundle
+from littoral.bundle.exits import ExitHeads
+from littoral.core.arrays import FloatArray
+from littoral.core.exits import ExitCosts
+from littoral.edge.session import Model, SessionConfig, open_session
+from littoral.errors import ModelOutputError
+
+_POOLED = ["pooled"]
+
+
+class Stage(NamedTuple):
+    """An exit: after so many segments, made of such features, its numbers in their row."""
+
+    after: int
+    stem: ort.InferenceSession | None
+    """None where the segment's output is the features."""
+    is_deep: bool
+    columns: slice
+
+    def pooled(self, value: Any) -> FloatArray:
+        """The features ``(D,)`` of one frame, from what the segment before gave for it."""
+        if self.stem is None:
+            features: FloatArray = value[0]
+        else:
+            features = self.stem.run(_POOLED, {"features": value})[0][0]
+        return features
+
+
+class ExitStages:
+    """The exits of a bundle, ready to run. Nothing in it changes.
+
+    Attributes:
+        all: The earliest first.
+        sizes: Features of each.
+        num_features: Of all together.
+        costs: Of the early exits and the end, the deep exit being a part of the end.
+    """
+
+    def __init__(self, bundle: Bundle, heads: ExitHeads, session: SessionConfig) -> None:
+        specs = bundle.manifest.exits
+        self.sizes = tuple(head.num_features for head in heads.heads)
+        starts = np.cumsum([0, *self.sizes]).tolist()
+        self.num_features: int = starts[-1]
+        self.all = [
+            Stage(
+                spec.segment + 1,
+                None if spec.stem_file is None else open_session(bundle.read(spec.stem_file), (), {}, session),
+                spec.is_deep,
+                slice(starts[i], starts[i + 1]),
+            )
+            for i, spec in enumerate(specs)
+        ]
+        self.costs = _early_costs(heads.costs, num_early=sum(not spec.is_deep for spec in specs))
+        self._probe_frames = bundle.probe[0]
+
+    def probe_features(self, model: Model) -> list[FloatArray]:
+        """The features ``(N, D)`` of the bundle's probe frames at each exit.
+
+        Raises:
+            ModelOutputError: one is not finite.
+        """
+        features = np.zeros((len(self._probe_frames), self.num_features), dtype=np.float32)
+        for row, frame in zip(features, self._probe_frames, strict=True):
+            value: Any = frame[None]
+            position = 0
+            for stage in self.all:
+                value = model.through(position, stage.after, value)
+                position = stage.after
+                row[stage.columns] = stage.pooled(value)
+        if not np.isfinite(features).all():
+            raise ModelOutputError(f"an exit's features under version {model.version} are not finite")
+        return [features[:, stage.columns] for stage in self.all]
+
+
+def _early_costs(costs: ExitCosts, *, num_early: int) -> ExitCosts:
+    segments, heads = costs.segment_macs, costs.head_macs
+    return ExitCosts(
+        segment_macs=(*segments[:num_early], sum(segments[num_early:])), head_macs=(*heads[:num_early], heads[-1])
+    )

@@ -1,0 +1,57 @@
+"""What a state folder lets exits keep: the calibration ring, the frames that wait, the heads that learned."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from littoral.bundle.exits import ExitHeads
+from littoral.core.calibration_ring import RingFrame
+from littoral.edge.exit_config import ExitConfig
+from littoral.edge.exit_files import ExitFolder, PendingFrames, SlotFile
+from littoral.edge.exit_stages import ExitStages
+from littoral.edge.personal import PersonalHeads
+from littoral.edge.session import Model
+from littoral.edge.versions import Files
+from littoral.errors import StorageError
+
+log = logging.getLogger("littoral.edge.exits")
+
+
+class Kept(NamedTuple):
+    """None where the disk does not take it, or nothing is to be learned."""
+
+    slots: SlotFile | None
+    pending: PendingFrames | None
+    personal: PersonalHeads | None
+
+
+def open_kept(
+    folder: Path, config: ExitConfig, heads: ExitHeads, parts: ExitStages, model: Model, files: Files | None
+) -> Kept:
+    """Open the folder. A disk that fails leaves the shipped heads, with a warning."""
+    slots = None
+    try:
+        slots = SlotFile(folder / "ring.slots", RingFrame.record_bytes(parts.num_features))
+        if config.personal is None:
+            return Kept(slots, None, None)
+        pending = PendingFrames(
+            folder / "pending.slots",
+            capacity=config.pending_frames,
+            num_features=parts.num_features,
+            num_classes=heads.heads[0].num_classes,
+        )
+        personal = PersonalHeads(
+            ExitFolder(folder, files=files),
+            heads if config.personal.fit == "lda" else replace(heads, moments=()),
+            config.personal,
+            seed=config.seed,
+            version=model.version,
+            features=lambda: parts.probe_features(model),
+        )
+    except StorageError as error:
+        log.warning("the shipped heads serve, and nothing is learned: %s", error)
+        return Kept(slots, None, None)
+    return Kept(slots, pending, personal)
