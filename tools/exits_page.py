@@ -75,9 +75,9 @@ def methods(rows: Rows, table: Callable[..., str]) -> list[str]:
         served = "cert_x" if key[4] else "cert_d05"
         names = ("shipped_right", "full_right", "right_25", "right_50")
         lines.append(
-            [*key, len(group), *(mean(group, name, 1) for name in names),
+            [*key, people(group), *(mean(group, name, 1) for name in names),
              mean(group, "eq_compute", 3), mean(group, f"{served}_compute", 3), mean(group, f"{served}_right", 1),
-             lowest(group, f"{served}_right")]
+             lowest(group)]
         )  # fmt: skip
     if not lines:
         return []
@@ -101,7 +101,7 @@ def styles(rows: Rows, table: Callable[..., str]) -> list[str]:
     for key, group in grouped(chosen, "network", "stems", "hard", "method", "labels"):
         if "right_50" in group[0]:
             names = ("shipped_right", "full_right", "right_50")
-            lines.append([*key, len(group), *(mean(group, n, 1) for n in names), mean(group, "eq_compute", 3)])
+            lines.append([*key, people(group), *(mean(group, n, 1) for n in names), mean(group, "eq_compute", 3)])
     if not lines:
         return []
     head = ["network", "stems", "hard camera", "method", "labels", "n", "shipped", "full depth", "at 50 %",
@@ -113,8 +113,8 @@ def latency(rows: Rows, table: Callable[..., str]) -> list[str]:
     """Measured milliseconds."""
     lines = []
     for key, group in grouped(of(rows, "latency"), "network", "way"):
-        ms, full = (fmean(row[name] for row in group) for name in ("ms", "full_ms"))
-        lines.append([*key, len(group), f"{ms:.3f}", f"{full:.3f}", f"{full / ms:.2f}", mean(group, "right", 1),
+        ms, full = (average(group, name) for name in ("ms", "full_ms"))
+        lines.append([*key, people(group), f"{ms:.3f}", f"{full:.3f}", f"{full / ms:.2f}", mean(group, "right", 1),
                       mean(group, "shipped_right", 1), mean(group, "compute", 3)])  # fmt: skip
     if not lines:
         return []
@@ -130,7 +130,7 @@ def latency(rows: Rows, table: Callable[..., str]) -> list[str]:
 def trained(rows: Rows, table: Callable[..., str]) -> list[str]:
     """Rivals that train networks."""
     lines = [
-        [*key, len(group), mean(group, "shipped_right", 1), mean(group, "full_right", 1), mean(group, "right_50", 1),
+        [*key, people(group), mean(group, "shipped_right", 1), mean(group, "full_right", 1), mean(group, "right_50", 1),
          mean(group, "eq_compute", 3), mean(group, "cert_x_compute", 3), mean(group, "training_cpu_seconds", 1)]
         for key, group in grouped(of(rows, "trained"), "network", "method", "labels")
     ]  # fmt: skip
@@ -145,7 +145,7 @@ def fits(rows: Rows, table: Callable[..., str]) -> list[str]:
     """The ways of fitting a head."""
     chosen = [row for row in of(rows, "fits") if row["method"] in ("personal", "unprotected")]
     lines = [
-        [*key, len(group), *(mean(group, name, 1) for name in ("full_right", "right_50")), mean(group, "eq_compute", 3)]
+        [*key, people(group), *(mean(group, k, 1) for k in ("full_right", "right_50")), mean(group, "eq_compute", 3)]
         for key, group in grouped(chosen, "network", "fit", "method", "labels")
     ]
     if not lines:
@@ -193,7 +193,7 @@ def drift(rows: Rows, table: Callable[..., str]) -> list[str]:
     """Under drift, with the re-check and without."""
     names = ("risk", "risk_among_early", "early", "checking", "right", "full_right")
     lines = [
-        [*key, len(group), *(mean(group, name, 3) for name in names)]
+        [*key, people(group), *(mean(group, name, 3) for name in names)]
         for key, group in grouped(of(rows, "drift"), "network", "recheck", "world")
     ]
     if not lines:
@@ -250,13 +250,23 @@ def grouped(rows: Rows, *keys: str) -> list[tuple[tuple[Any, ...], Rows]]:
 
 def mean(group: Rows, key: str, digits: int) -> str:
     """As it stands in a table; empty where no row has it."""
-    values = [row[key] for row in group if row.get(key) is not None]
-    return f"{fmean(values):.{digits}f}" if values else ""
+    there = [row for row in group if row.get(key) is not None]
+    return f"{average(there, key):.{digits}f}" if there else ""
 
 
-def lowest(group: Rows, key: str) -> str:
+def average(group: Rows, key: str) -> float:
+    """Over users: a row may be the mean of several."""
+    return fmean([row[key] for row in group], weights=[row.get("num_users", 1) for row in group])
+
+
+def people(group: Rows) -> int:
+    """Of how many users, or runs, these rows are."""
+    return sum(row.get("num_users", 1) for row in group)
+
+
+def lowest(group: Rows) -> str:
     """The fewest points over the shipped network."""
-    values = [row[key] - row["shipped_right"] for row in group if row.get(key) is not None]
+    values = [row["lowest_points"] for row in group if "lowest_points" in row]
     return f"{min(values):+.1f}" if values else ""
 
 
@@ -285,14 +295,17 @@ def plot(document: dict[str, Any]) -> str | None:
     if not networks:
         return None
     network = max(sorted(set(networks)), key=lambda name: (name == "resnet56", networks.count(name)))
-    rows = [row for row in of(document["rows"], "users")
-            if row["network"] == network and row["stems"] == "trained" and row["users"] in _MAIN]  # fmt: skip
+    rows, users = (
+        [row for row in of(document["rows"], kind)
+         if row["network"] == network and row["stems"] == "trained" and row["users"] in _MAIN]
+        for kind in ("users", "user")
+    )  # fmt: skip
     if not rows:
         return None
     out = svg.begin(_WIDTH, _TOP + 3 * (_PANEL + _GAP))
     out += _against_work(rows, network, _TOP)
     out += _against_frames(rows, _TOP + _PANEL + _GAP)
-    out += _histogram(rows, _TOP + 2 * (_PANEL + _GAP))
+    out += _histogram(users, _TOP + 2 * (_PANEL + _GAP))
     return svg.end(out)
 
 
@@ -301,21 +314,21 @@ def _against_work(rows: Rows, network: str, top: int) -> list[str]:
     for label, method, labels in SERIES:
         group = _last(rows, method, labels)
         if group:
-            ends = [(float(work), fmean(row[f"right_{work}"] for row in group)) for work in _WORK]
-            curves[label] = [*ends, (100.0, fmean(row["full_right"] for row in group))]
+            ends = [(float(work), average(group, f"right_{work}")) for work in _WORK]
+            curves[label] = [*ends, (100.0, average(group, "full_right"))]
     return _lines(
         curves, top, f"{network}: right, %, against mean work, % of the whole network's", (25.0, 50.0, 75.0, 100.0)
     )
 
 
 def _against_frames(rows: Rows, top: int) -> list[str]:
-    base = {(row["seed"], row["user"]): row["right_50"] for row in rows if row["method"] == "generic"}
+    base = [row for row in rows if row["method"] == "generic"]
     curves = {}
-    for label, method, labels in SERIES[1:]:
-        group = [r for r in rows if r["method"] == method and r["labels"] == labels and (r["seed"], r["user"]) in base]
+    for label, method, labels in SERIES[1:] if base else ():
+        group = [row for row in rows if row["method"] == method and row["labels"] == labels]
         found = []
-        for (frames,), some in sorted(grouped(group, "frames")):
-            found.append((math.log10(frames), fmean(r["right_50"] - base[r["seed"], r["user"]] for r in some)))
+        for (frames,), some in sorted(grouped(group, "frames"), key=lambda each: each[0]):
+            found.append((math.log10(frames), average(some, "right_50") - average(base, "right_50")))
         if found:
             curves[label] = found
     ticks = tuple(sorted({x for found in curves.values() for x, _ in found}))
@@ -323,14 +336,13 @@ def _against_frames(rows: Rows, top: int) -> list[str]:
     return _lines(curves, top, title, ticks, lambda x: f"{10**x:,.0f}")
 
 
-def _histogram(rows: Rows, top: int) -> list[str]:
-    base = {(row["seed"], row["user"]): row["right_50"] for row in rows if row["method"] == "generic"}
+def _histogram(users: Rows, top: int) -> list[str]:
     bars: dict[str, dict[int, int]] = {}
-    for label, method, labels in (SERIES[2], SERIES[4]):
+    for label, key in ((SERIES[2][0], "points_no_labels"), (SERIES[4][0], "points_labels")):
         counts: dict[int, int] = {}
-        for row in _last(rows, method, labels):
-            if (who := (row["seed"], row["user"])) in base:
-                bin_ = 5 * math.floor((row["right_50"] - base[who]) / 5)
+        for row in users:
+            if key in row:
+                bin_ = 5 * math.floor(row[key] / 5)
                 counts[bin_] = counts.get(bin_, 0) + 1
         bars[label] = counts
     bins = [bin_ for counts in bars.values() for bin_ in counts]

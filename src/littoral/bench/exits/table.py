@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from littoral.bench.document import make_document, write_document
+from littoral.bench.exits.averaged import averaged, by_user
 from littoral.bench.exits.make import modules_of, modules_without
 from littoral.bench.exits.material import check_data
 from littoral.bench.exits.plan import chosen, full_plan, quick_plan
@@ -100,6 +101,7 @@ def document_of(planned: Sequence[ExitUnit], done: Mapping[str, Mapping[str, Any
         for unit in there
         if "exit_shares" in done[unit.key]["result"]
     }
+    flat = [row for unit in there for row in flat_rows(unit, done[unit.key])]
     return make_document(
         table=TABLE,
         config={
@@ -111,7 +113,7 @@ def document_of(planned: Sequence[ExitUnit], done: Mapping[str, Mapping[str, Any
             "words": dict(WORDS),
         },
         seeds=sorted({unit.seed for unit in there}),
-        rows=[row for unit in there for row in flat_rows(unit, done[unit.key])],
+        rows=[*averaged(flat), *by_user(flat)],
         summary=summarise(planned, {key: document["result"] for key, document in done.items()}),
     )
 
@@ -164,7 +166,8 @@ def print_table(document: Mapping[str, Any]) -> None:
     for key, rows in groups.items():
         served = "cert_x" if key[4] else "cert_d05"
         numbers = ("shipped_right", "full_right", "right_50", "eq_compute", f"{served}_compute", f"{served}_right")
-        table.add_row(*(str(part) for part in key), str(len(rows)), *(_mean(rows, name) for name in numbers))
+        num_users = sum(row["num_users"] for row in rows)
+        table.add_row(*(str(part) for part in key), str(num_users), *(_mean(rows, name) for name in numbers))
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH)
@@ -177,5 +180,8 @@ def print_table(document: Mapping[str, Any]) -> None:
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> str:
-    values = [row[key] for row in rows if key in row]
-    return f"{fmean(values):.3g}" if values and key.endswith("compute") else f"{fmean(values):.1f}" if values else ""
+    there = [row for row in rows if key in row]
+    if not there:
+        return ""
+    value = fmean([row[key] for row in there], weights=[row["num_users"] for row in there])
+    return f"{value:.3g}" if key.endswith("compute") else f"{value:.1f}"
