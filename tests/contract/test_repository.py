@@ -91,6 +91,11 @@ def test_no_tracked_file_is_large() -> None:
     assert {name: size for name, size in sizes.items() if size > MAX_FILE_BYTES} == {}
 
 
+def test_no_two_test_files_have_one_name() -> None:
+    names = [path.name for path in tracked() if path.name.startswith("test_") and path.suffix == ".py"]
+    assert sorted(name for name in set(names) if names.count(name) > 1) == [], "pytest imports them by it"
+
+
 def test_no_module_is_long() -> None:
     lengths = {
         str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
