@@ -129,7 +129,7 @@ def flat_rows(unit: ExitUnit, document: Mapping[str, Any]) -> Iterable[dict[str,
         "commit": document["commit"][:12],
     }
     for point in document["result"]["points"]:
-        yield {**shared, **point}
+        yield {**shared, **{name: value for name, value in point.items() if not isinstance(value, (list, dict))}}
 
 
 def _list(units: Sequence[ExitUnit], done: Mapping[str, Any], store: ExitStore, asked: TableRequest) -> dict[str, Any]:
