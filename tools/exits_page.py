@@ -354,7 +354,7 @@ def _histogram(users: Rows, top: int) -> list[str]:
     for number, (label, counts) in enumerate(bars.items()):
         colour = _COLOURS[2 + 2 * number]
         for bin_, count in sorted(counts.items()):
-            tall = count / most * (_PANEL - 20)
+            tall = count / most * (_PANEL - 44)
             x = _LEFT + (bin_ - low + 2.4 * number) * wide
             out.append(
                 f'<rect x="{x:.1f}" y="{top + _PANEL - 20 - tall:.1f}" width="{2.3 * wide:.1f}" height="{tall:.1f}" '
