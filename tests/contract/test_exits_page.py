@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 import make_docs  # noqa: E402 -- a script, not a package
 
+from littoral.bench.exits.averaged import averaged, by_user  # noqa: E402
+
 
 def row(method: str, labels: float, frames: int, at_half: float, **values: Any) -> dict[str, Any]:
     work = {f"right_{share}": at_half + share / 10 for share in (25, 35, 75)} | {"right_50": at_half}
@@ -23,6 +25,7 @@ def row(method: str, labels: float, frames: int, at_half: float, **values: Any) 
 def document(missing: list[str]) -> dict[str, Any]:
     rows = [row("generic", 0.0, 0, 50.0), row("personal", 1.0, 200, 60.0), row("personal", 1.0, 1000, 70.0)]
     rows.append({"kind": "latency", "network": "resnet20", "way": "whole", "ms": 0.5, "full_ms": 0.5})
+    rows = [*averaged(rows), *by_user(rows)]
     summary = {"worst_user_points": -1.0, "seg_macs_ratio": None, "seg_macs_ratio_reason": "made elsewhere"}
     config = {"quick": False, "missing": missing, "words": {"worst_user_points": "of all users"}}
     return {
