@@ -136,3 +136,13 @@ def test_a_hand_that_is_there_is_found_and_one_that_is_not_is_not() -> None:
     offsets = rng.normal(size=(20, 4)).astype(np.float32)
     assert share_of_groups(noise + offsets[groups], groups) == pytest.approx(0.5, abs=0.12)
     assert share_of_groups(noise, groups) == pytest.approx(0.0, abs=0.03)
+
+
+def test_archives_without_a_drawing_are_told_of(tmp_path: Path) -> None:
+    folder = tmp_path / "omniglot"
+    folder.mkdir()
+    for name in FILES:
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            archive.writestr("readme.txt", "nothing here")
+    with pytest.raises(ValueError, match="hold no drawing"):
+        load_omniglot(tmp_path)

@@ -27,10 +27,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from littoral.bench.exits.seen import Part
 from littoral.bundle.manifest import InputSpec
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.exits import ExitCosts, Float64s, fit_temperature
-from littoral.core.heads import LinearHead, SourceMoments, fit_sgd, lda_matrix, softmax64, with_one
+from littoral.core.heads import LinearHead, SourceMoments, fit_sgd, lda_matrix, with_one
 from littoral.models.bottleneck import count_macs
 from littoral.models.frames import normalise
 from littoral.models.small_cnn import SmallCNN, small_cnn
@@ -85,42 +86,6 @@ class Drawings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WriterPart:
-    """Some drawings of a user as the network sees them; the fields are those of the other data set's users.
-
-    Attributes:
-        features: By exit ``(N, D)``, rounded to float16; the last are those of the deepest exit.
-        logits_NK: Of the shipped network.
-    """
-
-    features: tuple[FloatArray, ...]
-    logits_NK: FloatArray
-    labels_N: Labels
-
-    def __len__(self) -> int:
-        return len(self.labels_N)
-
-    @property
-    def deep_NK(self) -> Float64s:
-        """The shipped network's probabilities."""
-        return softmax64(self.logits_NK)
-
-    @property
-    def shipped_N(self) -> Labels:
-        """The shipped network's answers."""
-        answers: Labels = self.logits_NK.argmax(axis=1).astype(np.int64)
-        return answers
-
-    def take(self, rows: NDArray[np.intp] | slice) -> WriterPart:
-        """Some of the drawings."""
-        return WriterPart(
-            features=tuple(found[rows] for found in self.features),
-            logits_NK=self.logits_NK[rows],
-            labels_N=self.labels_N[rows],
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class WriterUser:
     """A user.
 
@@ -131,7 +96,7 @@ class WriterUser:
 
     name: str
     writers: Mapping[str, int]
-    parts: Mapping[str, WriterPart]
+    parts: Mapping[str, Part]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -160,11 +125,11 @@ class OmniglotNetwork:
             for found, (offset, matrix) in zip(pooled_features(self.model, frames), self.projections, strict=True)
         )
 
-    def part(self, drawings: Drawings) -> WriterPart:
+    def part(self, drawings: Drawings) -> Part:
         """Drawings as the network sees them."""
         features = self.features(drawings.frames)
         logits = self.heads[-1].logits(features[-1])
-        return WriterPart(features=features, logits_NK=logits, labels_N=drawings.labels_of(self.task))
+        return Part(features=features, logits_NK=logits, labels_N=drawings.labels_of(self.task))
 
 
 def load_omniglot(folder: Path) -> Drawings:
@@ -187,7 +152,10 @@ def load_omniglot(folder: Path) -> Drawings:
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} cannot be read ({error}); give the folder that has it") from error
     if not found:
-        raise ValueError(f"there is no ALPHABET/characterNN/XXXX_WW.png in {', '.join(FILES)}")
+        raise ValueError(
+            f"{', '.join(FILES)} in {folder / 'omniglot'} hold no drawing: a .png in a folder of its character, "
+            "in one of its alphabet; give the archives as Omniglot ships them"
+        )
     keys = sorted(found)
     alphabets = sorted({alphabet for alphabet, _, _ in keys})
     characters = sorted({(alphabet, character) for alphabet, character, _ in keys})

@@ -21,7 +21,6 @@ from littoral.bench.exits.omniglot import (
     Drawings,
     OmniglotNetwork,
     OmniglotTask,
-    WriterPart,
     WriterUser,
     add_exits,
     load_omniglot,
@@ -29,6 +28,7 @@ from littoral.bench.exits.omniglot import (
     train_backbone,
     users_of,
 )
+from littoral.bench.exits.seen import Part
 from littoral.core.arrays import FloatArray
 from littoral.core.exits import Float64s, compute_share, confidence, exit_indices
 from littoral.core.heads import LinearHead
@@ -150,7 +150,7 @@ def user_row(network: OmniglotNetwork, user: WriterUser, *, fit: str, seed: int)
 
 
 def personal_heads(
-    network: OmniglotNetwork, personal: WriterPart, *, labels: float, fit: str, seed: int
+    network: OmniglotNetwork, personal: Part, *, labels: float, fit: str, seed: int
 ) -> list[PersonalHead]:
     """One for each exit, after all the user's personal drawings, of which a share has labels."""
     config = PersonalConfig(fit=fit)  # type: ignore[arg-type]
@@ -170,7 +170,7 @@ def personal_heads(
     return heads
 
 
-def of_known_alphabet(network: OmniglotNetwork, personal: WriterPart) -> list[LinearHead]:
+def of_known_alphabet(network: OmniglotNetwork, personal: Part) -> list[LinearHead]:
     """The shipped heads with the shares of *alphabets* corrected, as the shipped network sees them, without a label.
 
     An alphabet's characters share its share, so that one that was not shown yet is as likely as one that was. In
@@ -186,7 +186,7 @@ def of_known_alphabet(network: OmniglotNetwork, personal: WriterPart) -> list[Li
     return [LinearHead(weights_KD=head.weights_KD, bias_K=head.bias_K + moved_K) for head in network.heads]
 
 
-def shifted(network: OmniglotNetwork, personal: WriterPart, test: WriterPart, *, labels: bool) -> WriterPart:
+def shifted(network: OmniglotNetwork, personal: Part, test: Part, *, labels: bool) -> Part:
     """Test drawings less what the user's hand adds to every class alike: the mean distance from the class's mean.
 
     The least that a writer can be known by, and the most that carries over to characters that were not shown.
@@ -200,7 +200,7 @@ def shifted(network: OmniglotNetwork, personal: WriterPart, test: WriterPart, *,
         offset: FloatArray = (found - moments.means_KD[known]).mean(axis=0)
         moved.append((wanted - offset * (len(found) / (len(found) + _OFFSET_FRAMES))).astype(np.float32))
     logits = network.heads[-1].logits(moved[-1])
-    return WriterPart(features=tuple(moved), logits_NK=logits, labels_N=test.labels_N)
+    return Part(features=tuple(moved), logits_NK=logits, labels_N=test.labels_N)
 
 
 def hand(network: OmniglotNetwork, drawings: Drawings) -> list[float]:
@@ -230,7 +230,7 @@ def share_of_groups(residuals_ND: FloatArray, groups_N: np.ndarray) -> float:
     return (between - inside) / (between + (size - 1) * inside)
 
 
-def _scored(network: OmniglotNetwork, heads: Sequence[LinearHead], part: WriterPart) -> dict[str, Any]:
+def _scored(network: OmniglotNetwork, heads: Sequence[LinearHead], part: Part) -> dict[str, Any]:
     """Percent right of every exit, and the least work with which these heads are as right as the shipped network."""
     logits = [head.logits(found) for head, found in zip(heads, part.features, strict=True)]
     right_NE = np.stack([found.argmax(axis=1) == part.labels_N for found in logits], axis=1)
