@@ -207,20 +207,19 @@ class _Trainer:
         """The loss of a batch, and each frame's bits."""
         weights = phase.loss
         x = normalise(batch.frames, self.data.input).contiguous(memory_format=torch.channels_last)
-        with torch.no_grad():
-            if self.runs_teacher(phase):
-                assert self.networks.teacher is not None
-                teachers.clear()
-                batch.teacher_outputs = self.networks.teacher(x)
-                batch.teacher_pooled = {name: pool(teachers[name]) for name in weights.pooled}
-            if self.networks.head is not None:
-                with autocast(self.device, bfloat16=self.bfloat16):
-                    x = self.networks.head(x)
-        ours.clear()
         with autocast(self.device, bfloat16=self.bfloat16):
+            with torch.no_grad():
+                if self.runs_teacher(phase):
+                    assert self.networks.teacher is not None
+                    teachers.clear()
+                    batch.teacher_outputs = as_float32(self.networks.teacher(x))
+                    teachers.update(as_float32(teachers))
+                    batch.teacher_pooled = {name: pool(teachers[name]) for name in weights.pooled}
+                if self.networks.head is not None:
+                    x = self.networks.head(x)
+            ours.clear()
             out = self.bottleneck(x, batch.level_B)
-            outputs = self.tail(out.features)
-        outputs = as_float32(outputs)
+            outputs = as_float32(self.tail(out.features))
         ours.update(as_float32(ours))
         if missing := [name for name in tap_names(weights) if name not in ours and name != self.networks.cut]:
             raise ValueError(f"the tail does not run {missing[0]!r} as a whole; take the loss at a module within it")
