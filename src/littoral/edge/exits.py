@@ -61,8 +61,7 @@ class ExitRuntime:
         state_dir: Where what is learned lives; without it nothing is.
         later: Runs a task in the background thread.
         files: The disk; tests put power cuts between its steps.
-        routed: Who decides is a router, which may leave at any exit that is sure, or at none
-            (docs/adr/0022): certificates and the alarm count the worst of them.
+        routed: A router decides, and may leave at any exit that is sure (docs/adr/0022): the worst of them counts.
     Raises:
         ValueError: the bundle has no exits.
     """
@@ -89,7 +88,7 @@ class ExitRuntime:
         self._parts = parts = ExitStages(bundle, self.shipped, session)
         self.stages, self._end, self._later = parts.all, len(bundle.manifest.segments), later
         self.on_world: Callable[[bool], None] = lambda changed: None
-        """Told in a background thread or that of the answers: the alarm rang, or else thresholds were certified."""
+        """Told that the alarm rang, or else that thresholds were certified; in either thread."""
         num_classes, sizes = bundle.manifest.num_classes, parts.sizes
         self.control = ExitControl(config.control, seed=config.seed)
         self.recent = RecentFrames(sizes, num_classes)
@@ -245,12 +244,6 @@ class ExitRuntime:
         self._later(lambda: self._label(frame.with_label(label)))
         return True
 
-    def teach(self, frame: SeenFrame) -> None:
-        """What the cloud says of a frame (`SeenFrame.taught_by_cloud`): it weighs as the network's own word does, calls
-        no class for the ring, and gives way to the user's. From any thread."""
-        if self._pending is not None:
-            self._later(lambda: self._label(frame))
-
     # -- in the background thread --------------------------------------------------------------------------------------
 
     def recheck(self, why: str) -> None:
@@ -337,6 +330,10 @@ class ExitRuntime:
         )
         self.ring.add(kept)
         self.control.keep()
+
+    def teach(self, frame: SeenFrame) -> None:
+        """What the cloud says of a frame: weighs as the network's word does, and the ring hears nothing of it."""
+        self._label(frame)
 
     def _label(self, frame: SeenFrame) -> None:
         self._drain()  # the frame itself comes first
