@@ -151,6 +151,11 @@ class Routing:
         """A sign of drift; or thresholds were certified in the world as it is."""
         self.requests.inbox.put(self.caution.drifted if changed else self.caution.settled)
 
+    def close(self) -> None:
+        """Keep what was learned. Both other threads have ended."""
+        self.requests.listen()
+        self.learning.close()
+
     # -- in the thread that answers ------------------------------------------------------------------------------------
 
     def answer(self, model: Model, frame: Frame, frame_id: int, started_ms: float) -> Routed:
