@@ -35,9 +35,11 @@ def track(answered: int = 0, **status: object) -> DeviceTrack:
     phase = np.repeat(np.arange(len(PHASES)), PER_PHASE)
     stream = Stream(frames=np.zeros((FRAMES, 16, 16, 1), np.uint8), labels=labels, phase=phase)
     answers = np.full(FRAMES, -1)
-    made = DeviceTrack("device-1", stream, np.zeros(FRAMES, np.int64), answers, answers.copy())
-    for frame in range(answered):
-        made.hear({"type": "answer", "frame_id": frame + 1, "label": int(labels[frame]), "version": 0})
+    made = DeviceTrack("device-1", stream, np.zeros(FRAMES, np.int64), answers, answers.copy(), num_early=2)
+    for frame in range(answered):  # of four one leaves early, two finish, and one goes to the cloud
+        source, exit_index = ("cloud", 3) if frame % 4 == 0 else ("device", 1 if frame % 4 == 1 else 3)
+        line = {"type": "answer", "frame_id": frame + 1, "label": int(labels[frame]), "version": 0}
+        made.hear(line | {"source": source, "exit_index": exit_index, "latency_ms": 1.5, "degraded": False})
     if status:
         made.hear({**STATUS, **status})
     return made
@@ -60,8 +62,9 @@ def test_before_the_first_answer_there_is_a_dash_and_no_nan() -> None:
 
 def test_a_line_names_device_phase_score_version_bytes_and_link() -> None:
     line = track_line(track(answered=50, version=31))
-    for part in ("device-1", " 50%", PHASES[2][0], "100 %", "10 %", "version 31", "1234 uploads", "4568 kB", "654 kB"):
+    for part in ("device-1", " 50%", PHASES[2][0], "100 %", "10 %", "version 31", "4568 kB up"):
         assert part in line
+    assert "exit 26 %, finish 48 %, offload 26 %" in line
     assert line.endswith("connected")
 
 
@@ -81,6 +84,17 @@ def test_the_panel_fits_80_columns_and_says_how_far_the_stream_is() -> None:
     assert f"{PHASES[2][0]} (phase 3 of 5)" in text
     assert "50%" in text
     assert "…" not in text, "a cell was cut"
+    row = next(line for line in text.splitlines() if "device-1" in line)
+    assert row.split()[5:11] == ["26", "%", "48", "%", "26", "%"]
+
+
+def test_a_full_panel_fits_80_columns_too() -> None:
+    made = track(answered=FRAMES, version=131, bytes_up=1_234_567_890)
+    made.ways[:] = 2
+    text = shown(made)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text, "a cell was cut"
+    assert "100 %" in text
 
 
 def test_only_the_last_answers_count() -> None:

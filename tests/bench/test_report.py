@@ -12,8 +12,9 @@ import pytest
 pytest.importorskip("matplotlib", reason="the report needs the bench extra")
 pytest.importorskip("torch", reason="the loop needs the cloud extra")
 
+from littoral.bench.mix import Outage
 from littoral.bench.play import DemoConfig, DemoResult, DeviceTrack
-from littoral.bench.report import WINDOW, rolling_percent, write_report
+from littoral.bench.report import MIX_COLOURS, MIX_NAMES, WINDOW, rolling_percent, write_report
 from littoral.bench.streams.digits import PHASES, Stream
 
 PER_PHASE = 30
@@ -28,6 +29,8 @@ def track(name: str, seed: int, *, history: bool = True) -> DeviceTrack:
     )
     answers = np.where(rng.random(n) < 0.8, labels, -1)
     made = DeviceTrack(name, stream, np.zeros(n, np.int64), answers, np.arange(n) // 40, answered=n)
+    made.ways[:] = rng.integers(0, 3, n)
+    made.degraded[70:80] = True
     if history:
         made.history = [(50, 10, 3_000, 500), (150, 40, 12_000, 2_000)]
     return made
@@ -35,13 +38,21 @@ def track(name: str, seed: int, *, history: bool = True) -> DeviceTrack:
 
 def result(*tracks: DeviceTrack, **summary: Any) -> DemoResult:
     scores = {"frozen_accuracy": 50.0, "littoral_accuracy": 80.0, "teacher_accuracy": 90.0}
+    mix = {"exit_share": 30.0, "finish_share": 45.5, "offload_share": 24.5, "latency_ms": 12.3, "degraded": 20}
+    mix |= {"uplink_bytes_per_frame": 61.2, "work_share": 88.0, "unanswered": 0}
     document = {
-        "rows": [{"seed": 0, "phase": name, "frames": PER_PHASE, **scores} for name, _ in PHASES],
+        "rows": [{"seed": 0, "phase": name, "frames": PER_PHASE, **scores, **mix} for name, _ in PHASES],
         "commit": "<b>commit</b>",
         "machine": {"processor": "<i>made up</i>", "cores": 2},
         "versions": {"python": "3"},
         "summary": {
             **scores,
+            **mix,
+            "outage_seconds": 5.0,
+            "outage_frames": 20,
+            "outage_unanswered": 0,
+            "outage_degraded": 17,
+            "outage_accuracy": 85.0,
             "frames": 300,
             "upload_ratio": 0.25,
             "uplink_bytes": 12_345,
@@ -53,7 +64,8 @@ def result(*tracks: DeviceTrack, **summary: Any) -> DemoResult:
     }
     teacher = [one.stream.labels for one in tracks]
     bundle: Any = None
-    return DemoResult(DemoConfig(frames_per_phase=PER_PHASE), bundle, tracks, teacher, {}, document)
+    outage = Outage(frames=tuple((70, 80) for _ in tracks), seconds=5.0)
+    return DemoResult(DemoConfig(frames_per_phase=PER_PHASE), bundle, tracks, teacher, outage, {}, document)
 
 
 def page_of(made: DemoResult, folder: Path) -> str:
@@ -69,8 +81,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_every_phase_is_in_the_table_and_in_the_plots(page: str) -> None:
     for name, _ in PHASES:
-        assert f"<td>{name}</td>" in page
-        assert len(re.findall(rf"<text[^>]*>{re.escape(name)}</text>", page)) == 3, "text in each plot, not outlines"
+        assert page.count(f"<td>{name}</td>") == 2, "in both tables"
+        assert len(re.findall(rf"<text[^>]*>{re.escape(name)}</text>", page)) == 4, "text in each plot, not outlines"
 
 
 def test_the_numbers_of_the_summary_are_shown(page: str) -> None:
@@ -79,9 +91,25 @@ def test_the_numbers_of_the_summary_are_shown(page: str) -> None:
 
 
 def test_each_plot_says_what_it_measures_and_what_to_see(page: str) -> None:
-    assert page.count("<figcaption>") == 3
-    for label in ("right, %", "kB since the start", "frames that each device has seen", "phase of the stream"):
+    assert page.count("<figcaption>") == 4
+    for label in (
+        "right, %",
+        "answers, %",
+        "degraded",
+        "kB since the start",
+        "frames that each device has seen",
+        "phase of the stream",
+    ):
         assert f">{label}</text>" in page
+
+
+def test_the_mix_is_drawn_and_said_with_the_outage(page: str) -> None:
+    for name, colour in MIX_COLOURS.items():
+        assert f"fill: {colour}" in page
+        assert MIX_NAMES[name] in page
+    for said in ("stood still for 5.0 s: of 20 frames 0 were not answered, 17 answers", "<td>45.5</td>", "12 ms"):
+        assert said in page
+    assert "a round trip of 10 ms at 4 Mbit/s, and the devices slept" in page, "what is played is said"
 
 
 def test_nothing_is_fetched_and_the_page_is_small(page: str) -> None:

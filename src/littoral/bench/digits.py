@@ -1,4 +1,7 @@
-"""The demo's two networks and its bundle: a small student that saw clean digits, and a teacher that saw more."""
+"""The demo's networks and its bundle: a small student that saw clean digits, and a teacher that saw more.
+
+Around them what a router chooses between: the student's exits, and a split whose half in the cloud is the teacher's.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,31 @@ from typing import Any
 import numpy as np
 import torch
 
-from littoral.bench.streams.digits import SIDE, robust_frames, source_frames, split_digits, to_frames
+from littoral.bench.streams.digits import (
+    SIDE,
+    Labels,
+    held_out_frames,
+    robust_frames,
+    source_frames,
+    split_digits,
+    to_frames,
+)
 from littoral.bundle import Bundle, InputSpec
+from littoral.core.arrays import Frame
+from littoral.models.architectures import product
+from littoral.models.bottleneck import split_tail_kwargs, to_split_tail
 from littoral.models.frames import normalise
+from littoral.models.parts import tail_of
 from littoral.models.small_cnn import SmallCNN, small_cnn
+from littoral.train.bottleneck import train_split
 from littoral.train.build import build_bundle
+from littoral.train.exit_heads import TrainedExits
+from littoral.train.exit_places import place_exits
+from littoral.train.exits import ExitRecipe, train_exits
 from littoral.train.fit import fit_classifier
-from littoral.train.options import BuildOptions, TorchSource
+from littoral.train.options import BuildOptions, ExitSource, RouterSource, SplitSource, TorchSource
+from littoral.train.split_data import SplitData, SplitNetworks
+from littoral.train.split_recipe import product_recipe
 
 FACTORY = "littoral.models.zoo:small_cnn"
 STUDENT: dict[str, Any] = {"width": 24, "num_classes": 10, "channels": 1, "depth": 2}
@@ -23,6 +44,13 @@ TEACHER: dict[str, Any] = {"width": 32, "num_classes": 10, "channels": 1, "depth
 INPUT = InputSpec(height=SIDE, width=SIDE, channels=1, mean=(0.3,), std=(1.0,))
 MEASURE_BATCH = 16
 STUDENT_EPOCHS, TEACHER_EPOCHS = 6, 5
+DEVICE_MACS_PER_MS = 4e5
+"""A small board: the student takes 10 ms there."""
+NUM_EXITS, EXIT_EPOCHS = 2, 2
+SPLIT_EPOCHS = 3
+_CUT, _CUT_CHANNELS = "blocks.1", 64
+"""Where the cloud goes on with the teacher, and how many channels that takes."""
+_MAKE_TAIL = "littoral.models.bottleneck:make_split_tail"
 
 Say = Callable[[str], None]
 
@@ -39,14 +67,52 @@ def train_networks(seed: int, say: Say, step: Say) -> tuple[SmallCNN, SmallCNN]:
     say(f"the student is right on {_held_out_accuracy(student, seed):.1f} % of clean digits that it never saw")
     say(f"training the teacher: {TEACHER_EPOCHS} epochs of frames in every light, blur and turn")
     step("the teacher: making its frames")
-    robust, robust_labels = robust_frames(seed)
-    clean, clean_labels = source_frames(seed, copies=2)
-    frames, labels = np.concatenate([robust, clean]), np.concatenate([robust_labels, clean_labels])
+    frames, labels = _teachers_frames(seed)
     fit_classifier(
         *(teacher, frames, labels), input=INPUT, epochs=TEACHER_EPOCHS, seed=seed, progress=_of("the teacher", step)
     )
     say(f"the teacher is right on {_held_out_accuracy(teacher, seed):.1f} % of clean digits that it never saw")
     return student, teacher
+
+
+def train_digit_exits(student: SmallCNN, seed: int, step: Say) -> TrainedExits:
+    """Exits of the student, trained on what it was trained on; it stays as it is."""
+    frames, labels = source_frames(seed)
+    recipe = ExitRecipe(epochs=EXIT_EPOCHS, num_features=32, pad=1, mirror=False, seed=seed)
+    places = place_exits(student, INPUT, NUM_EXITS)
+    return train_exits(student, INPUT, frames, labels, recipe, _of("the exits", step), places=places)
+
+
+def train_digit_split(teacher: SmallCNN, seed: int, step: Say) -> SplitSource:
+    """Frames become some dozens of bytes on the device, and an answer by the second half of the teacher.
+
+    Its encoder takes frames and not the student's features, so it does not depend on how far the student has adapted.
+    """
+    torch.manual_seed(seed)
+    bottleneck = product(
+        in_channels=INPUT.channels,
+        width=24,
+        num_channels=8,
+        decoder_width=32,
+        decoder_blocks=1,
+        out_channels=_CUT_CHANNELS,
+        starting_gains=(1.5, 4.0),
+    )
+    frames, labels = _teachers_frames(seed)
+    parts = SplitNetworks(bottleneck=bottleneck, tail=tail_of(teacher, _CUT), teacher=teacher, cut=_CUT)
+    recipe = product_recipe(
+        epochs=SPLIT_EPOCHS, rate_weights=(1e-3, 1e-4), features={_CUT: 1.0}, lr=5e-3, batch_size=64, seed=seed
+    )
+    data = SplitData(frames=frames, input=INPUT, targets=labels, augment=None)
+    train_split(recipe, parts, data, progress=_of("the split", step))
+    kwargs = split_tail_kwargs(bottleneck, {"factory": FACTORY, "kwargs": TEACHER, "cut": _CUT})
+    return SplitSource(bottleneck, TorchSource(to_split_tail(bottleneck, parts.tail), _MAKE_TAIL, kwargs))
+
+
+def _teachers_frames(seed: int) -> tuple[Frame, Labels]:
+    robust, robust_labels = robust_frames(seed)
+    clean, clean_labels = source_frames(seed, copies=2)
+    return np.concatenate([robust, clean]), np.concatenate([robust_labels, clean_labels])
 
 
 def _of(who: str, step: Say) -> Say:
@@ -69,8 +135,11 @@ def build_digits(out: Path, seed: int, say: Say, step: Say = lambda _line: None)
         step: Told what is being done at the moment.
     """
     student, teacher = train_networks(seed, say, step)
+    say(f"training {NUM_EXITS} exits of the student, and a split whose half in the cloud is the teacher's")
+    exits, split = train_digit_exits(student, seed, step), train_digit_split(teacher, seed, step)
     say("building the bundle: tracing, cutting, measuring, checking")
     frames, labels = source_frames(seed)
+    held_out, held_out_labels = held_out_frames(seed)
     return build_bundle(
         student=TorchSource(student, FACTORY, STUDENT),
         teacher=TorchSource(teacher, FACTORY, TEACHER),
@@ -80,6 +149,9 @@ def build_digits(out: Path, seed: int, say: Say, step: Say = lambda _line: None)
         input=INPUT,
         source_frames=frames,
         source_labels=labels,
+        splits=[split],
+        exits=ExitSource(trained=exits),
+        router=RouterSource(frames=held_out, labels=held_out_labels, device_macs_per_ms=DEVICE_MACS_PER_MS),
         options=BuildOptions(drift_batch=MEASURE_BATCH, seed=seed),
         progress=_of("the bundle", step),
     )

@@ -16,6 +16,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from littoral.bench.mix import WAYS, shares
 from littoral.bench.play import DeviceTrack, accuracy
 from littoral.bench.streams.digits import PHASES
 
@@ -31,6 +32,11 @@ def recent_accuracy(track: DeviceTrack, *, frozen: bool = False) -> float:
         return float("nan")
     answers = track.frozen if frozen else track.answers
     return accuracy(answers[start:end], track.stream.labels[start:end])
+
+
+def recent_shares(track: DeviceTrack) -> dict[str, float]:
+    """Who gave the last `WINDOW` answers, in percent by name of `WAYS`."""
+    return shares(track.ways[max(0, track.answered - WINDOW) : track.answered])
 
 
 class LiveView:
@@ -98,13 +104,14 @@ class LiveView:
 
 
 def track_line(track: DeviceTrack) -> str:
-    """A device in one line of about 100 characters."""
+    """A device in one line of about 120 characters."""
     status = track.status
     right, twin = _percent(recent_accuracy(track)), _percent(recent_accuracy(track, frozen=True))
+    mix = ", ".join(f"{name} {share:.0f} %" for name, share in recent_shares(track).items())
     return (
         f"{track.name} {track.answered / len(track.stream.frames):4.0%}  {_phase(track):<12}"
-        f"  right {right:>5}, frozen twin {twin:>5}"
-        f"  version {status.get('version', 0)}, {_sent(track)}, {_kilobytes(track, 'bytes_down')} down, {_cloud(track)}"
+        f"  right {right:>5}, frozen twin {twin:>5}; {mix}"
+        f"; version {status.get('version', 0)}, {_kilobytes(track, 'bytes_up')} up, {_cloud(track)}"
     )
 
 
@@ -112,24 +119,27 @@ def panel(tracks: Sequence[DeviceTrack]) -> RenderableType:
     """All devices as a table, and how far the stream is."""
     at = _phase_index(tracks[0])
     title = f"a drifting stream of digits: {PHASES[at][0]} (phase {at + 1} of {len(PHASES)})"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("device", "right", "frozen twin", "version", "uploads", "up", "down", "cloud"):
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in ("device", "right", "twin", *WAYS, "version", "up", "cloud"):
         table.add_column(column, justify="left" if column in ("device", "cloud") else "right")
     for track in tracks:
         table.add_row(
             track.name,
             Text(_percent(recent_accuracy(track)), style="bold green"),
             _percent(recent_accuracy(track, frozen=True)),
+            *(f"{share:.0f} %" for share in recent_shares(track).values()),
             str(track.status.get("version", 0)),
-            f"{track.status.get('selected', 0)}",
             _kilobytes(track, "bytes_up"),
-            _kilobytes(track, "bytes_down"),
             _cloud(track),
         )
     done = float(np.mean([track.answered / len(track.stream.frames) for track in tracks]))
     progress = Table.grid(padding=(0, 1))
     progress.add_row(ProgressBar(total=1.0, completed=done, width=40), f"{done:4.0%}")
-    return Group(table, progress, Text(f"right: of the last {WINDOW} frames; version 0: as built", style="dim"))
+    words = (
+        f"of the last {WINDOW} frames: right; right by its frozen twin; answered at an exit,\n"
+        "after the whole network (finish), by the cloud (offload). version 0: as built"
+    )
+    return Group(table, progress, Text(words, style="dim"))
 
 
 def _phase_index(track: DeviceTrack) -> int:
@@ -143,10 +153,6 @@ def _phase(track: DeviceTrack) -> str:
 
 def _percent(value: float) -> str:
     return "–" if np.isnan(value) else f"{value:.0f} %"
-
-
-def _sent(track: DeviceTrack) -> str:
-    return f"{track.status.get('selected', 0)} uploads ({_kilobytes(track, 'bytes_up')})"
 
 
 def _kilobytes(track: DeviceTrack, key: str) -> str:

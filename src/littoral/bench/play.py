@@ -1,6 +1,8 @@
 """The whole loop on this machine: a cloud and two devices as separate processes, on a drifting stream of digits.
 
-This process plays the frames, holds the labels, and keeps score; the others never see a label.
+This process plays the frames, holds the labels, and keeps score; the others never see a label. It is the link too: a
+relay between devices and cloud lets bytes through at a rate and holds them up, so that asking the cloud costs time. In
+the middle of the stream the cloud stands still for some seconds, and the devices go on.
 """
 
 from __future__ import annotations
@@ -18,17 +20,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from littoral.bench.digits import MEASURE_BATCH, build_digits
+from littoral.bench.digits import DEVICE_MACS_PER_MS, MEASURE_BATCH, build_digits
 from littoral.bench.document import make_document
+from littoral.bench.mix import UNANSWERED, WAYS, Outage, Work, bytes_between, shares, way_of
 from littoral.bench.processes import CloudProcess, DeviceProcess
+from littoral.bench.split.link import LinkSpec, Relay
 from littoral.bench.streams.digits import DRIFT_PHASES, PHASES, Stream, drifting_stream
 from littoral.bench.yardsticks import frozen_answers, teacher_answers
 from littoral.bundle import Bundle
+from littoral.bundle.route_tables import early_exits
 from littoral.cloud.admin import new_token
 from littoral.cloud.jobs import AdaptConfig, as_dict
 from littoral.errors import LittoralError
-
-_UNANSWERED = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +43,21 @@ class DemoConfig:
     frames_per_phase: int = 1200
     frames_per_second: float = 50.0
     """Per device."""
+    round_trip_ms: float = 10.0
+    """Of the emulated link between a device and the cloud."""
+    bits_per_second: float = 4e6
+    """Of that link, each way."""
+    device_macs_per_ms: float | None = DEVICE_MACS_PER_MS
+    """How fast the devices compute: the network takes 10 ms. None: as this machine does, where it takes a fraction of
+    one, and leaving early would save nothing that one could see."""
+    deadline_ms: float = 150.0
+    """Of an answer, from the frame's coming."""
+    price_ms: float = 0.003
+    """Of a millisecond until an answer, in wrong answers (`littoral.core.route_plan.Prices`)."""
+    outage_s: float = 5.0
+    """For so long the cloud stands still in the middle of the stream; 0: never."""
     kill_cloud: bool = False
-    """Kill the cloud with SIGKILL in the middle of the stream, and start it again two seconds later."""
+    """It is killed with SIGKILL for so long, and started again, in the place of standing still."""
 
 
 @dataclass
@@ -53,18 +69,34 @@ class DeviceTrack:
     frozen: NDArray[np.int64]
     answers: NDArray[np.int64]
     versions: NDArray[np.int64]
+    num_early: int = 0
+    """The bundle's early exits."""
     played: int = 0
     answered: int = 0
     errors: int = 0
     status: dict[str, Any] = field(default_factory=dict)
     history: list[tuple[int, int, int, int]] = field(default_factory=list)
     """(frames, samples, bytes up, bytes down) at each status."""
+    ways: NDArray[np.int8] = field(init=False)
+    """Who answered each frame (`littoral.bench.mix.WAYS`)."""
+    exits: NDArray[np.int8] = field(init=False)
+    """At which exit, if the device did."""
+    latency_ms: NDArray[np.float32] = field(init=False)
+    degraded: NDArray[np.bool_] = field(init=False)
+
+    def __post_init__(self) -> None:
+        count = len(self.answers)
+        self.ways = np.full(count, UNANSWERED, dtype=np.int8)
+        self.exits, self.latency_ms = np.zeros(count, dtype=np.int8), np.zeros(count, dtype=np.float32)
+        self.degraded = np.zeros(count, dtype=bool)
 
     def hear(self, line: dict[str, Any]) -> None:
         """Take in a line that the device printed."""
         if line["type"] == "answer":
-            self.answers[line["frame_id"] - 1] = line["label"]
-            self.versions[line["frame_id"] - 1] = line["version"]
+            at = line["frame_id"] - 1
+            self.answers[at], self.versions[at] = line["label"], line["version"]
+            self.ways[at], self.exits[at] = way_of(line, self.num_early), line["exit_index"]
+            self.latency_ms[at], self.degraded[at] = line["latency_ms"], line["degraded"]
             self.answered = line["frame_id"]
         elif line["type"] == "status":
             self.status = line
@@ -82,6 +114,7 @@ class DemoResult:
     tracks: Sequence[DeviceTrack]
     teacher: Sequence[NDArray[np.int64]]
     """The adapted teacher's answers, one array a device."""
+    outage: Outage | None
     fleet: dict[str, Any]
     document: dict[str, Any]
 
@@ -104,61 +137,128 @@ def play_demo(
         LittoralError: a process did not start or went away.
     """
     bundle = build_digits(out / "bundle", config.seed, say, step)
+    num_early = len(early_exits(bundle.manifest))
     step("making the streams")
     tracks = []
     for device in range(config.devices):
         stream = drifting_stream(config.seed, device=device, frames_per_phase=config.frames_per_phase)
-        unanswered = np.full(len(stream.frames), _UNANSWERED, dtype=np.int64)
+        unanswered = np.full(len(stream.frames), UNANSWERED, dtype=np.int64)
         frozen = frozen_answers(bundle, stream.frames)
-        tracks.append(DeviceTrack(f"device-{device + 1}", stream, frozen, unanswered, unanswered.copy()))
+        name = f"device-{device + 1}"
+        tracks.append(DeviceTrack(name, stream, frozen, unanswered, unanswered.copy(), num_early=num_early))
     say("starting the cloud and the devices, each a process")
     step("waiting for the cloud")
-    fleet = _play(config, bundle, out, tracks, say, view)
+    outage, fleet = _play(config, bundle, out, tracks, say, view)
     say("the yardstick: the teacher itself, adapted on every frame")
     teacher = _teacher(bundle, tracks, step)
-    return DemoResult(config, bundle, tracks, teacher, fleet, _document(config, tracks, teacher))
+    document = _document(config, bundle, tracks, teacher, outage)
+    return DemoResult(config, bundle, tracks, teacher, outage, fleet, document)
 
 
 def _play(
     config: DemoConfig, bundle: Bundle, out: Path, tracks: Sequence[DeviceTrack], say: Progress, view: View
-) -> dict[str, Any]:
+) -> tuple[Outage | None, dict[str, Any]]:
     """Start the processes, play the streams, end the processes; what the cloud said of its fleet last."""
     cloud = CloudProcess(bundle.path, out / "cloud", seed=config.seed)
+    spec = LinkSpec(bits_per_second=config.bits_per_second, round_trip_ms=config.round_trip_ms)
     devices: list[DeviceProcess] = []
     try:
-        for track in tracks:
-            devices.append(
-                DeviceProcess(
-                    *(bundle.path, out / track.name),
-                    name=track.name,
-                    cloud_url=cloud.url,
-                    token=new_token(cloud.state),
-                    options=("--stride", "1", "--measure-batch", str(MEASURE_BATCH), "--status-every", "0.5"),
-                    on_line=track.hear,
+        with Relay(spec, forward_to=cloud.port) as relay:
+            for track in tracks:
+                devices.append(
+                    DeviceProcess(
+                        *(bundle.path, out / track.name),
+                        name=track.name,
+                        cloud_url=f"http://127.0.0.1:{relay.port}",
+                        token=new_token(cloud.state),
+                        options=_options(config),
+                        macs_per_ms=config.device_macs_per_ms,
+                        on_line=track.hear,
+                    )
                 )
-            )
-        say(f"cloud at {cloud.url} - open it in a browser while the stream plays")
-        players = [_Player(track, device, config) for track, device in zip(tracks, devices, strict=True)]
-        for player in players:
-            player.start()
-        killed_at = tracks[0].stream.frames.shape[0] // 2 if config.kill_cloud else None
-        while any(player.is_alive() for player in players):
+            say(f"cloud at {cloud.url} - open it in a browser while the stream plays")
+            players = [_Player(track, device, config) for track, device in zip(tracks, devices, strict=True)]
+            breaker = _Breaker(cloud, bundle, out, config, tracks, say)
+            for player in players:
+                player.start()
+            while any(player.is_alive() for player in players):
+                view(tracks)
+                time.sleep(0.2)
+                cloud = breaker.look()
+            cloud = breaker.end()
+            if broken := [player.error for player in players if player.error is not None]:
+                raise broken[0]
+            for device in devices:
+                device.finish()
             view(tracks)
-            time.sleep(0.2)
-            if killed_at is not None and tracks[0].played >= killed_at:
-                killed_at = None
-                cloud = _kill_and_restart(cloud, bundle, out, config, say)
-        if broken := [player.error for player in players if player.error is not None]:
-            raise broken[0]
-        for device in devices:
-            device.finish()
-        view(tracks)
-        return _fleet(cloud.url)
+            return breaker.outage, _fleet(cloud.url)
     finally:
         for device in devices:
             if device.process.poll() is None:
                 device.kill()
         cloud.stop()
+
+
+def _options(config: DemoConfig) -> tuple[str, ...]:
+    """Of ``littoral edge``: measure every frame, and route."""
+    return (
+        *("--stride", "1", "--measure-batch", str(MEASURE_BATCH), "--status-every", "0.5"),
+        *("--exits", "--route", "--deadline", str(config.deadline_ms), "--price-ms", str(config.price_ms)),
+    )
+
+
+class _Breaker:
+    """Takes the cloud away in the middle of the stream, and brings it back."""
+
+    def __init__(
+        self,
+        cloud: CloudProcess,
+        bundle: Bundle,
+        out: Path,
+        config: DemoConfig,
+        tracks: Sequence[DeviceTrack],
+        say: Progress,
+    ) -> None:
+        self.outage: Outage | None = None
+        self._cloud, self._bundle, self._out, self._config = cloud, bundle, out, config
+        self._tracks, self._say = tracks, say
+        self._begun: tuple[float, list[int]] | None = None
+        self._at = len(tracks[0].stream.frames) // 2
+
+    def look(self) -> CloudProcess:
+        """Do what is due; the cloud that there is."""
+        if self.outage is None and self._begun is None and self._config.outage_s > 0:
+            if self._tracks[0].played >= self._at:
+                self._begin()
+        elif self._begun is not None and time.monotonic() - self._begun[0] >= self._config.outage_s:
+            self.end()
+        return self._cloud
+
+    def _begin(self) -> None:
+        seconds = self._config.outage_s
+        if self._config.kill_cloud:
+            self._say(f"kill -9 to the cloud, for {seconds:g} s; the devices go on")
+            self._cloud.kill()
+        else:
+            self._say(f"the cloud stands still for {seconds:g} s; the devices go on")
+            self._cloud.pause()
+        self._begun = time.monotonic(), [track.played for track in self._tracks]
+
+    def end(self) -> CloudProcess:
+        """Bring it back if it is away."""
+        if self._begun is None:
+            return self._cloud
+        if self._config.kill_cloud:
+            port, seed = self._cloud.port, self._config.seed
+            self._cloud = CloudProcess(self._bundle.path, self._out / "cloud", seed=seed, port=port)
+        else:
+            self._cloud.resume()
+        since, first = self._begun
+        bounds = tuple(zip(first, [track.played for track in self._tracks], strict=True))
+        self._begun, self.outage = None, Outage(frames=bounds, seconds=time.monotonic() - since)
+        frames = sum(end - begin for begin, end in bounds)
+        self._say(f"the cloud is back; {frames} frames were played meanwhile")
+        return self._cloud
 
 
 class _Player(threading.Thread):
@@ -180,18 +280,6 @@ class _Player(threading.Thread):
                 self.error = error
                 return
             self._track.played += 1
-
-
-def _kill_and_restart(
-    cloud: CloudProcess, bundle: Bundle, out: Path, config: DemoConfig, say: Progress
-) -> CloudProcess:
-    port = cloud.port
-    say("kill -9 to the cloud; the devices go on")
-    cloud.kill()
-    time.sleep(2.0)
-    again = CloudProcess(bundle.path, out / "cloud", seed=config.seed, port=port)
-    say("the cloud is back")
-    return again
 
 
 def _fleet(url: str) -> dict[str, Any]:
@@ -218,7 +306,11 @@ def accuracy(answers: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
 
 
 def _document(
-    config: DemoConfig, tracks: Sequence[DeviceTrack], teacher: Sequence[NDArray[np.int64]]
+    config: DemoConfig,
+    bundle: Bundle,
+    tracks: Sequence[DeviceTrack],
+    teacher: Sequence[NDArray[np.int64]],
+    outage: Outage | None,
 ) -> dict[str, Any]:
     labels = np.concatenate([track.stream.labels for track in tracks])
     phase = np.concatenate([track.stream.phase for track in tracks])
@@ -227,11 +319,13 @@ def _document(
         "littoral": np.concatenate([track.answers for track in tracks]),
         "teacher": np.concatenate(teacher),
     }
+    work = Work.of(bundle)
     rows: list[dict[str, Any]] = []
     for index, (name, _) in enumerate(PHASES):
         at = phase == index
         scores = {f"{who}_accuracy": round(accuracy(a[at], labels[at]), 2) for who, a in by_row.items()}
-        rows.append({"seed": config.seed, "phase": name, "frames": int(at.sum()), **scores})
+        routed = _routed(tracks, work, index)
+        rows.append({"seed": config.seed, "phase": name, "frames": int(at.sum()), **scores, **routed})
     drift = np.isin(phase, DRIFT_PHASES)
     back = phase == len(PHASES) - 1
     total = {key: sum(int(track.status.get(key, 0)) for track in tracks) for key in _COUNTERS}
@@ -250,9 +344,34 @@ def _document(
         "samples_queued": total["queued"],
         "samples_dropped": total["dropped"],
         "errors": sum(track.errors for track in tracks),
+        **_routed(tracks, work),
+        "late": sum(int((track.latency_ms > config.deadline_ms).sum()) for track in tracks),
     }
+    if outage is not None:
+        summary |= outage.summary(tracks)
     settings = {**dataclasses.asdict(config), "phases": [name for name, _ in PHASES], "adapt": as_dict(AdaptConfig())}
     return make_document(table="demo", config=settings, seeds=[config.seed], rows=rows, summary=summary)
+
+
+def _routed(tracks: Sequence[DeviceTrack], work: Work, phase: int | None = None) -> dict[str, Any]:
+    """Who answered the frames of a phase, or all of them, and what that cost."""
+    masks = [np.full(len(t.ways), True) if phase is None else t.stream.phase == phase for t in tracks]
+    ways, exits, latency, degraded = (
+        np.concatenate([part[mask] for part, mask in zip(parts, masks, strict=True)])
+        for parts in zip(*((t.ways, t.exits, t.latency_ms, t.degraded) for t in tracks), strict=True)
+    )
+    spans = [np.flatnonzero(mask)[[0, -1]] for mask in masks]
+    up = [bytes_between(t.history, int(span[0]), int(span[1]) + 1) for t, span in zip(tracks, spans, strict=True)]
+    found = shares(ways)
+    given = ways != UNANSWERED
+    return {
+        **{f"{name}_share": round(found[name], 2) for name in WAYS},
+        "latency_ms": round(float(latency[given].mean()), 3) if given.any() else 0.0,
+        "uplink_bytes_per_frame": round(sum(up) / max(len(ways), 1), 1),
+        "work_share": round(100 * work.share(ways, exits), 2),
+        "degraded": int(degraded.sum()),
+        "unanswered": int((~given).sum()),
+    }
 
 
 _COUNTERS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -24,7 +25,9 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def _command(*args: str) -> list[str]:
+def _command(*args: str, macs_per_ms: float | None = None) -> list[str]:
+    if macs_per_ms is not None:
+        return [sys.executable, "-m", "littoral.bench.slow_edge", str(macs_per_ms), *args]
     return [sys.executable, "-m", "littoral.cli.main", *args]
 
 
@@ -58,8 +61,17 @@ class CloudProcess:
     def port(self) -> int:
         return int(self.url.rsplit(":", 1)[1])
 
+    def pause(self) -> None:
+        """SIGSTOP: it stands still, with all its connections open, until `resume`."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self.process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """SIGTERM, and wait."""
+        self.resume()  # one that stands still would not hear it
         self.process.terminate()
         try:
             self.process.wait(20)
@@ -73,7 +85,11 @@ class CloudProcess:
 
 
 class DeviceProcess:
-    """``littoral edge`` fed with raw frames on a pipe. Only frames go in: there is no way for a label to."""
+    """``littoral edge`` fed with raw frames on a pipe. Only frames go in: there is no way for a label to.
+
+    Args:
+        macs_per_ms: How fast it computes (`littoral.bench.slow_edge`); None: as this machine does.
+    """
 
     def __init__(
         self,
@@ -84,6 +100,7 @@ class DeviceProcess:
         cloud_url: str,
         token: str | None,
         options: tuple[str, ...] = (),
+        macs_per_ms: float | None = None,
         on_line: Callable[[dict[str, Any]], None],
     ) -> None:
         state.mkdir(parents=True, exist_ok=True)
@@ -95,6 +112,7 @@ class DeviceProcess:
                 _command(
                     *("edge", str(bundle), "--stdin", "frames", "--json", "--state", str(state)),
                     *("--cloud", cloud_url, "--name", name, *enrolment, *options),
+                    macs_per_ms=macs_per_ms,
                 ),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -14,12 +14,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from littoral.bench.mix import UNANSWERED, WAYS, rolling_shares
 from littoral.bench.play import DemoResult
 from littoral.bench.streams.digits import DRIFT_PHASES, PHASES
 
 WINDOW = 100
 COLOURS = {"frozen": "#8a8f98", "littoral": "#0b7285", "teacher": "#c2790b"}
 NAMES = {"frozen": "frozen twin", "littoral": "Littoral", "teacher": "teacher on every frame"}
+MIX_COLOURS = {"exit": "#63c2cd", "finish": "#0b7285", "offload": "#e6a23c"}
+MIX_NAMES = {
+    "exit": "exit: the device, at an early exit",
+    "finish": "finish: the device, after its whole network",
+    "offload": "offload: the cloud",
+}
 LINK_COLOURS = {"up": "#5f3dc4", "down": "#d6336c"}
 _DASHES = ("-", "--", ":", "-.")
 _INK, _SOFT = "#1f2328", "#57606a"
@@ -52,17 +59,25 @@ def write_report(result: DemoResult, path: Path) -> None:
         (f"{100 * summary['upload_ratio']:.0f} %", f"of {summary['frames']} frames were sent"),
         (f"{summary['uplink_bytes'] / 1e3:.0f} kB", "up, counted at the devices' sockets"),
         (f"{summary['downlink_bytes'] / 1e3:.0f} kB", "down"),
+        (f"{summary['exit_share']:.0f} %", "of the answers left at an early exit"),
+        (f"{summary['offload_share']:.0f} %", "of the answers came from the cloud"),
+        (f"{summary['latency_ms']:.0f} ms", "from a frame's coming to its answer, mean"),
+        (str(summary["unanswered"]), f"frames without an answer; {summary['degraded']} answers are degraded"),
         (str(summary["versions_installed"]), f"installs of new versions on {len(result.tracks)} devices"),
         (str(summary["versions_rejected"]), "versions that a device rejected"),
     ]
     answers = _legend([(NAMES[who], COLOURS[who], "-") for who in COLOURS])
     body = f"""<h1>The loop, on drifting digits</h1>
 <p class="lead">{len(result.tracks)} devices ran a small network while the world before the camera changed. Each sent
-the frames it was unsure of; the cloud's teacher learned from them and sent small corrections back. No label left the
-scorer. Under drift that made {gain:+.0f} points against a twin that was left alone.</p>
+the frames it was unsure of; the cloud's teacher learned from them and sent small corrections back. For each frame a
+router chose who answers: the device at an early exit, the device after its whole network, or the cloud. No label left
+the scorer. Under drift that made {gain:+.0f} points against a twin that was left alone.</p>
+<p class="lead">{html.escape(_played_words(result))}</p>
 <div class="tiles">{"".join(f'<div class="tile"><b>{b}</b><span>{t}</span></div>' for b, t in tiles)}</div>
 <h2>Right answers over time</h2>{answers}
 {_figure_html(_over_time(result), _over_time_words(result))}
+<h2>Who answered, over time</h2>{_mix_legend()}
+{_figure_html(_mix(result), _mix_words(result))}{_mix_table(result)}
 <h2>By phase</h2>{_table(result)}{answers}
 {_figure_html(_by_phase(result), _by_phase_words(result))}
 <h2>What crossed the link</h2>{_link_legend(result)}
@@ -82,6 +97,38 @@ def _over_time_words(result: DemoResult) -> str:
         "where the world changes, how fast the teal one recovers, and whether the two meet again once the world is "
         "clean again: what was learned for the drift should then not be in the way."
     )
+
+
+def _played_words(result: DemoResult) -> str:
+    config = result.config
+    link = (
+        f"Between devices and cloud lay an emulated link with a round trip of {config.round_trip_ms:g} ms at "
+        f"{config.bits_per_second / 1e6:g} Mbit/s"
+    )
+    if config.device_macs_per_ms is None:
+        return link + "."
+    pace = config.device_macs_per_ms / 1e6
+    return link + f", and the devices slept to be as slow as a board that does {pace:g} GMAC a second."
+
+
+def _mix_words(result: DemoResult) -> str:
+    summary = result.document["summary"]
+    words = (
+        f"Shares of the last {WINDOW} frames of each device. Where the world changes, the router trusts the device "
+        "less and asks the cloud; as corrections come in, the device answers by itself again. Exits are off after each "
+        "new version until they are certified anew, which takes some hundreds of frames. The devices' network did at "
+        f"most {summary['work_share']:.0f} % of the work of the one without exits; a frame that finishes pays for the "
+        "exits on its way."
+    )
+    if "outage_frames" in summary:
+        away = "was dead" if result.config.kill_cloud else "stood still"
+        words += (
+            f" Between the dashed lines the cloud {away} for {summary['outage_seconds']:.1f} s: of "
+            f"{summary['outage_frames']} frames {summary['outage_unanswered']} were not answered, "
+            f"{summary['outage_degraded']} answers said that they were degraded (red ticks), and "
+            f"{summary['outage_accuracy']:.1f} % were right."
+        )
+    return words
 
 
 def _by_phase_words(result: DemoResult) -> str:
@@ -131,6 +178,29 @@ def _table(result: DemoResult) -> str:
         )
         lines.append(f"<tr><td>{html.escape(row['phase'])}</td><td>{row['frames']}</td>{cells}</tr>")
     return f"<table><tr>{heads}</tr>{''.join(lines)}</table>"
+
+
+def _mix_table(result: DemoResult) -> str:
+    heads = (
+        *("phase", *(f"{name}, %" for name in WAYS), "degraded"),
+        *("ms, mean", "bytes up a frame", "work, %"),
+    )
+    lines = []
+    summary = result.document["summary"]
+    for name, row in (*((row["phase"], row) for row in result.document["rows"]), ("all", summary)):
+        cells = [
+            *(f"{row[f'{way}_share']:.1f}" for way in WAYS),
+            str(row["degraded"]),
+            f"{row['latency_ms']:.1f}",
+            f"{row['uplink_bytes_per_frame']:.0f}",
+            f"{row['work_share']:.0f}",
+        ]
+        lines.append(f"<tr><td>{html.escape(name)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    return f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{''.join(lines)}</table>"
+
+
+def _mix_legend() -> str:
+    return _legend([(MIX_NAMES[name], MIX_COLOURS[name], "-") for name in WAYS])
 
 
 def _legend(entries: Sequence[tuple[str, str, str]]) -> str:
@@ -183,10 +253,12 @@ def _style(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _phases(axes: Axes, per_phase: int, *, named: bool = True) -> None:
-    """Shade every second phase, and name them above the plot."""
+def _phases(axes: Axes, per_phase: int, *, named: bool = True, shaded: bool = True) -> None:
+    """Shade every second phase, or part them by lines, and name them above the plot."""
     for index, (name, _) in enumerate(PHASES):
-        if index % 2:
+        if index and not shaded:
+            axes.axvline(index * per_phase, color="#ffffff", linewidth=1.2)
+        if index % 2 and shaded:
             axes.axvspan(index * per_phase, (index + 1) * per_phase, color="#f1f4f6", linewidth=0, zorder=0)
         if named:
             above = axes.get_xaxis_transform()
@@ -218,6 +290,29 @@ def _over_time(result: DemoResult) -> Figure:
     below.set_ylim(0.6 - len(tracks), 0.6)
     names = [track.name for track in tracks]
     below.set_yticks([-number for number in range(len(tracks))], names, fontsize=8, parse_math=False)
+    below.tick_params(axis="y", length=0)
+    below.set_xlabel("frames that each device has seen")
+    return figure
+
+
+def _mix(result: DemoResult) -> Figure:
+    figure = Figure(figsize=(9.5, 3.6), layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[8, 0.7])
+    tracks = result.tracks
+    ends, percent = rolling_shares(np.stack([track.ways for track in tracks]), WINDOW)
+    axes.stackplot(ends, percent, colors=[MIX_COLOURS[name] for name in WAYS], linewidth=0)
+    degraded = np.flatnonzero(np.any([t.degraded & (t.ways != UNANSWERED) for t in tracks], axis=0))
+    below.plot(degraded, np.zeros(len(degraded)), "|", color=LINK_COLOURS["down"], markersize=8, alpha=0.5)
+    if result.outage is not None:
+        for at in (min(begin for begin, _ in result.outage.frames), max(end for _, end in result.outage.frames)):
+            axes.axvline(at, color=_INK, linewidth=1.2, linestyle="--")
+    for part in (axes, below):
+        _style(part)
+        part.grid(visible=False)
+    _phases(axes, result.config.frames_per_phase, shaded=False)
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("answers, %")
+    below.set_yticks([0], ["degraded"], fontsize=8)
     below.tick_params(axis="y", length=0)
     below.set_xlabel("frames that each device has seen")
     return figure

@@ -44,11 +44,13 @@ def teacher_answers(
     learn(model, True)
     answers = []
     for batch in _batches(frames, TEACHER_BATCH):
-        logits = model(normalise(torch.from_numpy(batch), manifest.input))
+        with torch.set_grad_enabled(config.teacher_lr > 0):  # a step of length 0 moves nothing
+            logits = model(normalise(torch.from_numpy(batch), manifest.input))
         answers.append(logits.detach().argmax(1).numpy())
-        optimiser.zero_grad()
-        teacher_loss(logits, mean_one=config.mean_one_weights).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        if config.teacher_lr > 0:
+            optimiser.zero_grad()
+            teacher_loss(logits, mean_one=config.mean_one_weights).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
         if on_batch is not None:
             on_batch(sum(map(len, answers)))
     return np.concatenate(answers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 
 import pytest
@@ -48,3 +49,11 @@ def test_the_steps_of_a_way_are_told_apart_and_add_up() -> None:
     assert quick["down_ms"] >= 2 - 0.1
     assert quick["bytes"] == 20
     assert sum(quick[f"{step}_ms"] for step in STEPS) == pytest.approx(quick["latency_ms"], rel=0.5)
+
+
+def test_a_cloud_that_is_away_is_a_connection_that_ends_and_nothing_more() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    with Relay(SLOW, forward_to=port) as relay, pytest.raises(ConnectionError), PlainSocket(relay.port) as road:
+        road.ask(1, b"anyone")

@@ -24,10 +24,12 @@ from littoral.bench.play import DemoConfig, DeviceTrack, _Player
 from littoral.bench.processes import DeviceProcess
 from littoral.bench.streams import digits
 from littoral.bench.streams.digits import (
+    HELD_OUT_IMAGES,
     PHASES,
     SIDE,
     Stream,
     drifting_stream,
+    held_out_frames,
     robust_frames,
     source_frames,
     split_digits,
@@ -48,7 +50,13 @@ def make_stream(seed: int = 0, device: int = 0) -> Stream:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda s: source_frames(s, copies=1), lambda s: robust_frames(s, copies=1)], ids=["source", "robust"]
+    "make",
+    [
+        lambda s: source_frames(s, copies=1),
+        lambda s: robust_frames(s, copies=1),
+        lambda s: held_out_frames(s, clean=1, varied=1),
+    ],
+    ids=["source", "robust", "held out"],
 )
 def test_training_frames_come_from_the_seed_alone(make: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> None:
     first, again, other = make(3), make(3), make(4)
@@ -84,17 +92,26 @@ def test_source_and_stream_halves_share_no_image(seed: int) -> None:
     assert known_twice == 0
 
 
-def test_a_streams_frames_are_those_of_its_half(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digits, "_turn", lambda images, angles: images)  # shifts alone can be undone exactly
-    _, (images, labels) = split_digits(0)
-    rolled = {
+def all_shifts(images: np.ndarray, labels: np.ndarray) -> dict[bytes, int]:
+    """Every frame that the jitter makes of these images, without its tilt, and its label."""
+    return {
         np.roll(digits.to_frames(image[None])[0], shift, axis=(0, 1)).tobytes(): int(label)
         for image, label in zip(images, labels, strict=True)
         for shift in [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)]
     }
-    stream = make_stream()
-    for frame, label in zip(stream.frames[:PER_PHASE], stream.labels, strict=False):
-        assert rolled[frame.tobytes()] == label
+
+
+def test_a_streams_frames_are_those_of_its_half_and_none_that_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digits, "_turn", lambda images, angles: images)  # shifts alone can be undone exactly
+    _, (images, labels) = split_digits(0)
+    played = all_shifts(images[HELD_OUT_IMAGES:], labels[HELD_OUT_IMAGES:])
+    held_out = all_shifts(images[:HELD_OUT_IMAGES], labels[:HELD_OUT_IMAGES])
+    stream = drifting_stream(0, device=0, frames_per_phase=300)
+    for frame, label in zip(stream.frames[:300], stream.labels, strict=False):
+        assert played[frame.tobytes()] == label
+        assert frame.tobytes() not in held_out
+    frames, truths = held_out_frames(0, clean=2, varied=0)
+    assert [held_out[frame.tobytes()] for frame in frames] == truths.tolist()
 
 
 # -- labels never travel -------------------------------------------------------------------------------------------

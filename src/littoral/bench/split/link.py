@@ -120,13 +120,17 @@ class Relay:
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._kept(asyncio.current_task())
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._cloud_port)
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._cloud_port)
+        except OSError:  # the cloud is away
+            writer.close()
+            return
         for end in (writer, far_writer):
             end.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             await asyncio.gather(self._way(reader, far_writer), self._way(far_reader, writer))
-        except asyncio.CancelledError:
-            pass  # the relay is stopped
+        except (asyncio.CancelledError, ConnectionError):
+            pass  # the relay is stopped, or an end broke off
         finally:
             writer.close()
             far_writer.close()

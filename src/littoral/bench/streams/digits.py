@@ -92,6 +92,8 @@ PHASES: tuple[tuple[str, Corruption], ...] = (
     ("clean again", clean),
 )
 DRIFT_PHASES = (1, 2, 3)
+HELD_OUT_IMAGES = 200
+"""Of the stream's half: they are never played, so that what is counted on them holds for images that no network saw."""
 
 
 def to_frames(images: NDArray[np.float32]) -> Frame:
@@ -112,22 +114,39 @@ def robust_frames(seed: int, copies: int = 6) -> tuple[Frame, Labels]:
     """What makes the teacher strong: random contrast, blur, noise and turns, milder and wider than the stream's own."""
     (images, labels), _ = split_digits(seed)
     rng = np.random.default_rng([seed, 2])
-    made = []
-    for _ in range(copies):
-        batch = _jitter(images, rng)
-        batch = _turn(batch, rng.uniform(-40, 40, len(batch)))
-        sigma = rng.uniform(0, 1.0, len(batch))
-        batch = np.stack([ndimage.gaussian_filter(i, s) for i, s in zip(batch, sigma, strict=True)])
-        gain = rng.uniform(0.4, 1.0, (len(batch), 1, 1))
-        offset = rng.uniform(0, 0.3, (len(batch), 1, 1))
-        noise = rng.normal(0, 1, batch.shape) * rng.uniform(0, 0.12, (len(batch), 1, 1))
-        made.append(to_frames((batch * gain + offset + noise).astype(np.float32)))
-    return np.concatenate(made), np.tile(labels, copies)
+    return np.concatenate([_varied(images, rng) for _ in range(copies)]), np.tile(labels, copies)
+
+
+def _varied(images: NDArray[np.float32], rng: np.random.Generator, strength: float = 1.0) -> Frame:
+    batch = _jitter(images, rng)
+    batch = _turn(batch, rng.uniform(-40 * strength, 40 * strength, len(batch)))
+    sigma = rng.uniform(0, 1.0 * strength, len(batch))
+    batch = np.stack([ndimage.gaussian_filter(i, s) for i, s in zip(batch, sigma, strict=True)])
+    gain = rng.uniform(1 - 0.6 * strength, 1.0, (len(batch), 1, 1))
+    offset = rng.uniform(0, 0.3 * strength, (len(batch), 1, 1))
+    noise = rng.normal(0, 1, batch.shape) * rng.uniform(0, 0.12 * strength, (len(batch), 1, 1))
+    return to_frames((batch * gain + offset + noise).astype(np.float32))
+
+
+def held_out_frames(seed: int, *, clean: int = 7, varied: int = 1) -> tuple[Frame, Labels]:
+    """What a router's tables are counted on: images that are neither trained on nor played.
+
+    Args:
+        clean, varied: So many copies of each, as they are and half as varied as the teacher's frames. Some must be
+            varied: of clean frames alone the student is hardly ever wrong, and what is worth asking could not be seen.
+    """
+    _, (images, labels) = split_digits(seed)
+    images, labels = images[:HELD_OUT_IMAGES], labels[:HELD_OUT_IMAGES]
+    rng = np.random.default_rng([seed, 4])
+    frames = [to_frames(_jitter(images, rng)) for _ in range(clean)]
+    frames += [_varied(images, rng, 0.5) for _ in range(varied)]
+    return np.concatenate(frames), np.tile(labels, clean + varied)
 
 
 def drifting_stream(seed: int, *, device: int, frames_per_phase: int) -> Stream:
     """What one device sees: the phases one after another, drawn afresh from digits that no model trained on."""
     _, (images, labels) = split_digits(seed)
+    images, labels = images[HELD_OUT_IMAGES:], labels[HELD_OUT_IMAGES:]
     frames, told, phase = [], [], []
     for index, (_, corrupt) in enumerate(PHASES):
         rng = np.random.default_rng([seed, 3, device, index])

@@ -1,0 +1,94 @@
+"""Who answered and what it cost, of made-up answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the demo needs the cloud extra")
+
+from littoral.bench.mix import (
+    EXIT,
+    FINISH,
+    OFFLOAD,
+    UNANSWERED,
+    Outage,
+    Work,
+    bytes_between,
+    rolling_shares,
+    shares,
+    way_of,
+)
+from littoral.bench.play import DeviceTrack
+from littoral.bench.streams.digits import Stream
+
+WORK = Work(exit_macs=(30, 70), finish_macs=110, offload_macs=5, plain_macs=100)
+
+
+@pytest.mark.parametrize(
+    ("source", "exit_index", "way"),
+    [("device", 0, EXIT), ("device", 1, EXIT), ("device", 2, FINISH), ("device", 3, FINISH), ("cloud", 3, OFFLOAD)],
+    ids=["first exit", "last early exit", "deep exit", "network", "cloud"],
+)
+def test_an_answer_is_the_devices_early_its_whole_networks_or_the_clouds(
+    source: str, exit_index: int, way: int
+) -> None:
+    assert way_of({"source": source, "exit_index": exit_index}, num_early=2) == way
+
+
+def test_shares_are_of_what_was_answered() -> None:
+    ways = np.array([EXIT, FINISH, FINISH, OFFLOAD, UNANSWERED], np.int8)
+    assert shares(ways) == {"exit": 25.0, "finish": 50.0, "offload": 25.0}
+    assert set(shares(ways[-1:]).values()) == {0.0}
+
+
+def test_work_counts_the_exits_on_the_way_and_takes_offloads_for_whole() -> None:
+    ways, exits = np.array([EXIT, EXIT, FINISH, OFFLOAD, UNANSWERED], np.int8), np.array([0, 1, 3, 3, 0], np.int8)
+    assert WORK.share(ways, exits) == pytest.approx((30 + 70 + 110 + 115) / 400)
+    assert WORK.share(np.array([FINISH], np.int8), exits[:1]) > 1, "exits that nobody leaves at cost work"
+
+
+def test_bytes_lie_on_straight_lines_between_reports() -> None:
+    history = [(100, 0, 1_000, 0), (200, 0, 5_000, 0)]
+    assert bytes_between(history, 0, 50) == pytest.approx(500)
+    assert bytes_between(history, 50, 150) == pytest.approx(500 + 2_000)
+    assert bytes_between(history, 200, 300) == 0, "nothing was reported after"
+    assert bytes_between([], 0, 10) == 0
+
+
+def track(answers: np.ndarray, latency: float = 1.0) -> DeviceTrack:
+    n = len(answers)
+    stream = Stream(frames=np.zeros((n, 1, 1, 1), np.uint8), labels=np.zeros(n, np.int64), phase=np.zeros(n, np.int64))
+    made = DeviceTrack("d", stream, answers, answers, np.zeros(n, np.int64))
+    made.latency_ms[:] = latency
+    return made
+
+
+def test_an_outage_counts_the_frames_that_were_played_meanwhile_and_no_others() -> None:
+    first, second = track(np.array([1, 0, 0, 1, 0])), track(np.array([0, UNANSWERED, 0, 0, 0]), latency=9.0)
+    first.degraded[:3] = True
+    second.latency_ms[1], second.latency_ms[4] = 1e6, 1e6
+    found = Outage(frames=((1, 4), (0, 3)), seconds=5.004).summary([first, second])
+    assert found == {
+        "outage_seconds": 5.0,
+        "outage_frames": 6,
+        "outage_unanswered": 1,
+        "outage_degraded": 2,
+        "outage_accuracy": round(400 / 6, 2),
+        "outage_latency_ms_max": 9.0,
+    }
+
+
+def test_the_mix_over_time_adds_up_and_follows_a_change() -> None:
+    ways = np.concatenate([np.full((2, 500), EXIT), np.full((2, 500), OFFLOAD)], axis=1).astype(np.int8)
+    ends, percent = rolling_shares(ways, 100)
+    assert percent.sum(axis=0) == pytest.approx(100)
+    assert percent[EXIT][ends <= 500] == pytest.approx(100)
+    assert percent[OFFLOAD][ends >= 600] == pytest.approx(100)
+    assert percent[OFFLOAD][np.searchsorted(ends, 550)] == pytest.approx(50, abs=1)
+
+
+def test_frames_without_an_answer_make_no_mix() -> None:
+    ends, percent = rolling_shares(np.full((1, 30), UNANSWERED, np.int8), 100)
+    assert ends.tolist() == [30]
+    assert percent.tolist() == [[0], [0], [0]]

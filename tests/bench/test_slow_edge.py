@@ -1,0 +1,68 @@
+"""A device that sleeps to be slow says the same, later."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the demo needs the cloud extra")
+
+from exit_bundles import source_like, write_exit_bundle
+
+from littoral.bench import slow_edge
+from littoral.bench.slow_edge import slow_down, step_macs
+from littoral.bundle import Bundle
+from littoral.edge.session import Model
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_exit_bundle(tiny_bundle, tmp_path_factory.mktemp("slow") / "bundle")
+
+
+@pytest.fixture(autouse=True)
+def fast_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is patched here is as it was afterwards."""
+    monkeypatch.setattr(Model, "through", Model.through)
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """In seconds; nothing sleeps, and no time passes."""
+    came: list[float] = []
+    monkeypatch.setattr(slow_edge.time, "sleep", came.append)
+    monkeypatch.setattr(slow_edge.time, "perf_counter", lambda: 0.0)
+    return came
+
+
+def test_a_step_is_its_segment_and_the_exits_on_it(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    steps = step_macs(manifest)
+    assert len(steps) == len(manifest.segments)
+    assert sum(steps) == sum(manifest.segment_macs) + sum(each.macs for each in manifest.exits)
+    assert steps[0] == manifest.segment_macs[0] + manifest.exits[0].macs
+
+
+def test_the_answer_is_the_same_and_takes_its_share_of_the_work(bundle: Bundle, slept: list[float]) -> None:
+    frame, model = source_like(1, seed=0)[0], Model(bundle)
+    expected = model.run(frame)
+    slow_down([100, 200, 300, 400], macs_per_ms=10.0)
+    assert np.array_equal(model.through(1, 4, model.through(0, 1, frame)), expected)
+    assert slept == pytest.approx([0.010, 0.090])
+
+
+def test_only_the_thread_that_answers_is_slow(bundle: Bundle, slept: list[float]) -> None:
+    frame, model = source_like(1, seed=0)[0], Model(bundle)
+    slow_down([100, 200, 300, 400], macs_per_ms=10.0)
+    other = threading.Thread(target=lambda: model.through(0, 4, frame))
+    other.start()
+    other.join()
+    assert slept == []
+
+
+def test_the_command_is_littorals_own(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    assert slow_edge.main(["1e9", "edge", str(bundle.path)]) == 2
+    assert "give one of FOLDER, --stdin and --http" in capsys.readouterr().err
