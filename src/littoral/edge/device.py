@@ -251,7 +251,7 @@ class Device:
         assert exits is not None
         self._frames += 1
         found = exits.answer(model, frame, self._frames)
-        self._saw(maintenance, model, frame, found, is_own=True)
+        self._saw(maintenance, model, frame, found)
         return self._given(found, model, started)
 
     def _infer_routed(self, model: Model, frame: Frame, started: int) -> Answer:
@@ -259,12 +259,18 @@ class Device:
         maintenance, routing = self._maintenance, self._routing
         assert routing is not None
         self._frames += 1
-        found, source, degraded, reason = routing.answer(model, frame, self._frames, started * 1e-6)
-        self._saw(maintenance, model, frame, found, is_own=source == "device")
+        found, source, degraded, reason, in_hand = routing.answer(model, frame, self._frames, started * 1e-6)
+        self._saw(maintenance, model, frame, found, in_hand)
         return self._given(found, model, started, source, degraded, reason)
 
-    def _saw(self, maintenance: Maintenance, model: Model, frame: Frame, found: Found, *, is_own: bool) -> None:
-        """Hand over what an answer tells, and the frame itself if it is worth it and the cloud has not seen it."""
+    def _saw(
+        self, maintenance: Maintenance, model: Model, frame: Frame, found: Found, in_hand: Found | None = None
+    ) -> None:
+        """Hand over what an answer tells, and the frame itself if it is worth it.
+
+        One that the cloud answered is worth it as any other, by what the device made of it: the cloud has seen a
+        payload, and learns from frames. Those that it is asked for are the ones that adapting needs most.
+        """
         logits, label, _, entropy, _, network_entropy = found
         if entropy != entropy:
             raise self._not_finite(model, logits)
@@ -272,7 +278,9 @@ class Device:
             maintenance.saw_offloaded(frame, label)
         else:
             maintenance.saw(frame, label, network_entropy)
-        if is_own and maintenance.uplink:
+        if in_hand is not None and in_hand.entropy_nats == in_hand.entropy_nats:
+            logits, label, entropy = in_hand.logits_K, in_hand.label, in_hand.entropy_nats
+        if maintenance.uplink:
             self._select(maintenance, frame, logits, label, entropy, model.version)
 
     def _given(

@@ -56,6 +56,8 @@ class Routed(NamedTuple):
     source: str
     degraded: bool
     reason: str
+    in_hand: Found | None = None
+    """What the device itself had made of a frame that the cloud answered."""
 
 
 @dataclass(eq=False)
@@ -249,7 +251,7 @@ class Routing:
         if settled.source == "cloud" and scores is not None:
             label, confidence, entropy = judge_one(scores)
             found = Found(scores, label, confidence, entropy, len(self._trail.stages), None)
-            return Routed(found, "cloud", False, offload.reason)
+            return Routed(found, "cloud", False, offload.reason, trip.walk.found)
         return self._own(trip, own or offload.reason, degraded=True)
 
     def _request(self, trip: _Trip, way: int, decision: Decision, gives_up_ms: float) -> Request:
