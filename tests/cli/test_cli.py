@@ -475,6 +475,49 @@ def test_exits_are_trained_before_the_build_and_reach_it(
     assert "only a classifier has exits" in said(*common, *words, "--task", "segmentation")[2]
 
 
+def test_splits_are_trained_on_the_teacher_and_a_routers_frames_are_looked_at_first(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    from safetensors.numpy import save_file
+
+    asked: dict[str, Any] = {}
+    cuts: list[Any] = []
+
+    def build(**arguments: Any) -> None:
+        asked.update(arguments)
+        raise ValueError("seen")
+
+    def make_split(network: Any, _spec: Any, frames: Any, labels: Any, **told: Any) -> str:
+        cuts.append((told["cut"], told["epochs"], told["seed"], len(frames), len(labels), network.factory))
+        return f"split of {told['cut']}"
+
+    monkeypatch.setattr("littoral.train.build.build_bundle", build)
+    monkeypatch.setattr("littoral.train.split_make.make_split", make_split)
+    monkeypatch.setattr("littoral.train.exit_build.make_exits", lambda *_args, **_told: "the exits")
+    np.savez(tmp_path / "frames.npz", frames=np.zeros((2, 16, 16, 1), np.uint8), labels=np.array([0, 1]))
+    np.savez(tmp_path / "held.npz", frames=np.zeros((200, 16, 16, 1), np.uint8), labels=np.arange(200) % 2)
+    np.savez(tmp_path / "few.npz", frames=np.zeros((20, 16, 16, 1), np.uint8))
+    save_file({}, tmp_path / "none.safetensors")
+    common: list[Any] = ["build", tmp_path / "out", "--frames", tmp_path / "frames.npz", "--classes", "a,b"]
+    common += ["--student", "torch.nn:Identity", "--student-weights", tmp_path / "none.safetensors"]
+    teacher: list[Any] = ["--teacher", "torch.nn:Flatten", "--teacher-weights", tmp_path / "none.safetensors"]
+    splits = ["--split", "a", "--split", "b.0", "--split-epochs", "3", "--seed", "5"]
+    router: list[Any] = ["--router", tmp_path / "held.npz"]
+    assert "seen" in said(*common, *teacher, *splits, "--exits", "1", *router)[2]
+    assert asked["splits"] == ["split of a", "split of b.0"]
+    assert cuts == [(cut, 3, 5, 2, 2, "torch.nn:Flatten") for cut in ("a", "b.0")]
+    assert (len(asked["router"].frames), asked["router"].labels.tolist()) == (200, [0, 1] * 100)
+    assert "seen" in said(*common, *teacher)[2]
+    assert (asked["splits"], asked["router"]) == ([], None), "without the words there are none"
+    cuts.clear()
+    assert "there are no splits" in said(*common, *teacher, "--exits", "1", *router)[2]
+    assert "there are no exits" in said(*common, *teacher, *splits, *router)[2]
+    assert "at least 200" in said(*common, *teacher, *splits, "--exits", "1", "--router", tmp_path / "few.npz")[2]
+    assert cuts == [], "nothing is trained for a router that cannot be made"
+    assert "name the teacher" in said(*common, *splits)[2]
+
+
 def test_a_task_its_options_and_its_truths_reach_the_build(
     said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
