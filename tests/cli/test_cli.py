@@ -181,6 +181,25 @@ def test_inspect_shows_what_a_build_measured_of_a_split(said: Said, split_bundle
     assert "split1" not in out, "not a second time among the source metrics"
 
 
+def test_inspect_shows_what_a_routers_tables_say(said: Said, tiny_bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from route_bundles import drawn_tables, with_tables, write_routeless_bundle
+
+    plain = write_routeless_bundle(tiny_bundle, tmp_path / "plain")
+    assert "router" not in said("bundle", "inspect", plain.path)[1]
+    routed = with_tables(plain, drawn_tables(plain), tmp_path / "routed")
+    raw = json.loads((routed.path / "bundle.json").read_bytes())
+    raw["source_metrics"] |= {"router.num_frames": 600.0, "router.point2.wrong": 0.125}
+    raw["source_metrics"]["router.split1.level2.wrong"] = 0.03125
+    (routed.path / "bundle.json").write_text(json.dumps(raw))
+    out = said("bundle", "inspect", routed.path)[1]
+    assert "router         3 points, 6 ways, 8 bins, counted on 600 frames by labels\n" in out
+    assert "  exit 0\n  exit 1, 12.5 % wrong\n  whole network\n" in out
+    assert "  split 0 level 0, from point 0: 100 bytes\n" in out
+    assert "  split 1 level 2, from point 1: 300 bytes, 3.12 % wrong\n" in out
+    assert "router.point2" not in out, "not a second time among the source metrics"
+
+
 def test_inspect_shows_exits_and_what_they_promise(said: Said, split_bundle: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(split_bundle, tmp_path / "b"))
     raw = json.loads((copy / "bundle.json").read_bytes())

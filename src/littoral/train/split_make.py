@@ -27,6 +27,9 @@ from littoral.train.split_recipe import product_recipe
 PATCH = 4
 """Side of the encoder's first step; each of its later ones halves height and width."""
 _LATENT = 24
+RATE_WEIGHTS = (5e-4, 1.5e-4, 4e-5, 1e-5)
+_TUNED_PIXELS = 1024
+"""Of the frames for which these weights are right; a bit of a larger frame costs less."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,9 @@ def make_split(
     teacher = copy.deepcopy(network.module).eval()
     parts = SplitNetworks(bottleneck=bottleneck, tail=tail_of(teacher, cut), teacher=teacher)
     data = SplitData(frames=frames, input=spec, targets=labels, augment=ShiftAndFlip() if mirror else Shift())
-    train_split(product_recipe(epochs=epochs, seed=seed), parts, data, progress=progress)
+    weights = tuple(weight * _TUNED_PIXELS / (spec.height * spec.width) for weight in RATE_WEIGHTS)
+    recipe = product_recipe(epochs=epochs, rate_weights=weights, seed=seed)
+    train_split(recipe, parts, data, progress=progress)
     whole = {"factory": network.factory, "kwargs": network.kwargs, "cut": cut}
     tail = TorchSource(
         to_split_tail(bottleneck, parts.tail),
