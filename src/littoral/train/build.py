@@ -99,7 +99,7 @@ def build_bundle(
     if source_labels is not None:
         check_truths(task, source_labels, len(source_frames))
     if router is not None:
-        check_router(router, input, len(class_names), exits, splits)
+        check_router(router, input, len(class_names), has_exits=exits is not None, has_splits=bool(splits))
     sources = {"student": student} if teacher is None else {"student": student, "teacher": teacher}
     _check_sources(task, sources, input, source_frames[:8])
     say("tracing the student")

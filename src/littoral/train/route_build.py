@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,7 @@ from littoral.models.factory import load_model
 from littoral.models.frames import normalise
 from littoral.train.cuts import total_macs
 from littoral.train.encoder import run_encoder
-from littoral.train.options import ExitSource, RouterSource, SplitSource
+from littoral.train.options import RouterSource
 from littoral.train.run import frames_at_a_time, open_session, rounded
 from littoral.train.split import tail_outputs
 
@@ -77,11 +77,11 @@ class RouteAnswers:
 
 
 def check_router(
-    source: RouterSource, input: InputSpec, num_classes: int, exits: ExitSource | None, splits: Sequence[SplitSource]
+    source: RouterSource, input: InputSpec, num_classes: int, *, has_exits: bool, has_splits: bool
 ) -> None:
     """Refuse a router that cannot be made, before anything is built; `ValueError`."""
-    if exits is None or not splits:
-        lacks = "exits" if exits is None else "splits"
+    if not has_exits or not has_splits:
+        lacks = "exits" if not has_exits else "splits"
         raise ValueError(f"a router chooses between exits and splits, and there are no {lacks}; give {lacks} too")
     frames, least = source.frames, LEAST_FRAMES_PER_BIN * source.num_bins
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != input.shape:
