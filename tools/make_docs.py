@@ -97,24 +97,39 @@ def page(name: str, document: dict[str, Any]) -> str:
 
 
 def demo_table(document: dict[str, Any]) -> str:
-    """Accuracy by phase, the mean over the seeds, and what it cost."""
+    """Accuracy by phase and who answered, the mean over the seeds, and what it cost."""
     phases = list(dict.fromkeys(row["phase"] for row in document["rows"]))
-    who = ("frozen", "littoral", "teacher")
+    who, ways, summary = ("frozen", "littoral", "teacher"), ("exit", "finish", "offload"), document["summary"]
+    routed = "exit_share" in summary
     lines: list[list[Any]] = []
     for phase in phases:
         rows = [row for row in document["rows"] if row["phase"] == phase]
-        lines.append([phase, *(f"{fmean(row[f'{name}_accuracy'] for row in rows):.1f}" for name in who)])
-    summary = document["summary"]
-    lines.append(["**mean under drift**", *(f"**{summary[f'{name}_accuracy']:.1f}**" for name in who)])
+        cells = [f"{fmean(row[f'{name}_accuracy'] for row in rows):.1f}" for name in who]
+        mix = [f"{fmean(row[f'{way}_share'] for row in rows):.0f}" for way in ways] if routed else []
+        lines.append([phase, *cells, *([" / ".join(mix)] if routed else [])])
+    means = [f"**{summary[f'{name}_accuracy']:.1f}**" for name in who]
+    lines.append(["**mean under drift**", *means, *([""] if routed else [])])
     head = ["right, %", "frozen twin", "Littoral", "the teacher, adapted to every frame"]
+    head += ["answered at an exit / finished / by the cloud, %"] if routed else []
     seeds = ", ".join(map(str, document["seeds"]))
     words = (
         f"Two devices, seeds {seeds}, means. {summary['upload_ratio']:.0%} of the frames were sent; per run "
         f"{summary['uplink_bytes'] / 1e3:.0f} kB up and {summary['downlink_bytes'] / 1e3:.0f} kB down for "
         f"{summary['frames']:.0f} frames, counted at the sockets; {summary['versions_installed']:.0f} installations of "
-        f"a version, {summary['versions_rejected']:.0f} rejections. Made by `littoral bench demo`."
+        f"a version, {summary['versions_rejected']:.0f} rejections."
     )
-    return table(head, lines) + "\n\n" + words
+    if routed:
+        words += (
+            f" Of all answers {summary['exit_share']:.0f} % left at an early exit and {summary['offload_share']:.0f} % "
+            f"came from the cloud, after {summary['latency_ms']:.0f} ms in the mean."
+        )
+    if "outage_frames" in summary:
+        words += (
+            f" While the cloud stood still for {summary['outage_seconds']:.0f} s, {summary['outage_frames']:.0f} frames "
+            f"came: {summary['outage_unanswered']:.0f} were not answered, {summary['outage_degraded']:.0f} answers said "
+            f"that they were degraded, {summary['outage_accuracy']:.1f} % were right."
+        )
+    return table(head, lines) + "\n\n" + words + " Made by `littoral bench demo`."
 
 
 def runtime_table(document: dict[str, Any]) -> str:

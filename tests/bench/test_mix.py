@@ -22,7 +22,7 @@ from littoral.bench.mix import (
 from littoral.bench.play import DeviceTrack
 from littoral.bench.streams.digits import Stream
 
-WORK = Work(exit_macs=(30, 70), finish_macs=110, offload_macs=5, plain_macs=100)
+WORK = Work(exit_macs=(30, 70), finish_macs=110, plain_macs=100)
 
 
 @pytest.mark.parametrize(
@@ -42,10 +42,11 @@ def test_shares_are_of_what_was_answered() -> None:
     assert set(shares(ways[-1:]).values()) == {0.0}
 
 
-def test_work_counts_the_exits_on_the_way_and_takes_offloads_for_whole() -> None:
+def test_work_is_of_the_devices_own_answers_and_counts_the_exits_on_their_way() -> None:
     ways, exits = np.array([EXIT, EXIT, FINISH, OFFLOAD, UNANSWERED], np.int8), np.array([0, 1, 3, 3, 0], np.int8)
-    assert WORK.share(ways, exits) == pytest.approx((30 + 70 + 110 + 115) / 400)
+    assert WORK.share(ways, exits) == pytest.approx((30 + 70 + 110) / 300)
     assert WORK.share(np.array([FINISH], np.int8), exits[:1]) > 1, "exits that nobody leaves at cost work"
+    assert WORK.share(ways[3:], exits[3:]) == 0
 
 
 def test_bytes_lie_on_straight_lines_between_reports() -> None:
@@ -64,7 +65,7 @@ def track(answers: np.ndarray, latency: float = 1.0) -> DeviceTrack:
     return made
 
 
-def test_an_outage_counts_the_frames_that_were_played_meanwhile_and_no_others() -> None:
+def test_an_outage_counts_the_frames_whose_turn_came_meanwhile_and_no_others() -> None:
     first, second = track(np.array([1, 0, 0, 1, 0])), track(np.array([0, UNANSWERED, 0, 0, 0]), latency=9.0)
     first.degraded[:3] = True
     second.latency_ms[1], second.latency_ms[4] = 1e6, 1e6

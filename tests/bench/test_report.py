@@ -109,7 +109,7 @@ def test_the_mix_is_drawn_and_said_with_the_outage(page: str) -> None:
         assert MIX_NAMES[name] in page
     for said in ("stood still for 5.0 s: of 20 frames 0 were not answered, 17 answers", "<td>45.5</td>", "12 ms"):
         assert said in page
-    assert "a round trip of 10 ms at 4 Mbit/s, and the devices slept" in page, "what is played is said"
+    assert "a round trip of 8 ms at 4 Mbit/s, and the devices slept" in page, "what is played is said"
 
 
 def test_nothing_is_fetched_and_the_page_is_small(page: str) -> None:

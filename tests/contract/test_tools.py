@@ -195,6 +195,21 @@ def test_a_readme_gets_its_table_between_the_marks_and_is_checked(tmp_path: Path
     assert make_docs.main(["--check"], tmp_path) == 1, "a figure that no run gave"
 
 
+def test_the_readmes_table_says_who_answered_where_the_run_routed(tmp_path: Path) -> None:
+    mix = {"exit_share": 12.4, "finish_share": 60.2, "offload_share": 27.4}
+    summary = {f"{who}_accuracy": 90.0 for who in ("frozen", "littoral", "teacher")}
+    summary |= {"upload_ratio": 0.3, "uplink_bytes": 1e6, "downlink_bytes": 1e5, "frames": 100}
+    summary |= {"versions_installed": 7, "versions_rejected": 0, **mix, "latency_ms": 9.6, "outage_seconds": 5.0}
+    summary |= {"outage_frames": 20, "outage_unanswered": 0, "outage_degraded": 3, "outage_accuracy": 93.3}
+    row = {"phase": "dim", "frozen_accuracy": 10.0, "littoral_accuracy": 95.0, "teacher_accuracy": 98.0, **mix}
+    made = make_docs.demo_table({"seeds": [1, 2], "rows": [row, {**row, "exit_share": 13.4}], "summary": summary})
+    assert "| dim | 10.0 | 95.0 | 98.0 | 13 / 60 / 27 |" in made
+    assert "27 % came from the cloud, after 10 ms" in made
+    assert "stood still for 5 s, 20 frames came: 0 were not answered, 3 answers said" in made
+    columns = {line.count("|") for line in made.splitlines() if line.startswith("|")}
+    assert columns == {6}
+
+
 def adapt_row(method: str, seed: int, **changes: Any) -> dict[str, Any]:
     costs = {"uplink_bytes": 3_000_000, "downlink_bytes": 9_000, "upload_ratio": 0.08, "cloud_seconds_per_1000": 2.0}
     passes = {"forward_passes": 1.5, "backward_passes": 0.0}

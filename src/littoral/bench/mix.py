@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from littoral.bundle import Bundle
 from littoral.bundle.exits import exit_costs
 from littoral.bundle.route_tables import early_exits
-from littoral.train.cuts import total_macs
 
 if TYPE_CHECKING:
     from littoral.bench.play import DeviceTrack
@@ -44,46 +42,36 @@ def shares(ways: Ways) -> dict[str, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What frames cost the device, in multiply-accumulates.
+    """What answers cost the device, in multiply-accumulates.
 
     Attributes:
         exit_macs: Of a frame that leaves at each early exit, the exits before it included.
         finish_macs: Of one that is answered after the whole network, with all exits on its way.
-        offload_macs: Of encoding one for the cloud.
         plain_macs: Of the network without exits.
     """
 
     exit_macs: tuple[int, ...]
     finish_macs: int
-    offload_macs: int
     plain_macs: int
 
     @classmethod
     def of(cls, bundle: Bundle) -> Work:
-        """Of a bundle with exits and one split."""
+        """Of a bundle with exits."""
         manifest = bundle.manifest
         costs = exit_costs(early_exits(manifest), manifest.segment_macs)
         so_far = np.cumsum(np.add(costs.segment_macs, costs.head_macs)).tolist()
-        encoder = onnx.load_model_from_string(bundle.read(manifest.splits[0].encoder_file))
-        return cls(
-            exit_macs=tuple(so_far[:-1]),
-            finish_macs=so_far[-1],
-            offload_macs=total_macs(encoder),
-            plain_macs=costs.full_macs,
-        )
+        return cls(exit_macs=tuple(so_far[:-1]), finish_macs=so_far[-1], plain_macs=costs.full_macs)
 
     def share(self, ways: Ways, exits: NDArray[np.int8]) -> float:
-        """The mean work of these frames over that of the plain network, at most.
+        """The mean work for an answer of the device's own over that of the network without exits; 0 without any.
 
-        An answer of the cloud does not say how far the device had come when it asked; it counts as one to which the
-        device had gone all the way, and encoded besides.
+        Of frames that the cloud answered it is not known how far the device had come when it asked. What runs behind
+        answers, to check the exits, is not in it.
         """
         macs = np.full(len(ways), self.finish_macs, dtype=np.float64)
-        early = ways == EXIT
+        early, own = ways == EXIT, (ways == EXIT) | (ways == FINISH)
         macs[early] = np.array(self.exit_macs, dtype=np.float64)[exits[early]]
-        macs[ways == OFFLOAD] += self.offload_macs
-        given = ways != UNANSWERED
-        return float(macs[given].mean()) / self.plain_macs if given.any() else 0.0
+        return float(macs[own].mean()) / self.plain_macs if own.any() else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +79,8 @@ class Outage:
     """While the cloud stood still.
 
     Attributes:
-        frames: Of each device, the first frame that was played meanwhile and the first one after.
+        frames: Of each device, the first frame that was answered meanwhile and the first one after; a frame that found
+            no answer lies between them.
         seconds: How long.
     """
 
@@ -99,7 +88,7 @@ class Outage:
     seconds: float
 
     def summary(self, tracks: Sequence[DeviceTrack]) -> dict[str, Any]:
-        """What became of the frames that were played meanwhile."""
+        """What became of the frames whose turn came meanwhile."""
         parts = [slice(*bounds) for bounds in self.frames]
         answers = np.concatenate([t.answers[part] for t, part in zip(tracks, parts, strict=True)])
         labels = np.concatenate([t.stream.labels[part] for t, part in zip(tracks, parts, strict=True)])
@@ -126,13 +115,15 @@ def bytes_between(history: Sequence[tuple[int, int, int, int]], begin: int, end:
 def rolling_shares(ways_TN: NDArray[np.int8], window: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The mix over time, all devices together: frames at which it is given, and ``(3, points)`` percent.
 
+    The first window grows from a fifth.
+
     Args:
         ways_TN: Of each device; a frame without an answer counts for none.
     """
     given_N = (ways_TN != UNANSWERED).sum(axis=0)
     totals = np.concatenate([[0], np.cumsum(given_N)])
     count = ways_TN.shape[1]
-    ends = np.unique(np.linspace(min(window, count), count, min(_MOST_POINTS, count)).astype(np.int64))
+    ends = np.unique(np.linspace(min(window // 5, count), count, min(_MOST_POINTS, count)).astype(np.int64))
     starts = np.maximum(ends - window, 0)
     seen = np.maximum(totals[ends] - totals[starts], 1)
     percent = []

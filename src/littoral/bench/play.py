@@ -43,12 +43,12 @@ class DemoConfig:
     frames_per_phase: int = 1200
     frames_per_second: float = 50.0
     """Per device."""
-    round_trip_ms: float = 10.0
+    round_trip_ms: float = 8.0
     """Of the emulated link between a device and the cloud."""
     bits_per_second: float = 4e6
     """Of that link, each way."""
     device_macs_per_ms: float | None = DEVICE_MACS_PER_MS
-    """How fast the devices compute: the network takes 10 ms. None: as this machine does, where it takes a fraction of
+    """How fast the devices compute: the network takes 7 ms. None: as this machine does, where it takes a fraction of
     one, and leaving early would save nothing that one could see."""
     deadline_ms: float = 150.0
     """Of an answer, from the frame's coming."""
@@ -242,7 +242,7 @@ class _Breaker:
         else:
             self._say(f"the cloud stands still for {seconds:g} s; the devices go on")
             self._cloud.pause()
-        self._begun = time.monotonic(), [track.played for track in self._tracks]
+        self._begun = time.monotonic(), [track.answered for track in self._tracks]
 
     def end(self) -> CloudProcess:
         """Bring it back if it is away."""
@@ -254,10 +254,10 @@ class _Breaker:
         else:
             self._cloud.resume()
         since, first = self._begun
-        bounds = tuple(zip(first, [track.played for track in self._tracks], strict=True))
+        bounds = tuple(zip(first, [track.answered for track in self._tracks], strict=True))
         self._begun, self.outage = None, Outage(frames=bounds, seconds=time.monotonic() - since)
         frames = sum(end - begin for begin, end in bounds)
-        self._say(f"the cloud is back; {frames} frames were played meanwhile")
+        self._say(f"the cloud is back; {frames} frames were answered meanwhile")
         return self._cloud
 
 

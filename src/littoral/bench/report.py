@@ -116,9 +116,9 @@ def _mix_words(result: DemoResult) -> str:
     words = (
         f"Shares of the last {WINDOW} frames of each device. Where the world changes, the router trusts the device "
         "less and asks the cloud; as corrections come in, the device answers by itself again. Exits are off after each "
-        "new version until they are certified anew, which takes some hundreds of frames. The devices' network did at "
-        f"most {summary['work_share']:.0f} % of the work of the one without exits; a frame that finishes pays for the "
-        "exits on its way."
+        "new version until they are certified anew, which takes some hundreds of frames. For answers of its own a "
+        f"device did {summary['work_share']:.0f} % of the work of the network without exits; a frame that finishes "
+        "pays for the exits on its way."
     )
     if "outage_frames" in summary:
         away = "was dead" if result.config.kill_cloud else "stood still"
