@@ -125,9 +125,9 @@ def demo_table(document: dict[str, Any]) -> str:
         )
     if "outage_frames" in summary:
         words += (
-            f" While the cloud stood still for {summary['outage_seconds']:.0f} s, {summary['outage_frames']:.0f} frames "
-            f"came: {summary['outage_unanswered']:.0f} were not answered, {summary['outage_degraded']:.0f} answers said "
-            f"that they were degraded, {summary['outage_accuracy']:.1f} % were right."
+            f" While the cloud stood still for {summary['outage_seconds']:.0f} s, {summary['outage_frames']:.0f} "
+            f"frames came: {summary['outage_unanswered']:.0f} were not answered, {summary['outage_degraded']:.0f} "
+            f"answers said that they were degraded, {summary['outage_accuracy']:.1f} % were right."
         )
     return table(head, lines) + "\n\n" + words + " Made by `littoral bench demo`."
 
