@@ -48,8 +48,8 @@ DEVICE_MACS_PER_MS = 6e5
 """A small board: the student takes 7 ms there."""
 NUM_EXITS, EXIT_EPOCHS = 2, 2
 SPLIT_EPOCHS = 3
-_CUT, _CUT_CHANNELS = "blocks.1", 64
-"""Where the cloud goes on with the teacher, and how many channels that takes."""
+_CUT = "blocks.1"
+"""Where the cloud goes on with the teacher."""
 _MAKE_TAIL = "littoral.models.bottleneck:make_split_tail"
 
 Say = Callable[[str], None]
@@ -67,7 +67,7 @@ def train_networks(seed: int, say: Say, step: Say) -> tuple[SmallCNN, SmallCNN]:
     say(f"the student is right on {_held_out_accuracy(student, seed):.1f} % of clean digits that it never saw")
     say(f"training the teacher: {TEACHER_EPOCHS} epochs of frames in every light, blur and turn")
     step("the teacher: making its frames")
-    frames, labels = _teachers_frames(seed)
+    frames, labels = teacher_frames(seed)
     fit_classifier(
         *(teacher, frames, labels), input=INPUT, epochs=TEACHER_EPOCHS, seed=seed, progress=_of("the teacher", step)
     )
@@ -83,10 +83,13 @@ def train_digit_exits(student: SmallCNN, seed: int, step: Say) -> TrainedExits:
     return train_exits(student, INPUT, frames, labels, recipe, _of("the exits", step), places=places)
 
 
-def train_digit_split(teacher: SmallCNN, seed: int, step: Say) -> SplitSource:
+def train_digit_split(teacher: TorchSource, seed: int, step: Say = lambda _line: None) -> SplitSource:
     """Frames become some dozens of bytes on the device, and an answer by the second half of the teacher; at one rate.
 
     Its encoder takes frames and not the student's features, so it does not depend on how far the student has adapted.
+
+    Args:
+        teacher: A `small_cnn` that was trained on `teacher_frames`.
     """
     torch.manual_seed(seed)
     bottleneck = product(
@@ -95,21 +98,22 @@ def train_digit_split(teacher: SmallCNN, seed: int, step: Say) -> SplitSource:
         num_channels=8,
         decoder_width=32,
         decoder_blocks=1,
-        out_channels=_CUT_CHANNELS,
+        out_channels=2 * teacher.kwargs["width"],
         starting_gains=(4.0,),
     )
-    frames, labels = _teachers_frames(seed)
-    parts = SplitNetworks(bottleneck=bottleneck, tail=tail_of(teacher, _CUT), teacher=teacher, cut=_CUT)
+    frames, labels = teacher_frames(seed)
+    parts = SplitNetworks(bottleneck=bottleneck, tail=tail_of(teacher.module, _CUT), teacher=teacher.module, cut=_CUT)
     recipe = product_recipe(
         epochs=SPLIT_EPOCHS, rate_weights=(1e-4,), features={_CUT: 1.0}, lr=5e-3, batch_size=64, seed=seed
     )
     data = SplitData(frames=frames, input=INPUT, targets=labels, augment=None)
     train_split(recipe, parts, data, progress=_of("the split", step))
-    kwargs = split_tail_kwargs(bottleneck, {"factory": FACTORY, "kwargs": TEACHER, "cut": _CUT})
+    kwargs = split_tail_kwargs(bottleneck, {"factory": teacher.factory, "kwargs": teacher.kwargs, "cut": _CUT})
     return SplitSource(bottleneck, TorchSource(to_split_tail(bottleneck, parts.tail), _MAKE_TAIL, kwargs))
 
 
-def _teachers_frames(seed: int) -> tuple[Frame, Labels]:
+def teacher_frames(seed: int) -> tuple[Frame, Labels]:
+    """What the teacher is trained on: frames in every light, blur and turn, and clean ones."""
     robust, robust_labels = robust_frames(seed)
     clean, clean_labels = source_frames(seed, copies=2)
     return np.concatenate([robust, clean]), np.concatenate([robust_labels, clean_labels])
@@ -136,13 +140,14 @@ def build_digits(out: Path, seed: int, say: Say, step: Say = lambda _line: None)
     """
     student, teacher = train_networks(seed, say, step)
     say(f"training {NUM_EXITS} exits of the student, and a split whose half in the cloud is the teacher's")
-    exits, split = train_digit_exits(student, seed, step), train_digit_split(teacher, seed, step)
+    cloud = TorchSource(teacher, FACTORY, TEACHER)
+    exits, split = train_digit_exits(student, seed, step), train_digit_split(cloud, seed, step)
     say("building the bundle: tracing, cutting, measuring, checking")
     frames, labels = source_frames(seed)
     held_out, held_out_labels = held_out_frames(seed)
     return build_bundle(
         student=TorchSource(student, FACTORY, STUDENT),
-        teacher=TorchSource(teacher, FACTORY, TEACHER),
+        teacher=cloud,
         out=out,
         name="digits",
         class_names=[str(digit) for digit in range(10)],
