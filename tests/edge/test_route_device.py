@@ -24,6 +24,7 @@ from littoral.core.exit_control import ControlConfig
 from littoral.core.exits import OFF
 from littoral.core.route_plan import Prices
 from littoral.core.route_words import REASONS, RouteConfig
+from littoral.edge import exits as exits_module
 from littoral.edge.answer import Answer
 from littoral.edge.device import Device, DeviceConfig
 from littoral.edge.exit_config import ExitConfig
@@ -159,6 +160,38 @@ def test_its_steps_and_encoders_are_measured_before_the_first_frame(bundle: Bund
         assert known.step_ms != [1.0, 1.5, 2.0], "as the tables have them"
         assert all(0 < step < 200 for step in known.step_ms)
         assert {way.encode_ms for way in ways} != {0.5}
+
+
+def test_drift_that_the_statistics_find_makes_the_router_careful(bundle: Bundle, tmp_path: Path) -> None:
+    config = DeviceConfig(statistics_stride_frames=1, exits=ExitConfig(control=NEVER), route=ALONE)
+    link: Any = CloudInMyHead(connected=False)
+    with Device(bundle, state_dir=tmp_path, link=link, config=config) as device:
+        for frame in (*FRAMES[:96], *(FRAMES[:120] // 4)):
+            infer(device, frame)
+            settled(device)
+        resets = device.status().statistics_resets
+        assert device._routing is not None
+        assert resets >= 1
+        assert device._routing.caution.num_signals == resets
+        assert device._routing.caution.frame().level > 0
+
+
+@pytest.mark.parametrize("routed", [True, False])
+def test_with_a_router_certificates_are_for_whichever_exit_it_takes(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, routed: bool
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(exits_module, "certify", lambda *args, any_sure, **more: asked.append(any_sure))
+    quick = ExitConfig(control=ControlConfig(ring_frames=4, min_calibration=2))
+    config = DeviceConfig(adapt_statistics=False, exits=quick, route=ALONE if routed else None)
+    link: Any = CloudInMyHead(connected=False)
+    with Device(bundle, state_dir=tmp_path, link=link, config=config) as device:
+        for frame in FRAMES[:8]:
+            device.infer(frame)
+            settled(device) if routed else device.settle()
+            if asked:
+                break
+    assert asked == [routed]
 
 
 @pytest.mark.parametrize(
