@@ -69,6 +69,8 @@ class _Trip:
     coin: float
     purpose: Purpose
     num_rechecks: int
+    decided_ms: float = 0.0
+    """When the last decision was taken: what it says of times counts from there."""
     wanted: bool = False
     """A decision said that the answer would be degraded."""
 
@@ -173,6 +175,7 @@ class Routing:
 
     def _decide(self, trip: _Trip, *, asked: bool = False) -> Decision:
         walk, now_ms = trip.walk, self._clock()
+        trip.decided_ms = now_ms
         look = walk.looks[-1] if walk.looks else None
         decision = self.router.route(
             Moment(
@@ -200,8 +203,7 @@ class Routing:
     def _offloaded(self, trip: _Trip, decision: Decision) -> Routed:
         """Ask the cloud, wait, go on, and settle."""
         assert decision.way is not None
-        decided_ms = self._clock()
-        gives_up_ms = decided_ms + decision.give_up_after_ms
+        decided_ms, gives_up_ms = trip.decided_ms, trip.decided_ms + decision.give_up_after_ms
         request = self._request(trip, decision.way, decision, gives_up_ms)
         is_sent = self.requests.send(request, trip.walk.input_of(self.requests.segment_of(decision.way)))
         hedged = decision.hedge_after_ms is not None
