@@ -166,7 +166,7 @@ def make_tables(
         size = rounded(float(sizes_N[sizes_N > 0].mean()))
         ways.append(Way(split=split, level=level, point=point, num_bytes=size, encode_ms=rounded(encode_ms)))
     tables = RouteTables(
-        curves=curves,
+        curves=dataclasses.replace(curves, sure=_rounded(curves.sure)),
         ways=tuple(ways),
         step_ms=_step_ms(bundle, source.device_macs_per_ms),
         switcher=Switcher(shipped),
