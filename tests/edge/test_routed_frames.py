@@ -190,6 +190,37 @@ def test_an_answer_that_comes_when_the_device_has_answered_is_a_label(monkeypatc
     assert rig.link.asked[0]["keep_s"] == 0.1
 
 
+@pytest.mark.parametrize("comes", [True, False], ids=["late", "never"])
+def test_of_an_answer_that_came_too_late_the_router_hears_that_none_came_in_time(
+    monkeypatch: pytest.MonkeyPatch, comes: bool
+) -> None:
+    rig = Rig(monkeypatch, CONFIG, thresholds=(OFF, OFF))
+    told: list[tuple[str, float]] = []
+    for name in ("answered", "gave_up", "refused"):
+        monkeypatch.setattr(rig.router, name, lambda ticket, ms=0.0, name=name, **more: told.append((name, round(ms))))
+    if comes:
+        rig.link.fate = answering(CONFIG.deadline_ms + 30)
+    rig.infer(0, gap_ms=60)
+    rig.routing.requests.listen()
+    (asked,) = rig.link.asked
+    assert told == [("gave_up", round(1000 * asked["wait_s"]))]
+    assert rig.routing.counters.labels == comes
+
+
+def test_a_camera_may_use_its_buffer_again_while_the_frame_runs_behind_its_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Rig(monkeypatch, CONFIG, thresholds=(OFF, OFF))
+    rig.offloads_at(0)
+    tosses(rig, Purpose.RING)
+    rig.link.fate = answering(12.0)
+    buffer = np.array(7, dtype=np.int64)
+    routed = rig.routing.answer(rig.model, buffer, 1, rig.clock.now_ms)  # type: ignore[arg-type]
+    buffer[...] = 8
+    rig.settle()
+    assert (routed.source, rig.segments) == ("cloud", [(7, segment) for segment in range(4)])
+
+
 # The two coins (docs/adr/0022).
 
 
@@ -254,6 +285,7 @@ def test_a_frame_that_the_coin_picked_calibrates_although_the_cloud_answered_it(
     assert [segment for _, segment in rig.segments] == [0, 1, 2, 3]
     rig.infer(1)  # what ran behind is taken up with the next frame
     rig.settle()
+    rig.routing.learning.take()
     rig.exits.take()
     kept = {frame.frame_id: frame for frame in rig.exits.ring.frames()}
     network = rig.world.heads().heads[-1].logits(rig.world.features[-1, 0])
