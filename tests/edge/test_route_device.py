@@ -19,6 +19,7 @@ from test_offload import GOOD, CloudInMyHead, reply
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection
 
+from attacks import hostile_answers
 from littoral.bundle import Bundle
 from littoral.core.exit_control import ControlConfig
 from littoral.core.exits import OFF
@@ -221,6 +222,19 @@ def test_a_bundle_without_tables_and_offload_beside_a_router_are_refused(routed_
         Device(plain, state_dir=tmp_path, link=CloudInMyHead(), config=config)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="leave out one of route and offload"):
         DeviceConfig(route=EAGER, offload=OffloadConfig(mode="always"))
+
+
+@pytest.mark.parametrize("name", hostile_answers.ANSWERS)
+def test_a_cloud_that_lies_is_not_believed_and_soon_not_asked(bundle: Bundle, tmp_path: Path, name: str) -> None:
+    cloud = CloudInMyHead(reply(hostile_answers.ANSWERS[name]))
+    with routing(bundle, tmp_path, cloud) as device:
+        for _ in range(3):
+            for frame in FRAMES[:20]:
+                assert infer(device, frame).source == "device"
+                settled(device)
+        status = device.status()
+    assert (status.offloaded, status.labels) == (0, 0), "it teaches nothing either"
+    assert 0 < len(cloud.asked) < 15
 
 
 # A link that is cut in mid-stream.
