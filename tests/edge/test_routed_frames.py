@@ -221,6 +221,20 @@ def test_a_camera_may_use_its_buffer_again_while_the_frame_runs_behind_its_answe
     assert (routed.source, rig.segments) == ("cloud", [(7, segment) for segment in range(4)])
 
 
+@pytest.mark.parametrize("late_ms", [0.0, 4.0], ids=["in-time", "late"])
+def test_a_machine_that_wakes_threads_late_is_waited_on_less(monkeypatch: pytest.MonkeyPatch, late_ms: float) -> None:
+    rig = Rig(monkeypatch, CONFIG, thresholds=(OFF, OFF))
+    rig.offloads_at(3, hedge_after_ms=None)
+    inbox = rig.routing.requests.inbox
+    wait = inbox.wait
+    monkeypatch.setattr(inbox, "wait", lambda timeout_ms: wait(timeout_ms + late_ms))
+    took = [rig.infer(number, gap_ms=200)[1] for number in range(8)]
+    assert took[0] == pytest.approx(CONFIG.deadline_ms - CONFIG.spare_ms + late_ms)
+    assert all(CONFIG.deadline_ms - 12 < each <= CONFIG.deadline_ms for each in took[1:])
+    if late_ms:
+        assert took[0] > CONFIG.deadline_ms, "else nothing is shown"
+
+
 # The two coins (docs/adr/0022).
 
 
