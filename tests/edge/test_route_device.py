@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("torch", reason="the bundle is built here")
 
 from exit_bundles import source_like
+from PIL import Image
 from test_link import FAST, TinyCloud, enrolled, send, serving
 from test_offload import GOOD, CloudInMyHead, reply
 from websockets.exceptions import ConnectionClosed
@@ -21,6 +22,7 @@ from websockets.sync.server import ServerConnection
 
 from attacks import hostile_answers
 from littoral.bundle import Bundle
+from littoral.cli.main import main
 from littoral.core.exit_control import ControlConfig
 from littoral.core.exits import OFF
 from littoral.core.route_plan import Prices
@@ -235,6 +237,25 @@ def test_a_cloud_that_lies_is_not_believed_and_soon_not_asked(bundle: Bundle, tm
         status = device.status()
     assert (status.offloaded, status.labels) == (0, 0), "it teaches nothing either"
     assert 0 < len(cloud.asked) < 15
+
+
+def test_the_command_routes_without_a_cloud_in_reach_and_says_why_of_each_answer(
+    routed_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number in range(5):
+        Image.fromarray(FRAMES[number][..., 0]).save(frames / f"{number}.png")
+    words = ["edge", str(routed_bundle / "b"), str(frames), "--state", str(tmp_path / "s"), "--flush", "0"]
+    words += ["--cloud", "http://127.0.0.1:9", "--route", "--deadline", "500", "--price-ms", "0", "--price-byte", "0"]
+    assert main(words) == 0
+    *answers, status = capsys.readouterr().out.splitlines()
+    assert len(answers) == 5
+    assert all(", by the device, at exit 3 (link-down" in line for line in answers)
+    assert answers[0].endswith("(link-down, degraded)")
+    assert "0 answered by the cloud" in status
+    assert "5 finished here, 0 hedged, 0 labels, 0 audits, 0 pings, 0 bytes of payloads a frame" in status
+    assert "by exit 0 0 0 5, checking" in status
 
 
 # A link that is cut in mid-stream.
