@@ -54,6 +54,23 @@ def test_a_device_leaves_early_and_learns_from_feedback(tmp_path: Path) -> None:
     assert re.match(r"(serving|checking), by exit \[\d+, \d+, \d+, \d+\], \d personal heads serve", end)
 
 
+@pytest.mark.slow
+def test_a_router_asks_the_cloud_when_the_world_changes_and_answers_without_one(tmp_path: Path) -> None:
+    lines = run("06_route.py", tmp_path / "b").splitlines()[-3:]
+    said = {}
+    for line, name, count in zip(lines, ("clean", "dim", "dim, without a cloud"), (400, 200, 100), strict=True):
+        assert line.startswith(f"{name}: ")
+        said[name] = [(int(number), who, why) for number, who, why in re.findall(r"(\d+) (\w+) \(([^)]+)\)", line)]
+        assert sum(number for number, _, _ in said[name]) == count, "every frame has its answer"
+    shares = {
+        name: sum(number for number, who, _ in found if who == "offload") / sum(number for number, _, _ in found)
+        for name, found in said.items()
+    }
+    assert shares["dim"] > shares["clean"]
+    assert shares["dim, without a cloud"] == 0
+    assert any(why.endswith("degraded") for _, _, why in said["dim, without a cloud"])
+
+
 def test_a_cloud_and_a_device_in_two_terminals(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = shutil.copytree(tiny_bundle, tmp_path / "b")
     command = [sys.executable, str(EXAMPLES / "02_cloud.py"), str(bundle), str(tmp_path / "cloud"), "0"]
