@@ -178,7 +178,7 @@ def _play(
                 )
             say(f"cloud at {cloud.url} - open it in a browser while the stream plays")
             players = [_Player(track, device, config) for track, device in zip(tracks, devices, strict=True)]
-            breaker = _Breaker(cloud, bundle, out, config, tracks, say)
+            breaker = _Breaker(cloud, bundle.path, out, config, tracks, say)
             for player in players:
                 player.start()
             while any(player.is_alive() for player in players):
@@ -213,7 +213,7 @@ class _Breaker:
     def __init__(
         self,
         cloud: CloudProcess,
-        bundle: Bundle,
+        bundle: Path,
         out: Path,
         config: DemoConfig,
         tracks: Sequence[DeviceTrack],
@@ -250,7 +250,7 @@ class _Breaker:
             return self._cloud
         if self._config.kill_cloud:
             port, seed = self._cloud.port, self._config.seed
-            self._cloud = CloudProcess(self._bundle.path, self._out / "cloud", seed=seed, port=port)
+            self._cloud = CloudProcess(self._bundle, self._out / "cloud", seed=seed, port=port)
         else:
             self._cloud.resume()
         since, first = self._begun

@@ -56,7 +56,7 @@ def write_report(result: DemoResult, path: Path) -> None:
         (f"{summary['littoral_accuracy']:.1f} %", "right under drift, Littoral"),
         (f"{summary['frozen_accuracy']:.1f} %", "right under drift, frozen twin"),
         (f"{summary['teacher_accuracy']:.1f} %", "right under drift, teacher on every frame"),
-        (f"{100 * summary['upload_ratio']:.0f} %", f"of {summary['frames']} frames were sent"),
+        (f"{100 * summary['upload_ratio']:.0f} %", f"of {summary['frames']} frames were sent for adaptation"),
         (f"{summary['uplink_bytes'] / 1e3:.0f} kB", "up, counted at the devices' sockets"),
         (f"{summary['downlink_bytes'] / 1e3:.0f} kB", "down"),
         (f"{summary['exit_share']:.0f} %", "of the answers left at an early exit"),
@@ -144,17 +144,12 @@ def _by_phase_words(result: DemoResult) -> str:
 
 def _bytes_words(result: DemoResult) -> str:
     summary = result.document["summary"]
-    words = (
-        "Bytes at each device's socket since the start: samples, versions and all overhead. Where the line up is "
-        "steeper, more of what the device saw was new and unsure to it."
+    raw = sum(track.stream.frames.nbytes for track in result.tracks)
+    return (
+        "Bytes at each device's socket since the start: samples, offloads, versions and all overhead. Where the line "
+        "up is steeper, more of what the device saw was new and unsure to it. The devices sent "
+        f"{summary['uplink_bytes'] / 1e3:.0f} kB; their frames, raw, are {raw / 1e3:.0f} kB."
     )
-    if summary["upload_ratio"] > 0:
-        every = summary["uplink_bytes"] / summary["upload_ratio"]
-        words += (
-            f" The devices sent {summary['uplink_bytes'] / 1e3:.0f} kB; every frame, at as many bytes each, would have "
-            f"been about {every / 1e3:.0f} kB."
-        )
-    return words
 
 
 def _provenance(result: DemoResult) -> str:
