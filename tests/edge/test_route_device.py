@@ -27,6 +27,7 @@ from littoral.core.exit_control import ControlConfig
 from littoral.core.exits import OFF
 from littoral.core.route_plan import Prices
 from littoral.core.route_words import REASONS, RouteConfig
+from littoral.core.selection import SelectionConfig
 from littoral.edge import exits as exits_module
 from littoral.edge.answer import Answer
 from littoral.edge.device import Device, DeviceConfig
@@ -107,7 +108,31 @@ def test_the_cloud_is_pinged_and_then_asked_and_all_of_it_is_counted(bundle: Bun
     assert (told.finished, told.offloaded, told.labels, told.asked, told.payload_bytes) == (
         status.finished, status.offloaded, status.labels, status.pings, status.payload_bytes,
     )  # fmt: skip
-    assert status.selected <= 40 - len(by_cloud), "what the cloud answered is not sent once more"
+
+
+def test_a_frame_that_the_cloud_answered_is_chosen_for_adaptation_by_what_the_device_made_of_it(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = SelectionConfig(entropy_min_fraction=0.0, entropy_max_fraction=1.0, diversity_margin=2.0)
+    exits, predicted = ExitConfig(control=NEVER), dict[int, int]()
+    config = DeviceConfig(adapt_statistics=False, exits=exits, route=EAGER, selection=everything)
+
+    def offer(frame: np.ndarray, frame_id: int, label: int, *rest: object) -> bool:
+        predicted[frame_id] = label
+        return True
+
+    with Device(bundle, state_dir=tmp_path, link=CloudInMyHead(reply(GOOD)), config=config) as device:
+        monkeypatch.setattr(device._maintenance, "offer", offer)
+        answers = []
+        for frame in FRAMES[:40]:
+            answers.append(infer(device, frame))
+            settled(device)
+        assert device.status().selected == 40
+    by_cloud = [answer.frame_id for answer in answers if answer.source == "cloud"]
+    assert len(by_cloud) > 20
+    assert sorted(predicted) == list(range(1, 41))
+    own = Model(bundle).run(FRAMES[:40]).argmax(axis=1)
+    assert np.mean([predicted[number] == own[number - 1] for number in by_cloud]) > 0.5, "not the cloud's 7"
 
 
 def test_frames_leave_early_with_certified_thresholds_as_without_a_router(bundle: Bundle, tmp_path: Path) -> None:
