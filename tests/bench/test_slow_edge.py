@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -63,6 +65,8 @@ def test_only_the_thread_that_answers_is_slow(bundle: Bundle, slept: list[float]
     assert slept == []
 
 
-def test_the_command_is_littorals_own(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    assert slow_edge.main(["1e9", "edge", str(bundle.path)]) == 2
-    assert "give one of FOLDER, --stdin and --http" in capsys.readouterr().err
+def test_the_program_is_littorals_own(bundle: Bundle) -> None:
+    command = [sys.executable, "-m", "littoral.bench.slow_edge", "1e9", "edge", str(bundle.path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "give one of FOLDER, --stdin and --http" in done.stderr

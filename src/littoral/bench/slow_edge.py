@@ -9,6 +9,7 @@ the thread that answers is slowed down; measuring, adapting and encoding go at t
 
 from __future__ import annotations
 
+import runpy
 import sys
 import threading
 import time
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from littoral.bundle import Bundle, Manifest
-from littoral.cli.main import main as littoral
 from littoral.edge.session import Model
 
 
@@ -43,12 +43,13 @@ def slow_down(macs: Sequence[int], macs_per_ms: float) -> None:
     setattr(Model, "through", slowed)  # noqa: B010 -- the device offers no such thing, and should not
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command of ``littoral``; the process's exit status."""
-    pace, *rest = sys.argv[1:] if argv is None else argv
+def main() -> None:
+    """Start the program ``littoral`` in this process; it ends the process."""
+    pace, *rest = sys.argv[1:]
     slow_down(step_macs(Bundle.open(Path(rest[1])).manifest), float(pace))
-    return littoral(rest)
+    sys.argv = ["littoral", *rest]
+    runpy.run_module("littoral.cli.main", run_name="__main__")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

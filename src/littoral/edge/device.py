@@ -250,7 +250,7 @@ class Device:
         assert exits is not None
         self._frames += 1
         found = exits.answer(model, frame, self._frames)
-        self._saw(maintenance, model, frame, found)
+        self._saw(maintenance, model, frame, found, found)
         return self._given(found, model, started)
 
     def _infer_routed(self, model: Model, frame: Frame, started: int) -> Answer:
@@ -259,17 +259,12 @@ class Device:
         assert routing is not None
         self._frames += 1
         found, source, degraded, reason, in_hand = routing.answer(model, frame, self._frames, started * 1e-6)
-        self._saw(maintenance, model, frame, found, in_hand)
+        self._saw(maintenance, model, frame, found, in_hand or found)
         return self._given(found, model, started, source, degraded, reason)
 
-    def _saw(
-        self, maintenance: Maintenance, model: Model, frame: Frame, found: Found, in_hand: Found | None = None
-    ) -> None:
-        """Hand over what an answer tells, and the frame itself if it is worth it.
-
-        One that the cloud answered is worth it as any other, by what the device made of it: the cloud has seen a
-        payload, and learns from frames. Those that it is asked for are the ones that adapting needs most.
-        """
+    def _saw(self, maintenance: Maintenance, model: Model, frame: Frame, found: Found, own: Found) -> None:
+        """Hand over what an answer tells; and the frame, if it is worth it by what the device itself made of it: the
+        cloud learns from frames, and of one that it answered it has seen a payload."""
         logits, label, _, entropy, _, network_entropy = found
         if entropy != entropy:
             raise self._not_finite(model, logits)
@@ -277,10 +272,8 @@ class Device:
             maintenance.saw_offloaded(frame, label)
         else:
             maintenance.saw(frame, label, network_entropy)
-        if in_hand is not None and in_hand.entropy_nats == in_hand.entropy_nats:
-            logits, label, entropy = in_hand.logits_K, in_hand.label, in_hand.entropy_nats
         if maintenance.uplink:
-            self._select(maintenance, frame, logits, label, entropy, model.version)
+            self._select(maintenance, frame, own.logits_K, own.label, own.entropy_nats, model.version)
 
     def _given(
         self,

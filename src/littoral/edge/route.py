@@ -248,7 +248,8 @@ class Routing:
         if settled.source == "cloud" and scores is not None:
             label, confidence, entropy = judge_one(scores)
             found = Found(scores, label, confidence, entropy, len(self._trail.stages), None)
-            return Routed(found, "cloud", False, offload.reason, trip.walk.found)
+            in_hand = trip.walk.found if _is_finite(trip.walk) else None
+            return Routed(found, "cloud", False, offload.reason, in_hand)
         return self._own(trip, own or offload.reason, degraded=True)
 
     def _request(self, trip: _Trip, way: int, decision: Decision, gives_up_ms: float) -> Request:
