@@ -346,6 +346,23 @@ def test_an_audit_of_the_exits_sees_what_ran_behind_and_the_alarm_is_a_sign_of_d
     assert rig.exits.state == "checking"
 
 
+def test_an_audit_counts_a_sure_exit_that_is_wrong_although_the_frame_left_at_one_that_is_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Rig(monkeypatch, NEVER_ASKS, thresholds=(0.0, 0.0), noise=0.2)
+    tosses(rig, Purpose.RING)
+    losses: list[float] = []
+    rig.exits.control.audit = lambda loss: bool(losses.append(loss))  # type: ignore[method-assign, func-returns-value]
+    exits = rig.exits.policy.exits
+    wrong = replace(exits[1], head=replace(exits[1].head, bias_K=np.float32([0, 0, 0, 1e4])))
+    rig.exits.policy = replace(rig.exits.policy, exits=(exits[0], wrong, exits[2]))
+    number = int(np.flatnonzero(rig.world.labels != 3)[0])
+    routed, _ = rig.infer(number)
+    rig.infer(number)
+    assert (routed.found.exit_index, routed.found.label) == (0, rig.world.labels[number])
+    assert losses == [1.0]
+
+
 def test_a_certificate_calms_the_router(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(monkeypatch, NEVER_ASKS, num_frames=300, control=replace(CALM, risk=0.2), checking=True, noise=0.5)
     rig.routing.world(True)
