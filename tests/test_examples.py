@@ -56,7 +56,7 @@ def test_a_device_leaves_early_and_learns_from_feedback(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_router_asks_the_cloud_when_the_world_changes_and_answers_without_one(tmp_path: Path) -> None:
-    lines = run("06_route.py", tmp_path / "b").splitlines()[-3:]
+    lines = run("06_route.py", tmp_path / "b", timeout=300).splitlines()[-3:]
     said = {}
     for line, name, count in zip(lines, ("clean", "dim", "dim, without a cloud"), (400, 200, 100), strict=True):
         assert line.startswith(f"{name}: ")
