@@ -1,0 +1,142 @@
+"""What a worker process does with a unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+import torch
+
+from littoral.bench.routing.channel import VirtualLink
+from littoral.bench.routing.choose import as_right_as
+from littoral.bench.routing.compare import Standing, standing
+from littoral.bench.routing.contenders import (
+    CLOUD,
+    CONFIDENCE,
+    DEFAULT_SETTING,
+    DEVICE,
+    OURS,
+    SETTINGS,
+    Contender,
+    oracles,
+    others,
+    ours,
+    webp_ways,
+)
+from littoral.bench.routing.fitted import Fitted, fit, rightness
+from littoral.bench.routing.halves import Halves, halves
+from littoral.bench.routing.measured import LoopMaterial, MeasuredConfig
+from littoral.bench.routing.run import StreamConfig, play
+from littoral.bench.routing.timed import timed
+from littoral.bench.routing.traces import Kind, LinkTrace, make_trace, read_trace
+from littoral.bench.routing.unit import LoopUnit
+
+Tell = Callable[..., None]
+Result = dict[str, Any]
+_CHOICE_SEED = 1_000
+"""Added to the seed of the trace on which a price is chosen."""
+
+
+def make_unit(unit: LoopUnit, data: Path, work: Path, tell: Tell) -> Result:
+    """A unit's result: ``points``, flat rows of policies, and what all of them share beside them."""
+    torch.set_num_threads(1)
+    material = LoopMaterial(data, work, MeasuredConfig.of(unit.options["tables"]), tell)
+    spent = timed(material, work)
+    given = halves(material, spent, stream=unit.stream, seed=unit.seed, device_ms=unit.device_ms)
+    given = replace(given, stream=given.stream.of(slice(0, unit.options["frames"])))
+    given = replace(given, phases_N=given.phases_N[: unit.options["frames"]])
+    result = played_unit(unit, given, trace_of(unit, work), tell)
+    return {**result, "times": spent.row(), "accuracy": rightness(given.stream)}
+
+
+def trace_of(unit: LoopUnit, work: Path) -> Callable[[int], LinkTrace]:
+    """The unit's link by seed; a user's file is what it is."""
+    if "trace_file" in unit.options:
+        trace = read_trace(work / "loop" / "traces" / f"{unit.options['trace_file']}.csv")
+        return lambda seed: trace
+    assert unit.trace in get_args(Kind)
+    return lambda seed: make_trace(cast(Kind, unit.trace), seed)
+
+
+def played_unit(unit: LoopUnit, given: Halves, trace: Callable[[int], LinkTrace], tell: Tell) -> Result:
+    """All policies of a unit on its stream."""
+    config = StreamConfig(
+        period_ms=unit.period_ms, in_flight=unit.in_flight, deadline_ms=unit.deadline_ms, seed=unit.seed
+    )
+    calibration = given.calibration.of(slice(None), given.splits)
+    fitted = fit(calibration, best_way=given.num_splits - 1)
+    contenders, chosen = _contenders(unit, given, fitted, trace, config, tell)
+    link = trace(unit.seed).without_cloud() if unit.kind == "no-cloud" else trace(unit.seed)
+    points = []
+    for number, contender in enumerate(contenders):
+        tell(number * len(given.stream), len(contenders) * len(given.stream), contender.name)
+        points += _rows(contender, given, link, config, seed=unit.seed)
+    return {
+        "points": points,
+        "chosen": chosen,
+        "thresholds": {str(risk): [float(t) for t in limits] for risk, limits in fitted.thresholds.items()},
+        "ways": [
+            {"name": way.name, "point": way.way.point, "mean_bytes": round(float(size), 1),
+             "encode_ms": round(way.way.encode_ms, 3), "cloud_ms": round(way.cloud_ms, 3)}
+            for way, size in zip(given.stream.ways, given.stream.bytes_NW.mean(axis=0), strict=True)
+        ],
+        "step_ms": [round(step, 3) for step in given.stream.step_ms],
+        "plain_step_ms": [round(step, 3) for step in given.plain_step_ms],
+    }  # fmt: skip
+
+
+def _contenders(
+    unit: LoopUnit,
+    given: Halves,
+    fitted: Fitted,
+    trace: Callable[[int], LinkTrace],
+    config: StreamConfig,
+    tell: Tell,
+) -> tuple[list[Contender], list[Result]]:
+    """Who plays, and which prices were chosen for the accuracy of which picture."""
+    shared: dict[str, Any] = {"deadline_ms": unit.deadline_ms, "seed": unit.seed, "caution": unit.stream == "drift"}
+    if unit.kind == "no-cloud":
+        return ours(given, fitted, SETTINGS, **shared), []
+    chosen, settings = [], list(SETTINGS)
+    for way in webp_ways(given.stream):
+        tell(0, len(given.stream), f"choosing prices for {given.stream.ways[way].name}")
+        found = as_right_as(given, way, trace(unit.seed + _CHOICE_SEED), config)
+        if found.setting is not None:
+            settings.append(found.setting)
+        chosen.append(found.row())
+    rest = others(given, fitted, deadline_ms=unit.deadline_ms)
+    if unit.kind == "speed":
+        rest = [one for one in rest if one.family in (DEVICE, CLOUD, CONFIDENCE)]
+    top = oracles(given, deadline_ms=unit.deadline_ms, prices=DEFAULT_SETTING.prices)
+    return [*rest, *ours(given, fitted, settings, **shared), *top], chosen
+
+
+def _rows(contender: Contender, given: Halves, link: LinkTrace, config: StreamConfig, *, seed: int) -> list[Result]:
+    """A policy's row, and in a stream with phases one for each phase of some of them."""
+    policy = contender.make()
+    played = play(policy, contender.table, VirtualLink(link, seed=seed), config)
+    shared = {"family": contender.family}
+    rows = [{**shared, "phase": "all", **_row(standing(played)), **_why(played.reason)}]
+    phases = list(dict.fromkeys(given.phases_N.tolist()))
+    if len(phases) > 1 and contender.family in (OURS, DEVICE):
+        for phase in phases:
+            at = np.flatnonzero(given.phases_N == phase)
+            rows.append({**shared, "phase": phase, **_row(standing(played, slice(int(at[0]), int(at[-1]) + 1)))})
+    return rows
+
+
+def _row(found: Standing) -> Result:
+    """As documents have it: accuracies in percent."""
+    row = found.row()
+    name = row.pop("name")
+    percent = {key: round(100 * row.pop(key), 4) for key in ("accuracy", "timely_accuracy")}
+    return {"policy": name, **percent, **row}
+
+
+def _why(reasons: Sequence[str]) -> Result:
+    """The shares of the reasons for which frames were not offloaded though they were hard."""
+    wanted = ("link-down", "link-stale", "link-slow", "no-time", "device-late")
+    return {f"reason_{name.replace('-', '_')}": round(reasons.count(name) / len(reasons), 5) for name in wanted}
