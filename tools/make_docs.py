@@ -1,6 +1,6 @@
 """Write ``docs/results/<table>.md`` and the README's tables from ``benchmarks/results/<table>.json``.
 
-With ``--check``, only compare. In the README a table stands between ``<!-- loop -->`` and ``<!-- /loop -->``.
+With ``--check``, only compare. In the README a table stands between ``<!-- demo -->`` and ``<!-- /demo -->``.
 
 Nobody edits the pages by hand: a number in them comes from a run that left a file.
 """
@@ -96,7 +96,7 @@ def page(name: str, document: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def loop_table(document: dict[str, Any]) -> str:
+def demo_table(document: dict[str, Any]) -> str:
     """Accuracy by phase, the mean over the seeds, and what it cost."""
     phases = list(dict.fromkeys(row["phase"] for row in document["rows"]))
     who = ("frozen", "littoral", "teacher")
@@ -112,7 +112,7 @@ def loop_table(document: dict[str, Any]) -> str:
         f"Two devices, seeds {seeds}, means. {summary['upload_ratio']:.0%} of the frames were sent; per run "
         f"{summary['uplink_bytes'] / 1e3:.0f} kB up and {summary['downlink_bytes'] / 1e3:.0f} kB down for "
         f"{summary['frames']:.0f} frames, counted at the sockets; {summary['versions_installed']:.0f} installations of "
-        f"a version, {summary['versions_rejected']:.0f} rejections. Made by `littoral bench loop`."
+        f"a version, {summary['versions_rejected']:.0f} rejections. Made by `littoral bench demo`."
     )
     return table(head, lines) + "\n\n" + words
 
@@ -143,7 +143,7 @@ def runtime_table(document: dict[str, Any]) -> str:
     return table(head, lines) + "\n\n" + words
 
 
-README_TABLES = {"loop": loop_table, "runtime": runtime_table}
+README_TABLES = {"demo": demo_table, "runtime": runtime_table}
 
 
 def with_tables(readme: str, documents: dict[str, dict[str, Any]]) -> str:

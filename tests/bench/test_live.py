@@ -14,7 +14,7 @@ from rich.console import Console
 
 from littoral.bench import live
 from littoral.bench.live import LiveView, panel, recent_accuracy, track_line
-from littoral.bench.loop import DeviceTrack
+from littoral.bench.play import DeviceTrack
 from littoral.bench.streams.digits import PHASES, Stream
 
 PER_PHASE = 20

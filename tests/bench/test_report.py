@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("matplotlib", reason="the report needs the bench extra")
 pytest.importorskip("torch", reason="the loop needs the cloud extra")
 
-from littoral.bench.loop import DeviceTrack, LoopConfig, LoopResult
+from littoral.bench.play import DemoConfig, DemoResult, DeviceTrack
 from littoral.bench.report import WINDOW, rolling_percent, write_report
 from littoral.bench.streams.digits import PHASES, Stream
 
@@ -33,7 +33,7 @@ def track(name: str, seed: int, *, history: bool = True) -> DeviceTrack:
     return made
 
 
-def result(*tracks: DeviceTrack, **summary: Any) -> LoopResult:
+def result(*tracks: DeviceTrack, **summary: Any) -> DemoResult:
     scores = {"frozen_accuracy": 50.0, "littoral_accuracy": 80.0, "teacher_accuracy": 90.0}
     document = {
         "rows": [{"seed": 0, "phase": name, "frames": PER_PHASE, **scores} for name, _ in PHASES],
@@ -53,10 +53,10 @@ def result(*tracks: DeviceTrack, **summary: Any) -> LoopResult:
     }
     teacher = [one.stream.labels for one in tracks]
     bundle: Any = None
-    return LoopResult(LoopConfig(frames_per_phase=PER_PHASE), bundle, tracks, teacher, {}, document)
+    return DemoResult(DemoConfig(frames_per_phase=PER_PHASE), bundle, tracks, teacher, {}, document)
 
 
-def page_of(made: LoopResult, folder: Path) -> str:
+def page_of(made: DemoResult, folder: Path) -> str:
     write_report(made, folder / "report.html")
     return (folder / "report.html").read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""`littoral demo` and `littoral bench loop`: run the loop, show it, write the report, print the document."""
+"""`littoral demo` and `littoral bench demo`: run the loop, show it, write the report, print the document."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from littoral.bench.document import make_document, write_document
 from littoral.bench.live import LiveView
-from littoral.bench.loop import LoopConfig, LoopResult, run_loop
+from littoral.bench.play import DemoConfig, DemoResult, play_demo
 from littoral.bench.report import write_report
 from littoral.errors import LittoralError
 
@@ -25,7 +25,7 @@ _OURS = ("bundle", "bundle.tar", "cloud", "cloud.log", "report.html", "result.js
 _WHO = ("frozen", "littoral", "teacher")
 
 
-def run_demo(config: LoopConfig, out: Path, *, quiet: bool = False) -> dict[str, Any]:
+def run_demo(config: DemoConfig, out: Path, *, quiet: bool = False) -> dict[str, Any]:
     """The demo: one seed, a live view, a table, ``report.html`` and ``result.json`` in ``out``, and the JSON line.
 
     Raises:
@@ -34,7 +34,7 @@ def run_demo(config: LoopConfig, out: Path, *, quiet: bool = False) -> dict[str,
     _clear(out)
     torch.set_num_threads(1)
     with LiveView(quiet=quiet) as live:
-        result = run_loop(config, out, say=live.say, view=live.show, step=live.step)
+        result = play_demo(config, out, say=live.say, view=live.show, step=live.step)
     write_report(result, out / "report.html")
     write_document(result.document, out / "result.json")
     if not quiet:
@@ -45,20 +45,20 @@ def run_demo(config: LoopConfig, out: Path, *, quiet: bool = False) -> dict[str,
     return result.document
 
 
-def bench_loop(
+def bench_demo(
     seeds: Sequence[int], *, frames_per_phase: int, frames_per_second: float, out: Path | None, quiet: bool
 ) -> dict[str, Any]:
     """The demo on several seeds; one document with every row, and means and extremes in the summary."""
     torch.set_num_threads(1)
-    base = LoopConfig(frames_per_phase=frames_per_phase, frames_per_second=frames_per_second)
-    results: list[LoopResult] = []
+    base = DemoConfig(frames_per_phase=frames_per_phase, frames_per_second=frames_per_second)
+    results: list[DemoResult] = []
     with tempfile.TemporaryDirectory() as folder, LiveView(quiet=quiet) as live:
         for seed in seeds:
             live.say(f"seed {seed}")
             where = Path(folder) / str(seed)
-            results.append(run_loop(replace(base, seed=seed), where, say=live.say, view=live.show, step=live.step))
+            results.append(play_demo(replace(base, seed=seed), where, say=live.say, view=live.show, step=live.step))
     document = make_document(
-        table="loop",
+        table="demo",
         config={key: value for key, value in results[0].document["config"].items() if key != "seed"},
         seeds=seeds,
         rows=[row for result in results for row in result.document["rows"]],

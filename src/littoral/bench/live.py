@@ -16,7 +16,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from littoral.bench.loop import DeviceTrack, accuracy
+from littoral.bench.play import DeviceTrack, accuracy
 from littoral.bench.streams.digits import PHASES
 
 WINDOW = 200
@@ -34,7 +34,7 @@ def recent_accuracy(track: DeviceTrack, *, frozen: bool = False) -> float:
 
 
 class LiveView:
-    """Shows progress and the tracks. A context manager; `say`, `step` and `show` are what `run_loop` wants."""
+    """Shows progress and the tracks. A context manager; `say`, `step` and `show` are what `play_demo` wants."""
 
     def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
         self._console = console or Console(stderr=quiet, quiet=quiet)

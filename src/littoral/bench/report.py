@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from littoral.bench.loop import LoopResult
+from littoral.bench.play import DemoResult
 from littoral.bench.streams.digits import DRIFT_PHASES, PHASES
 
 WINDOW = 100
@@ -41,7 +41,7 @@ footer{color:#57606a;font-size:.8rem;margin-top:2.4rem;overflow-wrap:anywhere}
 """
 
 
-def write_report(result: LoopResult, path: Path) -> None:
+def write_report(result: DemoResult, path: Path) -> None:
     """Write the report; it needs nothing from the network."""
     summary = result.document["summary"]
     gain = summary["littoral_accuracy"] - summary["frozen_accuracy"]
@@ -75,7 +75,7 @@ scorer. Under drift that made {gain:+.0f} points against a twin that was left al
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
-def _over_time_words(result: LoopResult) -> str:
+def _over_time_words(result: DemoResult) -> str:
     return (
         f"Percent right of the last {WINDOW} frames, mean of the devices; the window starts anew with each phase. "
         "A tick below the plot: the device put a new version into service. See how far the grey line falls "
@@ -84,7 +84,7 @@ def _over_time_words(result: LoopResult) -> str:
     )
 
 
-def _by_phase_words(result: LoopResult) -> str:
+def _by_phase_words(result: DemoResult) -> str:
     rows = [row for index, row in enumerate(result.document["rows"]) if index in DRIFT_PHASES]
     widest = max(rows, key=lambda row: row["littoral_accuracy"] - row["frozen_accuracy"])
     hardest = max(rows, key=lambda row: row["teacher_accuracy"] - row["littoral_accuracy"])
@@ -95,7 +95,7 @@ def _by_phase_words(result: LoopResult) -> str:
     )
 
 
-def _bytes_words(result: LoopResult) -> str:
+def _bytes_words(result: DemoResult) -> str:
     summary = result.document["summary"]
     words = (
         "Bytes at each device's socket since the start: samples, versions and all overhead. Where the line up is "
@@ -110,7 +110,7 @@ def _bytes_words(result: LoopResult) -> str:
     return words
 
 
-def _provenance(result: LoopResult) -> str:
+def _provenance(result: DemoResult) -> str:
     document = result.document
     machine = document["machine"]
     where = (
@@ -121,7 +121,7 @@ def _provenance(result: LoopResult) -> str:
     return html.escape(f"Seed {result.config.seed}; commit {document['commit']}; {where}; {packages}")
 
 
-def _table(result: LoopResult) -> str:
+def _table(result: DemoResult) -> str:
     heads = "".join(f"<th>{head}</th>" for head in ("phase", "frames", *(f"{NAMES[who]}, %" for who in COLOURS)))
     lines = []
     for row in result.document["rows"]:
@@ -144,7 +144,7 @@ def _legend(entries: Sequence[tuple[str, str, str]]) -> str:
     return f'<div class="legend">{items}</div>'
 
 
-def _link_legend(result: LoopResult) -> str:
+def _link_legend(result: DemoResult) -> str:
     return _legend(
         [
             (f"{track.name} {way}", colour, _DASHES[number % len(_DASHES)])
@@ -194,7 +194,7 @@ def _phases(axes: Axes, per_phase: int, *, named: bool = True) -> None:
     axes.set_xlim(0, len(PHASES) * per_phase)
 
 
-def _over_time(result: LoopResult) -> Figure:
+def _over_time(result: DemoResult) -> Figure:
     figure = Figure(figsize=(9.5, 4.1), layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[8, 0.5 + 0.5 * len(result.tracks)])
     tracks, per_phase = result.tracks, result.config.frames_per_phase
@@ -223,7 +223,7 @@ def _over_time(result: LoopResult) -> Figure:
     return figure
 
 
-def _by_phase(result: LoopResult) -> Figure:
+def _by_phase(result: DemoResult) -> Figure:
     figure = Figure(figsize=(9.5, 2.9), layout="constrained")
     axes = figure.subplots()
     _style(axes)
@@ -239,7 +239,7 @@ def _by_phase(result: LoopResult) -> Figure:
     return figure
 
 
-def _bytes(result: LoopResult) -> Figure:
+def _bytes(result: DemoResult) -> Figure:
     figure = Figure(figsize=(9.5, 2.9), layout="constrained")
     axes = figure.subplots()
     _style(axes)

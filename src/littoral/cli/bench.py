@@ -14,10 +14,10 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     """Declare the command."""
     parser = commands.add_parser("bench", help="measure, and print a table and one JSON line")
     tables = parser.add_subparsers(dest="table", required=True, metavar="TABLE")
-    loop = tables.add_parser("loop", help="the demo on several seeds: accuracy, uploads, bytes")
-    loop.add_argument("--seeds", default="1,2,3", help="by commas")
-    loop.add_argument("--frames", type=int, default=1200, help="frames per phase and device")
-    loop.add_argument("--fps", type=float, default=50.0, help="frames a second that each device gets")
+    demo = tables.add_parser("demo", help="the demo on several seeds: accuracy, uploads, bytes")
+    demo.add_argument("--seeds", default="1,2,3", help="by commas")
+    demo.add_argument("--frames", type=int, default=1200, help="frames per phase and device")
+    demo.add_argument("--fps", type=float, default=50.0, help="frames a second that each device gets")
     runtime = tables.add_parser("runtime", help="what the device adds to a bare ONNX Runtime session; swaps; memory")
     runtime.add_argument("--quick", action="store_true", help="fewer rounds and swaps")
     adapt = tables.add_parser("adapt", help="our adaptation and others' on CIFAR-10 under corruption; resumable")
@@ -62,7 +62,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
             action="store_true",
             help="take what other code made, too; each row says its commit",
         )
-    for table in (loop, runtime, adapt, split, exits):
+    for table in (demo, runtime, adapt, split, exits):
         table.add_argument("--out", type=Path, help="also write the document to this file")
         table.add_argument("--json", action="store_true", help="print only the JSON line")
     parser.set_defaults(run=run)
@@ -70,11 +70,11 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure the table."""
-    if args.table == "loop":
-        from littoral.bench.demo import bench_loop
+    if args.table == "demo":
+        from littoral.bench.demo import bench_demo
 
         seeds = [int(seed) for seed in args.seeds.split(",")]
-        bench_loop(seeds, frames_per_phase=args.frames, frames_per_second=args.fps, out=args.out, quiet=args.json)
+        bench_demo(seeds, frames_per_phase=args.frames, frames_per_second=args.fps, out=args.out, quiet=args.json)
         return 0
     if args.table == "adapt":
         return _adapt(args)

@@ -23,9 +23,9 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the demo, write the report, print the table and the JSON line."""
     from littoral.bench.demo import run_demo
-    from littoral.bench.loop import LoopConfig
+    from littoral.bench.play import DemoConfig
 
-    config = LoopConfig(
+    config = DemoConfig(
         seed=args.seed, frames_per_phase=args.frames, frames_per_second=args.fps, kill_cloud=args.kill_cloud
     )
     run_demo(config, args.out, quiet=args.json)

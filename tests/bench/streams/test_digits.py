@@ -20,7 +20,7 @@ pytest.importorskip("sklearn", reason="the digits need the bench extra")
 pytest.importorskip("torch", reason="the loop needs the cloud extra")
 
 from littoral.bench import processes
-from littoral.bench.loop import DeviceTrack, LoopConfig, _Player
+from littoral.bench.play import DemoConfig, DeviceTrack, _Player
 from littoral.bench.processes import DeviceProcess
 from littoral.bench.streams import digits
 from littoral.bench.streams.digits import (
@@ -116,7 +116,7 @@ def all_that_a_device_gets(make: MakeStream, folder: Path) -> tuple[object, ...]
         device = DeviceProcess(
             *(folder / "bundle", folder / "state"), name=track.name, cloud_url="", token="t", on_line=track.hear
         )
-    player = _Player(track, device, LoopConfig(frames_per_second=1e9))
+    player = _Player(track, device, DemoConfig(frames_per_second=1e9))
     player.run()
     assert player.error is None
     assert track.played == len(stream.frames)

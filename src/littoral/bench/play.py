@@ -32,7 +32,7 @@ _UNANSWERED = -1
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopConfig:
+class DemoConfig:
     """How the demo is played."""
 
     seed: int = 0
@@ -74,10 +74,10 @@ class DeviceTrack:
 
 
 @dataclass(frozen=True)
-class LoopResult:
+class DemoResult:
     """All that was seen: enough for the table, the plots and the document."""
 
-    config: LoopConfig
+    config: DemoConfig
     bundle: Bundle
     tracks: Sequence[DeviceTrack]
     teacher: Sequence[NDArray[np.int64]]
@@ -90,9 +90,9 @@ Progress = Callable[[str], None]
 View = Callable[[Sequence[DeviceTrack]], None]
 
 
-def run_loop(
-    config: LoopConfig, out: Path, *, say: Progress, view: View, step: Progress = lambda _line: None
-) -> LoopResult:
+def play_demo(
+    config: DemoConfig, out: Path, *, say: Progress, view: View, step: Progress = lambda _line: None
+) -> DemoResult:
     """Train, build, start, play, score.
 
     Args:
@@ -116,11 +116,11 @@ def run_loop(
     fleet = _play(config, bundle, out, tracks, say, view)
     say("the yardstick: the teacher itself, adapted on every frame")
     teacher = _teacher(bundle, tracks, step)
-    return LoopResult(config, bundle, tracks, teacher, fleet, _document(config, tracks, teacher))
+    return DemoResult(config, bundle, tracks, teacher, fleet, _document(config, tracks, teacher))
 
 
 def _play(
-    config: LoopConfig, bundle: Bundle, out: Path, tracks: Sequence[DeviceTrack], say: Progress, view: View
+    config: DemoConfig, bundle: Bundle, out: Path, tracks: Sequence[DeviceTrack], say: Progress, view: View
 ) -> dict[str, Any]:
     """Start the processes, play the streams, end the processes; what the cloud said of its fleet last."""
     cloud = CloudProcess(bundle.path, out / "cloud", seed=config.seed)
@@ -164,7 +164,7 @@ def _play(
 class _Player(threading.Thread):
     """Plays a stream to a device at its pace."""
 
-    def __init__(self, track: DeviceTrack, device: DeviceProcess, config: LoopConfig) -> None:
+    def __init__(self, track: DeviceTrack, device: DeviceProcess, config: DemoConfig) -> None:
         super().__init__(name=f"plays-{track.name}", daemon=True)
         self._track, self._device, self._interval_s = track, device, 1 / config.frames_per_second
         self.error: LittoralError | None = None
@@ -183,7 +183,7 @@ class _Player(threading.Thread):
 
 
 def _kill_and_restart(
-    cloud: CloudProcess, bundle: Bundle, out: Path, config: LoopConfig, say: Progress
+    cloud: CloudProcess, bundle: Bundle, out: Path, config: DemoConfig, say: Progress
 ) -> CloudProcess:
     port = cloud.port
     say("kill -9 to the cloud; the devices go on")
@@ -218,7 +218,7 @@ def accuracy(answers: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
 
 
 def _document(
-    config: LoopConfig, tracks: Sequence[DeviceTrack], teacher: Sequence[NDArray[np.int64]]
+    config: DemoConfig, tracks: Sequence[DeviceTrack], teacher: Sequence[NDArray[np.int64]]
 ) -> dict[str, Any]:
     labels = np.concatenate([track.stream.labels for track in tracks])
     phase = np.concatenate([track.stream.phase for track in tracks])
@@ -252,7 +252,7 @@ def _document(
         "errors": sum(track.errors for track in tracks),
     }
     settings = {**dataclasses.asdict(config), "phases": [name for name, _ in PHASES], "adapt": as_dict(AdaptConfig())}
-    return make_document(table="loop", config=settings, seeds=[config.seed], rows=rows, summary=summary)
+    return make_document(table="demo", config=settings, seeds=[config.seed], rows=rows, summary=summary)
 
 
 _COUNTERS = (
