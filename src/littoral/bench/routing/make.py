@@ -49,7 +49,7 @@ def make_unit(unit: LoopUnit, data: Path, work: Path, tell: Tell) -> Result:
     given = replace(given, stream=given.stream.of(slice(0, unit.options["frames"])))
     given = replace(given, phases_N=given.phases_N[: unit.options["frames"]])
     result = played_unit(unit, given, trace_of(unit, work), tell)
-    return {**result, "times": spent.row(), "accuracy": rightness(given.stream)}
+    return {**result, "times": spent.row(), "shares_right": rightness(given.stream)}
 
 
 def trace_of(unit: LoopUnit, work: Path) -> Callable[[int], LinkTrace]:

@@ -34,7 +34,7 @@ from littoral.core.arrays import FloatArray, Frame
 from littoral.core.codec import decode
 from littoral.core.exits import Float64s
 from littoral.core.heads import softmax64
-from littoral.train.exit_heads import TrainedExits
+from littoral.train.exit_heads import TrainedExits, load_trained_exits, save_trained_exits
 from littoral.train.exit_places import place_exits
 from littoral.train.exits import ExitRecipe, train_exits
 
@@ -148,10 +148,17 @@ class LoopMaterial:
         """The device's exits as `littoral bench exits` has them: trained once and kept."""
         if not self.config.quick:
             return trained_exits(self._exits, STUDENT, lambda line: self.say(0, 1, line))
-        frames, labels = self.split.first("train", QUICK_EXIT_FRAMES)
-        model = self.split.network(STUDENT)
-        places = place_exits(model, INPUT, PLACES[STUDENT])
-        return train_exits(model, INPUT, frames, labels, ExitRecipe(epochs=1), places=places)
+        folder = self._work / "exits"
+        file = folder / f"{STUDENT}-quick.safetensors"
+        with alone(folder):
+            if file.is_file():
+                return load_trained_exits(file)
+            frames, labels = self.split.first("train", QUICK_EXIT_FRAMES)
+            model = self.split.network(STUDENT)
+            places = place_exits(model, INPUT, PLACES[STUDENT])
+            made = train_exits(model, INPUT, frames, labels, ExitRecipe(epochs=1), places=places)
+            save_trained_exits(file, made)
+            return made
 
     @cached_property
     def chain(self) -> Chain:

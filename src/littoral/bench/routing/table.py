@@ -156,7 +156,7 @@ def document_of(
                        **there[0].options} if there else {},
             "device": {key: first[key] for key in ("step_ms", "plain_step_ms") if key in first},
             "ways": first.get("ways", []),
-            "accuracy": first.get("accuracy", {}),
+            "shares_right": first.get("shares_right", {}),
             "times": first.get("times", {}),
             "thresholds": {unit.name: done[unit.key]["result"]["thresholds"] for unit in there
                            if unit.trace == KINDS[0] and unit.stream == "clean"},
