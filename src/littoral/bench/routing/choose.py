@@ -71,4 +71,3 @@ def as_right_as(given: Halves, way: int, trace: LinkTrace, config: StreamConfig)
                 way=name, setting=setting, accuracy=found.accuracy, latency_ms=found.latency_ms, wanted=wanted
             )
     return best or Chosen(way=name, setting=None, accuracy=None, latency_ms=None, wanted=wanted)
-

@@ -142,4 +142,6 @@ def _phases(rows: Indices, groups_N: Indices) -> tuple[Indices, NDArray[np.str_]
     parts: list[tuple[str, Float64s | Indices]] = [("clean", first)]
     parts += [(name, by_group[number]) for number, name in enumerate(SHIFTS)]
     parts.append(("clean again", last))
-    return np.concatenate([part for _, part in parts]), np.repeat([name for name, _ in parts], [len(p) for _, p in parts])
+    return np.concatenate([part for _, part in parts]), np.repeat(
+        [name for name, _ in parts], [len(p) for _, p in parts]
+    )

@@ -108,7 +108,9 @@ class LoopMaterial:
         data, work: The data folder; where trainings and answers are kept.
     """
 
-    def __init__(self, data: Path, work: Path, config: MeasuredConfig, say: Say = lambda done, of, text="": None) -> None:
+    def __init__(
+        self, data: Path, work: Path, config: MeasuredConfig, say: Say = lambda done, of, text="": None
+    ) -> None:
         self.config, self.say = config, say
         self.split, self._exits = SplitMaterial(data, work), ExitMaterial(data, work)
         self._work = work

@@ -36,7 +36,9 @@ def full_plan(
         for seed in SEEDS
         for trace in KINDS
     ]
-    units += [LoopUnit(kind="no-cloud", trace="outage", seed=seed, device_ms=device_ms, options=options) for seed in SEEDS]
+    units += [
+        LoopUnit(kind="no-cloud", trace="outage", seed=seed, device_ms=device_ms, options=options) for seed in SEEDS
+    ]
     units += [
         LoopUnit(kind="speed", trace=WIFI, seed=seed, device_ms=speed, options=options)
         for speed in SPEEDS_MS

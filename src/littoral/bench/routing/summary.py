@@ -209,5 +209,3 @@ def _from_others(results: Iterable[Mapping[str, Any]]) -> Summary:
         else:
             out[key], out[f"{key}_reason"] = None, f"there are no rows of kind {kind}"
     return out
-
-

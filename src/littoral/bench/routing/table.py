@@ -210,7 +210,19 @@ def print_table(document: Mapping[str, Any]) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH)
-    columns = ("policy", "right %", "in time %", "mean ms", "p95", "p99", "bytes", "device ms", "exit", "finish", "cloud")
+    columns = (
+        "policy",
+        "right %",
+        "in time %",
+        "mean ms",
+        "p95",
+        "p99",
+        "bytes",
+        "device ms",
+        "exit",
+        "finish",
+        "cloud",
+    )
     whole = [row for row in document["rows"] if row.get("phase") == "all"]
     for kind, trace, stream, device_ms in dict.fromkeys(
         (row["kind"], row["trace"], row["stream"], row["device_ms"]) for row in whole

@@ -129,9 +129,7 @@ def _stem(stem: Step | None, value: Any) -> Any:
     return value if stem is None else stem(value)
 
 
-def _split_kinds(
-    given: str, trained: Trained, frames: Frame, kinds: dict[str, Callable[[int], object]]
-) -> None:
+def _split_kinds(given: str, trained: Trained, frames: Frame, kinds: dict[str, Callable[[int], object]]) -> None:
     values = [frames[i : i + 1] for i in range(len(frames))]
     if trained.head is not None:
         values = [outputs_of(trained.head, value) for value in values]  # type: ignore[misc]
