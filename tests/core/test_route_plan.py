@@ -66,7 +66,7 @@ def test_few_frames_make_bins_of_one_size_so_that_none_is_nearly_empty() -> None
 
 
 def test_going_on_is_worth_what_was_counted_and_not_what_a_chain_of_bins_would_forget() -> None:
-    """Half of the frames are easy and never wrong. The exit tells them apart, the whole network's confidence does not."""
+    """Half of the frames are easy and never wrong. The exit tells which, the whole network's confidence does not."""
     rng = np.random.default_rng(2)
     easy = np.arange(8000) % 2 == 0
     sure = np.stack([np.where(easy, 0.9, 0.3) + 0.05 * rng.random(8000), rng.random(8000)], axis=1)

@@ -112,9 +112,9 @@ def fit_curves(
     bytes. So no error may rise with the score, the cloud's neither: what is easy here is not harder there. And a way's
     error is that of all ways and what it differs by, as far as that is beyond chance.
 
-    A chain from bin to bin forgets where a frame came from: one that was sure at an exit is right more often than others
-    of the bin that it comes to, so going on would look worse than it is, and frames would leave too early. The shares in
-    ``onward`` are therefore tilted, by as little as can be, until the whole network's error that the chain expects of
+    A chain from bin to bin forgets where a frame came from: one that was sure at an exit is right more often than
+    others of the bin that it comes to. Going on would look worse than it is, and frames would leave too early. So the
+    shares in ``onward`` are tilted, by as little as can be, until the whole network's error that the chain expects of
     each bin is the one that was counted there.
 
     Args:

@@ -10,11 +10,9 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
-import numpy as np
-
 from littoral.bench.routing.channel import VirtualLink
 from littoral.bench.routing.compare import standing
-from littoral.bench.routing.fitted import Setting, fit
+from littoral.bench.routing.fitted import Setting, fit_sets
 from littoral.bench.routing.halves import Halves
 from littoral.bench.routing.policies import CloudOnly
 from littoral.bench.routing.run import StreamConfig, play
@@ -23,7 +21,7 @@ from littoral.core.route_plan import Prices
 
 MS_PRICES = (2e-4, 5e-4, 1e-3, 2e-3, 4e-3)
 BYTE_PRICES = (1e-6, 5e-5)
-RISKS = (0.01, 0.02, 0.05)
+RISKS = (0.01, 0.05)
 AIM = 0.0025
 """As often right but for so much; what may be missing on the stream is twice that."""
 
@@ -52,19 +50,20 @@ class Chosen:
 
 def as_right_as(given: Halves, way: int, trace: LinkTrace, config: StreamConfig) -> Chosen:
     """Choose prices for the accuracy of one way, taken for every frame."""
-    frames = given.calibration
-    cut, name = len(frames) // 2, frames.ways[way].name
-    splits = frames.of(slice(None), given.splits)
-    fitted = fit(splits.of(slice(0, cut)), best_way=given.num_splits - 1)
-    whole, table = frames.of(slice(cut, None)), splits.of(slice(cut, None))
+    cut, name = len(given.calibration[()]) // 2, given.plain.ways[way].name
+    splits = {exits: table.of(slice(None), given.splits) for exits, table in given.calibration.items()}
+    fitted = fit_sets({exits: table.of(slice(0, cut)) for exits, table in splits.items()})
+    whole = given.calibration[()].of(slice(cut, None))
     picture = CloudOnly(name, whole, way, deadline_ms=config.deadline_ms)
     wanted = standing(play(picture, whole, VirtualLink(trace), config)).accuracy
     best: Chosen | None = None
     for ms, byte, risk in product(MS_PRICES, BYTE_PRICES, RISKS):
-        if np.isinf(fitted.thresholds[risk]).all() and risk != RISKS[0]:
-            continue
         setting = Setting(name=f"ours, as right as {name}", prices=Prices(ms=ms, byte=byte), risk=risk)
-        policy = fitted.ours(table, setting, deadline_ms=config.deadline_ms, seed=config.seed)
+        exits = fitted.exits_for(setting)
+        if not exits and risk != RISKS[0]:
+            continue  # without exits their risk makes no difference
+        table = splits[exits].of(slice(cut, None))
+        policy = fitted.by_exits[exits].ours(table, setting, deadline_ms=config.deadline_ms, seed=config.seed)
         found = standing(play(policy, table, VirtualLink(trace), config))
         if found.accuracy >= wanted - AIM and (best is None or found.latency_ms < (best.latency_ms or 0)):
             best = Chosen(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from littoral.bench.routing.fitted import RISKS, Fitted, Setting
-from littoral.bench.routing.halves import Halves
+import numpy as np
+
+from littoral.bench.routing.fitted import RISKS, FittedSets, Setting
+from littoral.bench.routing.halves import EXIT_SETS, Exits, Halves
 from littoral.bench.routing.look import PricedOracle, looked_at
 from littoral.bench.routing.policies import (
     CloudOnly,
@@ -23,6 +25,7 @@ DEVICE, EXITS, CLOUD, SPLIT, CONFIDENCE, ORACLE, OURS = (
     "device only", "static exits", "cloud only", "static split", "offload by confidence", "oracle", "ours",
 )  # fmt: skip
 FAMILIES = (DEVICE, EXITS, CLOUD, SPLIT, CONFIDENCE, OURS, ORACLE)
+ABLATION = ", no switcher"
 LEAST_SURE = (0.5, 0.7, 0.9, 0.97)
 EXIT_RISK = 0.05
 """Of the exits of policies that have exits and offload."""
@@ -51,44 +54,50 @@ class Contender:
     make: Callable[[], Policy]
 
 
-def others(given: Halves, fitted: Fitted, *, deadline_ms: float) -> list[Contender]:
+def others(given: Halves, fitted: FittedSets, *, deadline_ms: float) -> list[Contender]:
     """The policies that others ship."""
-    table, plain = given.stream, given.plain(given.stream)
+    plain = given.plain
     out: list[Contender] = []
 
     def add(name: str, family: str, on: FrameTable, make: Callable[[str], Policy]) -> None:
         out.append(Contender(name=name, family=family, table=on, make=lambda: make(name)))
 
     add(DEVICE, DEVICE, plain, lambda name: DeviceOnly(name, plain, deadline_ms=deadline_ms))
-    for risk in RISKS:
-        limits = fitted.thresholds[risk]
-        add(f"exits, risk {risk:g}", EXITS, table,
-            lambda name, limits=limits: DeviceOnly(name, table, deadline_ms=deadline_ms, thresholds=limits))  # type: ignore[misc]  # fmt: skip
-    for w, way in enumerate(table.ways):
-        if w < given.num_splits:
-            add(f"always {way.name}", SPLIT, plain,
-                lambda name, w=w: StaticSplit(name, plain, w, deadline_ms=deadline_ms))  # type: ignore[misc]  # fmt: skip
-        else:
-            add(f"always {way.name}", CLOUD, plain,
-                lambda name, w=w: CloudOnly(name, plain, w, deadline_ms=deadline_ms))  # type: ignore[misc]  # fmt: skip
-    for w, limits, exits in _offloads(given, fitted):
-        on = table if exits else plain
+    for exits, table in given.stream.items():
+        for risk in RISKS if exits else ():
+            limits = fitted.by_exits[exits].thresholds[risk]
+            add(f"exits {', '.join(exits)}, risk {risk:g}", EXITS, table,
+                lambda name, table=table, limits=limits: DeviceOnly(  # type: ignore[misc]
+                    name, table, deadline_ms=deadline_ms, thresholds=limits))  # fmt: skip
+    for w, way in enumerate(plain.ways):
+        policy, family = (StaticSplit, SPLIT) if w < given.num_splits else (CloudOnly, CLOUD)
+        add(f"always {way.name}", family, _as_split(plain, w, given),
+            lambda name, w=w, policy=policy: policy(  # type: ignore[misc]
+                name, _as_split(plain, w, given), w, deadline_ms=deadline_ms))  # fmt: skip
+    for w, exits in _offloads(given):
+        table, limits = given.stream[exits], fitted.by_exits[exits].thresholds[EXIT_RISK]
         for sure in LEAST_SURE:
             name = f"below {sure:g} {table.ways[w].name}" + (f", exits risk {EXIT_RISK:g}" if exits else "")
-            add(name, CONFIDENCE, on, lambda name, w=w, on=on, limits=limits, sure=sure: ConfidenceOffload(  # type: ignore[misc]
-                    name, on, w, least_sure=sure, deadline_ms=deadline_ms, thresholds=limits))  # fmt: skip
+            add(name, CONFIDENCE, table, lambda name, w=w, table=table, limits=limits, sure=sure: ConfidenceOffload(  # type: ignore[misc]
+                    name, table, w, least_sure=sure, deadline_ms=deadline_ms, thresholds=limits))  # fmt: skip
     return out
 
 
-def _offloads(given: Halves, fitted: Fitted) -> list[tuple[int, Sequence[float], bool]]:
+def _as_split(plain: FrameTable, way: int, given: Halves) -> FrameTable:
+    """A device that always splits stops where the split starts: the steps up to there and behind it, and no exit."""
+    if plain.ways[way].way.point == 0:
+        return plain
+    cut = given.stream[EXIT_SETS[0]]
+    free = np.array(cut.step_ms) * sum(plain.step_ms) / sum(cut.step_ms)
+    return replace(cut, step_ms=tuple(free.tolist()))
+
+
+def _offloads(given: Halves) -> list[tuple[int, Exits]]:
     """Which ways are taken below a confidence: the finest and the coarsest level of the first split, the best WebP."""
-    names = [way.name for way in given.stream.ways]
+    names = [way.name for way in given.plain.ways]
     levels = [w for w in given.splits if names[w].rsplit(" ", 1)[0] == names[0].rsplit(" ", 1)[0]]
-    limits = fitted.thresholds[EXIT_RISK]
-    out: list[tuple[int, Sequence[float], bool]] = [(levels[-1], (), False), (levels[-1], limits, True)]
-    out.append((levels[0], (), False))
-    webp = webp_ways(given.stream)
-    return [*out, (webp[-1], (), False)] if webp else out
+    webp = webp_ways(given.plain)
+    return [(levels[-1], ()), (levels[-1], EXIT_SETS[1]), (levels[0], ()), *((w, ()) for w in webp[-1:])]
 
 
 def webp_ways(table: FrameTable) -> list[int]:
@@ -98,7 +107,7 @@ def webp_ways(table: FrameTable) -> list[int]:
 
 def oracles(given: Halves, *, deadline_ms: float, prices: Prices) -> list[Contender]:
     """What could be had: with ours' ways, its exits, and the prices of its default."""
-    table = given.stream.of(slice(None), given.splits)
+    table = given.unlooked().of(slice(None), given.splits)
     last = table.num_points - 1
     local, cloud = 1 - table.local_right_NP, 1 - table.cloud_right_NW
     likely, cloud_likely = looked_at(table)
@@ -129,20 +138,22 @@ def oracles(given: Halves, *, deadline_ms: float, prices: Prices) -> list[Conten
 
 
 def ours(
-    given: Halves, fitted: Fitted, settings: Sequence[Setting], *, deadline_ms: float, seed: int, caution: bool
+    given: Halves, fitted: FittedSets, settings: Sequence[Setting], *, deadline_ms: float, seed: int, caution: bool
 ) -> list[Contender]:
-    """Ours at these settings, with the splits as its ways."""
-    table = given.stream.of(slice(None), given.splits)
+    """Ours at these settings, with the splits as its ways and the exits that are worth most."""
 
     def one(setting: Setting, *, switches: bool = True) -> Contender:
-        name = setting.name if switches else f"{setting.name}, no switcher"
-        return Contender(
-            name=name,
-            family=OURS,
-            table=table,
-            make=lambda: fitted.ours(
+        exits = fitted.exits_for(setting)
+        table = given.stream[exits].of(slice(None), given.splits)
+
+        def make() -> Policy:
+            policy = fitted.by_exits[exits].ours(
                 table, setting, deadline_ms=deadline_ms, seed=seed, caution=caution, switches=switches
-            ),
-        )
+            )
+            policy.name = name
+            return policy
+
+        name = setting.name if switches else f"{setting.name}{ABLATION}"
+        return Contender(name=name, family=OURS, table=table, make=make)
 
     return [*(one(setting) for setting in settings), one(DEFAULT_SETTING, switches=False)]

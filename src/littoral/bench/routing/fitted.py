@@ -7,18 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from littoral.bench.routing.halves import Exits
 from littoral.bench.routing.policies import Ours
 from littoral.bench.routing.tables import FrameTable
 from littoral.core.caution import Caution
 from littoral.core.exits import disagreement_losses
 from littoral.core.risk import learn_then_test, shared_path
-from littoral.core.route_plan import ErrorCurves, Prices, fit_curves
+from littoral.core.route_plan import ErrorCurves, Prices, fit_curves, make_plan
 from littoral.core.route_words import RouteConfig
 from littoral.core.routing import Router
 from littoral.core.switcher import ShippedSwitcher, Switcher, fit_switcher
+from littoral.train.route_build import cross_scores
 
 RISKS = (0.01, 0.02, 0.05, 0.1)
 DELTA = 0.1
+NOMINAL_MS = 40.0
+"""What an offload takes beside its encoder, where it is decided which exits a device has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,8 @@ class Setting:
 
     Attributes:
         risk: Early answers other than at full depth, as a share of the frames, at most: exits are certified for it.
+
+    Which exits the device has follows from that: those with which the plan is worth most (`FittedSets.exits_for`).
     """
 
     name: str
@@ -47,6 +53,19 @@ class Fitted:
     thresholds: Mapping[float, tuple[float, ...]]
     plain_curves: ErrorCurves
     """By confidence: for a router without a switcher."""
+
+    def worth(self, table: FrameTable, setting: Setting) -> float:
+        """The loss that the plan expects of a frame before anything has run."""
+        prices = setting.prices
+        ways = [way.way for way in table.ways]
+        plan = make_plan(
+            self.curves,
+            step_losses=[prices.ms * step for step in table.step_ms],
+            way_losses=[prices.ms * (way.encode_ms + NOMINAL_MS) + prices.byte * way.num_bytes for way in ways],
+            way_points=[way.point for way in ways],
+            thresholds=self.thresholds[setting.risk],
+        )
+        return float(min(plan.onward[0].min(), plan.offload[:, 0].min()))
 
     def ours(
         self,
@@ -69,28 +88,43 @@ class Fitted:
         )
 
 
-def fit(table: FrameTable, *, best_way: int, risks: Sequence[float] = RISKS) -> Fitted:
-    """From calibration frames with labels.
+@dataclass(frozen=True, kw_only=True)
+class FittedSets:
+    """Of a device that may have one of several sets of exits."""
 
-    Args:
-        best_way: Whose answers the switcher takes for the cloud's.
-    """
+    by_exits: Mapping[Exits, Fitted]
+    tables: Mapping[Exits, FrameTable]
+
+    def exits_for(self, setting: Setting) -> Exits:
+        """The exits that are worth most at these prices over a link of `NOMINAL_MS`."""
+        return min(self.by_exits, key=lambda exits: self.by_exits[exits].worth(self.tables[exits], setting))
+
+
+def fit_sets(tables: Mapping[Exits, FrameTable]) -> FittedSets:
+    """`fit` for each set of exits."""
+    return FittedSets(by_exits={exits: fit(table) for exits, table in tables.items()}, tables=tables)
+
+
+def fit(table: FrameTable, *, risks: Sequence[float] = RISKS) -> Fitted:
+    """From calibration frames with labels, as `littoral.train.route_build` does; all ways of the table are its own."""
     assert table.features_NPF is not None
-    switcher = fit_switcher(table.features_NPF, table.local_right_NP, table.cloud_right_NW[:, best_way])
-    scores = Switcher(switcher).scores(table.features_NPF)
+    cloud_right_N = table.cloud_right_NW.mean(axis=1)
+    switcher = fit_switcher(table.features_NPF, table.local_right_NP, cloud_right_N)
+    scores = cross_scores(table.features_NPF, table.local_right_NP, cloud_right_N)
     wrong, cloud_wrong = 1 - table.local_right_NP, 1 - table.cloud_right_NW
     losses = disagreement_losses(table.answers_NP)
-    path = shared_path(table.num_points)
+
+    def certified(risk: float) -> tuple[float, ...]:
+        if table.num_points == 1:
+            return ()
+        path, sure = shared_path(table.num_points), table.confidences_NP
+        return learn_then_test(path, sure, losses, level=risk, delta=DELTA, test="binomial").thresholds
+
     return Fitted(
         curves=fit_curves(table.confidences_NP, wrong, cloud_wrong, scores_NP=scores),
         plain_curves=fit_curves(table.confidences_NP, wrong, cloud_wrong),
         switcher=switcher,
-        thresholds={
-            risk: learn_then_test(
-                path, table.confidences_NP, losses, level=risk, delta=DELTA, test="binomial"
-            ).thresholds
-            for risk in risks
-        },
+        thresholds={risk: certified(risk) for risk in risks},
     )
 
 

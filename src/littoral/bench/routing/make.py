@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -26,7 +25,7 @@ from littoral.bench.routing.contenders import (
     ours,
     webp_ways,
 )
-from littoral.bench.routing.fitted import Fitted, fit, rightness
+from littoral.bench.routing.fitted import FittedSets, fit_sets, rightness
 from littoral.bench.routing.halves import Halves, halves
 from littoral.bench.routing.measured import LoopMaterial, MeasuredConfig
 from littoral.bench.routing.run import StreamConfig, play
@@ -46,10 +45,9 @@ def make_unit(unit: LoopUnit, data: Path, work: Path, tell: Tell) -> Result:
     material = LoopMaterial(data, work, MeasuredConfig.of(unit.options["tables"]), tell)
     spent = timed(material, work)
     given = halves(material, spent, stream=unit.stream, seed=unit.seed, device_ms=unit.device_ms)
-    given = replace(given, stream=given.stream.of(slice(0, unit.options["frames"])))
-    given = replace(given, phases_N=given.phases_N[: unit.options["frames"]])
+    given = given.first(unit.options["frames"])
     result = played_unit(unit, given, trace_of(unit, work), tell)
-    return {**result, "times": spent.row(), "shares_right": rightness(given.stream)}
+    return {**result, "times": spent.row(), "shares_right": rightness(given.unlooked())}
 
 
 def trace_of(unit: LoopUnit, work: Path) -> Callable[[int], LinkTrace]:
@@ -66,32 +64,34 @@ def played_unit(unit: LoopUnit, given: Halves, trace: Callable[[int], LinkTrace]
     config = StreamConfig(
         period_ms=unit.period_ms, in_flight=unit.in_flight, deadline_ms=unit.deadline_ms, seed=unit.seed
     )
-    calibration = given.calibration.of(slice(None), given.splits)
-    fitted = fit(calibration, best_way=given.num_splits - 1)
+    fitted = fit_sets({exits: table.of(slice(None), given.splits) for exits, table in given.calibration.items()})
     contenders, chosen = _contenders(unit, given, fitted, trace, config, tell)
     link = trace(unit.seed).without_cloud() if unit.kind == "no-cloud" else trace(unit.seed)
     points = []
     for number, contender in enumerate(contenders):
-        tell(number * len(given.stream), len(contenders) * len(given.stream), contender.name)
+        tell(number * len(given.plain), len(contenders) * len(given.plain), contender.name)
         points += _rows(contender, given, link, config, seed=unit.seed)
     return {
         "points": points,
         "chosen": chosen,
-        "thresholds": {str(risk): [float(t) for t in limits] for risk, limits in fitted.thresholds.items()},
-        "ways": [
-            {"name": way.name, "point": way.way.point, "mean_bytes": round(float(size), 1),
-             "encode_ms": round(way.way.encode_ms, 3), "cloud_ms": round(way.cloud_ms, 3)}
-            for way, size in zip(given.stream.ways, given.stream.bytes_NW.mean(axis=0), strict=True)
+        "exits": [
+            {"exits": ", ".join(exits), "step_ms": [round(step, 3) for step in given.stream[exits].step_ms],
+             "thresholds": {str(risk): [round(t, 4) for t in limits] for risk, limits in found.thresholds.items()},
+             "settings": [setting.name for setting in SETTINGS if fitted.exits_for(setting) == exits]}
+            for exits, found in fitted.by_exits.items()
         ],
-        "step_ms": [round(step, 3) for step in given.stream.step_ms],
-        "plain_step_ms": [round(step, 3) for step in given.plain_step_ms],
+        "ways": [
+            {"name": way.name, "mean_bytes": round(float(size), 1),
+             "encode_ms": round(way.way.encode_ms, 3), "cloud_ms": round(way.cloud_ms, 3)}
+            for way, size in zip(given.plain.ways, given.plain.bytes_NW.mean(axis=0), strict=True)
+        ],
     }  # fmt: skip
 
 
 def _contenders(
     unit: LoopUnit,
     given: Halves,
-    fitted: Fitted,
+    fitted: FittedSets,
     trace: Callable[[int], LinkTrace],
     config: StreamConfig,
     tell: Tell,
@@ -101,8 +101,8 @@ def _contenders(
     if unit.kind == "no-cloud":
         return ours(given, fitted, SETTINGS, **shared), []
     chosen, settings = [], list(SETTINGS)
-    for way in webp_ways(given.stream):
-        tell(0, len(given.stream), f"choosing prices for {given.stream.ways[way].name}")
+    for way in webp_ways(given.plain):
+        tell(0, len(given.plain), f"choosing prices for {given.plain.ways[way].name}")
         found = as_right_as(given, way, trace(unit.seed + _CHOICE_SEED), config)
         if found.setting is not None:
             settings.append(found.setting)

@@ -1,4 +1,4 @@
-"""What the loop table is made of: CIFAR-10's test frames, and what the device, each split and each picture make of them.
+"""What the loop table is made of: CIFAR-10's test frames, and what the device, splits and pictures make of them.
 
 The device is ResNet-20 with three trained exits; the splits start from its features or from pixels and end in
 ResNet-56, as `littoral.bench.split` trains them; pictures go to the whole ResNet-56. Everything is computed once and
@@ -52,6 +52,8 @@ CODECS: Mapping[str, PictureCodec] = {
 }
 """At Pillow's own effort: a camera has no time for more. Effort 6 saves a hundredth of the bytes for twice the time."""
 
+PICTURES = (("webp", 90), ("webp", 95), ("webp", 100), ("jpeg", 95), ("png", 0))
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredConfig:
@@ -63,7 +65,7 @@ class MeasuredConfig:
     """Of the splits' trainings."""
     inputs: tuple[str, ...] = ("layer2.1", "pixels")
     """What the splits start from."""
-    pictures: tuple[tuple[str, int], ...] = (("webp", 90), ("webp", 95), ("webp", 100), ("jpeg", 95), ("png", 0))  # fmt: skip
+    pictures: tuple[tuple[str, int], ...] = PICTURES
     """Codecs with their qualities."""
     quick: bool = False
     """Splits of `littoral.bench.split.plan.QUICK`, hardly trained: the numbers mean nothing."""

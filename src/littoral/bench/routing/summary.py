@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from littoral.bench.routing.averages import Row
-from littoral.bench.routing.contenders import DEFAULT_SETTING, DEVICE, OURS
+from littoral.bench.routing.contenders import ABLATION, DEFAULT_SETTING, DEVICE, OURS
 from littoral.bench.routing.traces import KINDS
 
 Summary = dict[str, Any]
@@ -21,7 +21,6 @@ KEYS = (
 )
 WIFI = "wifi-walk"
 SLACK_POINTS = 0.5
-ABLATION = ", no switcher"
 _KNOWS, _KNOWS_ALL, _LOOKS = "oracle, priced, two", "oracle, priced", "oracle, by look"
 _TWO = "oracle, two"
 WORDS: Mapping[str, str] = {
@@ -34,7 +33,7 @@ WORDS: Mapping[str, str] = {
     "stream has no less accuracy, no more mean latency and no more bytes, and differs.",
     "oracle_gain_fraction_min": "The least, over the five traces with clean frames, of ours at its default prices: its "
     "gain over the device alone as a share of that of an oracle that knows the link and how often frames that look "
-    "like this one are got right by each answer. Gain is in loss: wrong answers, milliseconds and bytes at these prices.",
+    "like this one are got right by each answer. Gain is in loss: wrong answers, ms and bytes at these prices.",
     "oracle_two_fraction_min": "The same, of an oracle that knows which of two answers is right, the whole network's "
     "and the cloud's.",
     "oracle_all_fraction_min": "The same, of an oracle that knows which of all answers are right.",

@@ -154,12 +154,10 @@ def document_of(
             "stream": {"period_ms": there[0].period_ms, "in_flight": there[0].in_flight,
                        "deadline_ms": there[0].deadline_ms, "device_ms": there[0].device_ms,
                        **there[0].options} if there else {},
-            "device": {key: first[key] for key in ("step_ms", "plain_step_ms") if key in first},
+            "exits": first.get("exits", []),
             "ways": first.get("ways", []),
             "shares_right": first.get("shares_right", {}),
             "times": first.get("times", {}),
-            "thresholds": {unit.name: done[unit.key]["result"]["thresholds"] for unit in there
-                           if unit.trace == KINDS[0] and unit.stream == "clean"},
             "chosen": {unit.name: done[unit.key]["result"]["chosen"] for unit in there if unit.kind == "policies"},
             "words": dict(WORDS),
         },
