@@ -1,4 +1,4 @@
-"""A unit plays all policies that the issue names, chooses prices on calibration frames alone, and a table is made of it."""
+"""A unit plays all policies, chooses prices on calibration frames alone, and a table is made of it."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_users_trace_files_are_kept_by_their_content_and_play(tmp_path: Path) ->
         loop_table._kept_traces([tmp_path / "fixed.csv"], tmp_path)
 
 
-def test_a_look_that_knows_the_stream_is_never_surer_than_the_truth_allows() -> None:
+def test_an_oracle_that_only_looks_is_right_less_often_than_one_that_knows() -> None:
     points = {point["policy"]: point for point in made("policies", "fixed")["points"]}
     assert points["oracle, by look"]["accuracy"] <= points["oracle, priced"]["accuracy"]
     assert points["oracle, priced"]["accuracy"] == pytest.approx(points["oracle, all"]["accuracy"], abs=1)

@@ -2,8 +2,8 @@
 
 How much an oracle gains is no measure of a router by itself: where two networks err on different frames, an oracle is
 right wherever either is, and which of them that is cannot be seen on a frame. So there is a second one, which knows the
-link as well, and of each frame only the chance that each answer is right, fitted on the answers to this very stream by
-all that the device sees of it. What the first gains over the second is luck.
+link as well, and of each frame only the chance that each answer is right, by all that the device could see of it. What
+the first gains over the second is luck.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from littoral.core.route_words import Decision, Moment
 from littoral.core.switcher import fit_logistic
 
 _RIDGE = 1.0
+_FOLDS = 5
 
 
 class PricedOracle(Fixed):
@@ -80,22 +81,30 @@ class PricedOracle(Fixed):
 def looked_at(table: FrameTable) -> tuple[Float64s, Float64s]:
     """How likely each answer is wrong for a frame that looks like this one: ``(N, P)`` and ``(N, W)``.
 
-    Logistic regressions on the features of all points, their squares and products, fitted and read on the same frames:
-    if anything it knows too much.
+    Logistic regressions on the features of all points and their squares, fitted with labels on the other frames of this
+    very stream: cross-fitted in `_FOLDS`. No router has these frames, nor the later points' features at an early one.
     """
     assert table.features_NPF is not None
     n = len(table)
     flat = table.features_NPF.reshape(n, -1)
     scaled = (flat - flat.mean(axis=0)) / np.maximum(flat.std(axis=0), 1e-9)
-    pairs = [scaled[:, i] * scaled[:, j] for i in range(scaled.shape[1]) for j in range(i + 1)]
-    x = np.column_stack([scaled, *pairs, np.ones(n)])
+    x = np.column_stack([scaled, scaled**2, np.ones(n)])
     precision = np.diag([_RIDGE] * (x.shape[1] - 1) + [1e-3])
+    folds = np.random.default_rng(0).permutation(n) % _FOLDS
 
     def wrong(right_NA: Float64s) -> Float64s:
-        columns = []
-        for right_N in right_NA.T:
-            beta, _ = fit_logistic(x, 1 - right_N, np.ones(n), mean_F=np.zeros(x.shape[1]), precision_FF=precision)
-            columns.append(1 / (1 + np.exp(-np.clip(x @ beta, -30, 30))))
-        return np.stack(columns, axis=1) if columns else np.zeros((n, 0))
+        out = np.zeros(right_NA.shape)
+        for fold in range(_FOLDS):
+            mine, rest = folds == fold, folds != fold
+            for a, right_N in enumerate(right_NA.T):
+                beta, _ = fit_logistic(
+                    x[rest],
+                    1 - right_N[rest],
+                    np.ones(int(rest.sum())),
+                    mean_F=np.zeros(x.shape[1]),
+                    precision_FF=precision,
+                )
+                out[mine, a] = 1 / (1 + np.exp(-np.clip(x[mine] @ beta, -30, 30)))
+        return out
 
     return wrong(table.local_right_NP), wrong(table.cloud_right_NW)
