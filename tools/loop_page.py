@@ -140,8 +140,8 @@ def oracles(rows: Rows, table: Callable[..., str]) -> list[str]:
     words = (
         "Points over the device alone, and mean latency. *By look* knows the link, and how often frames that look "
         "like this one are got right; the others know which answers are right: of two (the whole network's and the "
-        "cloud's), or of all. *Priced* ones take what is worth most at ours' default prices, the last two the soonest right "
-        "answer. What they gain over *by look* is luck: it cannot be seen on a frame."
+        "cloud's), or of all. *Priced* ones take what is worth most at ours' default prices, the last two the soonest "
+        "right answer. What they gain over *by look* is luck: it cannot be seen on a frame."
     )
     return ["## Oracles", words, table(["trace", "stream", "device only", *wanted], lines)]
 
@@ -206,13 +206,13 @@ def plot(document: dict[str, Any]) -> str | None:
 def _panel(rows: Rows, top: int, left: int, wide: int, name: str, title: str) -> list[str]:
     """One picture of points; what lies outside is drawn on the edge."""
     logarithmic = name == "bytes_per_frame"
-    known = [row[name] for row in rows if row["is_real"] and row["deadline_hits"] >= 0.9] or [1.0]
+    known: list[float] = [row[name] for row in rows if row["is_real"] and row["deadline_hits"] >= 0.9] or [1.0]
     last = max(known) * _MOST_MS_OVER
 
     def scale(value: float) -> float:
         return math.log10(1 + value) if logarithmic else value
 
-    device = next((row["accuracy"] for row in rows if row["family"] == "device only"), 0.0)
+    device: float = next((row["accuracy"] for row in rows if row["family"] == "device only"), 0.0)
     low = math.floor(min(min((row["accuracy"] for row in rows if row["family"] == "ours"), default=device), device)) - 1
     high = math.ceil(max(row["accuracy"] for row in rows))
 
@@ -220,7 +220,7 @@ def _panel(rows: Rows, top: int, left: int, wide: int, name: str, title: str) ->
         return left + min(scale(value) / scale(last), 1.0) * wide
 
     def y(value: float) -> float:
-        return top + (high - max(value, low)) / (high - low) * _PANEL
+        return float(top + (high - max(value, low)) / (high - low) * _PANEL)
 
     out = [svg.text(left, top - 10, title, "start")]
     for tick in range(low, high + 1, max(1, (high - low) // 6)):
@@ -278,7 +278,7 @@ def readme_table(document: dict[str, Any], table: Callable[..., str]) -> str:
     by_name = {row["policy"]: row for row in here}
     lines = [
         [name, f"{row['accuracy']:.1f}", f"{row['latency_ms']:.1f}", f"{row['latency_ms_p99']:.0f}",
-         f"{row['bytes_per_frame']:.0f}", f"{row['exit_rate']:.0%} / {row['finish_rate']:.0%} / {row['cloud_rate']:.0%}"]
+         f"{row['bytes_per_frame']:.0f}", " / ".join(f"{row[f'{to}_rate']:.0%}" for to in ("exit", "finish", "cloud"))]
         for name in wanted
         if (row := by_name.get(name)) is not None
     ]  # fmt: skip

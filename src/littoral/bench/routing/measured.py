@@ -63,8 +63,8 @@ class MeasuredConfig:
     """Of CIFAR-10's test frames, the first so many."""
     epochs: int = 20
     """Of the splits' trainings."""
-    inputs: tuple[str, ...] = ("layer2.1", "pixels")
-    """What the splits start from."""
+    inputs: tuple[str, ...] = ("layer2.1",)
+    """What the splits start from: ``layer2.1``, the device's own features, and ``pixels``."""
     pictures: tuple[tuple[str, int], ...] = PICTURES
     """Codecs with their qualities."""
     quick: bool = False

@@ -101,7 +101,7 @@ def dominating(rows: Sequence[Row]) -> list[str]:
 
 
 def _dominates(a: Row, b: Row) -> bool:
-    better = (
+    better: tuple[float, ...] = (
         a["accuracy"] - b["accuracy"],
         b["latency_ms"] - a["latency_ms"],
         b["bytes_per_frame"] - a["bytes_per_frame"],
@@ -152,7 +152,7 @@ def _webp(rows: Sequence[Row]) -> Summary:
 def loss(row: Row) -> float:
     """Wrong or late answers, milliseconds and bytes at ours' default prices, in points."""
     prices = DEFAULT_SETTING.prices
-    spent = prices.ms * row["latency_ms"] + prices.byte * row["bytes_per_frame"]
+    spent: float = prices.ms * row["latency_ms"] + prices.byte * row["bytes_per_frame"]
     return 100 - float(row["timely_accuracy"]) + 100 * spent
 
 

@@ -116,7 +116,8 @@ def _measure(material: LoopMaterial) -> Timed:
 
 def _device_kinds(material: LoopMaterial, frames: Frame, kinds: dict[str, Callable[[int], object]]) -> None:
     """Segments and exits."""
-    chain, values = material.chain, [[frames[i : i + 1] for i in range(len(frames))]]
+    chain = material.chain
+    values: list[Any] = [[frames[i : i + 1] for i in range(len(frames))]]
     for number, segment in enumerate(chain.segments):
         values.append([segment(value) for value in values[-1]])
         kinds[f"segment {number}"] = lambda i, segment=segment, given=values[number]: segment(given[i])  # type: ignore[misc]
@@ -130,9 +131,9 @@ def _stem(stem: Step | None, value: Any) -> Any:
 
 
 def _split_kinds(given: str, trained: Trained, frames: Frame, kinds: dict[str, Callable[[int], object]]) -> None:
-    values = [frames[i : i + 1] for i in range(len(frames))]
+    values: list[Any] = [frames[i : i + 1] for i in range(len(frames))]
     if trained.head is not None:
-        values = [outputs_of(trained.head, value) for value in values]  # type: ignore[misc]
+        values = [outputs_of(trained.head, value) for value in values]
     example = np.concatenate([values[0], values[0]])
     spec = INPUT if given == "pixels" else None
     graph = export_encoder(trained.bottleneck.device_encoder(), example, spec=spec).graph
