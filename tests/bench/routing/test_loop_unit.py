@@ -14,9 +14,10 @@ from loop_world import small_halves, unit_of
 
 from littoral.bench.routing import table as loop_table
 from littoral.bench.routing.contenders import DEFAULT_SETTING, FAMILIES, SETTINGS
-from littoral.bench.routing.fitted import fit_sets
+from littoral.bench.routing.fitted import FittedSets
 from littoral.bench.routing.make import played_unit, trace_of
 from littoral.bench.routing.plan import chosen, full_plan, quick_plan
+from littoral.bench.routing.run import StreamConfig
 from littoral.bench.routing.traces import KINDS
 from littoral.core.route_plan import Prices
 
@@ -58,12 +59,17 @@ def test_prices_are_chosen_without_a_look_at_the_stream() -> None:
 
 def test_the_exits_that_a_device_has_are_those_that_its_prices_pay_for() -> None:
     given = small_halves()
-    fitted = fit_sets({exits: table.of(slice(None), given.splits) for exits, table in given.calibration.items()})
-    free = replace(DEFAULT_SETTING, prices=Prices(ms=0.0, byte=0.0))
-    dear = replace(DEFAULT_SETTING, prices=Prices(ms=0.02, byte=0.0), risk=0.1)
-    assert fitted.exits_for(dear) != ()
-    worth = {exits: fitted.by_exits[exits].worth(fitted.tables[exits], free) for exits in fitted.by_exits}
-    assert worth[fitted.exits_for(free)] == min(worth.values())
+    tables = {exits: table.of(slice(None), given.splits) for exits, table in given.calibration.items()}
+    dear_stems = {
+        exits: replace(
+            table, step_ms=tuple(step + 30 * (number < len(exits)) for number, step in enumerate(table.step_ms))
+        )
+        for exits, table in tables.items()
+    }
+    quick = replace(DEFAULT_SETTING, prices=Prices(ms=0.02, byte=0.0), risk=0.1)
+    config = StreamConfig(in_flight=16)
+    assert FittedSets(tables, config).exits_for(quick) != ()
+    assert FittedSets(dear_stems, config).exits_for(quick) == ()
 
 
 def test_with_nothing_getting_through_ours_answers_all_frames_in_time_and_says_that_it_is_degraded() -> None:

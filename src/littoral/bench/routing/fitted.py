@@ -7,13 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from littoral.bench.routing.channel import VirtualLink
+from littoral.bench.routing.compare import standing
 from littoral.bench.routing.halves import Exits
 from littoral.bench.routing.policies import Ours
+from littoral.bench.routing.run import StreamConfig, play
 from littoral.bench.routing.tables import FrameTable
+from littoral.bench.routing.traces import make_trace
 from littoral.core.caution import Caution
 from littoral.core.exits import disagreement_losses
 from littoral.core.risk import learn_then_test, shared_path
-from littoral.core.route_plan import ErrorCurves, Prices, fit_curves, make_plan
+from littoral.core.route_plan import ErrorCurves, Prices, fit_curves
 from littoral.core.route_words import RouteConfig
 from littoral.core.routing import Router
 from littoral.core.switcher import ShippedSwitcher, Switcher, fit_switcher
@@ -21,8 +25,7 @@ from littoral.train.route_build import cross_scores
 
 RISKS = (0.01, 0.02, 0.05, 0.1)
 DELTA = 0.1
-NOMINAL_MS = 40.0
-"""What an offload takes beside its encoder, where it is decided which exits a device has."""
+EXIT_CHOICE_FRAMES = 3_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,7 @@ class Setting:
     Attributes:
         risk: Early answers other than at full depth, as a share of the frames, at most: exits are certified for it.
 
-    Which exits the device has follows from that: those with which the plan is worth most (`FittedSets.exits_for`).
+    Which exits the device has follows from that (`FittedSets.exits_for`).
     """
 
     name: str
@@ -54,19 +57,6 @@ class Fitted:
     plain_curves: ErrorCurves
     """By confidence: for a router without a switcher."""
 
-    def worth(self, table: FrameTable, setting: Setting) -> float:
-        """The loss that the plan expects of a frame before anything has run."""
-        prices = setting.prices
-        ways = [way.way for way in table.ways]
-        plan = make_plan(
-            self.curves,
-            step_losses=[prices.ms * step for step in table.step_ms],
-            way_losses=[prices.ms * (way.encode_ms + NOMINAL_MS) + prices.byte * way.num_bytes for way in ways],
-            way_points=[way.point for way in ways],
-            thresholds=self.thresholds[setting.risk],
-        )
-        return float(min(plan.onward[0].min(), plan.offload[:, 0].min()))
-
     def ours(
         self,
         table: FrameTable,
@@ -76,33 +66,57 @@ class Fitted:
         seed: int,
         caution: bool = False,
         switches: bool = True,
+        learns: bool = True,
     ) -> Ours:
-        """A fresh router for a stream. Its ways are the table's first ones."""
+        """A fresh router for a stream; with ``learns`` its switcher is refitted on the way."""
         config = RouteConfig(deadline_ms=deadline_ms, prices=setting.prices)
         ways = [way.way for way in table.ways]
         curves, switcher = (self.curves, Switcher(self.switcher)) if switches else (self.plain_curves, None)
         router = Router(curves, ways, table.step_ms, config, switcher=switcher)
         thresholds = self.thresholds[setting.risk]
         return Ours(
-            setting.name, table, router, thresholds=thresholds, caution=Caution() if caution else None, seed=seed
+            setting.name,
+            table,
+            router,
+            thresholds=thresholds,
+            caution=Caution() if caution else None,
+            seed=seed,
+            **({} if learns else {"refit_every": len(table) + 1}),
         )
 
 
-@dataclass(frozen=True, kw_only=True)
 class FittedSets:
-    """Of a device that may have one of several sets of exits."""
+    """Of a device that may have one of several sets of exits.
 
-    by_exits: Mapping[Exits, Fitted]
-    tables: Mapping[Exits, FrameTable]
+    Args:
+        tables: Calibration frames by exits, with the ways that the device has.
+        config: How frames come.
+    """
+
+    def __init__(self, tables: Mapping[Exits, FrameTable], config: StreamConfig) -> None:
+        self.tables, self.config = tables, config
+        self.by_exits = {exits: fit(table) for exits, table in tables.items()}
+        self._found: dict[tuple[Prices, float], Exits] = {}
 
     def exits_for(self, setting: Setting) -> Exits:
-        """The exits that are worth most at these prices over a link of `NOMINAL_MS`."""
-        return min(self.by_exits, key=lambda exits: self.by_exits[exits].worth(self.tables[exits], setting))
+        """The exits with which the calibration frames cost least at these prices over a link that does not change.
 
+        What the plan itself expects of a frame is no measure for this: it thinks better of a device the more exits
+        that has, since a chain of bins makes more of what a look at the frame will tell than it does.
+        """
+        key = (setting.prices, setting.risk)
+        if key not in self._found:
+            self._found[key] = min(self.by_exits, key=lambda exits: self._loss(exits, setting))
+        return self._found[key]
 
-def fit_sets(tables: Mapping[Exits, FrameTable]) -> FittedSets:
-    """`fit` for each set of exits."""
-    return FittedSets(by_exits={exits: fit(table) for exits, table in tables.items()}, tables=tables)
+    def _loss(self, exits: Exits, setting: Setting) -> float:
+        table = self.tables[exits].of(slice(0, EXIT_CHOICE_FRAMES))
+        policy = self.by_exits[exits].ours(
+            table, setting, deadline_ms=self.config.deadline_ms, seed=self.config.seed, learns=False
+        )
+        found = standing(play(policy, table, VirtualLink(make_trace("fixed")), self.config))
+        spent = setting.prices.ms * found.latency_ms + setting.prices.byte * found.bytes_per_frame
+        return 1 - found.timely_accuracy + spent
 
 
 def fit(table: FrameTable, *, risks: Sequence[float] = RISKS) -> Fitted:

@@ -25,7 +25,7 @@ from littoral.bench.routing.contenders import (
     ours,
     webp_ways,
 )
-from littoral.bench.routing.fitted import FittedSets, fit_sets, rightness
+from littoral.bench.routing.fitted import FittedSets, rightness
 from littoral.bench.routing.halves import Halves, halves
 from littoral.bench.routing.measured import LoopMaterial, MeasuredConfig
 from littoral.bench.routing.run import StreamConfig, play
@@ -64,7 +64,8 @@ def played_unit(unit: LoopUnit, given: Halves, trace: Callable[[int], LinkTrace]
     config = StreamConfig(
         period_ms=unit.period_ms, in_flight=unit.in_flight, deadline_ms=unit.deadline_ms, seed=unit.seed
     )
-    fitted = fit_sets({exits: table.of(slice(None), given.splits) for exits, table in given.calibration.items()})
+    tables = {exits: table.of(slice(None), given.splits) for exits, table in given.calibration.items()}
+    fitted = FittedSets(tables, config)
     contenders, chosen = _contenders(unit, given, fitted, trace, config, tell)
     link = trace(unit.seed).without_cloud() if unit.kind == "no-cloud" else trace(unit.seed)
     points = []
@@ -100,18 +101,14 @@ def _contenders(
     shared: dict[str, Any] = {"deadline_ms": unit.deadline_ms, "seed": unit.seed, "caution": unit.stream == "drift"}
     if unit.kind == "no-cloud":
         return ours(given, fitted, SETTINGS, **shared), []
-    chosen, settings = [], list(SETTINGS)
-    for way in webp_ways(given.plain):
-        tell(0, len(given.plain), f"choosing prices for {given.plain.ways[way].name}")
-        found = as_right_as(given, way, trace(unit.seed + _CHOICE_SEED), config)
-        if found.setting is not None:
-            settings.append(found.setting)
-        chosen.append(found.row())
+    tell(0, len(given.plain), "choosing prices")
+    chosen = as_right_as(given, fitted, webp_ways(given.plain), trace(unit.seed + _CHOICE_SEED), config)
+    settings = [*SETTINGS, *(each.setting for each in chosen if each.setting is not None)]
     rest = others(given, fitted, deadline_ms=unit.deadline_ms)
     if unit.kind == "speed":
         rest = [one for one in rest if one.family in (DEVICE, CLOUD, CONFIDENCE)]
     top = oracles(given, deadline_ms=unit.deadline_ms, prices=DEFAULT_SETTING.prices)
-    return [*rest, *ours(given, fitted, settings, **shared), *top], chosen
+    return [*rest, *ours(given, fitted, settings, **shared), *top], [each.row() for each in chosen]
 
 
 def _rows(contender: Contender, given: Halves, link: LinkTrace, config: StreamConfig, *, seed: int) -> list[Result]:
