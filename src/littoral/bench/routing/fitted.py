@@ -74,15 +74,12 @@ class Fitted:
         curves, switcher = (self.curves, Switcher(self.switcher)) if switches else (self.plain_curves, None)
         router = Router(curves, ways, table.step_ms, config, switcher=switcher)
         thresholds = self.thresholds[setting.risk]
-        return Ours(
-            setting.name,
-            table,
-            router,
-            thresholds=thresholds,
-            caution=Caution() if caution else None,
-            seed=seed,
-            **({} if learns else {"refit_every": len(table) + 1}),
+        policy = Ours(
+            setting.name, table, router, thresholds=thresholds, caution=Caution() if caution else None, seed=seed
         )
+        if not learns:
+            policy.refit_every = len(table) + 1
+        return policy
 
 
 class FittedSets:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -35,6 +37,7 @@ from littoral.bench.routing.unit import LoopUnit
 
 Tell = Callable[..., None]
 Result = dict[str, Any]
+_fitted: dict[str, FittedSets] = {}
 _CHOICE_SEED = 1_000
 """Added to the seed of the trace on which a price is chosen."""
 
@@ -46,7 +49,7 @@ def make_unit(unit: LoopUnit, data: Path, work: Path, tell: Tell) -> Result:
     spent = timed(material, work)
     given = halves(material, spent, stream=unit.stream, seed=unit.seed, device_ms=unit.device_ms)
     given = given.first(unit.options["frames"])
-    result = played_unit(unit, given, trace_of(unit, work), tell)
+    result = played_unit(unit, given, trace_of(unit, work), tell, kept=_fitted)
     return {**result, "times": spent.row(), "shares_right": rightness(given.unlooked())}
 
 
@@ -59,13 +62,28 @@ def trace_of(unit: LoopUnit, work: Path) -> Callable[[int], LinkTrace]:
     return lambda seed: make_trace(cast(Kind, unit.trace), seed)
 
 
-def played_unit(unit: LoopUnit, given: Halves, trace: Callable[[int], LinkTrace], tell: Tell) -> Result:
-    """All policies of a unit on its stream."""
+def played_unit(
+    unit: LoopUnit,
+    given: Halves,
+    trace: Callable[[int], LinkTrace],
+    tell: Tell,
+    *,
+    kept: dict[str, FittedSets] | None = None,
+) -> Result:
+    """All policies of a unit on its stream.
+
+    Args:
+        kept: What was fitted for units with the same calibration frames and the same device, by these.
+    """
     config = StreamConfig(
         period_ms=unit.period_ms, in_flight=unit.in_flight, deadline_ms=unit.deadline_ms, seed=unit.seed
     )
     tables = {exits: table.of(slice(None), given.splits) for exits, table in given.calibration.items()}
-    fitted = FittedSets(tables, config)
+    key = json.dumps([unit.options["tables"], unit.seed, unit.device_ms, asdict(config)])
+    found = (kept or {}).get(key)
+    fitted = found if found is not None else FittedSets(tables, config)
+    if kept is not None:
+        kept[key] = fitted
     contenders, chosen = _contenders(unit, given, fitted, trace, config, tell)
     link = trace(unit.seed).without_cloud() if unit.kind == "no-cloud" else trace(unit.seed)
     points = []
