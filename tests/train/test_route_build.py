@@ -17,7 +17,8 @@ from route_bundles import write_routeless_bundle
 from safetensors.numpy import load, save
 
 from littoral.bundle import Bundle, InputSpec, RouteTables
-from littoral.core.switcher import Switcher, fit_switcher
+from littoral.core.route_words import Moment, RouteConfig
+from littoral.core.switcher import Switcher, all_switch_features, fit_switcher
 from littoral.train.options import RouterSource
 from littoral.train.route_build import (
     FOLDS,
@@ -113,6 +114,30 @@ def test_without_labels_the_teacher_says_what_is_wrong(routeless: Bundle, tmp_pa
     assert tables.wrong_by == "teacher"
     shares = [Bundle.open(bundle.path).manifest.source_metrics[f"router.point{p}.wrong"] for p in (1, 2, 3)]
     assert shares != [pytest.approx(float(x), abs=1e-9) for x in (0, 0, 0)]
+
+
+def test_a_device_that_is_never_wrong_gets_tables_too_and_offloads_nothing(
+    routeless: Bundle, answers: RouteAnswers
+) -> None:
+    own = answers.probabilities_NPK[:, -1].argmax(axis=1)
+    tables, metrics = make_tables(routeless, answers, own, "labels", SOURCE)
+    assert metrics["router.point3.wrong"] == 0
+    router = RouteTables.from_bytes(tables.to_bytes()).router(RouteConfig(audit_share=0.0))
+    for number in range(6):
+        ticket = router.sent(number % 6, 100, encode_ms=0.5, now_ms=float(number))
+        router.answered(ticket, 1.0, queue_ms=0, compute_ms=1, now_ms=float(number))
+    features = all_switch_features(answers.probabilities_NPK)
+    for index in range(40):
+        router.new_frame()
+        moment = Moment(
+            point=3,
+            elapsed_ms=1.0,
+            now_ms=7.0,
+            thresholds=(0.9, 0.9),
+            confidence=float(answers.probabilities_NPK[index, 2].max()),
+            features=features[index, 2],
+        )
+        assert router.route(moment).action == "finish"
 
 
 def world(n: int = 500, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -55,8 +55,9 @@ _RUN_MS = 0.05
 """Of each graph that is run, however small."""
 _CODING_MS, _SYMBOL_MS = 0.2, 0.0005
 """Of a payload, and of each of its symbols."""
-_SCORE_DIGITS = 6
-"""Scores that differ by less are alike: what a last digit says depends on the machine."""
+_SCORE_DIGITS, _SHARE_DIGITS = 6, 8
+"""Scores, and shares, that differ by less are alike: what a last digit says depends on the machine."""
+_ROUNDED = ("sure", "local", "cloud", "cloud_mean", "first", "onward")
 
 Progress = Callable[[str], None]
 
@@ -166,7 +167,9 @@ def make_tables(
         size = rounded(float(sizes_N[sizes_N > 0].mean()))
         ways.append(Way(split=split, level=level, point=point, num_bytes=size, encode_ms=rounded(encode_ms)))
     tables = RouteTables(
-        curves=curves,
+        curves=dataclasses.replace(
+            curves, **{name: np.round(getattr(curves, name), _SHARE_DIGITS) for name in _ROUNDED}
+        ),
         ways=tuple(ways),
         step_ms=_step_ms(bundle, source.device_macs_per_ms),
         switcher=Switcher(shipped),
