@@ -18,9 +18,10 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import adapt_page  # noqa: E402 -- found beside this file, wherever that was started from
 import exits_page  # noqa: E402
+import loop_page  # noqa: E402
 import split_page  # noqa: E402
 
-PAGES = {"adapt": adapt_page, "exits": exits_page, "split": split_page}
+PAGES = {"adapt": adapt_page, "exits": exits_page, "loop": loop_page, "split": split_page}
 """Those of tables that have a page of their own making."""
 
 KEYS = ("schema", "config", "seeds", "commit", "versions", "machine", "rows", "summary")
@@ -158,7 +159,12 @@ def runtime_table(document: dict[str, Any]) -> str:
     return table(head, lines) + "\n\n" + words
 
 
-README_TABLES = {"demo": demo_table, "runtime": runtime_table}
+def loop_table(document: dict[str, Any]) -> str:
+    """The router beside others' policies."""
+    return loop_page.readme_table(document, table)
+
+
+README_TABLES = {"demo": demo_table, "loop": loop_table, "runtime": runtime_table}
 
 
 def with_tables(readme: str, documents: dict[str, dict[str, Any]]) -> str:

@@ -51,10 +51,33 @@ def test_fitted_curves_find_the_rates_they_were_drawn_from() -> None:
     wrong = (rng.random((20_000, 2)) < 1 - sure).astype(float)
     cloud = (rng.random((20_000, 1)) < 0.1).astype(float)
     curves = fit_curves(sure, wrong, cloud, num_bins=5)
-    assert curves.local[0] == pytest.approx([0.9, 0.7, 0.5, 0.3, 0.1], abs=0.03)
-    assert curves.cloud[0, 1] == pytest.approx([0.1] * 5, abs=0.02)
+    # Bins end at a 25th, 4, 9 and 16 of the confidences, which are drawn evenly.
+    assert curves.edges[0] == pytest.approx([0.04, 0.16, 0.36, 0.64], abs=0.01)
+    assert curves.local[0] == pytest.approx([0.98, 0.9, 0.74, 0.5, 0.18], abs=0.03)
+    assert curves.cloud[0, 1] == pytest.approx([0.1] * 5, abs=0.03)
     assert curves.onward.sum(axis=2) == pytest.approx(1)
-    assert [curves.bin_of(0, value) for value in (0.1, 0.5, 0.99, math.nan)] == [0, 2, 4, 0]
+    assert [curves.bin_of(0, value) for value in (0.01, 0.2, 0.99, math.nan)] == [0, 2, 4, 0]
+
+
+def test_few_frames_make_bins_of_one_size_so_that_none_is_nearly_empty() -> None:
+    sure = np.linspace(0, 1, 64)[:, None]
+    curves = fit_curves(sure, np.zeros((64, 1)), np.zeros((64, 0)), num_bins=8)
+    assert curves.edges[0] == pytest.approx(np.arange(1, 8) / 8, abs=0.02)
+
+
+def test_going_on_is_worth_what_was_counted_and_not_what_a_chain_of_bins_would_forget() -> None:
+    """Half of the frames are easy and never wrong. The exit tells which, the whole network's confidence does not."""
+    rng = np.random.default_rng(2)
+    easy = np.arange(8000) % 2 == 0
+    sure = np.stack([np.where(easy, 0.9, 0.3) + 0.05 * rng.random(8000), rng.random(8000)], axis=1)
+    wrong = np.stack([np.where(easy, 0.0, 1.0), np.where(easy, 0.0, rng.random(8000) < 0.4 * (1 - sure[:, 1]))], axis=1)
+    curves = fit_curves(sure, wrong, np.zeros((8000, 0)), num_bins=4, prior_frames=1.0)
+    plan = make_plan(curves, step_losses=(0, 0), way_losses=(), way_points=(), thresholds=(math.inf,))
+    easy_bin, hard_bin = curves.bin_of(0, 0.95), curves.bin_of(0, 0.3)
+    assert plan.onward[1, hard_bin] == pytest.approx(0.2, abs=0.03)
+    forgetful = float(curves.local[1] @ np.diff([0, 1 / 16, 4 / 16, 9 / 16, 1]))  # what all frames get
+    assert forgetful == pytest.approx(0.1, abs=0.02)
+    assert plan.onward[1, easy_bin] < 0.6 * forgetful
 
 
 def test_a_surer_bin_is_never_wrong_more_often_and_no_bin_is_perfect() -> None:

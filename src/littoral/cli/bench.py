@@ -56,13 +56,29 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     exits.add_argument(
         "--list", action="store_true", help="show which units are there, and how long the others will take"
     )
-    for table in (adapt, split, exits):
+    loop = tables.add_parser(
+        "loop", help="exit, finish or offload: the router and others' policies on emulated links; resumable"
+    )
+    loop.add_argument("--quick", action="store_true", help="everything once, hardly trained: under three minutes")
+    loop.add_argument("--data", type=Path, help="the folder with cifar10/ and weights/ (default: LITTORAL_DATA)")
+    loop.add_argument("--work", type=Path, default=Path("build/bench-loop"), help="for trainings and what they answer")
+    loop.add_argument("--rows", type=Path, help="where finished units are kept (default: WORK/rows)")
+    loop.add_argument("--trace", type=Path, action="append", default=[], metavar="FILE", help="also this link; CSV")
+    loop.add_argument("--device-ms", type=float, help="what the device's whole network takes: its speed")
+    loop.add_argument("--epochs", type=int, help="of the splits' trainings")
+    loop.add_argument("--only", action="append", default=[], metavar="KIND/TRACE[/...]", help="only these; globs")
+    loop.add_argument("--jobs", type=int, help="units at a time (default: one for each core)")
+    loop.add_argument("--budget-minutes", type=float, help="begin no unit after so many minutes")
+    loop.add_argument(
+        "--list", action="store_true", help="show which units are there, and how long the others will take"
+    )
+    for table in (adapt, split, exits, loop):
         table.add_argument(
             "--any-code",
             action="store_true",
             help="take what other code made, too; each row says its commit",
         )
-    for table in (demo, runtime, adapt, split, exits):
+    for table in (demo, runtime, adapt, split, exits, loop):
         table.add_argument("--out", type=Path, help="also write the document to this file")
         table.add_argument("--json", action="store_true", help="print only the JSON line")
     parser.set_defaults(run=run)
@@ -82,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
         return _split(args)
     if args.table == "exits":
         return _exits(args)
+    if args.table == "loop":
+        return _loop(args)
     from littoral.bench.runtime import bench_runtime
 
     bench_runtime(quick=args.quick, out=args.out, quiet=args.json)
@@ -108,6 +126,14 @@ def _exits(args: argparse.Namespace) -> int:
     from littoral.bench.rows import TableRequest
 
     bench_exits(TableRequest(**_request(args)))
+    return 0
+
+
+def _loop(args: argparse.Namespace) -> int:
+    from littoral.bench.routing.table import LoopRequest, bench_loop
+
+    speed = {} if args.device_ms is None else {"device_ms": args.device_ms}
+    bench_loop(LoopRequest(**_request(args), **speed, epochs=args.epochs, traces=tuple(args.trace)))
     return 0
 
 

@@ -28,6 +28,10 @@ from numpy.typing import NDArray
 
 from littoral.core.exits import Float64s
 
+_NARROWING, _FEWEST = 2.0, 8.0
+"""The k-th of B bins ends at the quantile (k / B) to this power, as long as the first one has so many frames: what
+tells frames apart is at the unsure end, and most frames are sure."""
+_BISECTIONS, _STEEPEST = 60, 400.0
 _WAY_FRAMES = 100.0
 """So many frames of what a way differs by everywhere are added to what it differs by in a bin."""
 
@@ -59,7 +63,7 @@ class ErrorCurves:
         cloud: That of each way, by the bin at each point, ``(W, P, B)``.
         cloud_mean: That of each way over all frames, ``(W,)``.
         first: The shares of the bins at the first exit, ``(B,)``.
-        onward: Where frames of a bin are at the next point, ``(P - 1, B, B)``; rows sum to 1.
+        onward: Where frames of a bin are at the next point, ``(P - 1, B, B)``; rows sum to 1. `fit_curves` tilts them.
     """
 
     edges: Float64s
@@ -108,13 +112,18 @@ def fit_curves(
     bytes. So no error may rise with the score, the cloud's neither: what is easy here is not harder there. And a way's
     error is that of all ways and what it differs by, as far as that is beyond chance.
 
+    A chain from bin to bin forgets where a frame came from: one that was sure at an exit is right more often than
+    others of the bin that it comes to. Going on would look worse than it is, and frames would leave too early. So the
+    shares in ``onward`` are tilted, by as little as can be, until the whole network's error that the chain expects of
+    each bin is the one that was counted there.
+
     Args:
         local_wrong_NP: 1 where an exit's answer (last: the whole network's) is wrong. Without labels: is not the
             cloud's.
         cloud_wrong_NW: The same of the answer that each way brings.
         scores_NP: What the bins are of: higher where the device needs the cloud less (`littoral.core.switcher`); by
             default the confidences.
-        num_bins: Each has the same number of frames; fewer where confidences are equal.
+        num_bins: Narrower at the unsure end; fewer where confidences are equal.
         prior_frames: So many frames of the point's mean are added to each bin, so that no bin promises perfection.
     Raises:
         ValueError: shapes that do not fit, too few frames for the bins, or a confidence that is not finite.
@@ -131,7 +140,7 @@ def fit_curves(
     scores = confidences_NP if scores_NP is None else scores_NP
     if scores.shape != (n, points) or not np.isfinite(scores).all():
         raise ValueError(f"scores are finite and of shape {(n, points)}, got {scores.shape}")
-    edges = np.quantile(scores, np.linspace(0, 1, num_bins + 1)[1:-1], axis=0).T
+    edges = np.quantile(scores, _shares(num_bins, n)[1:-1], axis=0).T
     bins = np.stack([np.searchsorted(edges[p], scores[:, p], side="right") for p in range(points)], axis=1)
     member_PBN = bins.T[:, None, :] == np.arange(num_bins)[None, :, None]
     counts_PB = member_PBN.sum(axis=2)
@@ -155,6 +164,10 @@ def fit_curves(
         moved = member_PBN[p].astype(np.float64) @ member_PBN[p + 1].T.astype(np.float64)
         moved += prior_frames * counts_PB[p + 1] / n
         onward[p] = moved / moved.sum(axis=1, keepdims=True)
+    deep_B = local[-1]
+    for p in reversed(range(points - 1)):
+        onward[p] = _tilted(onward[p], deep_B, rates(local_wrong_NP[:, -1], p))
+        deep_B = onward[p] @ deep_B
     sure = (member_PBN @ confidences_NP.T[:, :, None])[:, :, 0] / np.maximum(counts_PB, 1)
     return ErrorCurves(
         edges=edges,
@@ -225,6 +238,28 @@ def make_plan(
         value_B = np.minimum(np.minimum(answer[p - 1], onward[p]), best_offload[p])
     onward[0] = step_losses[0] + curves.first @ value_B
     return Plan(onward=onward, offload=offload)
+
+
+def _shares(num_bins: int, num_frames: int) -> Float64s:
+    """The edges of the bins as shares of the frames, from 0 to 1."""
+    power = math.log(max(num_frames / _FEWEST, num_bins)) / math.log(num_bins)
+    shares: Float64s = np.linspace(0, 1, num_bins + 1) ** min(power, _NARROWING)
+    return shares
+
+
+def _tilted(moved_BB: Float64s, values_B: Float64s, wanted_B: Float64s) -> Float64s:
+    """Rows of shares whose means of ``values_B`` are ``wanted_B``, or as near as they can be, nearest to what they were
+    (exponential tilting: least relative entropy)."""
+    above_B = values_B - values_B.mean()
+    low_B, high_B = np.full(len(moved_BB), -_STEEPEST), np.full(len(moved_BB), _STEEPEST)
+    tilted = moved_BB
+    for _ in range(_BISECTIONS):
+        steep_B = (low_B + high_B) / 2
+        weights = moved_BB * np.exp(steep_B[:, None] * above_B)
+        tilted = weights / weights.sum(axis=1, keepdims=True)
+        less = tilted @ values_B < wanted_B
+        low_B, high_B = np.where(less, steep_B, low_B), np.where(less, high_B, steep_B)
+    return tilted
 
 
 def _beyond_chance(difference: float, variance: float) -> float:

@@ -271,6 +271,11 @@ def full_plan(*, epochs: int | None = None, seeds: Sequence[int] = (0, 1, 2)) ->
     return _once(units)
 
 
+def product_training(budget: Budget, given: str, seed: int) -> Training:
+    """The training of the product's split that starts from this, one of `INPUTS`."""
+    return _Plan(budget).product(given, seed)
+
+
 def quick_plan() -> list[SplitUnit]:
     """A few minutes on two cores: every kind of unit once, hardly trained, so its accuracies mean nothing."""
     plan = _Plan(QUICK)

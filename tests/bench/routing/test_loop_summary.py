@@ -1,0 +1,90 @@
+"""The summary's numbers, worked by hand on a few rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from littoral.bench.routing.averages import averaged
+from littoral.bench.routing.contenders import DEFAULT_SETTING
+from littoral.bench.routing.summary import KEYS, dominating, gain_fraction, loss, summarise
+
+Row = dict[str, Any]
+
+
+def row(policy: str, family: str, accuracy: float, latency_ms: float, num_bytes: float, **more: Any) -> Row:
+    return {
+        "kind": "policies", "trace": "wifi-walk", "stream": "clean", "device_ms": 8.0, "phase": "all", "seed": 0,
+        "policy": policy, "family": family, "is_real": family != "oracle", "accuracy": accuracy, "num_frames": 100,
+        "timely_accuracy": accuracy, "latency_ms": latency_ms, "bytes_per_frame": num_bytes, "deadline_hits": 1.0,
+        "degraded_rate": 0.0, "commit": "c", **more,
+    }  # fmt: skip
+
+
+DEVICE = row("device only", "device only", 90.0, 10.0, 0.0)
+WEBP = row("always webp 95", "cloud only", 93.0, 40.0, 800.0)
+COARSE = row("always webp 80", "cloud only", 89.0, 39.0, 400.0)
+OURS = row(DEFAULT_SETTING.name, "ours", 93.5, 12.0, 50.0)
+LIKE_WEBP = row("ours, as right as webp 95", "ours", 92.6, 10.0, 40.0)
+LOOK = row("oracle, by look", "oracle", 94.0, 10.0, 30.0)
+TWO = row("oracle, priced, two", "oracle", 97.0, 9.0, 30.0)
+ALL_ROWS = [DEVICE, WEBP, COARSE, OURS, LIKE_WEBP, LOOK, TWO]
+
+
+def test_shares_of_webps_time_and_bytes_at_its_accuracy() -> None:
+    found = summarise(ALL_ROWS)
+    assert list(found)[: len(KEYS)] == list(KEYS)
+    assert found["webp_quality"] == "webp 95"  # the one that is most often right
+    assert found["latency_over_webp_equal_accuracy"] == pytest.approx(0.25)
+    assert found["bytes_over_webp_equal_accuracy"] == pytest.approx(0.05)
+    assert found["accuracy_over_webp_points"] == pytest.approx(-0.4)
+
+
+def test_more_than_half_a_point_below_webp_is_no_equal_accuracy_and_says_so() -> None:
+    far = {**LIKE_WEBP, "accuracy": 92.4}
+    found = summarise([DEVICE, WEBP, OURS, far])
+    assert found["latency_over_webp_equal_accuracy"] is None
+    assert "-0.6 points from webp 95" in found["latency_over_webp_equal_accuracy_reason"]
+    none = summarise([DEVICE, WEBP, OURS])
+    assert "no price was right often enough" in none["bytes_over_webp_equal_accuracy_reason"]
+
+
+def test_a_policy_that_is_nowhere_worse_is_named_with_its_trace() -> None:
+    better = row("below 0.9 split", "offload by confidence", 93.5, 12.0, 49.0)
+    elsewhere = {**better, "trace": "fixed"}
+    assert dominating(ALL_ROWS) == []
+    assert dominating([*ALL_ROWS, better]) == [f"{DEFAULT_SETTING.name} < below 0.9 split (wifi-walk, clean)"]
+    assert dominating([*ALL_ROWS, elsewhere]) == []
+    ablation = {**better, "policy": "x, no switcher", "family": "ours", "bytes_per_frame": 500.0}
+    assert dominating([*ALL_ROWS, {**better, "accuracy": 93.4}, ablation]) == []
+    assert dominating([*ALL_ROWS, {**better, "is_real": False}]) == []
+
+
+def test_gain_is_in_wrong_answers_time_and_bytes_at_the_default_prices() -> None:
+    prices = DEFAULT_SETTING.prices
+    assert loss(DEVICE) == pytest.approx(10 + 100 * prices.ms * 10)
+    by_hand = (loss(DEVICE) - loss(OURS)) / (loss(DEVICE) - loss(LOOK))
+    assert gain_fraction(ALL_ROWS, "oracle, by look") == pytest.approx(by_hand)
+    found = summarise(ALL_ROWS)
+    assert found["oracle_gain_fraction_min"] == pytest.approx(by_hand, abs=1e-4)
+    luck = (loss(LOOK) - loss(TWO)) / (loss(DEVICE) - loss(TWO))
+    assert found["oracle_luck_share"] == pytest.approx(luck, abs=1e-4)
+    assert gain_fraction([DEVICE, OURS], "oracle, by look") is None
+
+
+def test_deadline_hits_are_the_least_of_ours_on_the_outage_and_with_no_cloud() -> None:
+    outage = {**OURS, "trace": "outage", "deadline_hits": 0.999}
+    none = {**OURS, "trace": "outage", "kind": "no-cloud", "deadline_hits": 0.995, "degraded_rate": 0.12}
+    found = summarise([*ALL_ROWS, outage, none])
+    assert found["deadline_hits_outage"] == pytest.approx(0.995)
+    assert found["degraded_share_no_cloud"] == pytest.approx(0.12)
+    assert summarise([*ALL_ROWS, outage])["deadline_hits_outage"] is None
+
+
+def test_seeds_become_one_row_with_their_spread() -> None:
+    seeds = [{**OURS, "seed": seed, "accuracy": 93.0 + seed} for seed in range(3)]
+    (one,) = averaged(seeds)
+    assert (one["num_seeds"], one["num_frames"], one["accuracy"], one["accuracy_sd"]) == (3, 300, 94.0, 1.0)
+    assert "seed" not in one
+    assert len(averaged([*seeds, {**OURS, "phase": "fog"}])) == 2

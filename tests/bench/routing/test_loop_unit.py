@@ -1,0 +1,138 @@
+"""A unit plays all policies, chooses prices on calibration frames alone, and a table is made of it."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from loop_world import small_halves, unit_of
+
+from littoral.bench.routing import table as loop_table
+from littoral.bench.routing.contenders import DEFAULT_SETTING, FAMILIES, SETTINGS
+from littoral.bench.routing.fitted import FittedSets
+from littoral.bench.routing.make import played_unit, trace_of
+from littoral.bench.routing.plan import chosen, full_plan, quick_plan
+from littoral.bench.routing.run import StreamConfig
+from littoral.bench.routing.traces import KINDS
+from littoral.core.route_plan import Prices
+
+
+def told(done: int, of: int, text: str = "") -> None:
+    pass
+
+
+@functools.cache
+def made(kind: str, trace: str, stream: str = "clean") -> dict[str, Any]:
+    unit = unit_of(kind, trace, stream)
+    given = small_halves(drift=stream == "drift")
+    return {**played_unit(unit, given, trace_of(unit, Path()), told), "times": {}, "shares_right": {}}
+
+
+def test_every_policy_that_the_table_promises_plays_and_the_rows_are_flat() -> None:
+    points = made("policies", "fixed")["points"]
+    assert {point["family"] for point in points} == set(FAMILIES)
+    names = [point["policy"] for point in points]
+    assert len(set(names)) == len(names)
+    assert {"always webp 95", "always split layer2.1 2", "device only", "oracle, by look"} <= set(names)
+    assert {setting.name for setting in SETTINGS} <= set(names)
+    assert all(not isinstance(value, (list, dict)) for point in points for value in point.values())
+    device = next(point for point in points if point["policy"] == "device only")
+    assert device["latency_ms"] == pytest.approx(22, rel=0.02)  # no exit is paid for
+    assert device["accuracy"] > 1  # percent
+
+
+def test_prices_are_chosen_without_a_look_at_the_stream() -> None:
+    unit, given = unit_of("policies", "fixed"), small_halves()
+    wrong = {
+        exits: replace(table, labels_N=(table.labels_N + 1) % 6, cloud_answers_NW=table.cloud_answers_NW * 0)
+        for exits, table in given.stream.items()
+    }
+    other = played_unit(unit, replace(given, stream=wrong), trace_of(unit, Path()), told)
+    assert other["chosen"] == made("policies", "fixed")["chosen"]
+    assert other["points"] != made("policies", "fixed")["points"]
+
+
+def test_the_exits_that_a_device_has_are_those_that_its_prices_pay_for() -> None:
+    given = small_halves()
+    tables = {exits: table.of(slice(None), given.splits) for exits, table in given.calibration.items()}
+    dear_stems = {
+        exits: replace(
+            table, step_ms=tuple(step + 30 * (number < len(exits)) for number, step in enumerate(table.step_ms))
+        )
+        for exits, table in tables.items()
+    }
+    quick = replace(DEFAULT_SETTING, prices=Prices(ms=0.02, byte=0.0), risk=0.1)
+    config = StreamConfig(in_flight=16)
+    assert FittedSets(tables, config).exits_for(quick) != ()
+    assert FittedSets(dear_stems, config).exits_for(quick) == ()
+
+
+def test_with_nothing_getting_through_ours_answers_all_frames_in_time_and_says_that_it_is_degraded() -> None:
+    points = made("no-cloud", "outage")["points"]
+    assert {point["family"] for point in points} == {"ours"}
+    assert min(point["deadline_hits"] for point in points) == 1
+    assert max(point["degraded_rate"] for point in points) > 0.1
+    assert max(point["cloud_rate"] for point in points) == 0
+
+
+def test_a_stream_with_phases_has_a_row_for_each_phase_of_ours() -> None:
+    points = made("policies", "fixed", "drift")["points"]
+    phases = {point["phase"] for point in points if point["family"] == "ours"}
+    assert phases == {"all", "clean", "fog"}
+
+
+def test_the_plan_has_every_trace_clean_and_under_drift_and_three_seeds() -> None:
+    plan = full_plan()
+    assert len({unit.key for unit in plan}) == len(plan)
+    played = {(unit.trace, unit.stream, unit.seed) for unit in plan if unit.kind == "policies"}
+    assert played == {(trace, stream, seed) for trace in KINDS for stream in ("clean", "drift") for seed in (0, 1, 2)}
+    assert {unit.kind for unit in quick_plan()} == {"policies", "speed", "no-cloud"}
+    assert {unit.seed for unit in chosen(plan, ["policies/wifi-walk/clean"])} == {0, 1, 2}
+    with pytest.raises(ValueError, match="--only 'nothing' fits no unit"):
+        chosen(plan, ["nothing"])
+    assert full_plan(device_ms=30.0)[0].key != plan[0].key
+
+
+def test_the_document_of_units_has_rows_summary_and_what_others_made(tmp_path: Path) -> None:
+    planned = [unit_of("policies", "fixed"), unit_of("no-cloud", "outage")]
+    done = {
+        unit.key: {"commit": "c" * 40, "result": made(unit.kind, unit.trace), "fingerprint": "f"} for unit in planned
+    }
+    (tmp_path / "drift-1.json").write_text(
+        json.dumps({"commit": "d" * 40, "result": {"exit_rate_recovery_fraction": 0.95, "points": [1]}})
+    )
+    (tmp_path / "drift-2.json").write_text("no JSON")
+    others = list(loop_table.rows_of_others(tmp_path))
+    document = loop_table.document_of(planned, done, quick=False, others=others)
+    assert document["summary"]["exit_rate_recovery_fraction"] == 0.95
+    assert document["summary"]["cloud_label_gain_points"] is None
+    assert document["summary"]["cloud_label_gain_points_reason"] == "there are no rows of kind labels"
+    assert document["rows"][-1] == {"exit_rate_recovery_fraction": 0.95, "kind": "drift", "commit": "d" * 12}
+    assert document["config"]["missing"] == []
+    assert document["config"]["of_other_code"] == [unit.name for unit in planned]
+    assert all(row["num_seeds"] == 1 for row in document["rows"][:-1])
+
+
+def test_users_trace_files_are_kept_by_their_content_and_play(tmp_path: Path) -> None:
+    file = tmp_path / "tunnel.csv"
+    file.write_text("time_ms,up_kbit_s,down_kbit_s,one_way_ms,loss\n0,8000,8000,5,0\n500,0,0,5,0\n600,8000,8000,5,0\n")
+    kept = loop_table._kept_traces([file], tmp_path)
+    unit = full_plan(traces=kept)[-1]
+    assert unit.trace == "tunnel"
+    assert trace_of(unit, tmp_path)(3).up_kbit_s.tolist() == [8000, 0, 8000]
+    (tmp_path / "fixed.csv").write_text(file.read_text())
+    with pytest.raises(ValueError, match="another trace that is called 'fixed'"):
+        loop_table._kept_traces([tmp_path / "fixed.csv"], tmp_path)
+
+
+def test_an_oracle_that_only_looks_is_right_less_often_than_one_that_knows() -> None:
+    points = {point["policy"]: point for point in made("policies", "fixed")["points"]}
+    assert points["oracle, by look"]["accuracy"] <= points["oracle, priced"]["accuracy"]
+    assert points["oracle, priced"]["accuracy"] == pytest.approx(points["oracle, all"]["accuracy"], abs=1)
+    assert not points["oracle, by look"]["is_real"]
+    assert np.isfinite(points["oracle, by look"]["latency_ms"])
