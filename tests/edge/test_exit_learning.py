@@ -366,9 +366,10 @@ def test_a_new_version_takes_the_heads_along(tmp_path: Path, monkeypatch: pytest
     bench = Bench(monkeypatch, WORLD, EXITS, tmp_path)
     bench.show(range(300), labelled=1.0)
     new = FakeModel(WORLD, version=9, scale=1.5)
-    bench.exits.moved(bench.model, new)  # type: ignore[arg-type]
+    bench.exits.moved(new)  # type: ignore[arg-type]
     bench.model = new
-    assert (bench.exits.state, bench.exits.policy.affine_version) == ("checking", 9)
+    assert (bench.exits.state, bench.exits.policy.affine_version) == ("serving", 9), "the ring's frames were run again"
+    assert {frame.affine_version for frame in bench.exits.ring.frames()} == {9}
     assert bench.exits.num_personal == 3
     found = bench.show(range(300, 600), labelled=1.0)
     bench.exits.close()

@@ -6,7 +6,9 @@
                runs through the whole network (a *shadow run*). So these frames are like the whole traffic, whatever
                the exits do: they go by turns to the ring and to the heads, and all of them are watched by an alarm.
 
-The alarm, a change of the world and another affine version lead back to checking, with an emptied ring: the re-check.
+The alarm and a change of the world lead back to checking, with an emptied ring: the re-check. Another affine version in
+the same world does so too, unless the ring's frames can be run through it: then they say which thresholds keep the
+promise now, before the version serves, and the alarm goes on watching.
 
 Promise. In serving, the share of frames whose answer is not the one that the device gives at full depth is at most
 `risk`, or with labels: the device errs no more often than the shipped network. Each calibration breaks it with a
@@ -189,15 +191,25 @@ class ExitControl:
         """Thresholds come into force: the alarm begins to watch."""
         self.alarm = RiskAlarm(alarm_level(found, scores, self.config), self.config.alarm_delta)
 
-    def recheck(self) -> bool:
+    def serve_on(self, found: Certified, scores: RingScores) -> None:
+        """Thresholds come into force for another network in the same world: the alarm goes on with what it has seen."""
+        if self.alarm is None:
+            self.enter_serving(found, scores)
+        else:
+            self.alarm.level = alarm_level(found, scores, self.config)
+
+    def recheck(self, kept: int = 0) -> bool:
         """Back to checking; True where that is so, and the caller empties the ring and puts `ExitPolicy.off` in force.
 
         False with the re-check switched off: all stays as it is.
+
+        Args:
+            kept: So many frames stay in the ring, the world being the same; they did not do.
         """
         if not self.config.recheck:
             return False
         self.num_rechecks += 1
-        self.num_fresh = self._tried_at = 0
+        self.num_fresh = self._tried_at = kept
         self.alarm = None
         return True
 

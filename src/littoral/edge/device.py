@@ -257,7 +257,7 @@ class Device:
             maintenance.saw_offloaded(frame, label)
         else:
             maintenance.saw(frame, label, network_entropy)
-        if maintenance.uplink:
+        if maintenance.uplink and not exits.calibrates:  # a network fitted to it would look better on it than it is
             self._select(maintenance, frame, logits, label, entropy, model.version)
         return Answer(
             self._frames,

@@ -4,8 +4,8 @@
                       power cut leaves the old one or the new one
     forget.json       days that are being taken back; there only while it is done
     probe.tensors     the probe frames' features under the version that the heads were learned under
-    ring.slots, pending.slots   calibration frames, and frames that wait to be learned from: room and no record, emptied
-                      at each start
+    ring.slots, ring.frames   calibration frames: what the network made of them, and their pixels
+    pending.slots     frames that wait to be learned from; like the two above room and no record, emptied at each start
 
 A state that cannot be used is moved aside as ``head-<i>.refused``.
 """

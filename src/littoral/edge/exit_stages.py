@@ -9,7 +9,8 @@ import onnxruntime as ort
 
 from littoral.bundle import Bundle
 from littoral.bundle.exits import ExitHeads
-from littoral.core.arrays import FloatArray
+from littoral.core.arrays import FloatArray, Frame
+from littoral.core.calibration_ring import Seen, as_half
 from littoral.core.exits import ExitCosts
 from littoral.edge.session import Model, SessionConfig, open_session
 from littoral.errors import ModelOutputError
@@ -61,6 +62,27 @@ class ExitStages:
         ]
         self.costs = _early_costs(heads.costs, num_early=sum(not spec.is_deep for spec in specs))
         self._probe_frames = bundle.probe[0]
+        self._end = len(bundle.manifest.segments)
+
+    @property
+    def frame_bytes(self) -> int:
+        """Of one frame's pixels."""
+        return int(self._probe_frames[0].nbytes)
+
+    def run_again(self, model: Model, pixels: bytes) -> Seen | None:
+        """What a network makes of a frame that was kept; None where that is not finite.
+
+        Args:
+            pixels: The frame's bytes, as the bundle's input says.
+        """
+        first = self._probe_frames[0]
+        frame = np.frombuffer(pixels, dtype=first.dtype).reshape(first.shape)
+        features = np.zeros(self.num_features, dtype=np.float32)
+        value = self._fill(model, frame, features)
+        logits = model.through(self.all[-1].after, self._end, value)[0]
+        if not (np.isfinite(features).all() and np.isfinite(logits).all()):
+            return None
+        return as_half(features), int(logits.argmax())
 
     def probe_features(self, model: Model) -> list[FloatArray]:
         """The features ``(N, D)`` of the bundle's probe frames at each exit.
@@ -70,15 +92,20 @@ class ExitStages:
         """
         features = np.zeros((len(self._probe_frames), self.num_features), dtype=np.float32)
         for row, frame in zip(features, self._probe_frames, strict=True):
-            value: Any = frame[None]
-            position = 0
-            for stage in self.all:
-                value = model.through(position, stage.after, value)
-                position = stage.after
-                row[stage.columns] = stage.pooled(value)
+            self._fill(model, frame, row)
         if not np.isfinite(features).all():
             raise ModelOutputError(f"an exit's features under version {model.version} are not finite")
         return [features[:, stage.columns] for stage in self.all]
+
+    def _fill(self, model: Model, frame: Frame, row: FloatArray) -> Any:
+        """One frame's features of all exits; gives what the last exit's segment gave."""
+        value: Any = frame[None]
+        position = 0
+        for stage in self.all:
+            value = model.through(position, stage.after, value)
+            position = stage.after
+            row[stage.columns] = stage.pooled(value)
+        return value
 
 
 def _early_costs(costs: ExitCosts, *, num_early: int) -> ExitCosts:

@@ -24,6 +24,7 @@ class Kept(NamedTuple):
     """None where the disk does not take it, or nothing is to be learned."""
 
     slots: SlotFile | None
+    pixels: SlotFile | None
     pending: PendingFrames | None
     personal: PersonalHeads | None
 
@@ -32,11 +33,13 @@ def open_kept(
     folder: Path, config: ExitConfig, heads: ExitHeads, parts: ExitStages, model: Model, files: Files | None
 ) -> Kept:
     """Open the folder. A disk that fails leaves the shipped heads, with a warning."""
-    slots = None
+    slots = pixels = None
     try:
         slots = SlotFile(folder / "ring.slots", RingFrame.record_bytes(parts.num_features))
+        if config.control.ring_frames * parts.frame_bytes <= config.ring_pixels_bytes:
+            pixels = SlotFile(folder / "ring.frames", parts.frame_bytes)
         if config.personal is None:
-            return Kept(slots, None, None)
+            return Kept(slots, pixels, None, None)
         pending = PendingFrames(
             folder / "pending.slots",
             capacity=config.pending_frames,
@@ -53,5 +56,5 @@ def open_kept(
         )
     except StorageError as error:
         log.warning("the shipped heads serve, and nothing is learned: %s", error)
-        return Kept(slots, None, None)
-    return Kept(slots, pending, personal)
+        return Kept(slots, pixels, None, None)
+    return Kept(slots, pixels, pending, personal)

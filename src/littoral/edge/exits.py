@@ -21,11 +21,11 @@ import numpy as np
 from littoral.bundle import Bundle
 from littoral.bundle.exits import ExitHeads
 from littoral.core.arrays import FloatArray, Frame
-from littoral.core.calibration_ring import CalibrationRing, RingFrame
+from littoral.core.calibration_ring import CalibrationRing, RingFrame, RingScores
 from littoral.core.exit_control import ExitControl, Purpose, certify, early_loss
 from littoral.core.exit_policy import ExitPolicy, ServedExit, Spoken
 from littoral.core.exits import OFF
-from littoral.core.risk import Certified
+from littoral.core.risk import Certified, NotCertified
 from littoral.core.selection import judge_one
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exit_files import PendingFrames
@@ -61,6 +61,7 @@ class _Handed(NamedTuple):
     frame_id: int
     purpose: Purpose
     stands_for: float
+    pixels: bytes
 
 
 class ExitRuntime:
@@ -105,11 +106,12 @@ class ExitRuntime:
         self._first_waiting = 0
         self._swap = threading.Lock()  # taken to put a policy in force, by the thread that answers only in an alarm
         self._not_before_s = 0.0
-        kept = Kept(None, None, None)
+        kept = Kept(None, None, None, None)
         if state_dir is not None:
             kept = open_kept(state_dir / "exits", config, heads, parts, model, files)
-        self._slots, self._pending, self._personal = kept
-        self.ring = CalibrationRing(config.control.ring_frames, sizes, slots=self._slots)
+        self._slots, self._pixels, self._pending, self._personal = kept
+        self.ring = CalibrationRing(config.control.ring_frames, sizes, slots=self._slots, pixels=self._pixels)
+        self._model, self.calibrates = model, False
         policy = self._policy(model.version)
         if config.start_with_shipped:
             policy = policy.serving(self.shipped.thresholds[: policy.num_early])
@@ -131,6 +133,7 @@ class ExitRuntime:
         purpose = control.purpose(checking=checking)  # before anything is looked at
         fits = policy.affine_version == model.version
         picked = fits and purpose is not Purpose.NOTHING
+        self.calibrates = purpose is Purpose.RING
         runs_on = checking or picked or not fits
         if self._first_waiting and frame_id - self._first_waiting >= _AT_A_TIME:
             self._wake()
@@ -170,11 +173,11 @@ class ExitRuntime:
         self.frames_by_exit[found.exit_index] += 1
         recent.end(frame_id, model.version, num_seen, logits)
         if num_seen == len(self._stages) and (picked or not checking):
-            self._hand_over(policy, frame_id, purpose, shadow, found.label)
+            self._hand_over(policy, frame_id, purpose, shadow, found.label, frame)
         return found
 
     def _hand_over(
-        self, policy: ExitPolicy, frame_id: int, purpose: Purpose, shadow: Sequence[Spoken], full: int
+        self, policy: ExitPolicy, frame_id: int, purpose: Purpose, shadow: Sequence[Spoken], full: int, frame: Frame
     ) -> None:
         """A frame ran to its end: audit it if the coin picked it, and pass it on."""
         checking, leaves = policy.checking, False
@@ -187,7 +190,8 @@ class ExitRuntime:
             return
         if len(self._waiting) < _MOST_WAITING:
             stands_for = self.control.stands_for(purpose, leaves_early=leaves, checking=checking)
-            self._waiting.append(_Handed(frame_id, purpose, stands_for))
+            pixels = frame.tobytes() if self.ring.runs_again and purpose is Purpose.RING else b""
+            self._waiting.append(_Handed(frame_id, purpose, stands_for, pixels))
             self._first_waiting = self._first_waiting or frame_id
             if len(self._waiting) >= _AT_A_TIME:
                 self._wake()
@@ -244,23 +248,48 @@ class ExitRuntime:
         with self._swap:
             self._alarmed, self.policy = False, self._policy(self.policy.affine_version)
 
-    def moved(self, old: Model, new: Model) -> None:
-        """Another affine version is in service: heads follow, and exits are checked anew."""
+    def moved(self, new: Model, *, same_world: bool = True) -> None:
+        """Another network is in service: see `prepare`."""
+        self.prepare(new, same_world=same_world)()
+
+    def prepare(self, new: Model, *, same_world: bool = True) -> Callable[[], None]:
+        """Another network is about to serve. Where its affine version is another, heads follow, and the ring's frames
+        are run through it to say which thresholds it may serve with; what cannot be certified so is checked anew.
+
+        Args:
+            same_world: The ring's frames are like those to come.
+        Returns:
+            To be called once the network serves.
+        """
+        old, self._model = self._model, new
         if old.version == new.version:
-            return
+            return lambda: None
         if self._personal is not None and self._pending is not None:
             self._pending.clear()
             try:
                 self._personal.move(new.version, self._parts.probe_features(old), self._parts.probe_features(new))
             except LittoralError as error:
                 log.warning("personal heads do not follow to version %d, the shipped serve: %s", new.version, error)
-        thresholds, on = self.policy.thresholds, not self.policy.checking
-        policy = self._policy(new.version)
-        if on and not self.config.control.recheck:
+        thresholds, on, control = self.policy.thresholds, not self.policy.checking, self.control
+        policy, stays = self._policy(new.version), same_world and self.ring.runs_again
+        if on and not control.config.recheck:
             policy = policy.serving(thresholds)
-        with self._swap:
-            self.policy = policy
-        self.recheck(f"version {new.version}")
+        elif on and stays:
+            found, scores = self._certify(policy)
+            if isinstance(found, Certified):
+                control.serve_on(found, scores)
+                policy = policy.serving(found.thresholds)
+            else:
+                control.recheck(kept=len(self.ring))
+                log.info("exits are off with version %d: %s", new.version, found.why)
+
+        def put_in_force() -> None:
+            with self._swap:
+                self.policy = policy.off() if self._alarmed else policy
+            if not stays:
+                self.recheck(f"version {new.version}")
+
+        return put_in_force
 
     def forget_day(self, day: int) -> bool:
         """Take back all that came on a day; whether there was anything.
@@ -282,7 +311,7 @@ class ExitRuntime:
 
     def close(self) -> None:
         """Close the files; what waits in them is gone."""
-        for file in (self._slots, self._pending):
+        for file in (self._slots, self._pixels, self._pending):
             if file is not None:
                 file.close()
 
@@ -301,14 +330,14 @@ class ExitRuntime:
             frame = self.recent.get(handed.frame_id)
             if frame is None or frame.logits_K is None or not np.isfinite(frame.features).all():
                 continue
-            if frame.version != self.policy.affine_version:
+            if frame.version != self.policy.affine_version and not handed.pixels:
                 continue
             if handed.purpose is Purpose.RING:
-                self._keep(frame, frame.logits_K)
+                self._keep(frame, frame.logits_K, handed.pixels)
             elif self._pending is not None:
                 self._pending.add(replace(frame, day=self.config.today(), stands_for=handed.stands_for))
 
-    def _keep(self, frame: SeenFrame, logits_K: FloatArray) -> None:
+    def _keep(self, frame: SeenFrame, logits_K: FloatArray, pixels: bytes) -> None:
         kept = RingFrame(
             frame_id=frame.frame_id,
             affine_version=frame.version,
@@ -316,7 +345,7 @@ class ExitRuntime:
             shipped=int(logits_K.argmax()),
             features=frame.features,
         )
-        self.ring.add(kept)
+        self.ring.add(kept, pixels)
         self.control.keep()
 
     def _label(self, frame: SeenFrame) -> None:
@@ -328,10 +357,9 @@ class ExitRuntime:
 
     def _try(self) -> None:
         """Put thresholds in force if they can be certified."""
-        config, policy = self.config.control, self.policy
+        policy = self.policy
         self.control.tried()
-        scores = self.ring.scores(policy)
-        found = certify(scores, config, share_of_delta=1 / len(config.looks), costs=self._parts.costs)
+        found, scores = self._certify(policy, share_of_delta=1 / len(self.config.control.looks))
         if isinstance(found, Certified):
             self.control.enter_serving(found, scores)
             self._publish(policy.serving(found.thresholds))
@@ -364,11 +392,21 @@ class ExitRuntime:
             self._publish(policy if before.checking else policy.serving(before.thresholds))
             return
         lost = any(old.personal and not new.personal for old, new in zip(before.exits, policy.exits, strict=True))
-        found = certify(self.ring.scores(policy), self.config.control, costs=self._parts.costs)
+        found, _ = self._certify(policy)
         if isinstance(found, Certified):
             self._publish(policy.serving(found.thresholds))
         elif must or lost:
             self.recheck("a head is no longer what it was")
+
+    def _certify(
+        self, policy: ExitPolicy, *, share_of_delta: float = 1.0
+    ) -> tuple[Certified | NotCertified, RingScores]:
+        """Thresholds for these heads, from the ring's frames as the network that serves, or is about to, sees them."""
+        if self.ring.runs_again:  # versions came and statistics went on since a frame was kept
+            model = self._model
+            self.ring.run_again(model.version, lambda pixels: self._parts.run_again(model, pixels))
+        scores = self.ring.scores(policy)
+        return certify(scores, self.config.control, share_of_delta=share_of_delta, costs=self._parts.costs), scores
 
     def _publish(self, policy: ExitPolicy) -> None:
         with self._swap:

@@ -119,6 +119,8 @@ class Maintenance:
         self._filled = self._seen = 0
         self._entropy_sum, self._entropy_count = 0.0, 0
         self._measuring = False
+        self._looking = False
+        """What comes into service now is for another world."""
 
     @property
     def cloud(self) -> str:
@@ -331,9 +333,13 @@ class Maintenance:
 
     def _look(self, fingerprint: FloatArray, drifted: bool) -> bool:
         served, first = self._affine, self.scenes.number == 0
-        opened = self.scenes.look(
-            fingerprint, drifted=drifted, updater=self.updater, tell=self._put_receipt, uplink=self.uplink
-        )
+        self._looking = True
+        try:
+            opened = self.scenes.look(
+                fingerprint, drifted=drifted, updater=self.updater, tell=self._put_receipt, uplink=self.uplink
+            )
+        finally:
+            self._looking = False
         if opened:
             if self.chooser is not None:
                 self.chooser.enter(self.scenes.number)
@@ -376,10 +382,12 @@ class Maintenance:
         self._put_into_service(candidate.live, candidate.affine)
 
     def _put_into_service(self, model: Model, affine: Tensors) -> None:
-        before, self.model, self._affine = self.model, model, affine
+        exits = self.exits
+        follow = None if exits is None else exits.prepare(model, same_world=not self._looking)
+        self.model, self._affine = model, affine
         self.swaps += 1
-        if self.exits is not None:
-            self.exits.moved(before, model)
+        if follow is not None:
+            follow()
         release_memory()
 
     def _wire_status(self) -> Status:
