@@ -34,7 +34,7 @@ class ExitConfig:
     """Learning begins when so many frames wait for it, on the disk."""
     ring_pixels_bytes: int = 64 * 1024 * 1024
     """Of the disk, for the pixels of the frames that calibrate. With them a new affine version in the same world is
-    certified before it serves, and frames go on leaving early; if the ring would take more, or there is no state folder,
+    certified before it serves, and frames go on leaving early. If the ring would take more, or without a state folder,
     none are kept and each version is checked on new frames. A frame that calibrates is never sent to the cloud then."""
     learning_share: float = 0.1
     """Of the time of one core, at most this goes into learning; frames that come meanwhile and find no room are not
