@@ -1,4 +1,4 @@
-"""A classifier's answer; for the other tasks see `littoral.edge.dense`."""
+"""A classifier's answer, and what it is made from; for the other tasks see `littoral.edge.dense`."""
 
 from __future__ import annotations
 
@@ -40,3 +40,15 @@ class Answer(NamedTuple):
     def probabilities(self) -> FloatArray:
         """float32 ``(K,)``, made when asked for."""
         return softmax(self.logits)
+
+
+class Found(NamedTuple):
+    """An answer, and where it came from. NaN for confidence and entropy where the network's output is not finite."""
+
+    logits_K: FloatArray
+    label: int
+    confidence: float
+    entropy_nats: float
+    exit_index: int
+    network_entropy: float | None
+    """Of the shipped network's own answer; None where it did not come so far."""

@@ -1,4 +1,4 @@
-"""What a state folder lets exits keep: the calibration ring, the frames that wait, the heads that learned."""
+"""What a state folder lets exits keep: the calibration ring, frames that wait, heads that learned; and which serve."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import NamedTuple
 
 from littoral.bundle.exits import ExitHeads
 from littoral.core.calibration_ring import RingFrame
+from littoral.core.exit_policy import ExitPolicy, ServedExit
+from littoral.edge.exit_calibration import LESSONS, RingSlots
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exit_files import ExitFolder, PendingFrames, SlotFile
 from littoral.edge.exit_stages import ExitStages
 from littoral.edge.personal import PersonalHeads
 from littoral.edge.session import Model
 from littoral.edge.versions import Files
-from littoral.errors import StorageError
+from littoral.errors import LittoralError, StorageError
 
 log = logging.getLogger("littoral.edge.exits")
 
@@ -23,23 +25,32 @@ log = logging.getLogger("littoral.edge.exits")
 class Kept(NamedTuple):
     """None where the disk does not take it, or nothing is to be learned."""
 
-    slots: SlotFile | None
-    pixels: SlotFile | None
-    pending: PendingFrames | None
-    personal: PersonalHeads | None
+    ring: RingSlots = RingSlots()
+    lessons: RingSlots = RingSlots()
+    pending: PendingFrames | None = None
+    personal: PersonalHeads | None = None
+
+    def close(self) -> None:
+        """Close the files; what waits in them is gone."""
+        for file in (*self.ring, *self.lessons, self.pending):
+            if isinstance(file, SlotFile | PendingFrames):
+                file.close()
 
 
 def open_kept(
     folder: Path, config: ExitConfig, heads: ExitHeads, parts: ExitStages, model: Model, files: Files | None
 ) -> Kept:
     """Open the folder. A disk that fails leaves the shipped heads, with a warning."""
-    slots = pixels = None
+    kept = Kept()
     try:
-        slots = SlotFile(folder / "ring.slots", RingFrame.record_bytes(parts.num_features))
-        if config.control.ring_frames * parts.frame_bytes <= config.ring_pixels_bytes:
-            pixels = SlotFile(folder / "ring.frames", parts.frame_bytes)
+        record_bytes = RingFrame.record_bytes(parts.num_features)
+        kept = kept._replace(ring=RingSlots(SlotFile(folder / "ring.slots", record_bytes)))
+        if (config.control.ring_frames + LESSONS) * parts.frame_bytes <= config.ring_pixels_bytes:
+            slots = [SlotFile(folder / name, parts.frame_bytes) for name in ("ring.frames", "lessons.frames")]
+            lessons = SlotFile(folder / "lessons.slots", record_bytes)
+            kept = Kept(RingSlots(kept.ring.records, slots[0]), RingSlots(lessons, slots[1]))
         if config.personal is None:
-            return Kept(slots, pixels, None, None)
+            return kept
         pending = PendingFrames(
             folder / "pending.slots",
             capacity=config.pending_frames,
@@ -56,5 +67,28 @@ def open_kept(
         )
     except StorageError as error:
         log.warning("the shipped heads serve, and nothing is learned: %s", error)
-        return Kept(slots, pixels, None, None)
-    return Kept(slots, pixels, pending, personal)
+        return kept
+    return kept._replace(pending=pending, personal=personal)
+
+
+def policy_of(shipped: ExitHeads, personal: PersonalHeads | None, version: int, *, has_deep: bool) -> ExitPolicy:
+    """The heads that serve under a version, with every exit off: the personal ones where they are of that version."""
+    if personal is not None and personal.version == version:
+        exits = [
+            ServedExit(head=each.head, temperature=each.temperature, personal=each.personal) for each in personal.served
+        ]
+    else:
+        pairs = zip(shipped.heads, shipped.temperatures, strict=True)
+        exits = [ServedExit(head=head, temperature=temperature) for head, temperature in pairs]
+    return ExitPolicy(affine_version=version, exits=tuple(exits), has_deep=has_deep)
+
+
+def take_heads_along(kept: Kept, parts: ExitStages, old: Model, new: Model) -> None:
+    """What was learned follows to another affine version; what waits to be learned from is of the old one and gone."""
+    if kept.personal is None or kept.pending is None:
+        return
+    kept.pending.clear()
+    try:
+        kept.personal.move(new.version, parts.probe_features(old), parts.probe_features(new))
+    except LittoralError as error:
+        log.warning("personal heads do not follow to version %d, the shipped serve: %s", new.version, error)

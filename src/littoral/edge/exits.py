@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,21 +21,21 @@ import numpy as np
 from littoral.bundle import Bundle
 from littoral.bundle.exits import ExitHeads
 from littoral.core.arrays import FloatArray, Frame
-from littoral.core.calibration_ring import CalibrationRing, RingFrame, RingScores
-from littoral.core.exit_control import ExitControl, Purpose, certify, early_loss
-from littoral.core.exit_policy import ExitPolicy, ServedExit, Spoken
+from littoral.core.calibration_ring import CalibrationRing
+from littoral.core.exit_control import ExitControl, Purpose, early_loss
+from littoral.core.exit_policy import ExitPolicy, Spoken
 from littoral.core.exits import OFF
-from littoral.core.risk import Certified, NotCertified
+from littoral.core.risk import Certified
 from littoral.core.selection import judge_one
+from littoral.edge.answer import Found
+from littoral.edge.exit_calibration import Calibration
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exit_files import PendingFrames
 from littoral.edge.exit_stages import ExitStages
-from littoral.edge.exit_state import Kept, open_kept
-from littoral.edge.personal import Fitted
+from littoral.edge.exit_state import Kept, open_kept, policy_of, take_heads_along
 from littoral.edge.recent import RecentFrames, SeenFrame
 from littoral.edge.session import Model, SessionConfig
 from littoral.edge.versions import Files
-from littoral.errors import LittoralError
 
 log = logging.getLogger("littoral.edge.exits")
 
@@ -45,23 +45,13 @@ _AT_A_TIME = 16
 """Frames after which the background thread is woken: the two share Python's lock, so each time costs an answer time."""
 
 
-class Found(NamedTuple):
-    """An answer, and where it came from. NaN for confidence and entropy where the network's output is not finite."""
-
-    logits_K: FloatArray
-    label: int
-    confidence: float
-    entropy_nats: float
-    exit_index: int
-    network_entropy: float | None
-    """Of the shipped network's own answer; None where it did not come so far."""
-
-
 class _Handed(NamedTuple):
     frame_id: int
     purpose: Purpose
     stands_for: float
     pixels: bytes
+    seen: SeenFrame | None
+    """None: it is among the newest frames."""
 
 
 class ExitRuntime:
@@ -72,6 +62,7 @@ class ExitRuntime:
         state_dir: Where what is learned lives; without it nothing is.
         later: Runs a task in the background thread.
         files: The disk; tests put power cuts between its steps.
+        routed: A router decides, and may leave at any exit that is sure (docs/adr/0022): the worst of them counts.
     Raises:
         ValueError: the bundle has no exits.
     """
@@ -86,6 +77,7 @@ class ExitRuntime:
         state_dir: Path | None,
         later: Callable[[Callable[[], None]], None],
         files: Files | None = None,
+        routed: bool = False,
     ) -> None:
         specs = bundle.manifest.exits
         if not specs:
@@ -95,23 +87,28 @@ class ExitRuntime:
         heads = ExitHeads.open(bundle)
         self.config, self.shipped = config, replace(heads, moments=())  # they are larger than all else together
         self._parts = parts = ExitStages(bundle, self.shipped, session)
-        self._stages, self._end, self._later = parts.all, len(bundle.manifest.segments), later
+        self.stages, self._end, self._later = parts.all, len(bundle.manifest.segments), later
+        self.on_world: Callable[[bool], None] = lambda changed: None
+        """Told that the alarm rang, or else that thresholds were certified; in either thread."""
         num_classes, sizes = bundle.manifest.num_classes, parts.sizes
         self.control = ExitControl(config.control, seed=config.seed)
         self.recent = RecentFrames(sizes, num_classes)
         self.frames_by_exit = [0] * (len(specs) + 1)
-        self._num_classes = num_classes
+        self._num_classes, self._routed = num_classes, routed
         self._waiting: deque[_Handed] = deque()
         self._told = self._alarmed = False
         self._first_waiting = 0
         self._swap = threading.Lock()  # taken to put a policy in force, by the thread that answers only in an alarm
         self._not_before_s = 0.0
-        kept = Kept(None, None, None, None)
+        self._kept = kept = Kept()
         if state_dir is not None:
-            kept = open_kept(state_dir / "exits", config, heads, parts, model, files)
-        self._slots, self._pixels, self._pending, self._personal = kept
-        self.ring = CalibrationRing(config.control.ring_frames, sizes, slots=self._slots, pixels=self._pixels)
-        self._model, self.calibrates = model, False
+            self._kept = kept = open_kept(state_dir / "exits", config, heads, parts, model, files)
+        self._pending, self._personal = kept.pending, kept.personal
+        self.calibration = Calibration(
+            config.control, parts, heads, model=model, ring=kept.ring, lessons=kept.lessons, any_sure=routed
+        )
+        self.calibrates = False
+        """The newest frame is one of those that calibrate, to which nothing may be fitted."""
         policy = self._policy(model.version)
         if config.start_with_shipped:
             policy = policy.serving(self.shipped.thresholds[: policy.num_early])
@@ -135,14 +132,13 @@ class ExitRuntime:
         picked = fits and purpose is not Purpose.NOTHING
         self.calibrates = purpose is Purpose.RING
         runs_on = checking or picked or not fits
-        if self._first_waiting and frame_id - self._first_waiting >= _AT_A_TIME:
-            self._wake()
+        self.begins(frame_id)
         row = recent.features[recent.begin(frame_id)]
         value: Any = frame[None]
         position = num_seen = 0
         shadow: list[Spoken] = []
         pooled: FloatArray | None = None
-        for i, (stage, each) in enumerate(zip(self._stages, policy.exits, strict=True)):
+        for i, (stage, each) in enumerate(zip(self.stages, policy.exits, strict=True)):
             value = model.through(position, stage.after, value)
             position = stage.after
             if not fits or (not stage.is_deep and not picked and (runs_on or each.threshold == OFF)):
@@ -162,36 +158,61 @@ class ExitRuntime:
                 return Found(spoken.logits_K, spoken.label, spoken.confidence, spoken.entropy_nats, i, None)
         logits: FloatArray = model.through(position, self._end, value)[0]
         label, confidence, entropy = judge_one(logits)
-        found = Found(logits, label, confidence, entropy, len(self._stages), entropy)
+        found = Found(logits, label, confidence, entropy, len(self.stages), entropy)
         if entropy != entropy:
             return found
         if fits and policy.deep is not None and pooled is not None:
             own = policy.deep.answer(pooled)
             if own.entropy_nats == own.entropy_nats:
-                end = len(self._stages) - 1
+                end = len(self.stages) - 1
                 found = Found(own.logits_K, own.label, own.confidence, own.entropy_nats, end, entropy)
         self.frames_by_exit[found.exit_index] += 1
         recent.end(frame_id, model.version, num_seen, logits)
-        if num_seen == len(self._stages) and (picked or not checking):
-            self._hand_over(policy, frame_id, purpose, shadow, found.label, frame)
+        if num_seen == len(self.stages) and (picked or not checking):
+            said, sure = [each.label for each in shadow], [each.confidence for each in shadow]
+            leaves, loss = early_loss(said, sure, policy, found.label) if shadow else (False, None)
+            self.hand_over(policy, frame_id, purpose, leaves=leaves, loss=loss, pixels=self.pixels_for(purpose, frame))
         return found
 
-    def _hand_over(
-        self, policy: ExitPolicy, frame_id: int, purpose: Purpose, shadow: Sequence[Spoken], full: int, frame: Frame
+    def pixels_for(self, purpose: Purpose, frame: Frame) -> bytes:
+        """What of a frame is to be handed over with it; empty where it need not be run again."""
+        wanted = purpose is not Purpose.NOTHING and self.calibration.wants(is_ring=purpose is Purpose.RING)
+        return frame.tobytes() if wanted else b""
+
+    def begins(self, frame_id: int) -> None:
+        """A frame comes: wake the background thread where frames have waited for it long enough."""
+        if self._first_waiting and frame_id - self._first_waiting >= _AT_A_TIME:
+            self._wake()
+
+    def hand_over(
+        self,
+        policy: ExitPolicy,
+        frame_id: int,
+        purpose: Purpose,
+        *,
+        leaves: bool,
+        loss: float | None,
+        pixels: bytes,
+        seen: SeenFrame | None = None,
     ) -> None:
-        """A frame ran to its end: audit it if the coin picked it, and pass it on."""
-        checking, leaves = policy.checking, False
-        if shadow:
-            leaves, loss = early_loss([s.label for s in shadow], [s.confidence for s in shadow], policy, full)
-            if self.control.audit(loss):
-                self._alarm(policy)
-                return
-        if purpose is not Purpose.RING and (self._pending is None or self._pending.is_full):
+        """A frame ran to its end: audit it if the coin picked it, and pass it on.
+
+        Args:
+            policy: That it was looked at with.
+            leaves: It would have left early but for the coin, or has.
+            loss: See `early_loss`; None where nothing is audited.
+            pixels: See `pixels_for`.
+            seen: Where it is not among the newest frames.
+        """
+        checking = policy.checking
+        if loss is not None and self.control.audit(loss):
+            self._alarm(policy)
+            return
+        if not pixels and purpose is not Purpose.RING and (self._pending is None or self._pending.is_full):
             return
         if len(self._waiting) < _MOST_WAITING:
             stands_for = self.control.stands_for(purpose, leaves_early=leaves, checking=checking)
-            pixels = frame.tobytes() if self.ring.runs_again and purpose is Purpose.RING else b""
-            self._waiting.append(_Handed(frame_id, purpose, stands_for, pixels))
+            self._waiting.append(_Handed(frame_id, purpose, stands_for, pixels, seen))
             self._first_waiting = self._first_waiting or frame_id
             if len(self._waiting) >= _AT_A_TIME:
                 self._wake()
@@ -206,9 +227,15 @@ class ExitRuntime:
         """Exits are off from the next frame on."""
         with self._swap:
             self._alarmed, self.policy = True, policy.off()
+        self.on_world(True)
         self._later(lambda: self.recheck("the alarm"))
 
     # -- in any thread -------------------------------------------------------------------------------------------------
+
+    @property
+    def ring(self) -> CalibrationRing:
+        """The frames that calibrate."""
+        return self.calibration.ring
 
     @property
     def early(self) -> int:
@@ -244,7 +271,7 @@ class ExitRuntime:
             return
         log.info("exits are checked anew: %s", why)
         self._waiting.clear()
-        self.ring.clear()
+        self.calibration.clear()
         with self._swap:
             self._alarmed, self.policy = False, self._policy(self.policy.affine_version)
 
@@ -261,27 +288,13 @@ class ExitRuntime:
         Returns:
             To be called once the network serves.
         """
-        old, self._model = self._model, new
+        calibration, old = self.calibration, self.calibration.model
+        calibration.model = new
         if old.version == new.version:
             return lambda: None
-        if self._personal is not None and self._pending is not None:
-            self._pending.clear()
-            try:
-                self._personal.move(new.version, self._parts.probe_features(old), self._parts.probe_features(new))
-            except LittoralError as error:
-                log.warning("personal heads do not follow to version %d, the shipped serve: %s", new.version, error)
-        thresholds, on, control = self.policy.thresholds, not self.policy.checking, self.control
-        policy, stays = self._policy(new.version), same_world and self.ring.runs_again
-        if on and not control.config.recheck:
-            policy = policy.serving(thresholds)
-        elif on and stays:
-            found, scores = self._certify(policy)
-            if isinstance(found, Certified):
-                control.serve_on(found, scores)
-                policy = policy.serving(found.thresholds)
-            else:
-                control.recheck(kept=len(self.ring))
-                log.info("exits are off with version %d: %s", new.version, found.why)
+        take_heads_along(self._kept, self._parts, old, new)
+        policy, stays = self._policy(new.version), same_world and calibration.runs_again
+        policy = calibration.follow(policy, self.policy, self.control, stays=stays)
 
         def put_in_force() -> None:
             with self._swap:
@@ -298,10 +311,9 @@ class ExitRuntime:
             StorageError: the disk does not take it; the next start goes on with what had begun.
         """
         self._drain()
-        found = self.ring.remove_day(day) > 0
-        if self._pending is not None and any(frame.day == day for frame in self._pending):
-            found = True
-            self._learn_nothing_of(day)
+        found = self.calibration.remove_day(day)
+        if self._pending is not None:
+            found = self._pending.remove_day(day) or found
         if self._personal is not None:
             try:
                 found = self._personal.forget(day) or found
@@ -311,9 +323,7 @@ class ExitRuntime:
 
     def close(self) -> None:
         """Close the files; what waits in them is gone."""
-        for file in (self._slots, self._pixels, self._pending):
-            if file is not None:
-                file.close()
+        self._kept.close()
 
     def take(self) -> None:
         """Take what the thread that answers has handed over; certify and learn when it is time."""
@@ -327,42 +337,41 @@ class ExitRuntime:
     def _drain(self) -> None:
         while self._waiting:
             handed = self._waiting.popleft()
-            frame = self.recent.get(handed.frame_id)
+            frame = self.recent.get(handed.frame_id) if handed.seen is None else handed.seen
             if frame is None or frame.logits_K is None or not np.isfinite(frame.features).all():
                 continue
             if frame.version != self.policy.affine_version and not handed.pixels:
                 continue
-            if handed.purpose is Purpose.RING:
-                self._keep(frame, frame.logits_K, handed.pixels)
-            elif self._pending is not None:
-                self._pending.add(replace(frame, day=self.config.today(), stands_for=handed.stands_for))
+            is_ring, day = handed.purpose is Purpose.RING, self.config.today()
+            if is_ring or handed.pixels:
+                self.calibration.keep(frame, day, handed.pixels, is_ring=is_ring)
+            if is_ring:
+                self.control.keep()
+            elif self._pending is not None and frame.version == self.policy.affine_version:
+                self._pending.add(replace(frame, day=day, stands_for=handed.stands_for))
 
-    def _keep(self, frame: SeenFrame, logits_K: FloatArray, pixels: bytes) -> None:
-        kept = RingFrame(
-            frame_id=frame.frame_id,
-            affine_version=frame.version,
-            day=self.config.today(),
-            shipped=int(logits_K.argmax()),
-            features=frame.features,
-        )
-        self.ring.add(kept, pixels)
-        self.control.keep()
+    def teach(self, frame: SeenFrame) -> None:
+        """What the cloud says of a frame: weighs as the network's word does, and the ring hears nothing of it."""
+        self._label(frame)
 
     def _label(self, frame: SeenFrame) -> None:
         self._drain()  # the frame itself comes first
-        if self.ring.label(frame.frame_id, frame.label) or self._pending is None:
+        in_ring = frame.frame_id in self.ring if frame.by_cloud else self.ring.label(frame.frame_id, frame.label)
+        if in_ring or self._pending is None:
             return
         if np.isfinite(frame.features).all() and frame.num_seen:
             self._pending.add(replace(frame, day=self.config.today()))
 
     def _try(self) -> None:
         """Put thresholds in force if they can be certified."""
-        policy = self.policy
         self.control.tried()
-        found, scores = self._certify(policy, share_of_delta=1 / len(self.config.control.looks))
+        policy, looks = self._policy(self.policy.affine_version), len(self.config.control.looks)
+        tried = self.calibration.certify(policy, share_of_delta=1 / looks)
+        found = tried.found
         if isinstance(found, Certified):
-            self.control.enter_serving(found, scores)
-            self._publish(policy.serving(found.thresholds))
+            self.control.enter_serving(found, tried.scores, any_sure=self._routed)
+            self._publish(tried.serving)
+            self.on_world(False)
             log.info(
                 "exits are in force: %s, risk %.4f on %d frames", found.procedure, found.empirical_risk, len(self.ring)
             )
@@ -389,24 +398,14 @@ class ExitRuntime:
         before = self.policy
         policy = self._policy(before.affine_version)
         if before.checking or not self.config.control.recheck:
-            self._publish(policy if before.checking else policy.serving(before.thresholds))
+            self._publish(policy if before.checking else policy.with_shipped_of(before).serving(before.thresholds))
             return
         lost = any(old.personal and not new.personal for old, new in zip(before.exits, policy.exits, strict=True))
-        found, _ = self._certify(policy)
-        if isinstance(found, Certified):
-            self._publish(policy.serving(found.thresholds))
+        tried = self.calibration.certify(policy)
+        if isinstance(tried.found, Certified):
+            self._publish(tried.serving)
         elif must or lost:
             self.recheck("a head is no longer what it was")
-
-    def _certify(
-        self, policy: ExitPolicy, *, share_of_delta: float = 1.0
-    ) -> tuple[Certified | NotCertified, RingScores]:
-        """Thresholds for these heads, from the ring's frames as the network that serves, or is about to, sees them."""
-        if self.ring.runs_again:  # versions came and statistics went on since a frame was kept
-            model = self._model
-            self.ring.run_again(model.version, lambda pixels: self._parts.run_again(model, pixels))
-        scores = self.ring.scores(policy)
-        return certify(scores, self.config.control, share_of_delta=share_of_delta, costs=self._parts.costs), scores
 
     def _publish(self, policy: ExitPolicy) -> None:
         with self._swap:
@@ -415,20 +414,4 @@ class ExitRuntime:
 
     def _policy(self, version: int) -> ExitPolicy:
         """The heads that serve, with every exit off."""
-        personal = self._personal
-        served = self._as_shipped() if personal is None or personal.version != version else personal.served
-        exits = tuple(
-            ServedExit(head=each.head, temperature=each.temperature, personal=each.personal) for each in served
-        )
-        return ExitPolicy(affine_version=version, exits=exits, has_deep=self._stages[-1].is_deep)
-
-    def _as_shipped(self) -> list[Fitted]:
-        pairs = zip(self.shipped.heads, self.shipped.temperatures, strict=True)
-        return [Fitted(head=head, temperature=temperature, personal=False) for head, temperature in pairs]
-
-    def _learn_nothing_of(self, day: int) -> None:
-        assert self._pending is not None
-        others = [frame for frame in self._pending if frame.day != day]
-        self._pending.clear()
-        for frame in others:
-            self._pending.add(frame)
+        return policy_of(self.shipped, self._personal, version, has_deep=self.stages[-1].is_deep)

@@ -1,4 +1,4 @@
-"""The bundle of the closed loop: ResNet-20 with trained exits, and a teacher that is robust in the cloud."""
+"""The bundle of the closed loop: a network with trained exits, and in the cloud a teacher that is robust."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ if TYPE_CHECKING:
 CALIBRATION_FRAMES = 2_000
 """After those that exits were trained on; the network itself was trained on them."""
 TEACHER = "resnet56_augmix"
+_DIGITS_TRAINED = 0.7
+"""Of the quick run's source frames, those before these certify nothing."""
 
 
-def loop_bundle(material: ExitMaterial) -> Bundle:
-    """Built once and kept in the work folder, with its cloud part."""
-    exits = material.exits(adapt.STUDENT)
-    digest = hashlib.sha256(trained_file(material.work, adapt.STUDENT).read_bytes())
-    for name in (adapt.STUDENT, TEACHER):
-        digest.update((material.data / adapt.WEIGHTS[name]).read_bytes())
+def loop_bundle(material: ExitMaterial, network: str) -> Bundle:
+    """Built once and kept in the work folder, with its cloud part. Digits' teacher is the network itself."""
+    exits = material.exits(network)
+    digest = hashlib.sha256(trained_file(material.work, network).read_bytes())
+    if network in adapt.WEIGHTS:
+        for name in (network, TEACHER):
+            digest.update((material.data / adapt.WEIGHTS[name]).read_bytes())
     digest.update(fingerprint(["littoral.train.build", "littoral.models.zoo"]).encode())
-    digest.update(repr((adapt.SOURCE_FRAMES, adapt.REHEARSAL_STEPS, CALIBRATION_FRAMES, adapt.INPUT)).encode())
-    folder = material.work / "bundles" / f"exits-{TEACHER}-{digest.hexdigest()[:12]}"
+    digest.update(repr((adapt.SOURCE_FRAMES, adapt.REHEARSAL_STEPS, CALIBRATION_FRAMES)).encode())
+    folder = material.work / "bundles" / f"{network}-exits-{digest.hexdigest()[:12]}"
     with alone(folder.parent):
         try:
             return Bundle.open(folder, require_cloud=True)
@@ -41,19 +44,31 @@ def loop_bundle(material: ExitMaterial) -> Bundle:
             shutil.rmtree(folder, ignore_errors=True)
         making = folder.with_name(f".{folder.name}.{os.getpid()}")
         shutil.rmtree(making, ignore_errors=True)
-        networks = adapt.Material(material.data, material.work)
-        frames, _ = material.source(adapt.STUDENT)
+        frames, _ = material.source(network)
+        student, teacher, steps = _sources(material, network)
+        begin = TRAIN_FRAMES if network in adapt.WEIGHTS else int(_DIGITS_TRAINED * len(frames))
         build_bundle(
-            student=TorchSource(networks.model(adapt.STUDENT), adapt.FACTORY[adapt.STUDENT], adapt.KWARGS),
-            teacher=TorchSource(networks.model(TEACHER), adapt.FACTORY[TEACHER], adapt.KWARGS),
+            student=student,
+            teacher=teacher,
             out=making,
-            name=f"cifar10-{adapt.STUDENT}-exits",
+            name=f"cifar10-{network}-exits" if network in adapt.WEIGHTS else f"{network}-exits",
             class_names=[str(index) for index in range(10)],
-            input=adapt.INPUT,
+            input=material.input(network),
             source_frames=frames[: adapt.SOURCE_FRAMES].copy(),
-            exits=ExitSource(trained=exits, calibration=frames[TRAIN_FRAMES : TRAIN_FRAMES + CALIBRATION_FRAMES]),
-            options=BuildOptions(rehearsal_steps=adapt.REHEARSAL_STEPS),
+            exits=ExitSource(trained=exits, calibration=frames[begin : begin + CALIBRATION_FRAMES]),
+            options=BuildOptions(rehearsal_steps=steps),
         )
         os.replace(making, folder)
         Path(f"{making}.tar").unlink(missing_ok=True)
         return Bundle.open(folder, require_cloud=True)
+
+
+def _sources(material: ExitMaterial, network: str) -> tuple[TorchSource, TorchSource, int]:
+    if network not in adapt.WEIGHTS:
+        from littoral.bench.exits.quick import FACTORY, NETWORK
+
+        source = TorchSource(material.network(network), FACTORY, NETWORK)
+        return source, source, 0
+    networks = adapt.Material(material.data, material.work)
+    student, teacher = (TorchSource(networks.model(n), adapt.FACTORY[n], adapt.KWARGS) for n in (network, TEACHER))
+    return student, teacher, adapt.REHEARSAL_STEPS

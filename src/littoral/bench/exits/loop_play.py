@@ -28,7 +28,6 @@ from littoral.cloud.jobs import AdaptConfig
 from littoral.core.arrays import Frame
 from littoral.core.exit_control import Purpose
 from littoral.core.exit_policy import ExitPolicy
-from littoral.core.exits import OFF
 from littoral.edge.answer import Answer
 from littoral.edge.device import Device, DeviceConfig
 from littoral.edge.exits import ExitRuntime
@@ -117,6 +116,11 @@ class LoopDevice:
         self._settle()
 
     @property
+    def full_macs(self) -> int:
+        """Of the network without exits."""
+        return self.exits._parts.costs.full_macs
+
+    @property
     def model(self) -> Model:
         """In service."""
         return self.device._maintenance.model
@@ -152,7 +156,7 @@ class LoopDevice:
         return told
 
     def _at_full_depth(self, model: Model, policy: ExitPolicy, frame: Frame) -> tuple[int, int]:
-        stage = self.exits._stages[-1]
+        stage = self.exits.stages[-1]
         value = model.through(0, stage.after, frame[None])
         shipped = int(model.through(stage.after, self.exits._end, value)[0].argmax())
         if policy.deep is None or policy.affine_version != model.version:
@@ -213,21 +217,16 @@ def play_worlds(
     device: LoopDevice,
     worlds: Iterable[World],
     *,
-    at_end: Callable[[int, LoopDevice], None] = lambda world, device: None,
     tell: Callable[[int], None] = lambda done: None,
 ) -> list[Told]:
     """All frames of all worlds, one after another.
 
     Args:
-        at_end: Called after each world's last frame.
+        tell: Called with the number of frames that are done.
     """
     out: list[Told] = []
     for number, world in enumerate(worlds):
         for frame, label in zip(world.frames, world.labels, strict=True):
             out.append(device.infer(frame, int(label), number))
             tell(len(out))
-        at_end(number, device)
     return out
-
-
-__all__ = ["BATCH", "OFF", "LoopDevice", "Told", "World", "play_worlds"]

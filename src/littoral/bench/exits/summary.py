@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from littoral.bench.exits.drift import DRIFTED
 from littoral.bench.exits.material import DIGITS, LARGE, SMALL
 from littoral.bench.exits.unit import ExitUnit
 
@@ -50,6 +51,10 @@ class Units:
 
     def __init__(self, planned: Sequence[ExitUnit], results: Mapping[str, Result]) -> None:
         self.found = [(unit, results[unit.key]) for unit in planned if unit.key in results]
+
+    def results(self, kind: str, network: str) -> list[Result]:
+        """Of these units."""
+        return [result for unit, result in self.found if (unit.kind, unit.network) == (kind, network)]
 
     def rows(
         self, kind: str, network: str, *, users: tuple[str, ...] = ("k4", "quick"), stems: str = "trained"
@@ -232,13 +237,21 @@ def _strangers(units: Units, network: str) -> dict[str, Any]:
 
 
 def _drift(units: Units, network: str) -> dict[str, Any]:
-    rows = [row for row in units.rows("drift", network) if row["world"] == "all but the first"]
+    """With the loop closed. ``risk`` is of all frames, ``risk_serving`` of those while thresholds were in force."""
+    rows = [row for row in units.rows("drift", network, users=("all", "quick")) if row["cloud"]]
     out: dict[str, Any] = {}
     for recheck, word in ((True, "with_recheck"), (False, "without_recheck")):
-        found = [row["risk"] for row in rows if row["recheck"] is recheck]
+        found = [row for row in rows if row["recheck"] is recheck and row["world"] == DRIFTED]
         if found:
-            out[f"drift_risk_{word}"] = round(fmean(found), 4)
-            out[f"drift_risk_{word}_worst_run"] = round(max(found), 4)
+            risks = [row["risk"] for row in found]
+            lost, serving = (sum(row[key] for row in found) for key in ("lost", "serving"))
+            out[f"drift_risk_{word}"] = round(fmean(risks), 4)
+            out[f"drift_risk_{word}_worst_run"] = round(max(risks), 4)
+            out[f"drift_risk_serving_{word}"] = round(lost / serving, 4) if serving else None
+        if parts := [part for part in units.results("drift", network) if part["cloud"] and part["recheck"] is recheck]:
+            key = "exit_rate_recovery_fraction" if recheck else "exit_rate_recovery_fraction_of_control"
+            values = [part[key] for part in parts if part[key] is not None]
+            out[key] = round(fmean(values), 4) if values else None
     return out
 
 
