@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from littoral.bundle.exits import ExitHeads
+from littoral.core.arrays import Frame
 from littoral.core.calibration_ring import CalibrationRing, RingFrame, RingScores, Slots
-from littoral.core.exit_control import ControlConfig, ExitControl, certify, disagreements
+from littoral.core.exit_control import ControlConfig, ExitControl, Purpose, certify, disagreements
 from littoral.core.exit_policy import ExitPolicy
 from littoral.core.head_levels import FeatureSums, SourceLevels, levelled
 from littoral.core.risk import Certified, NotCertified, best_in_hindsight, shared_path
@@ -83,9 +84,11 @@ class Calibration:
         """Frames' pixels are kept: a certificate is of the network as it is, whatever came since they were seen."""
         return self.ring.runs_again
 
-    def wants(self, *, is_ring: bool) -> bool:
-        """Whether a frame's pixels are to be handed over with it."""
-        return self.ring.runs_again if is_ring else self._lessons is not None
+    def pixels_for(self, purpose: Purpose, frame: Frame) -> bytes:
+        """What of a frame is to be handed over with it; empty where it need not be run again."""
+        if purpose is Purpose.NOTHING or not self.runs_again or (purpose is Purpose.HEADS and self._lessons is None):
+            return b""
+        return frame.tobytes()
 
     def keep(self, frame: SeenFrame, day: int, pixels: bytes, *, is_ring: bool) -> None:
         """Keep a frame that chance chose, with its pixels if they are wanted."""

@@ -100,9 +100,8 @@ class ExitRuntime:
         self._first_waiting = 0
         self._swap = threading.Lock()  # taken to put a policy in force, by the thread that answers only in an alarm
         self._not_before_s = 0.0
-        self._kept = kept = Kept()
-        if state_dir is not None:
-            self._kept = kept = open_kept(state_dir / "exits", config, heads, parts, model, files)
+        kept = Kept() if state_dir is None else open_kept(state_dir / "exits", config, heads, parts, model, files)
+        self._kept = kept
         self._pending, self._personal = kept.pending, kept.personal
         self.calibration = Calibration(
             config.control, parts, heads, model=model, ring=kept.ring, lessons=kept.lessons, any_sure=routed
@@ -130,7 +129,7 @@ class ExitRuntime:
         purpose = control.purpose(checking=checking)  # before anything is looked at
         fits = policy.affine_version == model.version
         picked = fits and purpose is not Purpose.NOTHING
-        self.calibrates = purpose is Purpose.RING
+        self.calibrates = purpose is Purpose.RING and self.calibration.runs_again
         runs_on = checking or picked or not fits
         self.begins(frame_id)
         row = recent.features[recent.begin(frame_id)]
@@ -171,13 +170,9 @@ class ExitRuntime:
         if num_seen == len(self.stages) and (picked or not checking):
             said, sure = [each.label for each in shadow], [each.confidence for each in shadow]
             leaves, loss = early_loss(said, sure, policy, found.label) if shadow else (False, None)
-            self.hand_over(policy, frame_id, purpose, leaves=leaves, loss=loss, pixels=self.pixels_for(purpose, frame))
+            pixels = self.calibration.pixels_for(purpose, frame)
+            self.hand_over(policy, frame_id, purpose, leaves=leaves, loss=loss, pixels=pixels)
         return found
-
-    def pixels_for(self, purpose: Purpose, frame: Frame) -> bytes:
-        """What of a frame is to be handed over with it; empty where it need not be run again."""
-        wanted = purpose is not Purpose.NOTHING and self.calibration.wants(is_ring=purpose is Purpose.RING)
-        return frame.tobytes() if wanted else b""
 
     def begins(self, frame_id: int) -> None:
         """A frame comes: wake the background thread where frames have waited for it long enough."""
@@ -201,7 +196,7 @@ class ExitRuntime:
             policy: That it was looked at with.
             leaves: It would have left early but for the coin, or has.
             loss: See `early_loss`; None where nothing is audited.
-            pixels: See `pixels_for`.
+            pixels: As `Calibration.pixels_for` wants them.
             seen: Where it is not among the newest frames.
         """
         checking = policy.checking
@@ -274,10 +269,6 @@ class ExitRuntime:
         self.calibration.clear()
         with self._swap:
             self._alarmed, self.policy = False, self._policy(self.policy.affine_version)
-
-    def moved(self, new: Model, *, same_world: bool = True) -> None:
-        """Another network is in service: see `prepare`."""
-        self.prepare(new, same_world=same_world)()
 
     def prepare(self, new: Model, *, same_world: bool = True) -> Callable[[], None]:
         """Another network is about to serve. Where its affine version is another, heads follow, and the ring's frames

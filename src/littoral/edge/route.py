@@ -196,7 +196,7 @@ class Routing:
         fits = policy.affine_version == model.version
         if fits and self._has_room():
             purpose = exits.control.purpose(checking=policy.checking)
-        exits.calibrates = purpose is Purpose.RING
+        exits.calibrates = purpose is Purpose.RING and exits.calibration.runs_again
         row = exits.recent.features[exits.recent.begin(frame_id)] if fits else self._row
         walk = Walk(self._trail, model, frame, policy, row, fits=fits)
         thresholds = policy.thresholds if fits else (OFF,) * policy.num_early
@@ -330,7 +330,7 @@ class Routing:
             return
         if walk.is_whole and not _is_finite(walk):
             return
-        trip.pixels = exits.pixels_for(trip.purpose, walk.input_of(None)[0])
+        trip.pixels = exits.calibration.pixels_for(trip.purpose, walk.input_of(None)[0])
         exits.recent.end(trip.frame_id, walk.model.version, walk.num_seen, walk.network_logits)
         if walk.is_whole and (trip.is_picked or not policy.checking):
             self._hand_over(trip, leaves)
