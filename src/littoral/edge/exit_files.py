@@ -6,7 +6,8 @@
     probe.tensors     the probe frames' features under the version that the heads were learned under
     ring.slots, ring.frames        calibration frames: what the network made of them, and their pixels
     lessons.slots, lessons.frames  likewise of the frames by which shipped heads are levelled
-    pending.slots     frames that wait to be learned from; like the four above room and no record, emptied at each start and end
+    pending.slots     frames that wait to be learned from; like the four above room and no record, emptied at each start
+                      and end
 
 A state that cannot be used is moved aside as ``head-<i>.refused``.
 """
