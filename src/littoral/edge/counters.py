@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from littoral.edge.outbox import Counters
@@ -77,6 +78,34 @@ class DeviceStatus(NamedTuple):
     """Of all requests to the cloud."""
     refits: int = 0
     """How often the switcher was fitted anew, in all runs."""
+
+
+@dataclass
+class RouteCounters:
+    """Frames and requests so far.
+
+    Attributes:
+        finished: Frames that the device answered after the whole network.
+        offloaded: Frames that the cloud answered in time.
+        degraded: Frames for which the cloud would have been asked and could not be, or did not answer in time, and
+            those that had no time for the right answer.
+        hedged: Frames with which the device went on while the cloud was asked.
+        audits, pings: Requests behind an answer.
+        answered: Requests that the cloud answered, in time or as a label.
+    """
+
+    finished: int = 0
+    offloaded: int = 0
+    degraded: int = 0
+    hedged: int = 0
+    audits: int = 0
+    pings: int = 0
+    answered: int = 0
+
+    @property
+    def labels(self) -> int:
+        """Answers of the cloud that came as labels only."""
+        return self.answered - self.offloaded
 
 
 def wire_status(status: DeviceStatus, exits: ExitRuntime | None) -> Status:

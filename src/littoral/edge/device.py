@@ -33,7 +33,7 @@ from littoral.edge.link import CloudLink
 from littoral.edge.maintenance import Maintenance
 from littoral.edge.offload import Encoder, Finished, Offloading, open_encoder
 from littoral.edge.offload_config import OffloadConfig
-from littoral.edge.route import Routing
+from littoral.edge.route_open import open_tables
 from littoral.edge.session import Model, SessionConfig
 from littoral.edge.updater import UpdaterConfig
 from littoral.errors import FrameError, ModelOutputError
@@ -114,6 +114,7 @@ class Device:
             raise ValueError("a device with a link needs a state_dir, where it keeps what is not yet sent")
         self.bundle = bundle
         self.config = config or DeviceConfig()
+        tables = open_tables(bundle, self.config, link)
         encoder = open_encoder(bundle, self.config.offload, link=link, session=self.config.session, encoder=encoder)
         self._shape = bundle.manifest.input.shape
         self._names = bundle.manifest.class_names
@@ -139,9 +140,7 @@ class Device:
         self._exits: ExitRuntime | None = None
         if self.config.exits is not None:
             self._exits = self._maintenance.open_exits(self.config.exits, routed=self.config.route is not None)
-        self._routing: Routing | None = None
-        if self.config.route is not None:
-            self._routing = self._maintenance.open_routing(self.config.route)
+        self._routing = None if tables is None else self._maintenance.open_routing(tables)
         self._otherwise: Callable[[Model, Frame, int], Answer | DenseAnswer] | None = None
         if self._routing is not None:
             self._otherwise = self._infer_routed

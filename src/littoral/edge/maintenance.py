@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from littoral.bundle import Bundle, Envelope, SignedVersion
+from littoral.bundle import Bundle, Envelope, RouteTables, SignedVersion
 from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.core.product import ProductConfig, ProductSelector
-from littoral.core.route_words import RouteConfig
 from littoral.edge.choose import Chooser, Waiting
 from littoral.edge.counters import wire_status
 from littoral.edge.exit_config import ExitConfig
@@ -200,9 +199,9 @@ class Maintenance:
         )
         return self.exits
 
-    def open_routing(self, config: RouteConfig) -> Routing:
-        """What the device routes with, after its exits and before `start`; raises as `open_routing` does."""
-        self.routing = open_routing(self, config, state_dir=self._state_dir, later=self._tasks.put)
+    def open_routing(self, tables: RouteTables) -> Routing:
+        """What the device routes with, after its exits and before `start`."""
+        self.routing = open_routing(self, tables, state_dir=self._state_dir, later=self._tasks.put)
         return self.routing
 
     def start(self) -> None:

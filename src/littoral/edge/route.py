@@ -35,6 +35,7 @@ from littoral.core.route_words import Decision, Moment
 from littoral.core.routing import Router
 from littoral.core.selection import judge_one
 from littoral.edge.answer import Found
+from littoral.edge.counters import RouteCounters
 from littoral.edge.exits import ExitRuntime
 from littoral.edge.recent import SeenFrame
 from littoral.edge.route_learning import Answered, RouteLearning
@@ -56,34 +57,6 @@ class Routed(NamedTuple):
     source: str
     degraded: bool
     reason: str
-
-
-@dataclass
-class RouteCounters:
-    """Frames and requests so far.
-
-    Attributes:
-        finished: Frames that the device answered after the whole network.
-        offloaded: Frames that the cloud answered in time.
-        degraded: Frames for which the cloud would have been asked and could not be, or did not answer in time, and
-            those that had no time for the right answer.
-        hedged: Frames with which the device went on while the cloud was asked.
-        audits, pings: Requests behind an answer.
-        answered: Requests that the cloud answered, in time or as a label.
-    """
-
-    finished: int = 0
-    offloaded: int = 0
-    degraded: int = 0
-    hedged: int = 0
-    audits: int = 0
-    pings: int = 0
-    answered: int = 0
-
-    @property
-    def labels(self) -> int:
-        """Answers of the cloud that came as labels only."""
-        return self.answered - self.offloaded
 
 
 @dataclass(eq=False)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from littoral.bundle import Bundle, RouteTables
-from littoral.core.route_words import RouteConfig
 from littoral.edge.encoder import SplitEncoder
 from littoral.edge.exits import ExitRuntime
 from littoral.edge.route import Routing
@@ -24,14 +23,39 @@ from littoral.errors import LittoralError
 from littoral.wire.messages import MAX_DEADLINE_MS
 
 if TYPE_CHECKING:
+    from littoral.edge.device import DeviceConfig
+    from littoral.edge.link import CloudLink
     from littoral.edge.maintenance import Maintenance
 
 _WARM_RUNS = 4
 """The first of which is slower than all that come after it, and is not counted."""
 
 
+def open_tables(bundle: Bundle, config: DeviceConfig, link: CloudLink | None) -> RouteTables | None:
+    """The bundle's tables; None for a device that does not route.
+
+    Raises:
+        BundleError: the bundle has none, or they are not for its exits and splits.
+        ValueError: there is no link, the bundle's exits are left out, or the deadline is longer than the wire's.
+    """
+    route = config.route
+    if route is None:
+        return None
+    if link is None:
+        raise ValueError("a device that routes needs a link to a cloud, and a state_dir; else give exits alone")
+    if not bundle.manifest.adapts:
+        raise ValueError(f"a router is for classification, this bundle is for {bundle.manifest.task}; offload instead")
+    if config.exits is None and bundle.manifest.exits:
+        raise ValueError(
+            "the router of this bundle counts on its exits; give DeviceConfig(route=..., exits=ExitConfig())"
+        )
+    if route.deadline_ms > MAX_DEADLINE_MS:
+        raise ValueError(f"deadline_ms is {route.deadline_ms}, expected at most {MAX_DEADLINE_MS}")
+    return RouteTables.open(bundle)
+
+
 def open_routing(
-    m: Maintenance, config: RouteConfig, *, state_dir: Path | None, later: Callable[[Callable[[], None]], None]
+    m: Maintenance, tables: RouteTables, *, state_dir: Path | None, later: Callable[[Callable[[], None]], None]
 ) -> Routing:
     """What a device routes with.
 
@@ -39,23 +63,13 @@ def open_routing(
 
     Args:
         m: Its link, its exits and its model in service are there.
+        tables: See `open_tables`.
         later: Runs a task in the background thread.
-    Raises:
-        BundleError: the bundle has no router's tables, or they are not for its exits and splits.
-        ValueError: there is no link, the bundle's exits are left out, or the deadline is longer than the wire's.
     """
-    bundle, exits, link, session = m.bundle, m.exits, m.link, m.config.session
-    if link is None or state_dir is None:
-        raise ValueError("a device that routes needs a link to a cloud, and a state_dir; else give exits alone")
-    if not bundle.manifest.adapts:
-        raise ValueError(f"a router is for classification, this bundle is for {bundle.manifest.task}; offload instead")
-    if exits is None and bundle.manifest.exits:
-        raise ValueError(
-            "the router of this bundle counts on its exits; give DeviceConfig(route=..., exits=ExitConfig())"
-        )
-    if config.deadline_ms > MAX_DEADLINE_MS:
-        raise ValueError(f"deadline_ms is {config.deadline_ms}, expected at most {MAX_DEADLINE_MS}")
-    tables = RouteTables.open(bundle)
+    bundle, exits, link, session, config = m.bundle, m.exits, m.link, m.config.session, m.config.route
+    assert link is not None
+    assert state_dir is not None
+    assert config is not None
     encoders = {index: SplitEncoder(bundle, index, session) for index in range(len(bundle.manifest.splits))}
     kept = frozenset(each.segment for each in encoders.values() if each.segment is not None)
     trail = Trail([] if exits is None else exits.stages, len(bundle.manifest.segments), kept)
