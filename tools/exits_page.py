@@ -206,7 +206,7 @@ def drift(rows: Rows, table: Callable[..., str]) -> list[str]:
     words = (
         "A real device and its real cloud in one process, one world after another; promised is that of the frames that "
         "come while thresholds are in force at most 0.05 get another answer than at full depth. `early`: of all "
-        "frames, those that left early; `settled_early`: of the last 500 of a world. `risk`: of all frames, early "
+        "frames, those that left early; `settled_early`: of the last 300 of a world. `risk`: of all frames, early "
         "answers other than at full depth. `serving`: frames while thresholds were in force, `lost` of them; their "
         "share, its "
         "one-sided 95 % bounds, and how likely so many or more would be at 0.05. `windows`: of 250 frames, more than "

@@ -22,7 +22,7 @@ def ring_of(count: int, *, capacity: int = 4) -> tuple[CalibrationRing, MemorySl
 def test_another_network_sees_each_frame_again_and_labels_stay() -> None:
     ring, _ = ring_of(6)
     ring.label(4, 7)
-    assert ring.run_again(9, lambda pixels: (np.array([2 * pixels[0], 1], np.float16), pixels[0])) == 4
+    assert ring.run_again(9, lambda many: [(np.array([2 * each[0], 1], np.float16), each[0]) for each in many]) == 4
     frames = list(ring.frames())
     assert [frame.frame_id for frame in frames] == [2, 3, 4, 5]
     assert [frame.features.tolist() for frame in frames] == [[4, 1], [6, 1], [8, 1], [10, 1]]
@@ -34,8 +34,8 @@ def test_another_network_sees_each_frame_again_and_labels_stay() -> None:
 def test_a_frame_of_which_the_network_makes_nothing_finite_is_dropped_with_its_pixels() -> None:
     ring, pixels = ring_of(4)
 
-    def see(data: bytes) -> Seen | None:
-        return None if data[0] == 2 else (np.zeros(2, np.float16), 0)
+    def see(many: list[bytes]) -> list[Seen | None]:
+        return [None if each[0] == 2 else (np.zeros(2, np.float16), 0) for each in many]
 
     assert ring.run_again(9, see) == 3
     assert pixels.read(2) == b"\0"
@@ -53,4 +53,4 @@ def test_a_ring_without_pixels_says_so() -> None:
     ring = CalibrationRing(4, (1, 1))
     assert not ring.runs_again
     with pytest.raises(ValueError, match="not kept"):
-        ring.run_again(1, lambda pixels: None)
+        ring.run_again(1, lambda many: [])

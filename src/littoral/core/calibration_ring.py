@@ -182,25 +182,27 @@ class CalibrationRing:
             if self._ids[slot] != _EMPTY:
                 yield RingFrame.from_bytes(self._slots.read(int(slot)))
 
-    def run_again(self, version: int, see: Callable[[bytes], Seen | None]) -> int:
+    def run_again(self, version: int, see: Callable[[list[bytes]], list[Seen | None]]) -> int:
         """Let another network see all frames again; what it makes of them replaces what was known. Labels stay.
 
         Args:
             version: The network's affine version.
-            see: A frame's pixels to its features and answer; None where they are not finite, and the frame is dropped.
+            see: Some frames' pixels to their features and answers; None where they are not finite: such are dropped.
         Returns:
             How many frames are left.
         """
         if self._pixels is None:
             raise ValueError("the frames' pixels were not kept, so they cannot be run again")
-        for slot in np.flatnonzero(self._ids != _EMPTY).tolist():
-            seen = see(self._pixels.read(slot))
-            if seen is None:
-                self._drop(np.array([slot]))
-                continue
-            frame = RingFrame.from_bytes(self._slots.read(slot))
-            again = replace(frame, affine_version=version, features=seen[0], shipped=seen[1])
-            self._slots.write(slot, again.to_bytes())
+        slots = np.flatnonzero(self._ids != _EMPTY).tolist()
+        for first in range(0, len(slots), _CHUNK):
+            chunk = slots[first : first + _CHUNK]
+            for slot, seen in zip(chunk, see([self._pixels.read(slot) for slot in chunk]), strict=True):
+                if seen is None:
+                    self._drop(np.array([slot]))
+                    continue
+                frame = RingFrame.from_bytes(self._slots.read(slot))
+                again = replace(frame, affine_version=version, features=seen[0], shipped=seen[1])
+                self._slots.write(slot, again.to_bytes())
         return len(self)
 
     def scores(self, policy: ExitPolicy) -> RingScores:

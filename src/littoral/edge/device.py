@@ -271,13 +271,9 @@ class Device:
             maintenance.saw_offloaded(frame, label)
         else:
             maintenance.saw(frame, label, network_entropy)
-        if is_own and maintenance.uplink and not self._calibrates:
+        foreign = self._exits is not None and self._exits.calibrates  # a network fitted to it would look too good on it
+        if is_own and maintenance.uplink and not foreign:
             self._select(maintenance, frame, logits, label, entropy, model.version)
-
-    @property
-    def _calibrates(self) -> bool:
-        """The newest frame is not for the cloud: a network fitted to it would look better on it than it is."""
-        return self._exits is not None and self._exits.calibrates
 
     def _given(
         self,

@@ -56,6 +56,7 @@ class Calibration:
 
     Args:
         model: In service now.
+        rings: Where the frames lie that calibrate, and the lessons.
         any_sure: See `littoral.core.exit_control.certify`.
     """
 
@@ -66,11 +67,10 @@ class Calibration:
         heads: ExitHeads,
         *,
         model: Model,
-        ring: RingSlots,
-        lessons: RingSlots,
+        rings: tuple[RingSlots, RingSlots],
         any_sure: bool,
     ) -> None:
-        self.config, self.model = config, model
+        self.config, self.model, (ring, lessons) = config, model, rings
         self.ring = CalibrationRing(config.ring_frames, parts.sizes, slots=ring.records, pixels=ring.pixels)
         self._lessons: CalibrationRing | None = None
         self._sources = tuple(SourceLevels.of(moments) for moments in heads.moments)

@@ -78,9 +78,10 @@ class SlotFile:
         return self._file.read(self._size)
 
     def close(self) -> None:
-        """Close the file, and leave nothing in it."""
-        with contextlib.suppress(OSError):
-            self._file.truncate(0)
+        """Close the file, and leave nothing in it. Idempotent."""
+        if not self._file.closed:
+            with contextlib.suppress(OSError):
+                self._file.truncate(0)
         self._file.close()
 
 

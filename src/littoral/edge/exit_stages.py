@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,10 +30,12 @@ class Stage(NamedTuple):
 
     def pooled(self, value: Any) -> FloatArray:
         """The features ``(D,)`` of one frame, from what the segment before gave for it."""
-        if self.stem is None:
-            features: FloatArray = value[0]
-        else:
-            features = self.stem.run(_POOLED, {"features": value})[0][0]
+        features: FloatArray = self.pooled_all(value)[0]
+        return features
+
+    def pooled_all(self, value: Any) -> FloatArray:
+        """The features ``(B, D)`` of several frames."""
+        features: FloatArray = value if self.stem is None else self.stem.run(_POOLED, {"features": value})[0]
         return features
 
 
@@ -69,20 +72,21 @@ class ExitStages:
         """Of one frame's pixels."""
         return int(self._probe_frames[0].nbytes)
 
-    def run_again(self, model: Model, pixels: bytes) -> Seen | None:
-        """What a network makes of a frame that was kept; None where that is not finite.
+    def run_again(self, model: Model, pixels: Sequence[bytes]) -> list[Seen | None]:
+        """What a network makes of frames that were kept; None for one of which that is not finite.
 
         Args:
-            pixels: The frame's bytes, as the bundle's input says.
+            pixels: Each frame's bytes, as the bundle's input says.
         """
         first = self._probe_frames[0]
-        frame = np.frombuffer(pixels, dtype=first.dtype).reshape(first.shape)
-        features = np.zeros(self.num_features, dtype=np.float32)
-        value = self._fill(model, frame, features)
-        logits = model.through(self.all[-1].after, self._end, value)[0]
-        if not (np.isfinite(features).all() and np.isfinite(logits).all()):
-            return None
-        return as_half(features), int(logits.argmax())
+        frames = np.stack([np.frombuffer(each, dtype=first.dtype).reshape(first.shape) for each in pixels])
+        features, value = self._features(model, frames)
+        logits = model.through(self.all[-1].after, self._end, value)
+        finite = np.isfinite(features).all(axis=1) & np.isfinite(logits).all(axis=1)
+        return [
+            (as_half(row), int(scores.argmax())) if good else None
+            for row, scores, good in zip(features, logits, finite, strict=True)
+        ]
 
     def probe_features(self, model: Model) -> list[FloatArray]:
         """The features ``(N, D)`` of the bundle's probe frames at each exit.
@@ -90,22 +94,22 @@ class ExitStages:
         Raises:
             ModelOutputError: one is not finite.
         """
-        features = np.zeros((len(self._probe_frames), self.num_features), dtype=np.float32)
-        for row, frame in zip(features, self._probe_frames, strict=True):
-            self._fill(model, frame, row)
+        rows = [self._features(model, frame[None])[0] for frame in self._probe_frames]
+        features = np.concatenate(rows)
         if not np.isfinite(features).all():
             raise ModelOutputError(f"an exit's features under version {model.version} are not finite")
         return [features[:, stage.columns] for stage in self.all]
 
-    def _fill(self, model: Model, frame: Frame, row: FloatArray) -> Any:
-        """One frame's features of all exits; gives what the last exit's segment gave."""
-        value: Any = frame[None]
+    def _features(self, model: Model, frames: Frame) -> tuple[FloatArray, Any]:
+        """The features of all exits, side by side, of some frames; and what the last exit's segment gave."""
+        features = np.zeros((len(frames), self.num_features), dtype=np.float32)
+        value: Any = frames
         position = 0
         for stage in self.all:
             value = model.through(position, stage.after, value)
             position = stage.after
-            row[stage.columns] = stage.pooled(value)
-        return value
+            features[:, stage.columns] = stage.pooled_all(value)
+        return features, value
 
 
 def _early_costs(costs: ExitCosts, *, num_early: int) -> ExitCosts:

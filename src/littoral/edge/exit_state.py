@@ -23,32 +23,39 @@ log = logging.getLogger("littoral.edge.exits")
 
 
 class Kept(NamedTuple):
-    """None where the disk does not take it, or nothing is to be learned."""
+    """None where the disk does not take it, or nothing is to be learned.
 
-    ring: RingSlots = RingSlots()
-    lessons: RingSlots = RingSlots()
+    Attributes:
+        rings: Of the frames that calibrate, and of the lessons.
+    """
+
+    rings: tuple[RingSlots, RingSlots] = (RingSlots(), RingSlots())
     pending: PendingFrames | None = None
     personal: PersonalHeads | None = None
 
     def close(self) -> None:
         """Close the files; what waits in them is gone."""
-        for file in (*self.ring, *self.lessons, self.pending):
+        for file in (*self.rings[0], *self.rings[1], self.pending):
             if isinstance(file, SlotFile | PendingFrames):
                 file.close()
 
 
 def open_kept(
-    folder: Path, config: ExitConfig, heads: ExitHeads, parts: ExitStages, model: Model, files: Files | None
+    state_dir: Path | None, config: ExitConfig, heads: ExitHeads, parts: ExitStages, model: Model, files: Files | None
 ) -> Kept:
-    """Open the folder. A disk that fails leaves the shipped heads, with a warning."""
+    """Open a state folder. A disk that fails leaves the shipped heads, with a warning; so does having no folder."""
     kept = Kept()
+    if state_dir is None:
+        return kept
+    folder = state_dir / "exits"
     try:
         record_bytes = RingFrame.record_bytes(parts.num_features)
-        kept = kept._replace(ring=RingSlots(SlotFile(folder / "ring.slots", record_bytes)))
+        ring = RingSlots(SlotFile(folder / "ring.slots", record_bytes))
+        kept = Kept((ring, RingSlots()))
         if (config.control.ring_frames + LESSONS) * parts.frame_bytes <= config.ring_pixels_bytes:
             slots = [SlotFile(folder / name, parts.frame_bytes) for name in ("ring.frames", "lessons.frames")]
-            lessons = SlotFile(folder / "lessons.slots", record_bytes)
-            kept = Kept(RingSlots(kept.ring.records, slots[0]), RingSlots(lessons, slots[1]))
+            lessons = RingSlots(SlotFile(folder / "lessons.slots", record_bytes), slots[1])
+            kept = Kept((ring._replace(pixels=slots[0]), lessons))
         if config.personal is None:
             return kept
         pending = PendingFrames(

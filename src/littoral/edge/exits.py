@@ -32,7 +32,7 @@ from littoral.edge.exit_calibration import Calibration
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exit_files import PendingFrames
 from littoral.edge.exit_stages import ExitStages
-from littoral.edge.exit_state import Kept, open_kept, policy_of, take_heads_along
+from littoral.edge.exit_state import open_kept, policy_of, take_heads_along
 from littoral.edge.recent import RecentFrames, SeenFrame
 from littoral.edge.session import Model, SessionConfig
 from littoral.edge.versions import Files
@@ -100,12 +100,9 @@ class ExitRuntime:
         self._first_waiting = 0
         self._swap = threading.Lock()  # taken to put a policy in force, by the thread that answers only in an alarm
         self._not_before_s = 0.0
-        kept = Kept() if state_dir is None else open_kept(state_dir / "exits", config, heads, parts, model, files)
-        self._kept = kept
+        self._kept = kept = open_kept(state_dir, config, heads, parts, model, files)
         self._pending, self._personal = kept.pending, kept.personal
-        self.calibration = Calibration(
-            config.control, parts, heads, model=model, ring=kept.ring, lessons=kept.lessons, any_sure=routed
-        )
+        self.calibration = Calibration(config.control, parts, heads, model=model, rings=kept.rings, any_sure=routed)
         self.calibrates = False
         """The newest frame is one of those that calibrate, to which nothing may be fitted."""
         policy = self._policy(model.version)
@@ -271,13 +268,13 @@ class ExitRuntime:
             self._alarmed, self.policy = False, self._policy(self.policy.affine_version)
 
     def prepare(self, new: Model, *, same_world: bool = True) -> Callable[[], None]:
-        """Another network is about to serve. Where its affine version is another, heads follow, and the ring's frames
-        are run through it to say which thresholds it may serve with; what cannot be certified so is checked anew.
+        """Another network is about to serve; what comes back is to be called once it does.
+
+        Where its affine version is another, heads follow, and the ring's frames are run through it to say which
+        thresholds it may serve with; what cannot be certified so is checked anew.
 
         Args:
             same_world: The ring's frames are like those to come.
-        Returns:
-            To be called once the network serves.
         """
         calibration, old = self.calibration, self.calibration.model
         calibration.model = new
@@ -363,9 +360,7 @@ class ExitRuntime:
             self.control.enter_serving(found, tried.scores, any_sure=self._routed)
             self._publish(tried.serving)
             self.on_world(False)
-            log.info(
-                "exits are in force: %s, risk %.4f on %d frames", found.procedure, found.empirical_risk, len(self.ring)
-            )
+            log.info("exits are in force: %s, risk %.4f, %d", found.procedure, found.empirical_risk, found.num_frames)
         else:
             log.info("exits stay off: %s", found.why)
 

@@ -122,9 +122,7 @@ class Maintenance:
         self._labels: list[int] = []
         self._filled = self._seen = 0
         self._entropy_sum, self._entropy_count = 0.0, 0
-        self._measuring = False
-        self._looking = False
-        """What comes into service now is for another world."""
+        self._measuring = self._looking = False  # looking: what comes into service is for another world
 
     @property
     def cloud(self) -> str:
@@ -344,12 +342,10 @@ class Maintenance:
             self._measuring = False
 
     def _look(self, fingerprint: FloatArray, drifted: bool) -> bool:
-        served, first = self._affine, self.scenes.number == 0
+        served, first, tell = self._affine, self.scenes.number == 0, self._put_receipt
         self._looking = True
         try:
-            opened = self.scenes.look(
-                fingerprint, drifted=drifted, updater=self.updater, tell=self._put_receipt, uplink=self.uplink
-            )
+            opened = self.scenes.look(fingerprint, drifted=drifted, updater=self.updater, tell=tell, uplink=self.uplink)
         finally:
             self._looking = False
         if opened:
@@ -397,10 +393,8 @@ class Maintenance:
         self._put_into_service(candidate.live, candidate.affine)
 
     def _put_into_service(self, model: Model, affine: Tensors) -> None:
-        exits = self.exits
-        follow = None if exits is None else exits.prepare(model, same_world=not self._looking)
+        follow = (lambda: None) if self.exits is None else self.exits.prepare(model, same_world=not self._looking)
         self.model, self._affine = model, affine
         self.swaps += 1
-        if follow is not None:
-            follow()
+        follow()
         release_memory()

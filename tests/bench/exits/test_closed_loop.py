@@ -86,7 +86,7 @@ def told(world: int, count: int, *, early: float, wrong: float, serving: bool = 
     lost = round(wrong * count)
     return [
         Told(
-            world=world, label=1, answer=0 if i < lost else 1, full=1, shipped=1, early=i < leaves, serving=serving,
+            world=world, label=1, answer=0 if i < lost else 1, full=1, early=i < leaves, serving=serving,
             audited=False, macs=500.0, version=world, scene=world, alarms=0, rechecks=world, personal=0,
         )
         for i in range(count)

@@ -16,7 +16,7 @@ from littoral.core.exit_control import risk_at_most
 from littoral.core.risk import binomial_p_value
 
 Point = dict[str, Any]
-SETTLED = 500
+SETTLED = 300
 """The last frames of a world: the device has adapted by then."""
 WINDOW = 250
 DOUBT = 0.05

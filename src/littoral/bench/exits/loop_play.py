@@ -57,8 +57,6 @@ class Told(NamedTuple):
     answer: int
     full: int
     """What the device would have said at full depth, then and there."""
-    shipped: int
-    """What the network's own classifier says, whether it came so far or not."""
     early: bool
     serving: bool
     """Thresholds were in force."""
@@ -131,14 +129,13 @@ class LoopDevice:
         answer = self.device.infer(frame)
         assert isinstance(answer, Answer)
         early = answer.exit_index is not None and answer.exit_index < policy.num_early
-        full, shipped = self._at_full_depth(model, policy, frame)
+        full = self._at_full_depth(model, policy, frame) if early else answer.label
         serving, audited = not policy.checking, self._purpose is not Purpose.NOTHING
         told = Told(
             world=world,
             label=label,
             answer=answer.label,
             full=full,
-            shipped=shipped,
             early=early,
             serving=serving and policy.affine_version == model.version,
             audited=audited,
@@ -155,13 +152,12 @@ class LoopDevice:
             self._exchange()
         return told
 
-    def _at_full_depth(self, model: Model, policy: ExitPolicy, frame: Frame) -> tuple[int, int]:
+    def _at_full_depth(self, model: Model, policy: ExitPolicy, frame: Frame) -> int:
         stage = self.exits.stages[-1]
         value = model.through(0, stage.after, frame[None])
-        shipped = int(model.through(stage.after, self.exits._end, value)[0].argmax())
-        if policy.deep is None or policy.affine_version != model.version:
-            return shipped, shipped
-        return policy.deep.answer(stage.pooled(value)).label, shipped
+        if policy.deep is not None:
+            return policy.deep.answer(stage.pooled(value)).label
+        return int(model.through(stage.after, self.exits._end, value)[0].argmax())
 
     def _macs(self, policy: ExitPolicy, left_at: int | None, audited: bool) -> float:
         costs = self.exits._parts.costs

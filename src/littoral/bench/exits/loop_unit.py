@@ -19,12 +19,10 @@ if TYPE_CHECKING:
     from littoral.bench.exits.material import ExitMaterial
 
 CLEAN = "none"
-WORLDS: tuple[tuple[str, int], ...] = (
-    (CLEAN, 0), ("defocus_blur", 5), ("contrast", 5), ("gaussian_noise", 3), ("pixelate", 4), (CLEAN, 0),
-)  # fmt: skip
-FRAMES = (1_000, 1_200, 1_200, 1_200, 1_200, 800)
+WORLDS: tuple[tuple[str, int], ...] = ((CLEAN, 0), ("defocus_blur", 5), ("contrast", 5), (CLEAN, 0))
+FRAMES = (600, 900, 900, 500)
 QUICK_WORLDS: tuple[tuple[str, int], ...] = ((CLEAN, 0), ("contrast", 3), (CLEAN, 0))
-QUICK_FRAMES = (500, 600, 500)
+QUICK_FRAMES = (400, 500, 400)
 _WORLD_SEED = 5
 _TODAY = 0
 
