@@ -380,18 +380,21 @@ def test_a_new_version_takes_the_heads_along(tmp_path: Path, monkeypatch: pytest
 def test_a_version_that_breaks_the_promise_does_not_serve_with_exits_and_the_frames_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = Bench(monkeypatch, WORLD, replace(EXITS, personal=None), tmp_path)
+    world = World(300, seed=3, noise=0.4)
+    control = ControlConfig(risk=0.1, ring_frames=60, min_calibration=40)
+    bench = Bench(monkeypatch, world, replace(EXITS, control=control, personal=None), tmp_path)
     exits = bench.exits
     bench.show(range(300))
     assert exits.state == "serving"
     kept = len(exits.ring)
-    new = FakeModel(WORLD, version=9, scale=-1.0)
+    new = FakeModel(world, version=9, scale=-1.0)
     exits.prepare(new)()  # type: ignore[arg-type]
     bench.model = new
     assert (exits.state, exits.policy.affine_version, len(exits.ring)) == ("checking", 9, kept)
     assert (exits.control.num_rechecks, exits.control.num_alarms) == (1, 0)
-    good = FakeModel(WORLD, version=10)
-    exits.prepare(good)()  # type: ignore[arg-type]
+    bench.show(range(300))
+    assert (exits.state, len(exits.ring)) == ("checking", 60)
+    exits.prepare(FakeModel(world, version=10))()  # type: ignore[arg-type]
     assert exits.state == "serving", "a full ring is asked again with the next version"
 
 
