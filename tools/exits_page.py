@@ -197,9 +197,9 @@ def drift(rows: Rows, table: Callable[..., str]) -> list[str]:
     )  # fmt: skip
     whole = {"serving", "lost", "windows", "windows_over", "windows_broken"}
     lines = [
-        [*("yes" if yes else "no" for yes in key[1:3]), key[3], people(group)]
+        [key[0], *("yes" if yes else "no" for yes in key[1:3]), key[3], people(group)]
         + [mean(group, name, 0 if name in whole else 3) for name in names]
-        for key, group in grouped(of(rows, "drift"), "network", "cloud", "recheck", "world")
+        for key, group in grouped(of(rows, "drift"), "stream", "cloud", "recheck", "world")
     ]
     if not lines:
         return []
@@ -212,7 +212,7 @@ def drift(rows: Rows, table: Callable[..., str]) -> list[str]:
         "one-sided 95 % bounds, and how likely so many or more would be at 0.05. `windows`: of 250 frames, more than "
         "half of them serving; those over 0.05, and those that break it (5 % over all windows together)."
     )
-    return ["## Under drift", words, table(["cloud", "re-check", "world", "runs", *names], lines)]
+    return ["## Under drift", words, table(["stream", "cloud", "re-check", "world", "runs", *names], lines)]
 
 
 def strangers(rows: Rows, table: Callable[..., str]) -> list[str]:

@@ -132,7 +132,7 @@ class Calibration:
     def follow(self, policy: ExitPolicy, before: ExitPolicy, control: ExitControl, *, stays: bool) -> ExitPolicy:
         """The policy with which another affine version is to serve, as far as the ring's frames certify it.
 
-        A full ring that certified nothing is asked again with each version: it is another network.
+        A ring that certified nothing is asked again with each version: another network has a promise of its own.
 
         Args:
             policy: The version's heads, every exit off.
@@ -141,7 +141,7 @@ class Calibration:
         """
         if not self.config.recheck:
             return policy if before.checking else policy.with_shipped_of(before).serving(before.thresholds)
-        if not stays or (before.checking and len(self.ring) < self.config.ring_frames):
+        if not stays or (before.checking and len(self.ring) < self.config.min_calibration):
             return policy
         tried = self.certify(policy, share_of_delta=1 / len(self.config.looks) if before.checking else 1.0)
         if isinstance(tried.found, Certified):

@@ -82,10 +82,9 @@ class ExitStages:
         frames = np.stack([np.frombuffer(each, dtype=first.dtype).reshape(first.shape) for each in pixels])
         features, value = self._features(model, frames)
         logits = model.through(self.all[-1].after, self._end, value)
-        finite = np.isfinite(features).all(axis=1) & np.isfinite(logits).all(axis=1)
         return [
-            (as_half(row), int(scores.argmax())) if good else None
-            for row, scores, good in zip(features, logits, finite, strict=True)
+            (as_half(row), int(scores.argmax())) if np.isfinite(row).all() and np.isfinite(scores).all() else None
+            for row, scores in zip(features, logits, strict=True)
         ]
 
     def probe_features(self, model: Model) -> list[FloatArray]:

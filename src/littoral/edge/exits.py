@@ -103,13 +103,11 @@ class ExitRuntime:
         self._kept = kept = open_kept(state_dir, config, heads, parts, model, files)
         self._pending, self._personal = kept.pending, kept.personal
         self.calibration = Calibration(config.control, parts, heads, model=model, rings=kept.rings, any_sure=routed)
-        self.calibrates = False
-        """The newest frame is one of those that calibrate, to which nothing may be fitted."""
+        self.calibrates = False  # the newest frame is one of those that calibrate: nothing may be fitted to it
         policy = self._policy(model.version)
         if config.start_with_shipped:
             policy = policy.serving(self.shipped.thresholds[: policy.num_early])
-        self.policy = policy
-        """In force; read it once for each frame."""
+        self.policy = policy  # in force; read it once for each frame
 
     # -- in the thread that answers ------------------------------------------------------------------------------------
 
@@ -354,11 +352,10 @@ class ExitRuntime:
         """Put thresholds in force if they can be certified."""
         self.control.tried()
         policy, looks = self._policy(self.policy.affine_version), len(self.config.control.looks)
-        tried = self.calibration.certify(policy, share_of_delta=1 / looks)
-        found = tried.found
+        policy, found, scores = self.calibration.certify(policy, share_of_delta=1 / looks)
         if isinstance(found, Certified):
-            self.control.enter_serving(found, tried.scores, any_sure=self._routed)
-            self._publish(tried.serving)
+            self.control.enter_serving(found, scores, any_sure=self._routed)
+            self._publish(policy.serving(found.thresholds))
             self.on_world(False)
             log.info("exits are in force: %s, risk %.4f, %d", found.procedure, found.empirical_risk, found.num_frames)
         else:

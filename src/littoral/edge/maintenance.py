@@ -393,8 +393,8 @@ class Maintenance:
         self._put_into_service(candidate.live, candidate.affine)
 
     def _put_into_service(self, model: Model, affine: Tensors) -> None:
-        follow = (lambda: None) if self.exits is None else self.exits.prepare(model, same_world=not self._looking)
+        then = [] if self.exits is None else [self.exits.prepare(model, same_world=not self._looking)]
         self.model, self._affine = model, affine
         self.swaps += 1
-        follow()
-        release_memory()
+        for task in (*then, release_memory):
+            task()

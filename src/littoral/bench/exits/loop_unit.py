@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,10 +19,15 @@ if TYPE_CHECKING:
     from littoral.bench.exits.material import ExitMaterial
 
 CLEAN = "none"
-WORLDS: tuple[tuple[str, int], ...] = ((CLEAN, 0), ("defocus_blur", 5), ("contrast", 5), (CLEAN, 0))
-FRAMES = (600, 900, 900, 500)
-QUICK_WORLDS: tuple[tuple[str, int], ...] = ((CLEAN, 0), ("contrast", 3), (CLEAN, 0))
-QUICK_FRAMES = (400, 500, 400)
+Stream = tuple[tuple[str, int, int], ...]
+STREAMS: Mapping[str, Stream] = {
+    "hard": ((CLEAN, 0, 600), ("defocus_blur", 5, 900), ("contrast", 5, 900), (CLEAN, 0, 500)),
+    "mild": ((CLEAN, 0, 600), ("defocus_blur", 3, 900), ("fog", 3, 900), (CLEAN, 0, 500)),
+    "noise": ((CLEAN, 0, 400), ("gaussian_noise", 5, 400), (CLEAN, 0, 300)),
+    "quick": ((CLEAN, 0, 400), ("contrast", 3, 500), (CLEAN, 0, 400)),
+}
+"""Worlds, severities and frames, one after another. In ``noise`` early exits are sure and wrong: there the re-check is
+what keeps the promise, and little can leave early whatever is done."""
 _WORLD_SEED = 5
 _TODAY = 0
 
@@ -34,18 +39,18 @@ def play_unit(
 
     Args:
         seed: Of the order of frames, the device's coin, and the cloud.
-        options: ``cloud`` and ``recheck``, which are on; ``quick``, which is off.
+        options: ``cloud`` and ``recheck``, which are on, and ``stream``, a key of `STREAMS`.
     """
-    cloud, recheck, quick = (bool(options.get(name, name != "quick")) for name in ("cloud", "recheck", "quick"))
-    named = list(zip(QUICK_WORLDS, QUICK_FRAMES, strict=True) if quick else zip(WORLDS, FRAMES, strict=True))
-    bundle, worlds = loop_bundle(material, network), _worlds(material, network, named, seed)
+    cloud, recheck = (bool(options.get(name, True)) for name in ("cloud", "recheck"))
+    name = options.get("stream", "hard")
+    bundle, worlds = loop_bundle(material, network), _worlds(material, network, STREAMS[name], seed)
     control = ControlConfig(recheck=recheck)
     exits = ExitConfig(control=control, learning_share=1.0, today=lambda: _TODAY, seed=seed)
     total = sum(len(world.labels) for world in worlds)
     with LoopDevice(bundle, DeviceConfig(exits=exits), seed=seed, cloud=cloud) as device:
-        told = play_worlds(device, worlds, tell=lambda done: tell(done, total, worlds[told_world(done, named)].name))
+        told = play_worlds(device, worlds, tell=lambda done: tell(done, total))
         spent, full_macs = device.costs(), device.full_macs
-    setting = {"cloud": cloud, "recheck": recheck}
+    setting = {"stream": name, "cloud": cloud, "recheck": recheck}
     rows = points(told, [world.name for world in worlds], full_macs=full_macs, risk=control.risk)
     found = recovery(rows)
     everything = {f"all_{key}": value for key, value in rows[-2].items() if key != "world"}
@@ -54,28 +59,20 @@ def play_unit(
         "network": network,
         "seed": seed,
         "risk_promised": control.risk,
-        **(found if cloud and recheck else {f"{key}_of_control": value for key, value in found.items()}),
+        **(found if cloud and recheck and name != "noise" else {f"{key}_of_others": v for key, v in found.items()}),
         **everything,
         **spent,
         "points": [{**setting, "run": seed, **row} for row in rows],
     }
 
 
-def told_world(done: int, named: Sequence[tuple[tuple[str, int], int]]) -> int:
-    """The world of the last of so many frames."""
-    ends = np.cumsum([count for _, count in named])
-    return int(np.searchsorted(ends, min(done, int(ends[-1]))))
-
-
-def _worlds(
-    material: ExitMaterial, network: str, named: Sequence[tuple[tuple[str, int], int]], seed: int
-) -> list[World]:
+def _worlds(material: ExitMaterial, network: str, stream: Stream, seed: int) -> list[World]:
     """No frame comes twice, as long as there are enough."""
     frames, labels = material.frames(network)
-    total = sum(count for _, count in named)
+    total = sum(count for *_, count in stream)
     order = np.resize(np.random.default_rng([seed, 77]).permutation(len(frames)), total)
     out, begin = [], 0
-    for (name, severity), count in named:
+    for name, severity, count in stream:
         places = order[begin : begin + count]
         begin += count
         shown = frames[places]

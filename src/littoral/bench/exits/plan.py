@@ -13,8 +13,11 @@ TUNING_SEED = 100
 """Users of this seed chose every setting, and are in no table."""
 NUM_USERS, BLOCK = 20, 5
 TRAINED_USERS = 3
-DRIFTS = ((0, True, True), (0, True, False), (0, False, True), (0, False, False), (1, True, True), (1, True, False))
-"""Seed, with the cloud, with the re-check."""
+DRIFTS = (
+    ("mild", True, True), ("noise", True, True), ("noise", True, False), ("hard", True, True), ("hard", True, False),
+    ("mild", True, False), ("hard", False, True), ("hard", False, False),
+)  # fmt: skip
+"""The stream, with the cloud, with the re-check."""
 _FITS = ("logits", "onehot", "lda", "sgd")
 
 
@@ -30,8 +33,10 @@ def full_plan() -> list[ExitUnit]:
     units += [ExitUnit(kind="strangers", network=network, count=2 * BLOCK) for network in (LARGE, SMALL)]
     units += [ExitUnit(kind="cost", network=network) for network in (LARGE, SMALL)]
     units += [
-        ExitUnit(kind="drift", network=SMALL, users="all", seed=seed, options={"cloud": cloud, "recheck": recheck})
-        for seed, cloud, recheck in DRIFTS
+        ExitUnit(
+            kind="drift", network=SMALL, users="all", options={"stream": stream, "cloud": cloud, "recheck": recheck}
+        )
+        for stream, cloud, recheck in DRIFTS
     ]
     units += [ExitUnit(kind="risk", network=network, count=5) for network in (SMALL, LARGE)]
     units += [ExitUnit(kind="fits", network=SMALL, count=BLOCK, options={"fits": list(_FITS)})]
@@ -66,7 +71,7 @@ def quick_plan() -> list[ExitUnit]:
         ExitUnit(kind="users", stems="pooled", options={"labels": [0.0], "stops": [150]}, **few),  # type: ignore[arg-type]
         ExitUnit(kind="strangers", **few),  # type: ignore[arg-type]
         ExitUnit(kind="cost", **few),  # type: ignore[arg-type]
-        *(ExitUnit(kind="drift", options={"quick": True, "recheck": on}, **few) for on in (True, False)),  # type: ignore[arg-type]
+        *(ExitUnit(kind="drift", options={"stream": "quick", "recheck": on}, **few) for on in (True, False)),  # type: ignore[arg-type]
         ExitUnit(kind="risk", options={"calibrations": 20, "frames": 100}, **few),  # type: ignore[arg-type]
         ExitUnit(kind="fits", options={"fits": ["onehot", "lda"]}, **few),  # type: ignore[arg-type]
         ExitUnit(kind="trained", options={"epochs": 1}, **few),  # type: ignore[arg-type]

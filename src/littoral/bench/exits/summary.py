@@ -237,21 +237,24 @@ def _strangers(units: Units, network: str) -> dict[str, Any]:
 
 
 def _drift(units: Units, network: str) -> dict[str, Any]:
-    """With the loop closed. ``risk`` is of all frames, ``risk_serving`` of those while thresholds were in force."""
+    """With the loop closed: while thresholds were in force, the share of answers that were not the full depth's, by
+    stream and the worst; and how far the exit rate came back."""
     rows = [row for row in units.rows("drift", network, users=("all", "quick")) if row["cloud"]]
     out: dict[str, Any] = {}
     for recheck, word in ((True, "with_recheck"), (False, "without_recheck")):
-        found = [row for row in rows if row["recheck"] is recheck and row["world"] == DRIFTED]
-        if found:
-            risks = [row["risk"] for row in found]
+        risks = {}
+        for stream in dict.fromkeys(row["stream"] for row in rows):
+            found = [r for r in rows if (r["stream"], r["recheck"], r["world"]) == (stream, recheck, DRIFTED)]
             lost, serving = (sum(row[key] for row in found) for key in ("lost", "serving"))
-            out[f"drift_risk_{word}"] = round(fmean(risks), 4)
-            out[f"drift_risk_{word}_worst_run"] = round(max(risks), 4)
-            out[f"drift_risk_serving_{word}"] = round(lost / serving, 4) if serving else None
-        if parts := [part for part in units.results("drift", network) if part["cloud"] and part["recheck"] is recheck]:
-            key = "exit_rate_recovery_fraction" if recheck else "exit_rate_recovery_fraction_of_control"
-            values = [part[key] for part in parts if part[key] is not None]
-            out[key] = round(fmean(values), 4) if values else None
+            if serving:
+                risks[stream] = round(lost / serving, 4)
+        out |= {f"drift_{stream}_risk_{word}": risk for stream, risk in risks.items()}
+        if risks:
+            out[f"drift_risk_{word}"] = max(risks.values())
+    key = "exit_rate_recovery_fraction"
+    values = [part[key] for part in units.results("drift", network) if part.get(key) is not None]
+    if values:
+        out[key] = round(fmean(values), 4)
     return out
 
 
