@@ -10,6 +10,7 @@ import numpy as np
 from littoral.bench.exits.drift import points, recovery
 from littoral.bench.exits.loop_bundle import loop_bundle
 from littoral.bench.exits.loop_play import LoopDevice, World, play_worlds
+from littoral.bench.exits.unit import HARD
 from littoral.bench.streams.corruptions import corrupt_at
 from littoral.core.exit_control import ControlConfig
 from littoral.edge.device import DeviceConfig
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 CLEAN = "none"
 Stream = tuple[tuple[str, int, int], ...]
 STREAMS: Mapping[str, Stream] = {
-    "hard": ((CLEAN, 0, 600), ("defocus_blur", 5, 900), ("contrast", 5, 900), (CLEAN, 0, 500)),
+    HARD: ((CLEAN, 0, 600), ("defocus_blur", 5, 900), ("contrast", 5, 900), (CLEAN, 0, 500)),
     "mild": ((CLEAN, 0, 600), ("defocus_blur", 3, 900), ("fog", 3, 900), (CLEAN, 0, 500)),
     "noise": ((CLEAN, 0, 400), ("gaussian_noise", 5, 400), (CLEAN, 0, 300)),
     "quick": ((CLEAN, 0, 400), ("contrast", 3, 500), (CLEAN, 0, 400)),
@@ -42,7 +43,7 @@ def play_unit(
         options: ``cloud`` and ``recheck``, which are on, and ``stream``, a key of `STREAMS`.
     """
     cloud, recheck = (bool(options.get(name, True)) for name in ("cloud", "recheck"))
-    name = options.get("stream", "hard")
+    name = options.get("stream", HARD)
     bundle, worlds = loop_bundle(material, network), _worlds(material, network, STREAMS[name], seed)
     control = ControlConfig(recheck=recheck)
     exits = ExitConfig(control=control, learning_share=1.0, today=lambda: _TODAY, seed=seed)
@@ -50,12 +51,13 @@ def play_unit(
     with LoopDevice(bundle, DeviceConfig(exits=exits), seed=seed, cloud=cloud) as device:
         told = play_worlds(device, worlds, tell=lambda done: tell(done, total))
         spent, full_macs = device.costs(), device.full_macs
-    setting = {"stream": name, "cloud": cloud, "recheck": recheck}
+    setting = {"cloud": cloud, "recheck": recheck}
     rows = points(told, [world.name for world in worlds], full_macs=full_macs, risk=control.risk)
     found = recovery(rows)
     everything = {f"all_{key}": value for key, value in rows[-2].items() if key != "world"}
     return {
         **setting,
+        "stream": name,
         "network": network,
         "seed": seed,
         "risk_promised": control.risk,

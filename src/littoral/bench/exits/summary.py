@@ -61,7 +61,7 @@ class Units:
     ) -> Rows:
         """All points of these units, with the seed; the main plan's alone."""
         return [
-            {"seed": unit.seed, **point}
+            {"seed": unit.seed, "stream": unit.stream, **point}
             for unit, result in self.found
             if (unit.kind, unit.network, unit.stems) == (kind, network, stems)
             and unit.users in users
