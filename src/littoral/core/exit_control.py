@@ -78,7 +78,7 @@ class ControlConfig:
     ring_frames: int = 256
     """The newest frames that calibrate."""
     min_calibration: int = 110
-    """Before the ring has so many, nothing is certified. From 105 on a third of ``delta`` allows an error at a risk of
+    """Before the ring has so many, nothing is certified. From 103 on a third of ``delta`` allows an error at a risk of
     5 %: with fewer, one sure and wrong frame keeps every exit off."""
     min_labelled: int = 100
     """From so many frames of the ring with labels on, the promise is tried with labels first."""
