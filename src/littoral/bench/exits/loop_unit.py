@@ -40,13 +40,20 @@ def play_unit(
 
     Args:
         seed: Of the order of frames, the device's coin, and the cloud.
-        options: ``cloud`` and ``recheck``, which are on, and ``stream``, a key of `STREAMS`.
+        options: ``cloud`` and ``recheck``, which are on; ``shipped``, which is off: begin with the thresholds that the
+            build certified; and ``stream``, a key of `STREAMS`.
     """
     cloud, recheck = (bool(options.get(name, True)) for name in ("cloud", "recheck"))
     name = options.get("stream", HARD)
     bundle, worlds = loop_bundle(material, network), _worlds(material, network, STREAMS[name], seed)
     control = ControlConfig(recheck=recheck)
-    exits = ExitConfig(control=control, learning_share=1.0, today=lambda: _TODAY, seed=seed)
+    exits = ExitConfig(
+        control=control,
+        learning_share=1.0,
+        today=lambda: _TODAY,
+        seed=seed,
+        start_with_shipped=bool(options.get("shipped", False)),
+    )
     total = sum(len(world.labels) for world in worlds)
     with LoopDevice(bundle, DeviceConfig(exits=exits), seed=seed, cloud=cloud) as device:
         told = play_worlds(device, worlds, tell=lambda done: tell(done, total))
