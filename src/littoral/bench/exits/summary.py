@@ -237,18 +237,19 @@ def _strangers(units: Units, network: str) -> dict[str, Any]:
 
 
 def _drift(units: Units, network: str) -> dict[str, Any]:
-    """With the loop closed: while thresholds were in force, the share of answers that were not the full depth's, by
-    stream and the worst; and how far the exit rate came back."""
-    rows = [row for row in units.rows("drift", network, users=("all", "quick")) if row["cloud"]]
+    """With the loop closed, after the first world: the share of answers that were not the full depth's, of all frames
+    and of those while thresholds were in force, by stream and the worst; and how far the exit rate came back."""
+    rows = [r for r in units.rows("drift", network, users=("all", "quick")) if r["cloud"] and r["world"] == DRIFTED]
     out: dict[str, Any] = {}
     for recheck, word in ((True, "with_recheck"), (False, "without_recheck")):
         risks = {}
         for stream in dict.fromkeys(row["stream"] for row in rows):
-            found = [r for r in rows if (r["stream"], r["recheck"], r["world"]) == (stream, recheck, DRIFTED)]
+            found = [row for row in rows if (row["stream"], row["recheck"]) == (stream, recheck)]
             lost, serving = (sum(row[key] for row in found) for key in ("lost", "serving"))
-            if serving:
-                risks[stream] = round(lost / serving, 4)
-        out |= {f"drift_{stream}_risk_{word}": risk for stream, risk in risks.items()}
+            if found:
+                risks[stream] = round(fmean(row["risk"] for row in found), 4)
+                out[f"drift_{stream}_risk_{word}"] = risks[stream]
+                out[f"drift_{stream}_risk_serving_{word}"] = round(lost / serving, 4) if serving else None
         if risks:
             out[f"drift_risk_{word}"] = max(risks.values())
     key = "exit_rate_recovery_fraction"
