@@ -14,16 +14,20 @@ import pytest
 pytest.importorskip("torch", reason="the bundle is built here")
 
 from exit_bundles import source_like
+from PIL import Image
 from test_link import FAST, TinyCloud, enrolled, send, serving
 from test_offload import GOOD, CloudInMyHead, reply
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection
 
+from attacks import hostile_answers
 from littoral.bundle import Bundle
+from littoral.cli.main import main
 from littoral.core.exit_control import ControlConfig
 from littoral.core.exits import OFF
 from littoral.core.route_plan import Prices
 from littoral.core.route_words import REASONS, RouteConfig
+from littoral.edge import exits as exits_module
 from littoral.edge.answer import Answer
 from littoral.edge.device import Device, DeviceConfig
 from littoral.edge.exit_config import ExitConfig
@@ -161,6 +165,38 @@ def test_its_steps_and_encoders_are_measured_before_the_first_frame(bundle: Bund
         assert {way.encode_ms for way in ways} != {0.5}
 
 
+def test_drift_that_the_statistics_find_makes_the_router_careful(bundle: Bundle, tmp_path: Path) -> None:
+    config = DeviceConfig(statistics_stride_frames=1, exits=ExitConfig(control=NEVER), route=ALONE)
+    link: Any = CloudInMyHead(connected=False)
+    with Device(bundle, state_dir=tmp_path, link=link, config=config) as device:
+        for frame in (*FRAMES[:96], *(FRAMES[:120] // 4)):
+            infer(device, frame)
+            settled(device)
+        resets = device.status().statistics_resets
+        assert device._routing is not None
+        assert resets >= 1
+        assert device._routing.caution.num_signals == resets
+        assert device._routing.caution.frame().level > 0
+
+
+@pytest.mark.parametrize("routed", [True, False])
+def test_with_a_router_certificates_are_for_whichever_exit_it_takes(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, routed: bool
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(exits_module, "certify", lambda *args, any_sure, **more: asked.append(any_sure))
+    quick = ExitConfig(control=ControlConfig(ring_frames=4, min_calibration=2))
+    config = DeviceConfig(adapt_statistics=False, exits=quick, route=ALONE if routed else None)
+    link: Any = CloudInMyHead(connected=False)
+    with Device(bundle, state_dir=tmp_path, link=link, config=config) as device:
+        for frame in FRAMES[:8]:
+            device.infer(frame)
+            settled(device) if routed else device.settle()
+            if asked:
+                break
+    assert asked == [routed]
+
+
 @pytest.mark.parametrize(
     ("config", "link", "message"),
     [
@@ -188,6 +224,38 @@ def test_a_bundle_without_tables_and_offload_beside_a_router_are_refused(routed_
         Device(plain, state_dir=tmp_path, link=CloudInMyHead(), config=config)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="leave out one of route and offload"):
         DeviceConfig(route=EAGER, offload=OffloadConfig(mode="always"))
+
+
+@pytest.mark.parametrize("name", hostile_answers.ANSWERS)
+def test_a_cloud_that_lies_is_not_believed_and_soon_not_asked(bundle: Bundle, tmp_path: Path, name: str) -> None:
+    cloud = CloudInMyHead(reply(hostile_answers.ANSWERS[name]))
+    with routing(bundle, tmp_path, cloud) as device:
+        for _ in range(3):
+            for frame in FRAMES[:20]:
+                assert infer(device, frame).source == "device"
+                settled(device)
+        status = device.status()
+    assert (status.offloaded, status.labels) == (0, 0), "it teaches nothing either"
+    assert 0 < len(cloud.asked) < 15
+
+
+def test_the_command_routes_without_a_cloud_in_reach_and_says_why_of_each_answer(
+    routed_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number in range(5):
+        Image.fromarray(FRAMES[number][..., 0]).save(frames / f"{number}.png")
+    words = ["edge", str(routed_bundle / "b"), str(frames), "--state", str(tmp_path / "s"), "--flush", "0"]
+    words += ["--cloud", "http://127.0.0.1:9", "--route", "--deadline", "500", "--price-ms", "0", "--price-byte", "0"]
+    assert main(words) == 0
+    *answers, status = capsys.readouterr().out.splitlines()
+    assert len(answers) == 5
+    assert all(", by the device, at exit 3 (link-down" in line for line in answers)
+    assert answers[0].endswith("(link-down, degraded)")
+    assert "0 answered by the cloud" in status
+    assert "5 finished here, 0 hedged, 0 labels, 0 audits, 0 pings, 0 bytes of payloads a frame" in status
+    assert "by exit 0 0 0 5, checking" in status
 
 
 # A link that is cut in mid-stream.

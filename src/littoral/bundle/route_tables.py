@@ -187,6 +187,12 @@ def early_exits(manifest: Manifest) -> tuple[ExitSpec, ...]:
     return tuple(each for each in manifest.exits if not each.is_deep)
 
 
+def point_temperatures(manifest: Manifest) -> tuple[float, ...]:
+    """What the logits at each point are divided by: the early exits' shipped, then the deep exit's, 1 without one."""
+    deep = [each.temperature for each in manifest.exits if each.is_deep]
+    return (*(each.temperature for each in early_exits(manifest)), *(deep or [1.0]))
+
+
 def way_places(manifest: Manifest, levels: list[int]) -> tuple[tuple[int, int, int], ...]:
     """Split, level and point of each way of offloading, in the order of the tables.
 

@@ -261,10 +261,8 @@ def _routed(status: Mapping[str, Any] | None) -> str:
     if not status or not (status["finished"] or status["payload_bytes"]):
         return ""
     frames = max(status["frames"], 1)
-    shares = ", ".join(
-        f"{status[key] / frames:.0%} {told}"
-        for key, told in (("early", "left early"), ("finished", "finished there"), ("offloaded", "answered here"))
-    )
+    told = {"early": "left early", "finished": "finished on the device", "offloaded": "by the cloud"}
+    shares = ", ".join(f"{status[key] / frames:.0%} {text}" for key, text in told.items())
     return (
         f'<tr class="why"><td></td><td colspan="{_DEVICE_COLUMNS - 1}">routed: {shares}; '
         f"{status['hedged']:,} hedged, {status['labels']:,} labels, {status['asked']:,} asked for behind an answer, "

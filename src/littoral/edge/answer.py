@@ -31,10 +31,11 @@ class Answer(NamedTuple):
     degraded: bool = False
     """True where the device had wanted the cloud's answer and had to give its own."""
     reason: str = ""
-    """Why an answer is degraded: ``away``, ``timeout``, ``busy``, or what the cloud or the codec said."""
+    """Why an answer is degraded: ``away``, ``timeout``, ``busy``, or what the cloud or the codec said. From a device
+    that routes, why any answer is as it is: one of `littoral.core.route_words.REASONS`."""
     exit_index: int = 0
     """The exit that answered, from 0, the earliest; as many as there are exits where the network's own classifier did,
-    so 0 for a device without exits."""
+    or the cloud in its place, so 0 for a device without exits."""
 
     @property
     def probabilities(self) -> FloatArray:

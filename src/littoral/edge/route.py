@@ -72,11 +72,13 @@ class _Trip:
     num_rechecks: int
     pixels: bytes = b""
     """Where the frame is to be run again."""
+    decided_ms: float = 0.0
+    """When the last decision was taken: what it says of times counts from there."""
     wanted: bool = False
     """A decision said that the answer would be degraded."""
 
     @property
-    def policy(self) -> ExitPolicy | None:
+    def policy(self) -> ExitPolicy:
         return self.walk.policy
 
     @property
@@ -89,7 +91,6 @@ class Routing:
 
     Args:
         trail: The device's exits and what its encoders take.
-        exits: None for a bundle without.
         learning: Takes what the cloud answers.
         later: Runs a task in the background thread.
         broken: Told the affine version whose output was not finite behind an answer.
@@ -102,7 +103,7 @@ class Routing:
         requests: Requests,
         trail: Trail,
         *,
-        exits: ExitRuntime | None,
+        exits: ExitRuntime,
         learning: RouteLearning,
         later: Callable[[Callable[[], None]], None],
         clock: Callable[[], float],
@@ -115,11 +116,10 @@ class Routing:
         self.counters, self.caution = RouteCounters(), caution or Caution()
         self._trail, self._exits, self._later, self._clock = trail, exits, later, clock
         self._connected, self._broken, self._seed = connected, broken, seed + _AUDIT_SEED
-        self._row = np.zeros(0 if exits is None else exits.recent.features.shape[1], dtype=np.float16)
+        self._row = np.zeros(exits.recent.features.shape[1], dtype=np.float16)
         self._begun = self._done = 0  # of what runs behind answers; each written by one thread only
         self._pinging = False
-        if exits is not None:
-            exits.on_world = self.world
+        exits.on_world = self.world
 
     # -- in any thread -------------------------------------------------------------------------------------------------
 
@@ -161,9 +161,6 @@ class Routing:
 
     def _begin(self, model: Model, frame: Frame, frame_id: int, started_ms: float) -> _Trip:
         exits, coin = self._exits, draw(self._seed, frame_id, _TOSS) / _TOSS
-        if exits is None:
-            walk = Walk(self._trail, model, frame)
-            return _Trip(frame_id, started_ms, walk, (), coin, Purpose.NOTHING, 0)
         exits.begins(frame_id)
         policy, purpose = exits.policy, Purpose.NOTHING
         fits = policy.affine_version == model.version
@@ -177,6 +174,7 @@ class Routing:
 
     def _decide(self, trip: _Trip, *, asked: bool = False) -> Decision:
         walk, now_ms = trip.walk, self._clock()
+        trip.decided_ms = now_ms
         look = walk.looks[-1] if walk.looks else None
         decision = self.router.route(
             Moment(
@@ -204,8 +202,7 @@ class Routing:
     def _offloaded(self, trip: _Trip, decision: Decision) -> Routed:
         """Ask the cloud, wait, go on, and settle."""
         assert decision.way is not None
-        decided_ms = self._clock()
-        gives_up_ms = decided_ms + decision.give_up_after_ms
+        decided_ms, gives_up_ms = trip.decided_ms, trip.decided_ms + decision.give_up_after_ms
         request = self._request(trip, decision.way, decision, gives_up_ms)
         is_sent = self.requests.send(request, trip.walk.input_of(self.requests.segment_of(decision.way)))
         hedged = decision.hedge_after_ms is not None
@@ -275,7 +272,7 @@ class Routing:
         scores, seen = request.scores, request.seen
         assert scores is not None
         self.counters.answered += 1
-        if seen is not None and self._exits is not None:  # the device may have gone on since it asked
+        if seen is not None:  # the device may have gone on since it asked
             seen = (self._exits.recent.get(request.frame_id) or seen).taught_by_cloud(scores)
         label = int(scores.argmax())
         self.learning.answered(Answered(request.frame_id, request.looks, label, request.propensity, seen))
@@ -293,15 +290,12 @@ class Routing:
             counters.offloaded += 1
             return
         counters.finished += routed.found.network_entropy is not None
-        if self._exits is not None:
-            self._exits.frames_by_exit[routed.found.exit_index] += 1
+        self._exits.frames_by_exit[routed.found.exit_index] += 1
 
     def _end(self, trip: _Trip, *, leaves: bool) -> None:
         """Keep what is known of the frame. One that the coin picked runs to its end now, behind its answer."""
         exits, walk, policy = self._exits, trip.walk, trip.policy
-        if exits is None or policy is None or not walk.fits:
-            return
-        if walk.is_whole and not _is_finite(walk):
+        if not walk.fits or (walk.is_whole and not _is_finite(walk)):
             return
         trip.pixels = exits.calibration.pixels_for(trip.purpose, walk.input_of(None)[0])
         exits.recent.end(trip.frame_id, walk.model.version, walk.num_seen, walk.network_logits)
@@ -322,7 +316,7 @@ class Routing:
     def _loss(self, trip: _Trip) -> float | None:
         """What an audit of the exits counts for a frame that ran to its end; None where it is no audit."""
         policy, walk = trip.policy, trip.walk
-        if policy is None or policy.checking or not trip.is_picked or walk.found is None:
+        if policy.checking or not trip.is_picked or walk.found is None:
             return None
         said, sure = [each.label for each in walk.spoken], [each.confidence for each in walk.spoken]
         return early_loss(said, sure, policy, walk.found.label, any_sure=True)[1]
@@ -352,8 +346,6 @@ class Routing:
     def _ran_to_end(self, trip: _Trip, leaves: bool) -> None:
         """A frame that the coin picked has a deep answer, behind the one that was given."""
         exits, policy, version = self._exits, trip.policy, trip.walk.model.version
-        assert exits is not None
-        assert policy is not None
         if not _is_finite(trip.walk):
             self._broken(version)
         elif exits.control.num_rechecks == trip.num_rechecks and exits.policy.affine_version == version:

@@ -67,12 +67,13 @@ def open_routing(
         later: Runs a task in the background thread.
     """
     bundle, exits, link, session, config = m.bundle, m.exits, m.link, m.config.session, m.config.route
+    assert exits is not None
     assert link is not None
     assert state_dir is not None
     assert config is not None
     encoders = {index: SplitEncoder(bundle, index, session) for index in range(len(bundle.manifest.splits))}
     kept = frozenset(each.segment for each in encoders.values() if each.segment is not None)
-    trail = Trail([] if exits is None else exits.stages, len(bundle.manifest.segments), kept)
+    trail = Trail(exits.stages, len(bundle.manifest.segments), kept)
     steps, encode_ms = _measure(bundle, trail, m.model, exits, encoders)
     router = replace(
         tables,
@@ -89,9 +90,7 @@ def open_routing(
         routing.learn(request)
 
     requests = Requests(link, router, encoders, bundle.manifest.make_task(), keep_ms=config.deadline_ms, learn=learn)
-    learning = RouteLearning(
-        router.switcher, teach=None if exits is None else exits.teach, folder=state_dir / "route", later=later
-    )
+    learning = RouteLearning(router.switcher, teach=exits.teach, folder=state_dir / "route", later=later)
     routing = Routing(
         router,
         requests,
@@ -102,7 +101,7 @@ def open_routing(
         clock=clock_ms,
         connected=lambda: link.connected,
         broken=m.not_finite,
-        seed=0 if exits is None else exits.config.seed,
+        seed=exits.config.seed,
     )
     return routing
 
@@ -111,12 +110,11 @@ def _measure(
     bundle: Bundle,
     trail: Trail,
     model: Model,
-    exits: ExitRuntime | None,
+    exits: ExitRuntime,
     encoders: Mapping[int, SplitEncoder],
 ) -> tuple[list[list[float]], dict[int, float]]:
     """What each step takes, in several runs, and each split's encoder at its finest level, in milliseconds."""
-    policy = None if exits is None else exits.policy
-    row = np.zeros(0 if exits is None else exits.recent.features.shape[1], dtype=np.float16)
+    policy, row = exits.policy, np.zeros(exits.recent.features.shape[1], dtype=np.float16)
     steps: list[list[float]] = [[] for _ in trail.ends]
     encode: dict[int, list[float]] = {index: [] for index in encoders}
     frame = np.zeros(bundle.manifest.input.shape, np.uint8)

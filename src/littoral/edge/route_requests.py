@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from littoral.core.answers import decode_answer
 from littoral.core.arrays import FloatArray
+from littoral.core.estimates import Ewma
 from littoral.core.route_words import Ticket, Way
 from littoral.core.routing import Router
 from littoral.core.selection import judge_one
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 Told = Callable[[], None]
 Outcome = OffloadAnswer | str
+_DEVIATIONS, _MOST_LATE = 4.0, 0.1
+"""Of how late a wait ends, and the most of the deadline that is kept back for it."""
 _BROKEN = ("away", "timeout")
 """Of the codes of this side: the road gave no answer. All others are refusals."""
 
@@ -128,6 +131,7 @@ class Requests:
         self._link, self._router, self._encoders, self._task = link, router, encoders, task
         self._keep_ms, self._learn, self._clock = keep_ms, learn, clock
         self._out: list[Request] = []
+        self._late_ms, self._most_late_ms = Ewma(), _MOST_LATE * router.config.deadline_ms
 
     @property
     def ways(self) -> Sequence[Way]:
@@ -160,10 +164,18 @@ class Requests:
         return True
 
     def wait(self, request: Request, until_ms: float) -> bool:
-        """Wait for what becomes of a request; whether it is known."""
+        """Wait for what becomes of a request; whether it is known.
+
+        A busy machine wakes a thread late. By how much is measured, and waited less the next time.
+        """
+        until_ms -= min(self._late_ms.high(_DEVIATIONS) or 0.0, self._most_late_ms)
+        waited = False
         while request.outcome is None and (left_ms := until_ms - self._clock()) > 0:
             self.inbox.wait(left_ms)
+            waited = True
         if request.outcome is None:
+            if waited:
+                self._late_ms.add(self._clock() - until_ms)
             self.inbox.drain()
         return request.outcome is not None
 

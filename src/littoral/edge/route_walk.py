@@ -40,7 +40,7 @@ class Trail:
     """What all walks of a device have in common.
 
     Attributes:
-        stages: The exits, the earliest first; none for a bundle without.
+        stages: The exits, the earliest first.
         num_segments: Of the network.
         kept: The segments whose output some encoder takes.
     """
@@ -64,8 +64,8 @@ class Walk:
 
     Args:
         model: Read once for this frame.
-        policy: Whose heads speak; None without exits.
-        row: Where the exits' features go, float16; None without exits.
+        policy: Whose heads speak.
+        row: Where the exits' features go, float16.
         fits: The heads were made under the model's affine version; where not, they speak to the router only.
     """
 
@@ -74,8 +74,8 @@ class Walk:
         trail: Trail,
         model: Model,
         frame: Frame,
-        policy: ExitPolicy | None = None,
-        row: NDArray[np.float16] | None = None,
+        policy: ExitPolicy,
+        row: NDArray[np.float16],
         *,
         fits: bool = True,
     ) -> None:
@@ -120,7 +120,7 @@ class Walk:
             self._position = at + 1
             if at in self._keep:
                 self._kept[at] = self._value
-            if self._stages and self._stages[-1].is_deep and self._stages[-1].after == at + 1:
+            if self._stages[-1].is_deep and self._stages[-1].after == at + 1:
                 self._deep_pooled = self._see(len(self._stages) - 1)
         if self.point + 1 < len(self._ends):
             self._speak()
@@ -134,12 +134,10 @@ class Walk:
         if self._position == 0:
             self._value = self._value.copy()
         self._kept = {}
-        if self._row is not None:
-            self._row = self._row.copy()
+        self._row = self._row.copy()
 
     def seen(self, frame_id: int) -> SeenFrame:
-        """What is to be kept of a frame that ran to the end."""
-        assert self._row is not None
+        """What is to be kept of the frame, as far as it has come."""
         return SeenFrame(
             frame_id=frame_id,
             version=self.model.version,
@@ -149,7 +147,6 @@ class Walk:
         )
 
     def _see(self, i: int) -> FloatArray:
-        assert self._row is not None
         stage = self._stages[i]
         pooled = stage.pooled(self._value)
         with np.errstate(over="ignore"):
@@ -158,7 +155,6 @@ class Walk:
         return pooled
 
     def _speak(self) -> None:
-        assert self.policy is not None
         spoken = self.policy.exits[self.point].answer(self._see(self.point))
         self.spoken.append(spoken)
         found = Found(spoken.logits_K, spoken.label, spoken.confidence, spoken.entropy_nats, self.point, None)
@@ -169,7 +165,7 @@ class Walk:
         self.network_logits = logits
         label, confidence, entropy = judge_one(logits)
         found = Found(logits, label, confidence, entropy, len(self._stages), entropy)
-        deep = self.policy.deep if self.policy is not None and self.fits else None
+        deep = self.policy.deep if self.fits else None
         if deep is not None and self._deep_pooled is not None and entropy == entropy:
             own = deep.answer(self._deep_pooled)
             if own.entropy_nats == own.entropy_nats:
