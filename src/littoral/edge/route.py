@@ -345,7 +345,8 @@ class Routing:
 
     def _ran_to_end(self, trip: _Trip, leaves: bool) -> None:
         """A frame that the coin picked has a deep answer, behind the one that was given."""
-        exits, policy, version = self._exits, trip.policy, trip.walk.model.version
+        exits, version = self._exits, trip.walk.model.version
+        assert exits is not None
         if not _is_finite(trip.walk):
             self._broken(version)
         elif exits.control.num_rechecks == trip.num_rechecks and exits.policy.affine_version == version:
