@@ -85,8 +85,8 @@ class FakeModel:
             return value
         number = self._number = value if value.dtype == np.int64 else self._number
         if last <= len(self.world.features):
-            return self.scale * self.world.features[last - 1, int(number[0])][None]
-        deep = self.world.features[-1, int(number[0])][None]
+            return self.scale * self.world.features[last - 1, number]
+        deep = self.world.features[-1, number]
         return self._last.logits(deep)
 
 

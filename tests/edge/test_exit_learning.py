@@ -366,14 +366,57 @@ def test_a_new_version_takes_the_heads_along(tmp_path: Path, monkeypatch: pytest
     bench = Bench(monkeypatch, WORLD, EXITS, tmp_path)
     bench.show(range(300), labelled=1.0)
     new = FakeModel(WORLD, version=9, scale=1.5)
-    bench.exits.moved(bench.model, new)  # type: ignore[arg-type]
+    bench.exits.prepare(new)()  # type: ignore[arg-type]
     bench.model = new
-    assert (bench.exits.state, bench.exits.policy.affine_version) == ("checking", 9)
+    assert (bench.exits.state, bench.exits.policy.affine_version) == ("serving", 9), "the ring's frames were run again"
+    assert {frame.affine_version for frame in bench.exits.ring.frames()} == {9}
     assert bench.exits.num_personal == 3
     found = bench.show(range(300, 600), labelled=1.0)
     bench.exits.close()
     assert bench.exits.state == "serving"
     assert np.mean(np.array([each.label for each in found]) == WORLD.labels[300:]) > 0.8
+
+
+def test_a_version_that_breaks_the_promise_does_not_serve_with_exits_and_the_frames_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(300, seed=3, noise=0.4)
+    control = ControlConfig(risk=0.1, ring_frames=60, min_calibration=40)
+    bench = Bench(monkeypatch, world, replace(EXITS, control=control, personal=None), tmp_path)
+    exits = bench.exits
+    bench.show(range(300))
+    assert exits.state == "serving"
+    kept = len(exits.ring)
+    new = FakeModel(world, version=9, scale=-1.0)
+    exits.prepare(new)()  # type: ignore[arg-type]
+    bench.model = new
+    assert (exits.state, exits.policy.affine_version, len(exits.ring)) == ("checking", 9, kept)
+    assert (exits.control.num_rechecks, exits.control.num_alarms) == (1, 0)
+    bench.show(range(300))
+    assert (exits.state, len(exits.ring)) == ("checking", 60)
+    exits.prepare(FakeModel(world, version=10))()  # type: ignore[arg-type]
+    assert exits.state == "serving", "a full ring is asked again with the next version"
+
+
+def test_in_another_world_the_frames_that_calibrated_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(monkeypatch, WORLD, EXITS, tmp_path)
+    bench.show(range(300))
+    assert bench.exits.state == "serving"
+    bench.exits.prepare(FakeModel(WORLD, version=9), same_world=False)()  # type: ignore[arg-type]
+    assert (bench.exits.state, len(bench.exits.ring)) == ("checking", 0)
+
+
+def test_the_alarm_goes_on_through_versions_of_the_same_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, WORLD, EXITS, tmp_path)
+    bench.show(range(300))
+    alarm = bench.exits.control.alarm
+    assert alarm is not None
+    alarm.log_wealth = 2.0
+    bench.exits.prepare(FakeModel(WORLD, version=9))()  # type: ignore[arg-type]
+    assert bench.exits.state == "serving"
+    assert bench.exits.control.alarm is alarm, "versions that come all the time must not silence it"
 
 
 def test_without_a_state_folder_nothing_is_learned_and_exits_serve_as_shipped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from littoral.core.exits import OFF
 from littoral.core.route_plan import Prices
 from littoral.core.route_words import REASONS, RouteConfig
 from littoral.core.selection import SelectionConfig
-from littoral.edge import exits as exits_module
+from littoral.edge import exit_calibration as calibration_module
 from littoral.edge.answer import Answer
 from littoral.edge.device import Device, DeviceConfig
 from littoral.edge.exit_config import ExitConfig
@@ -209,7 +209,7 @@ def test_with_a_router_certificates_are_for_whichever_exit_it_takes(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, routed: bool
 ) -> None:
     asked: list[bool] = []
-    monkeypatch.setattr(exits_module, "certify", lambda *args, any_sure, **more: asked.append(any_sure))
+    monkeypatch.setattr(calibration_module, "certify", lambda *args, any_sure, **more: asked.append(any_sure))
     quick = ExitConfig(control=ControlConfig(ring_frames=4, min_calibration=2))
     config = DeviceConfig(adapt_statistics=False, exits=quick, route=ALONE if routed else None)
     link: Any = CloudInMyHead(connected=False)

@@ -3,13 +3,16 @@
 A frame is kept as one record of fixed size, so that the records may lie in a file and no more than a few of them in
 memory: 256 frames of six exits with 64 features take 200 kB. Little-endian: frame id, affine version (int64), day, the
 shipped network's answer, the label or -1 (int32), the features of all exits (float16).
+
+Where the frames' pixels are kept beside the records, the ring outlives a change of the network in the same world: the
+frames are run again, and say what the new network's exits are worth.
 """
 
 from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -49,6 +52,10 @@ class MemorySlots:
 
     def read(self, slot: int) -> bytes:
         return self._records[slot]
+
+
+Seen = tuple[NDArray[np.float16], int]
+"""A frame's features of all exits, side by side, and the network's answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +116,17 @@ class CalibrationRing:
         capacity: In frames.
         sizes: The number of features of each exit.
         slots: Where the records lie; by default in memory.
+        pixels: Where the frames' own bytes lie, all of one length; None keeps none.
     """
 
-    def __init__(self, capacity: int, sizes: Sequence[int], *, slots: Slots | None = None) -> None:
+    def __init__(
+        self, capacity: int, sizes: Sequence[int], *, slots: Slots | None = None, pixels: Slots | None = None
+    ) -> None:
         if capacity < 1:
             raise ValueError(f"a ring holds at least 1 frame, got {capacity}")
         self.sizes = tuple(sizes)
         self._slots: Slots = MemorySlots() if slots is None else slots
+        self._pixels = pixels
         self._ids = np.full(capacity, _EMPTY, dtype=np.int64)
         self._days = np.zeros(capacity, dtype=np.int32)
         self._next = 0
@@ -126,11 +137,22 @@ class CalibrationRing:
     def __contains__(self, frame_id: int) -> bool:
         return self._place(frame_id) is not None
 
-    def add(self, frame: RingFrame) -> None:
-        """Keep a frame; the oldest gives way."""
+    @property
+    def runs_again(self) -> bool:
+        """The frames' pixels are kept, so that `run_again` can be called."""
+        return self._pixels is not None
+
+    def add(self, frame: RingFrame, pixels: bytes = b"") -> None:
+        """Keep a frame; the oldest gives way.
+
+        Args:
+            pixels: Of the frame; not looked at where none are kept.
+        """
         if frame.features.shape != (sum(self.sizes),) or frame.frame_id < 0:
             raise ValueError(f"expected {sum(self.sizes)} features and an id, got {frame.features.shape}")
         slot = self._next
+        if self._pixels is not None:
+            self._pixels.write(slot, pixels)
         self._slots.write(slot, frame.to_bytes())
         self._ids[slot], self._days[slot] = frame.frame_id, frame.day
         self._next = (slot + 1) % len(self._ids)
@@ -160,6 +182,29 @@ class CalibrationRing:
             if self._ids[slot] != _EMPTY:
                 yield RingFrame.from_bytes(self._slots.read(int(slot)))
 
+    def run_again(self, version: int, see: Callable[[list[bytes]], list[Seen | None]]) -> int:
+        """Let another network see all frames again; what it makes of them replaces what was known. Labels stay.
+
+        Args:
+            version: The network's affine version.
+            see: Some frames' pixels to their features and answers; None where they are not finite: such are dropped.
+        Returns:
+            How many frames are left.
+        """
+        if self._pixels is None:
+            raise ValueError("the frames' pixels were not kept, so they cannot be run again")
+        slots = np.flatnonzero(self._ids != _EMPTY).tolist()
+        for first in range(0, len(slots), _CHUNK):
+            chunk = slots[first : first + _CHUNK]
+            for slot, seen in zip(chunk, see([self._pixels.read(slot) for slot in chunk]), strict=True):
+                if seen is None:
+                    self._drop(np.array([slot]))
+                    continue
+                frame = RingFrame.from_bytes(self._slots.read(slot))
+                again = replace(frame, affine_version=version, features=seen[0], shipped=seen[1])
+                self._slots.write(slot, again.to_bytes())
+        return len(self)
+
     def scores(self, policy: ExitPolicy) -> RingScores:
         """What the heads of a policy say of these frames; only a few of them are in memory at a time."""
         count, num_early = len(self), policy.num_early
@@ -188,8 +233,10 @@ class CalibrationRing:
         return int(found[0]) if frame_id != _EMPTY and len(found) else None
 
     def _drop(self, slots: NDArray[np.intp]) -> None:
-        for slot in slots:
-            self._slots.write(int(slot), bytes(RingFrame.record_bytes(sum(self.sizes))))
+        for slot in slots.tolist():
+            self._slots.write(slot, bytes(RingFrame.record_bytes(sum(self.sizes))))
+            if self._pixels is not None:
+                self._pixels.write(slot, bytes(len(self._pixels.read(slot))))
             self._ids[slot] = _EMPTY
 
 

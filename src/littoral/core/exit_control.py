@@ -6,7 +6,9 @@
                runs through the whole network (a *shadow run*). So these frames are like the whole traffic, whatever
                the exits do: they go by turns to the ring and to the heads, and all of them are watched by an alarm.
 
-The alarm, a change of the world and another affine version lead back to checking, with an emptied ring: the re-check.
+The alarm and a change of the world lead back to checking, with an emptied ring: the re-check. Another affine version in
+the same world does so too, unless the ring's frames can be run through it: then they say which thresholds keep the
+promise now, before the version serves, and the alarm goes on watching.
 
 Promise. In serving, the share of frames whose answer is not the one that the device gives at full depth is at most
 `risk`, or with labels: the device errs no more often than the shipped network. Each calibration breaks it with a
@@ -75,8 +77,9 @@ class ControlConfig:
     """Of frames that run through the whole network whatever the exits would say."""
     ring_frames: int = 256
     """The newest frames that calibrate."""
-    min_calibration: int = 100
-    """Before the ring has so many, nothing is certified."""
+    min_calibration: int = 110
+    """Before the ring has so many, nothing is certified. From 103 on a third of ``delta`` allows an error at a risk of
+    5 %: with fewer, one sure and wrong frame keeps every exit off."""
     min_labelled: int = 100
     """From so many frames of the ring with labels on, the promise is tried with labels first."""
     alarm_delta: float = 0.05
@@ -190,15 +193,25 @@ class ExitControl:
         """Thresholds come into force: the alarm begins to watch."""
         self.alarm = RiskAlarm(alarm_level(found, scores, self.config, any_sure=any_sure), self.config.alarm_delta)
 
-    def recheck(self) -> bool:
+    def serve_on(self, found: Certified, scores: RingScores, *, any_sure: bool = False) -> None:
+        """Thresholds come into force for another network in the same world: the alarm goes on with what it has seen."""
+        if self.alarm is None:
+            self.enter_serving(found, scores, any_sure=any_sure)
+        else:
+            self.alarm.level = alarm_level(found, scores, self.config, any_sure=any_sure)
+
+    def recheck(self, kept: int = 0) -> bool:
         """Back to checking; True where that is so, and the caller empties the ring and puts `ExitPolicy.off` in force.
 
         False with the re-check switched off: all stays as it is.
+
+        Args:
+            kept: So many frames stay in the ring, the world being the same; they did not do.
         """
         if not self.config.recheck:
             return False
         self.num_rechecks += 1
-        self.num_fresh = self._tried_at = 0
+        self.num_fresh = self._tried_at = kept
         self.alarm = None
         return True
 
@@ -240,6 +253,12 @@ def worst_first(confidences_NE: Float64s, losses_NE: Float64s) -> tuple[Float64s
     return confidences, losses
 
 
+def disagreements(scores: RingScores, *, any_sure: bool) -> tuple[Float64s, Float64s]:
+    """Confidences and losses of early answers that are not the full depth's, as a certificate counts them."""
+    losses = disagreement_losses(scores.answers_NE)
+    return worst_first(scores.confidences_NE, losses) if any_sure else (scores.confidences_NE, losses)
+
+
 def certify(
     scores: RingScores,
     config: ControlConfig,
@@ -269,7 +288,7 @@ def certify(
         delta /= 2
         found = _certify_labelled(path, scores, labelled, config, delta, any_sure)
     if not isinstance(found, Certified):
-        confidences, losses = _disagreements(scores, any_sure)
+        confidences, losses = disagreements(scores, any_sure=any_sure)
         found = learn_then_test(path, confidences, losses, level=config.risk, delta=delta, test="binomial")
     if isinstance(found, Certified) and all(threshold == OFF for threshold in found.thresholds):
         return _none(path, f"no threshold keeps a risk of {config.risk} with delta {delta:g} on {count} frames")
@@ -287,7 +306,7 @@ def alarm_level(found: Certified, scores: RingScores, config: ControlConfig, *, 
     """
     if found.procedure.endswith("binomial"):
         return config.risk
-    confidences, losses = _disagreements(scores, any_sure)
+    confidences, losses = disagreements(scores, any_sure=any_sure)
     leaving = exit_indices(confidences, found.thresholds)
     errors = int(losses[np.arange(len(leaving)), leaving].sum())
     return max(config.risk, risk_at_most(errors, len(leaving), config.alarm_delta))
@@ -313,11 +332,6 @@ def _certify_labelled(
     start = int(not losses[:, -1].any())  # with all exits off it is the shipped network: nothing to be tested
     level = config.risk_over_shipped
     return learn_then_test(path[start:], confidences, losses, level=level, delta=delta, test="betting")
-
-
-def _disagreements(scores: RingScores, any_sure: bool) -> tuple[Float64s, Float64s]:
-    losses = disagreement_losses(scores.answers_NE)
-    return worst_first(scores.confidences_NE, losses) if any_sure else (scores.confidences_NE, losses)
 
 
 def _none(path: Float64s, why: str) -> NotCertified:

@@ -131,6 +131,11 @@ class ExitPolicy:
         """Of the early exits."""
         return tuple(each.threshold for each in self.early)
 
+    def with_shipped_of(self, other: ExitPolicy) -> ExitPolicy:
+        """With the other's heads at the exits where it has no personal one, and this has none either."""
+        pairs = zip(self.exits, other.exits, strict=True)
+        return replace(self, exits=tuple(mine if mine.personal or its.personal else its for mine, its in pairs))
+
     def serving(self, thresholds: Sequence[float]) -> ExitPolicy:
         """With these thresholds in force."""
         return self._with(thresholds, checking=False)

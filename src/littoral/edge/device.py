@@ -272,7 +272,8 @@ class Device:
             maintenance.saw_offloaded(frame, label)
         else:
             maintenance.saw(frame, label, network_entropy)
-        if maintenance.uplink:
+        foreign = self._exits is not None and self._exits.calibrates  # a network fitted to it would look too good on it
+        if maintenance.uplink and not foreign:
             self._select(maintenance, frame, own.logits_K, own.label, own.entropy_nats, model.version)
 
     def _given(

@@ -32,6 +32,10 @@ class ExitConfig:
     """Of the coin and of the heads' memories."""
     pending_frames: int = 64
     """Learning begins when so many frames wait for it, on the disk."""
+    ring_pixels_bytes: int = 64 * 1024 * 1024
+    """Of the disk, for the pixels of the frames that calibrate. With them a new affine version in the same world is
+    certified before it serves, and frames go on leaving early. If the ring would take more, or without a state folder,
+    none are kept and each version is checked on new frames. A frame that calibrates is never sent to the cloud then."""
     learning_share: float = 0.1
     """Of the time of one core, at most this goes into learning; frames that come meanwhile and find no room are not
     learned from."""
@@ -44,5 +48,7 @@ class ExitConfig:
                 "1 <= pending_frames <= 4096 and 0 < learning_share <= 1 must hold, got "
                 f"{self.pending_frames} and {self.learning_share}"
             )
+        if self.ring_pixels_bytes < 0:
+            raise ValueError(f"ring_pixels_bytes is 0 or more, got {self.ring_pixels_bytes}")
         if not 0 <= self.seed < 1 << 32:
             raise ValueError(f"a seed is 0 to 2**32 - 1, got {self.seed}")

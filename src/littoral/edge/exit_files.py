@@ -4,8 +4,10 @@
                       power cut leaves the old one or the new one
     forget.json       days that are being taken back; there only while it is done
     probe.tensors     the probe frames' features under the version that the heads were learned under
-    ring.slots, pending.slots   calibration frames, and frames that wait to be learned from: room and no record, emptied
-                      at each start
+    ring.slots, ring.frames        calibration frames: what the network made of them, and their pixels
+    lessons.slots, lessons.frames  likewise of the frames by which shipped heads are levelled
+    pending.slots     frames that wait to be learned from; like the four above room and no record, emptied at each start
+                      and end
 
 A state that cannot be used is moved aside as ``head-<i>.refused``.
 """
@@ -76,6 +78,10 @@ class SlotFile:
         return self._file.read(self._size)
 
     def close(self) -> None:
+        """Close the file, and leave nothing in it. Idempotent."""
+        if not self._file.closed:
+            with contextlib.suppress(OSError):
+                self._file.truncate(0)
         self._file.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,8 @@ import onnxruntime as ort
 
 from littoral.bundle import Bundle
 from littoral.bundle.exits import ExitHeads
-from littoral.core.arrays import FloatArray
+from littoral.core.arrays import FloatArray, Frame
+from littoral.core.calibration_ring import Seen, as_half
 from littoral.core.exits import ExitCosts
 from littoral.edge.session import Model, SessionConfig, open_session
 from littoral.errors import ModelOutputError
@@ -28,10 +30,12 @@ class Stage(NamedTuple):
 
     def pooled(self, value: Any) -> FloatArray:
         """The features ``(D,)`` of one frame, from what the segment before gave for it."""
-        if self.stem is None:
-            features: FloatArray = value[0]
-        else:
-            features = self.stem.run(_POOLED, {"features": value})[0][0]
+        features: FloatArray = self.pooled_all(value)[0]
+        return features
+
+    def pooled_all(self, value: Any) -> FloatArray:
+        """The features ``(B, D)`` of several frames."""
+        features: FloatArray = value if self.stem is None else self.stem.run(_POOLED, {"features": value})[0]
         return features
 
 
@@ -61,6 +65,27 @@ class ExitStages:
         ]
         self.costs = _early_costs(heads.costs, num_early=sum(not spec.is_deep for spec in specs))
         self._probe_frames = bundle.probe[0]
+        self._end = len(bundle.manifest.segments)
+
+    @property
+    def frame_bytes(self) -> int:
+        """Of one frame's pixels."""
+        return int(self._probe_frames[0].nbytes)
+
+    def run_again(self, model: Model, pixels: Sequence[bytes]) -> list[Seen | None]:
+        """What a network makes of frames that were kept; None for one of which that is not finite.
+
+        Args:
+            pixels: Each frame's bytes, as the bundle's input says.
+        """
+        first = self._probe_frames[0]
+        frames = np.stack([np.frombuffer(each, dtype=first.dtype).reshape(first.shape) for each in pixels])
+        features, value = self._features(model, frames)
+        logits = model.through(self.all[-1].after, self._end, value)
+        return [
+            (as_half(row), int(scores.argmax())) if np.isfinite(row).all() and np.isfinite(scores).all() else None
+            for row, scores in zip(features, logits, strict=True)
+        ]
 
     def probe_features(self, model: Model) -> list[FloatArray]:
         """The features ``(N, D)`` of the bundle's probe frames at each exit.
@@ -68,17 +93,22 @@ class ExitStages:
         Raises:
             ModelOutputError: one is not finite.
         """
-        features = np.zeros((len(self._probe_frames), self.num_features), dtype=np.float32)
-        for row, frame in zip(features, self._probe_frames, strict=True):
-            value: Any = frame[None]
-            position = 0
-            for stage in self.all:
-                value = model.through(position, stage.after, value)
-                position = stage.after
-                row[stage.columns] = stage.pooled(value)
+        rows = [self._features(model, frame[None])[0] for frame in self._probe_frames]
+        features = np.concatenate(rows)
         if not np.isfinite(features).all():
             raise ModelOutputError(f"an exit's features under version {model.version} are not finite")
         return [features[:, stage.columns] for stage in self.all]
+
+    def _features(self, model: Model, frames: Frame) -> tuple[FloatArray, Any]:
+        """The features of all exits, side by side, of some frames; and what the last exit's segment gave."""
+        features = np.zeros((len(frames), self.num_features), dtype=np.float32)
+        value: Any = frames
+        position = 0
+        for stage in self.all:
+            value = model.through(position, stage.after, value)
+            position = stage.after
+            features[:, stage.columns] = stage.pooled_all(value)
+        return features, value
 
 
 def _early_costs(costs: ExitCosts, *, num_early: int) -> ExitCosts:

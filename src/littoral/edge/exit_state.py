@@ -10,34 +10,54 @@ from typing import NamedTuple
 from littoral.bundle.exits import ExitHeads
 from littoral.core.calibration_ring import RingFrame
 from littoral.core.exit_policy import ExitPolicy, ServedExit
+from littoral.edge.exit_calibration import LESSONS, RingSlots
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exit_files import ExitFolder, PendingFrames, SlotFile
 from littoral.edge.exit_stages import ExitStages
 from littoral.edge.personal import PersonalHeads
 from littoral.edge.session import Model
 from littoral.edge.versions import Files
-from littoral.errors import StorageError
+from littoral.errors import LittoralError, StorageError
 
 log = logging.getLogger("littoral.edge.exits")
 
 
 class Kept(NamedTuple):
-    """None where the disk does not take it, or nothing is to be learned."""
+    """None where the disk does not take it, or nothing is to be learned.
 
-    slots: SlotFile | None
-    pending: PendingFrames | None
-    personal: PersonalHeads | None
+    Attributes:
+        rings: Of the frames that calibrate, and of the lessons.
+    """
+
+    rings: tuple[RingSlots, RingSlots] = (RingSlots(), RingSlots())
+    pending: PendingFrames | None = None
+    personal: PersonalHeads | None = None
+
+    def close(self) -> None:
+        """Close the files; what waits in them is gone."""
+        for file in (*self.rings[0], *self.rings[1], self.pending):
+            if isinstance(file, SlotFile | PendingFrames):
+                file.close()
 
 
 def open_kept(
-    folder: Path, config: ExitConfig, heads: ExitHeads, parts: ExitStages, model: Model, files: Files | None
+    state_dir: Path | None, config: ExitConfig, heads: ExitHeads, parts: ExitStages, model: Model, files: Files | None
 ) -> Kept:
-    """Open the folder. A disk that fails leaves the shipped heads, with a warning."""
-    slots = None
+    """Open a state folder. A disk that fails leaves the shipped heads, with a warning; so does having no folder."""
+    kept = Kept()
+    if state_dir is None:
+        return kept
+    folder = state_dir / "exits"
     try:
-        slots = SlotFile(folder / "ring.slots", RingFrame.record_bytes(parts.num_features))
+        record_bytes = RingFrame.record_bytes(parts.num_features)
+        ring = RingSlots(SlotFile(folder / "ring.slots", record_bytes))
+        kept = Kept((ring, RingSlots()))
+        if (config.control.ring_frames + LESSONS) * parts.frame_bytes <= config.ring_pixels_bytes:
+            slots = [SlotFile(folder / name, parts.frame_bytes) for name in ("ring.frames", "lessons.frames")]
+            lessons = RingSlots(SlotFile(folder / "lessons.slots", record_bytes), slots[1])
+            kept = Kept((ring._replace(pixels=slots[0]), lessons))
         if config.personal is None:
-            return Kept(slots, None, None)
+            return kept
         pending = PendingFrames(
             folder / "pending.slots",
             capacity=config.pending_frames,
@@ -54,8 +74,8 @@ def open_kept(
         )
     except StorageError as error:
         log.warning("the shipped heads serve, and nothing is learned: %s", error)
-        return Kept(slots, None, None)
-    return Kept(slots, pending, personal)
+        return kept
+    return kept._replace(pending=pending, personal=personal)
 
 
 def policy_of(shipped: ExitHeads, personal: PersonalHeads | None, version: int, *, has_deep: bool) -> ExitPolicy:
@@ -68,3 +88,14 @@ def policy_of(shipped: ExitHeads, personal: PersonalHeads | None, version: int, 
         pairs = zip(shipped.heads, shipped.temperatures, strict=True)
         exits = [ServedExit(head=head, temperature=temperature) for head, temperature in pairs]
     return ExitPolicy(affine_version=version, exits=tuple(exits), has_deep=has_deep)
+
+
+def take_heads_along(kept: Kept, parts: ExitStages, old: Model, new: Model) -> None:
+    """What was learned follows to another affine version; what waits to be learned from is of the old one and gone."""
+    if kept.personal is None or kept.pending is None:
+        return
+    kept.pending.clear()
+    try:
+        kept.personal.move(new.version, parts.probe_features(old), parts.probe_features(new))
+    except LittoralError as error:
+        log.warning("personal heads do not follow to version %d, the shipped serve: %s", new.version, error)

@@ -21,21 +21,21 @@ import numpy as np
 from littoral.bundle import Bundle
 from littoral.bundle.exits import ExitHeads
 from littoral.core.arrays import FloatArray, Frame
-from littoral.core.calibration_ring import CalibrationRing, RingFrame
-from littoral.core.exit_control import ExitControl, Purpose, certify, early_loss
+from littoral.core.calibration_ring import CalibrationRing
+from littoral.core.exit_control import ExitControl, Purpose, early_loss
 from littoral.core.exit_policy import ExitPolicy, Spoken
 from littoral.core.exits import OFF
 from littoral.core.risk import Certified
 from littoral.core.selection import judge_one
 from littoral.edge.answer import Found
+from littoral.edge.exit_calibration import Calibration
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exit_files import PendingFrames
 from littoral.edge.exit_stages import ExitStages
-from littoral.edge.exit_state import Kept, open_kept, policy_of
+from littoral.edge.exit_state import open_kept, policy_of, take_heads_along
 from littoral.edge.recent import RecentFrames, SeenFrame
 from littoral.edge.session import Model, SessionConfig
 from littoral.edge.versions import Files
-from littoral.errors import LittoralError
 
 log = logging.getLogger("littoral.edge.exits")
 
@@ -49,6 +49,7 @@ class _Handed(NamedTuple):
     frame_id: int
     purpose: Purpose
     stands_for: float
+    pixels: bytes
     seen: SeenFrame | None
     """None: it is among the newest frames."""
 
@@ -99,16 +100,14 @@ class ExitRuntime:
         self._first_waiting = 0
         self._swap = threading.Lock()  # taken to put a policy in force, by the thread that answers only in an alarm
         self._not_before_s = 0.0
-        kept = Kept(None, None, None)
-        if state_dir is not None:
-            kept = open_kept(state_dir / "exits", config, heads, parts, model, files)
-        self._slots, self._pending, self._personal = kept
-        self.ring = CalibrationRing(config.control.ring_frames, sizes, slots=self._slots)
+        self._kept = kept = open_kept(state_dir, config, heads, parts, model, files)
+        self._pending, self._personal = kept.pending, kept.personal
+        self.calibration = Calibration(config.control, parts, heads, model=model, rings=kept.rings, any_sure=routed)
+        self.calibrates = False  # the newest frame is one of those that calibrate: nothing may be fitted to it
         policy = self._policy(model.version)
         if config.start_with_shipped:
             policy = policy.serving(self.shipped.thresholds[: policy.num_early])
-        self.policy = policy
-        """In force; read it once for each frame."""
+        self.policy = policy  # in force; read it once for each frame
 
     # -- in the thread that answers ------------------------------------------------------------------------------------
 
@@ -125,6 +124,7 @@ class ExitRuntime:
         purpose = control.purpose(checking=checking)  # before anything is looked at
         fits = policy.affine_version == model.version
         picked = fits and purpose is not Purpose.NOTHING
+        self.calibrates = purpose is Purpose.RING and self.calibration.runs_again
         runs_on = checking or picked or not fits
         self.begins(frame_id)
         row = recent.features[recent.begin(frame_id)]
@@ -165,7 +165,8 @@ class ExitRuntime:
         if num_seen == len(self.stages) and (picked or not checking):
             said, sure = [each.label for each in shadow], [each.confidence for each in shadow]
             leaves, loss = early_loss(said, sure, policy, found.label) if shadow else (False, None)
-            self.hand_over(policy, frame_id, purpose, leaves=leaves, loss=loss)
+            pixels = self.calibration.pixels_for(purpose, frame)
+            self.hand_over(policy, frame_id, purpose, leaves=leaves, loss=loss, pixels=pixels)
         return found
 
     def begins(self, frame_id: int) -> None:
@@ -181,6 +182,7 @@ class ExitRuntime:
         *,
         leaves: bool,
         loss: float | None,
+        pixels: bytes,
         seen: SeenFrame | None = None,
     ) -> None:
         """A frame ran to its end: audit it if the coin picked it, and pass it on.
@@ -189,17 +191,18 @@ class ExitRuntime:
             policy: That it was looked at with.
             leaves: It would have left early but for the coin, or has.
             loss: See `early_loss`; None where nothing is audited.
+            pixels: As `Calibration.pixels_for` wants them.
             seen: Where it is not among the newest frames.
         """
         checking = policy.checking
         if loss is not None and self.control.audit(loss):
             self._alarm(policy)
             return
-        if purpose is not Purpose.RING and (self._pending is None or self._pending.is_full):
+        if not pixels and purpose is not Purpose.RING and (self._pending is None or self._pending.is_full):
             return
         if len(self._waiting) < _MOST_WAITING:
             stands_for = self.control.stands_for(purpose, leaves_early=leaves, checking=checking)
-            self._waiting.append(_Handed(frame_id, purpose, stands_for, seen))
+            self._waiting.append(_Handed(frame_id, purpose, stands_for, pixels, seen))
             self._first_waiting = self._first_waiting or frame_id
             if len(self._waiting) >= _AT_A_TIME:
                 self._wake()
@@ -218,6 +221,11 @@ class ExitRuntime:
         self._later(lambda: self.recheck("the alarm"))
 
     # -- in any thread -------------------------------------------------------------------------------------------------
+
+    @property
+    def ring(self) -> CalibrationRing:
+        """The frames that calibrate."""
+        return self.calibration.ring
 
     @property
     def early(self) -> int:
@@ -253,27 +261,34 @@ class ExitRuntime:
             return
         log.info("exits are checked anew: %s", why)
         self._waiting.clear()
-        self.ring.clear()
+        self.calibration.clear()
         with self._swap:
             self._alarmed, self.policy = False, self._policy(self.policy.affine_version)
 
-    def moved(self, old: Model, new: Model) -> None:
-        """Another affine version is in service: heads follow, and exits are checked anew."""
+    def prepare(self, new: Model, *, same_world: bool = True) -> Callable[[], None]:
+        """Another network is about to serve; what comes back is to be called once it does.
+
+        Where its affine version is another, heads follow, and the ring's frames are run through it to say which
+        thresholds it may serve with; what cannot be certified so is checked anew.
+
+        Args:
+            same_world: The ring's frames are like those to come.
+        """
+        calibration, old = self.calibration, self.calibration.model
+        calibration.model = new
         if old.version == new.version:
-            return
-        if self._personal is not None and self._pending is not None:
-            self._pending.clear()
-            try:
-                self._personal.move(new.version, self._parts.probe_features(old), self._parts.probe_features(new))
-            except LittoralError as error:
-                log.warning("personal heads do not follow to version %d, the shipped serve: %s", new.version, error)
-        thresholds, on = self.policy.thresholds, not self.policy.checking
-        policy = self._policy(new.version)
-        if on and not self.config.control.recheck:
-            policy = policy.serving(thresholds)
-        with self._swap:
-            self.policy = policy
-        self.recheck(f"version {new.version}")
+            return lambda: None
+        take_heads_along(self._kept, self._parts, old, new)
+        policy, stays = self._policy(new.version), same_world and calibration.runs_again
+        policy = calibration.follow(policy, self.policy, self.control, stays=stays)
+
+        def put_in_force() -> None:
+            with self._swap:
+                self.policy = policy.off() if self._alarmed else policy
+            if not stays:
+                self.recheck(f"version {new.version}")
+
+        return put_in_force
 
     def forget_day(self, day: int) -> bool:
         """Take back all that came on a day; whether there was anything.
@@ -282,7 +297,7 @@ class ExitRuntime:
             StorageError: the disk does not take it; the next start goes on with what had begun.
         """
         self._drain()
-        found = self.ring.remove_day(day) > 0
+        found = self.calibration.remove_day(day)
         if self._pending is not None:
             found = self._pending.remove_day(day) or found
         if self._personal is not None:
@@ -294,9 +309,7 @@ class ExitRuntime:
 
     def close(self) -> None:
         """Close the files; what waits in them is gone."""
-        for file in (self._slots, self._pending):
-            if file is not None:
-                file.close()
+        self._kept.close()
 
     def take(self) -> None:
         """Take what the thread that answers has handed over; certify and learn when it is time."""
@@ -313,23 +326,15 @@ class ExitRuntime:
             frame = self.recent.get(handed.frame_id) if handed.seen is None else handed.seen
             if frame is None or frame.logits_K is None or not np.isfinite(frame.features).all():
                 continue
-            if frame.version != self.policy.affine_version:
+            if frame.version != self.policy.affine_version and not handed.pixels:
                 continue
-            if handed.purpose is Purpose.RING:
-                self._keep(frame, frame.logits_K)
-            elif self._pending is not None:
-                self._pending.add(replace(frame, day=self.config.today(), stands_for=handed.stands_for))
-
-    def _keep(self, frame: SeenFrame, logits_K: FloatArray) -> None:
-        kept = RingFrame(
-            frame_id=frame.frame_id,
-            affine_version=frame.version,
-            day=self.config.today(),
-            shipped=int(logits_K.argmax()),
-            features=frame.features,
-        )
-        self.ring.add(kept)
-        self.control.keep()
+            is_ring, day = handed.purpose is Purpose.RING, self.config.today()
+            if is_ring or handed.pixels:
+                self.calibration.keep(frame, day, handed.pixels, is_ring=is_ring)
+            if is_ring:
+                self.control.keep()
+            elif self._pending is not None and frame.version == self.policy.affine_version:
+                self._pending.add(replace(frame, day=day, stands_for=handed.stands_for))
 
     def teach(self, frame: SeenFrame) -> None:
         """What the cloud says of a frame: weighs as the network's word does, and the ring hears nothing of it."""
@@ -345,18 +350,14 @@ class ExitRuntime:
 
     def _try(self) -> None:
         """Put thresholds in force if they can be certified."""
-        config, policy = self.config.control, self.policy
         self.control.tried()
-        scores = self.ring.scores(policy)
-        share, costs = 1 / len(config.looks), self._parts.costs
-        found = certify(scores, config, share_of_delta=share, costs=costs, any_sure=self._routed)
+        policy, looks = self._policy(self.policy.affine_version), len(self.config.control.looks)
+        policy, found, scores = self.calibration.certify(policy, share_of_delta=1 / looks)
         if isinstance(found, Certified):
             self.control.enter_serving(found, scores, any_sure=self._routed)
             self._publish(policy.serving(found.thresholds))
             self.on_world(False)
-            log.info(
-                "exits are in force: %s, risk %.4f on %d frames", found.procedure, found.empirical_risk, len(self.ring)
-            )
+            log.info("exits are in force: %s, risk %.4f, %d", found.procedure, found.empirical_risk, found.num_frames)
         else:
             log.info("exits stay off: %s", found.why)
 
@@ -380,13 +381,12 @@ class ExitRuntime:
         before = self.policy
         policy = self._policy(before.affine_version)
         if before.checking or not self.config.control.recheck:
-            self._publish(policy if before.checking else policy.serving(before.thresholds))
+            self._publish(policy if before.checking else policy.with_shipped_of(before).serving(before.thresholds))
             return
         lost = any(old.personal and not new.personal for old, new in zip(before.exits, policy.exits, strict=True))
-        scores = self.ring.scores(policy)
-        found = certify(scores, self.config.control, costs=self._parts.costs, any_sure=self._routed)
-        if isinstance(found, Certified):
-            self._publish(policy.serving(found.thresholds))
+        tried = self.calibration.certify(policy)
+        if isinstance(tried.found, Certified):
+            self._publish(tried.serving)
         elif must or lost:
             self.recheck("a head is no longer what it was")
 

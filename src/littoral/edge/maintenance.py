@@ -122,7 +122,7 @@ class Maintenance:
         self._labels: list[int] = []
         self._filled = self._seen = 0
         self._entropy_sum, self._entropy_count = 0.0, 0
-        self._measuring = False
+        self._measuring = self._looking = False  # looking: what comes into service is for another world
 
     @property
     def cloud(self) -> str:
@@ -342,10 +342,12 @@ class Maintenance:
             self._measuring = False
 
     def _look(self, fingerprint: FloatArray, drifted: bool) -> bool:
-        served, first = self._affine, self.scenes.number == 0
-        opened = self.scenes.look(
-            fingerprint, drifted=drifted, updater=self.updater, tell=self._put_receipt, uplink=self.uplink
-        )
+        served, first, tell = self._affine, self.scenes.number == 0, self._put_receipt
+        self._looking = True
+        try:
+            opened = self.scenes.look(fingerprint, drifted=drifted, updater=self.updater, tell=tell, uplink=self.uplink)
+        finally:
+            self._looking = False
         if opened:
             if self.chooser is not None:
                 self.chooser.enter(self.scenes.number)
@@ -391,8 +393,8 @@ class Maintenance:
         self._put_into_service(candidate.live, candidate.affine)
 
     def _put_into_service(self, model: Model, affine: Tensors) -> None:
-        before, self.model, self._affine = self.model, model, affine
+        then = [] if self.exits is None else [self.exits.prepare(model, same_world=not self._looking)]
+        self.model, self._affine = model, affine
         self.swaps += 1
-        if self.exits is not None:
-            self.exits.moved(before, model)
-        release_memory()
+        for task in (*then, release_memory):
+            task()

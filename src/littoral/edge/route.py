@@ -37,6 +37,7 @@ from littoral.core.selection import judge_one
 from littoral.edge.answer import Found
 from littoral.edge.counters import RouteCounters
 from littoral.edge.exits import ExitRuntime
+from littoral.edge.recent import SeenFrame
 from littoral.edge.route_learning import Answered, RouteLearning
 from littoral.edge.route_requests import Request, Requests
 from littoral.edge.route_walk import Trail, Walk
@@ -71,6 +72,8 @@ class _Trip:
     coin: float
     purpose: Purpose
     num_rechecks: int
+    pixels: bytes = b""
+    """Where the frame is to be run again."""
     decided_ms: float = 0.0
     """When the last decision was taken: what it says of times counts from there."""
     wanted: bool = False
@@ -165,6 +168,7 @@ class Routing:
         fits = policy.affine_version == model.version
         if fits and self._has_room():
             purpose = exits.control.purpose(checking=policy.checking)
+        exits.calibrates = purpose is Purpose.RING and exits.calibration.runs_again
         row = exits.recent.features[exits.recent.begin(frame_id)] if fits else self._row
         walk = Walk(self._trail, model, frame, policy, row, fits=fits)
         thresholds = policy.thresholds if fits else (OFF,) * policy.num_early
@@ -296,12 +300,21 @@ class Routing:
         exits, walk, policy = self._exits, trip.walk, trip.policy
         if not walk.fits or (walk.is_whole and not _is_finite(walk)):
             return
+        trip.pixels = exits.calibration.pixels_for(trip.purpose, walk.input_of(None)[0])
         exits.recent.end(trip.frame_id, walk.model.version, walk.num_seen, walk.network_logits)
         if walk.is_whole and (trip.is_picked or not policy.checking):
-            exits.hand_over(policy, trip.frame_id, trip.purpose, leaves=leaves, loss=self._loss(trip))
+            self._hand_over(trip, leaves)
         elif trip.is_picked:
             walk.stays_behind()
             self._run_behind(functools.partial(self._run_to_end, trip, leaves))
+
+    def _hand_over(self, trip: _Trip, leaves: bool, seen: SeenFrame | None = None) -> None:
+        assert self._exits is not None
+        assert trip.policy is not None
+        loss = self._loss(trip)
+        self._exits.hand_over(
+            trip.policy, trip.frame_id, trip.purpose, leaves=leaves, loss=loss, pixels=trip.pixels, seen=seen
+        )
 
     def _loss(self, trip: _Trip) -> float | None:
         """What an audit of the exits counts for a frame that ran to its end; None where it is no audit."""
@@ -335,12 +348,12 @@ class Routing:
 
     def _ran_to_end(self, trip: _Trip, leaves: bool) -> None:
         """A frame that the coin picked has a deep answer, behind the one that was given."""
-        exits, policy, version = self._exits, trip.policy, trip.walk.model.version
+        exits, version = self._exits, trip.walk.model.version
+        assert exits is not None
         if not _is_finite(trip.walk):
             self._broken(version)
         elif exits.control.num_rechecks == trip.num_rechecks and exits.policy.affine_version == version:
-            seen = trip.walk.seen(trip.frame_id)
-            exits.hand_over(policy, trip.frame_id, trip.purpose, leaves=leaves, loss=self._loss(trip), seen=seen)
+            self._hand_over(trip, leaves, trip.walk.seen(trip.frame_id))
 
     def _ask_behind(self, trip: _Trip, way: int, decision: Decision) -> None:
         """An audit or a ping: its payload is made and sent when the answer is given."""

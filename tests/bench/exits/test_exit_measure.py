@@ -6,15 +6,11 @@ from dataclasses import replace
 
 import exit_world
 import numpy as np
-import pytest
 
-from littoral.bench.exits.drift import Stretch, played
 from littoral.bench.exits.measure import user_rows
 from littoral.bench.exits.risk_sim import risk_rows
-from littoral.bench.exits.scored import Outcome, Scored, equal_accuracy, split_calibration, within_budget
+from littoral.bench.exits.scored import Outcome, equal_accuracy, split_calibration, within_budget
 from littoral.bench.exits.strangers import removal_row, stranger_row
-from littoral.core.exit_control import ControlConfig
-from littoral.core.exits import ExitCosts
 from littoral.core.personal import PersonalConfig
 
 
@@ -70,32 +66,6 @@ def test_promises_are_broken_no_more_often_than_they_may_be_and_belief_in_means_
     for row in rows:
         assert row["broken"] <= 0.25  # a tenth is allowed, of 20
     assert max(row["broken_if_the_mean_is_believed"] for row in rows) > 0.25
-
-
-def stretch(world: str, *, wrong: float, begins: bool, seed: int, num_frames: int = 1000) -> Stretch:
-    """The early exit is sure of everything, and does not agree with the end in this share of the frames."""
-    rng = np.random.default_rng(seed)
-    end = rng.integers(0, 4, size=num_frames)
-    early = np.where(rng.random(num_frames) < wrong, (end + 1) % 4, end)
-    sure = np.full(num_frames, 0.99)
-    scored = Scored(
-        confidences_NE=np.stack([sure, np.ones(num_frames)], axis=1),
-        answers_NE=np.stack([early, end], axis=1),
-        labels_N=end,
-        shipped_N=end,
-    )
-    return Stretch(world=world, scored=scored, begins_version=begins)
-
-
-@pytest.mark.parametrize("recheck", [True, False], ids=["recheck", "negative-control"])
-def test_under_drift_the_promise_holds_with_the_recheck_and_without_it_does_not(recheck: bool) -> None:
-    stream = [stretch("1", wrong=0.005, begins=False, seed=1), stretch("2", wrong=0.5, begins=True, seed=2)]
-    config = ControlConfig(recheck=recheck, audit_share=0.05)
-    costs = ExitCosts(segment_macs=(1000, 1000), head_macs=(10, 10))
-    rows = {row["world"]: row for row in played(stream, config, costs)}
-    assert rows["1"]["early"] > 0.2
-    assert rows["1"]["risk"] <= 0.05
-    assert (rows["2"]["risk"] <= 0.05) is recheck
 
 
 def test_a_part_keeps_its_rows_together() -> None:

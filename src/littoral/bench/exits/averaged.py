@@ -12,7 +12,7 @@ from typing import Any
 Row = dict[str, Any]
 AVERAGED = ("users", "fits", "trained", "latency", "drift")
 _NAMES = ("kind", "network", "stems", "users", "seed", "commit", "hard", "method", "labels", "frames", "fit", "way",
-          "recheck", "world")  # fmt: skip
+          "stream", "cloud", "recheck", "world")  # fmt: skip
 """What tells rows apart; of all other columns that are numbers the mean is taken."""
 _GONE = ("user", "style", "run")
 _PLACES = 4

@@ -107,19 +107,9 @@ def _risk(unit: ExitUnit, material: ExitMaterial, tell: Tell) -> Result:
 
 
 def _drift(unit: ExitUnit, material: ExitMaterial, tell: Tell) -> Result:
-    from littoral.bench.exits.drift import played, stretches
-    from littoral.core.exit_control import ControlConfig
+    from littoral.bench.exits.loop_unit import play_unit
 
-    chain, points = _chain(unit, material), []
-    network, spec = material.network(unit.network), material.input(unit.network)
-    frames, _ = material.frames(unit.network)
-    for seen in _all_seen(unit, material, tell):
-        stream = stretches(chain, network, spec, seen, frames, per_world=unit.options["per_world"])
-        for run in range(unit.options["runs"]):
-            for recheck in (True, False):
-                rows = played(stream, ControlConfig(recheck=recheck, audit_share=0.05), chain.costs(), seed=run)
-                points += [{"user": seen.user.index, "run": run, "recheck": recheck, **row} for row in rows]
-    return {"points": points, "risk": ControlConfig().risk, "delta": ControlConfig().delta}
+    return play_unit(material, unit.network, unit.seed, unit.options, tell)
 
 
 def _trained(unit: ExitUnit, material: ExitMaterial, tell: Tell) -> Result:
@@ -202,7 +192,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "strangers": ("strangers",),
     "cost": ("costs",),
     "risk": ("risk_sim",),
-    "drift": ("drift",),
+    "drift": ("loop_unit",),
     "trained": ("trained",),
     "latency": ("latency",),
     "segmentation": ("segmentation",),

@@ -6,13 +6,18 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 
 from littoral.bench.exits.material import DIGITS, LARGE, SMALL
-from littoral.bench.exits.unit import ExitUnit
+from littoral.bench.exits.unit import HARD, ExitUnit
 
 SEEDS = (0, 1, 2)
 TUNING_SEED = 100
 """Users of this seed chose every setting, and are in no table."""
 NUM_USERS, BLOCK = 20, 5
 TRAINED_USERS = 3
+DRIFTS = (
+    ("mild", True, True), ("noise", True, True), ("noise", True, False), ("hard", True, True), ("hard", True, False),
+    ("hard", False, True), ("hard", False, False),
+)  # fmt: skip
+"""The stream, with the cloud, with the re-check."""
 _FITS = ("logits", "onehot", "lda", "sgd")
 
 
@@ -27,7 +32,7 @@ def full_plan() -> list[ExitUnit]:
         ]
     units += [ExitUnit(kind="strangers", network=network, count=2 * BLOCK) for network in (LARGE, SMALL)]
     units += [ExitUnit(kind="cost", network=network) for network in (LARGE, SMALL)]
-    units += [ExitUnit(kind="drift", network=SMALL, options={"per_world": 2_000, "runs": 10})]
+    units += [ExitUnit(kind="drift", network=SMALL, users="all", options=_drift_options(*drift)) for drift in DRIFTS]
     units += [ExitUnit(kind="risk", network=network, count=5) for network in (SMALL, LARGE)]
     units += [ExitUnit(kind="fits", network=SMALL, count=BLOCK, options={"fits": list(_FITS)})]
     units += [
@@ -53,6 +58,13 @@ def full_plan() -> list[ExitUnit]:
     return units
 
 
+def _drift_options(stream: str, cloud: bool, recheck: bool) -> dict[str, object]:
+    """The hard stream goes without saying. In noise thresholds are those of the build: what a device would keep that
+    was calibrated once."""
+    named: dict[str, object] = {} if stream == HARD else {"stream": stream}
+    return {**named, **({"shipped": True} if stream == "noise" else {}), "cloud": cloud, "recheck": recheck}
+
+
 def quick_plan() -> list[ExitUnit]:
     """Everything once, of digits."""
     few = {"users": "quick", "network": DIGITS}
@@ -61,7 +73,7 @@ def quick_plan() -> list[ExitUnit]:
         ExitUnit(kind="users", stems="pooled", options={"labels": [0.0], "stops": [150]}, **few),  # type: ignore[arg-type]
         ExitUnit(kind="strangers", **few),  # type: ignore[arg-type]
         ExitUnit(kind="cost", **few),  # type: ignore[arg-type]
-        ExitUnit(kind="drift", options={"per_world": 400, "runs": 2}, **few),  # type: ignore[arg-type]
+        *(ExitUnit(kind="drift", options={"stream": "quick", "recheck": on}, **few) for on in (True, False)),  # type: ignore[arg-type]
         ExitUnit(kind="risk", options={"calibrations": 20, "frames": 100}, **few),  # type: ignore[arg-type]
         ExitUnit(kind="fits", options={"fits": ["onehot", "lda"]}, **few),  # type: ignore[arg-type]
         ExitUnit(kind="trained", options={"epochs": 1}, **few),  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from littoral.bench.exits.drift import DRIFTED
 from littoral.bench.exits.material import DIGITS, LARGE, SMALL
 from littoral.bench.exits.unit import ExitUnit
 
@@ -51,12 +52,16 @@ class Units:
     def __init__(self, planned: Sequence[ExitUnit], results: Mapping[str, Result]) -> None:
         self.found = [(unit, results[unit.key]) for unit in planned if unit.key in results]
 
+    def results(self, kind: str, network: str) -> list[Result]:
+        """Of these units."""
+        return [result for unit, result in self.found if (unit.kind, unit.network) == (kind, network)]
+
     def rows(
         self, kind: str, network: str, *, users: tuple[str, ...] = ("k4", "quick"), stems: str = "trained"
     ) -> Rows:
         """All points of these units, with the seed; the main plan's alone."""
         return [
-            {"seed": unit.seed, **point}
+            {"seed": unit.seed, "stream": unit.stream, **point}
             for unit, result in self.found
             if (unit.kind, unit.network, unit.stems) == (kind, network, stems)
             and unit.users in users
@@ -232,13 +237,25 @@ def _strangers(units: Units, network: str) -> dict[str, Any]:
 
 
 def _drift(units: Units, network: str) -> dict[str, Any]:
-    rows = [row for row in units.rows("drift", network) if row["world"] == "all but the first"]
+    """With the loop closed, after the first world: the share of answers that were not the full depth's, of all frames
+    and of those while thresholds were in force, by stream and the worst; and how far the exit rate came back."""
+    rows = [r for r in units.rows("drift", network, users=("all", "quick")) if r["cloud"] and r["world"] == DRIFTED]
     out: dict[str, Any] = {}
     for recheck, word in ((True, "with_recheck"), (False, "without_recheck")):
-        found = [row["risk"] for row in rows if row["recheck"] is recheck]
-        if found:
-            out[f"drift_risk_{word}"] = round(fmean(found), 4)
-            out[f"drift_risk_{word}_worst_run"] = round(max(found), 4)
+        risks = {}
+        for stream in dict.fromkeys(row["stream"] for row in rows):
+            found = [row for row in rows if (row["stream"], row["recheck"]) == (stream, recheck)]
+            lost, serving = (sum(row[key] for row in found) for key in ("lost", "serving"))
+            if found:
+                risks[stream] = round(fmean(row["risk"] for row in found), 4)
+                out[f"drift_{stream}_risk_{word}"] = risks[stream]
+                out[f"drift_{stream}_risk_serving_{word}"] = round(lost / serving, 4) if serving else None
+        if risks:
+            out[f"drift_risk_{word}"] = max(risks.values())
+    key = "exit_rate_recovery_fraction"
+    values = [part[key] for part in units.results("drift", network) if part.get(key) is not None]
+    if values:
+        out[key] = round(fmean(values), 4)
     return out
 
 

@@ -29,7 +29,7 @@ TABLE = "exits"
 MAKE = "littoral.bench.exits.make:make_unit"
 _WIDTH = 140
 SECONDS_PER_USER = {
-    "users": 45.0, "fits": 60.0, "strangers": 15.0, "cost": 10.0, "risk": 30.0, "drift": 120.0, "trained": 400.0,
+    "users": 45.0, "fits": 60.0, "strangers": 15.0, "cost": 10.0, "risk": 30.0, "drift": 100.0, "trained": 400.0,
     "latency": 12.0, "segmentation": 1_500.0, "omniglot": 400.0,
 }  # fmt: skip
 """Of one core, before anything was measured."""
@@ -127,6 +127,7 @@ def flat_rows(unit: ExitUnit, document: Mapping[str, Any]) -> Iterable[dict[str,
         "users": unit.users,
         "seed": unit.seed,
         "commit": document["commit"][:12],
+        **({"stream": unit.stream} if unit.kind == "drift" else {}),
     }
     for point in document["result"]["points"]:
         yield {**shared, **{name: value for name, value in point.items() if not isinstance(value, (list, dict))}}

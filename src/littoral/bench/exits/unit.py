@@ -13,6 +13,8 @@ Kind = Literal["users", "strangers", "fits", "trained", "latency", "risk", "drif
 TIMED: tuple[Kind, ...] = ("latency",)
 """What measures time comes last, one at a time."""
 LAST_STAGE = 1
+HARD = "hard"
+"""The stream of a unit of kind ``drift`` that names none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,15 @@ class ExitUnit:
     def name(self) -> str:
         """For people."""
         stems = "" if self.stems == "trained" else f" {self.stems} stems"
+        if self.kind == "drift":
+            parts = [f"no {name}" for name in ("cloud", "recheck") if not self.options.get(name, True)]
+            return ", ".join([f"drift {self.network} {self.stream} seed {self.seed}", *parts])
         return f"{self.kind} {self.network}{stems} {self.users} seed {self.seed} users {self.first}+{self.count}"
+
+    @property
+    def stream(self) -> str:
+        """Of kind ``drift``: which worlds."""
+        return str(self.options.get("stream", HARD))
 
     @property
     def stage(self) -> int:

@@ -1,0 +1,56 @@
+"""A ring whose frames' pixels are kept is run again by another network, and forgets pixels with frames."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from littoral.core.calibration_ring import CalibrationRing, MemorySlots, RingFrame, Seen
+
+
+def ring_of(count: int, *, capacity: int = 4) -> tuple[CalibrationRing, MemorySlots]:
+    """Frames of one byte each, their number; the first exit's feature is that number."""
+    pixels = MemorySlots()
+    ring = CalibrationRing(capacity, (1, 1), pixels=pixels)
+    for number in range(count):
+        features = np.array([number, 0], np.float16)
+        frame = RingFrame(frame_id=number, affine_version=1, day=number % 2, shipped=0, features=features)
+        ring.add(frame, bytes([number]))
+    return ring, pixels
+
+
+def test_another_network_sees_each_frame_again_and_labels_stay() -> None:
+    ring, _ = ring_of(6)
+    ring.label(4, 7)
+    assert ring.run_again(9, lambda many: [(np.array([2 * each[0], 1], np.float16), each[0]) for each in many]) == 4
+    frames = list(ring.frames())
+    assert [frame.frame_id for frame in frames] == [2, 3, 4, 5]
+    assert [frame.features.tolist() for frame in frames] == [[4, 1], [6, 1], [8, 1], [10, 1]]
+    assert [frame.shipped for frame in frames] == [2, 3, 4, 5]
+    assert {frame.affine_version for frame in frames} == {9}
+    assert [frame.label for frame in frames] == [-1, -1, 7, -1]
+
+
+def test_a_frame_of_which_the_network_makes_nothing_finite_is_dropped_with_its_pixels() -> None:
+    ring, pixels = ring_of(4)
+
+    def see(many: list[bytes]) -> list[Seen | None]:
+        return [None if each[0] == 2 else (np.zeros(2, np.float16), 0) for each in many]
+
+    assert ring.run_again(9, see) == 3
+    assert pixels.read(2) == b"\0"
+
+
+def test_a_day_that_is_taken_back_leaves_no_pixels() -> None:
+    ring, pixels = ring_of(4)
+    assert ring.remove_day(1) == 2
+    assert [pixels.read(slot) for slot in range(4)] == [b"\0", b"\0", b"\2", b"\0"]  # frame 0's byte is 0 by itself
+    ring.clear()
+    assert {pixels.read(slot) for slot in range(4)} == {b"\0"}
+
+
+def test_a_ring_without_pixels_says_so() -> None:
+    ring = CalibrationRing(4, (1, 1))
+    assert not ring.runs_again
+    with pytest.raises(ValueError, match="not kept"):
+        ring.run_again(1, lambda many: [])
