@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from littoral.core.evidence import DaySums
 from littoral.core.head_memory import FeatureMap
 from littoral.core.head_state import read_state, to_bytes, write_state
-from littoral.core.heads import Fit, LinearHead
+from littoral.core.heads import Fit, LinearHead, softmax64
 from littoral.core.personal import PersonalConfig, PersonalHead
 
 FITS = get_args(Fit)
@@ -110,6 +110,44 @@ def test_a_head_that_served_is_rolled_back_when_it_turns_bad_and_not_for_one_unl
     assert serving is SHIPPED
     assert judgement.p_harm_is_luck <= head.config.harm
     assert not judgement.serves
+
+
+@pytest.mark.parametrize("understood", [True, False], ids=["understood", "not understood"])
+def test_the_head_of_the_exit_that_teaches_serves_without_labels_where_it_agrees_with_the_teacher(
+    understood: bool,
+) -> None:
+    """A sign test could never let it in: the held-back answers are the shipped head's own."""
+    frames = user(240, seed=1, sure=5.0)
+    if not understood:  # what the teacher says has nothing to do with what the features are
+        frames.deep = np.random.default_rng(4).permutation(frames.deep)
+    for teaches in (True, False):
+        head = new_head()
+        head.teaches = teaches
+        for i, features in enumerate(frames.features):
+            own = softmax64(3 * SHIPPED.logits(features)) if understood else frames.deep[i]
+            head.observe(features, day=0, affine_version=3, deep_K=own)
+        judgement = head.refresh()[1]
+        assert judgement.serves is ((teaches and understood) or (not teaches and judgement.p_luck <= head.config.luck))
+
+
+def test_labels_that_speak_against_the_head_of_the_exit_that_teaches_outweigh_its_agreement() -> None:
+    served = []
+    for wrong in (0, 1):
+        head = new_head(agree=0.5, min_held=10)
+        head.teaches = True
+        for i in range(300):
+            given = int(SHIPPED.logits(FRAMES.features[i % 240]).argmax())
+            head.observe(FRAMES.features[i % 240], day=0, affine_version=3, deep_K=np.eye(K)[given])
+        fitted = head.fitted()
+        apart = np.flatnonzero(
+            fitted.logits(LATER.features).argmax(axis=1) != SHIPPED.logits(LATER.features).argmax(axis=1)
+        )
+        for i in apart[:14]:
+            judges = SHIPPED if wrong else fitted
+            answer = int(judges.logits(LATER.features[i]).argmax())
+            head.held.add(LATER.features[i], answer, labelled=True, day=0)
+        served.append(head.judge(fitted).serves)
+    assert served == [True, False]
 
 
 def test_with_few_held_back_frames_the_shipped_head_serves() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from littoral.bundle.exits import ExitHeads
-from littoral.core.calibration_ring import RingFrame
+from littoral.core.calibration_ring import RingFrame, as_half
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exit_files import ExitFolder, PendingFrames, SlotFile
 from littoral.edge.exit_stages import ExitStages
@@ -50,6 +50,8 @@ def open_kept(
             seed=config.seed,
             version=model.version,
             features=lambda: parts.probe_features(model),
+            has_deep=parts.all[-1].is_deep,
+            class_means=[as_half(moments.means_KD) for moments in heads.moments],  # half: all exits' lie in memory
         )
     except StorageError as error:
         log.warning("the shipped heads serve, and nothing is learned: %s", error)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from littoral.core.arrays import FloatArray
 from littoral.core.class_prior import ClassShares
@@ -61,6 +62,8 @@ class PersonalHeads:
         seed: Of the memories' draws.
         version: The affine version in service.
         features: Gives the probe frames' features of each exit under the version in service; asked at most once.
+        has_deep: The last exit's shipped head is the network's own last layer, which teaches all.
+        class_means: The source's by exit, ``(K, D)``; empty where classes that never come need not stay answers.
     """
 
     def __init__(
@@ -72,8 +75,11 @@ class PersonalHeads:
         seed: int,
         version: int,
         features: Callable[[], list[FloatArray]],
+        has_deep: bool,
+        class_means: Sequence[NDArray[np.floating]] = (),
     ) -> None:
         self._folder, self._shipped, self._config, self._seed = folder, shipped, config, seed
+        self._has_deep, self._class_means = has_deep, class_means
         shares_K = np.maximum(shipped.class_shares_K, _LEAST_SHARE)
         self._shares_K = shares_K / shares_K.sum()
         self.version = version
@@ -183,7 +189,7 @@ class PersonalHeads:
             if file is None:
                 yield None
                 return
-            yield read_state(
+            head = read_state(
                 file.read,
                 shipped=shipped.heads[i],
                 config=self._config,
@@ -191,6 +197,8 @@ class PersonalHeads:
                 moments=shipped.moments[i] if shipped.moments else None,
                 again=file.again,
             )
+            head.class_means_KD, head.teaches = self._means(i), self._teaches(i)  # of the bundle, not of the state
+            yield head
 
     @contextlib.contextmanager
     def _load(self, i: int, moved: _Moved | None = None) -> Iterator[PersonalHead]:
@@ -218,7 +226,15 @@ class PersonalHeads:
             config=self._config,
             source_shares_K=self._shares_K,
             moments=self._shipped.moments[i] if self._shipped.moments else None,
+            class_means_KD=self._means(i),
+            teaches=self._teaches(i),
         )
+
+    def _means(self, i: int) -> NDArray[np.floating] | None:
+        return self._class_means[i] if self._class_means else None
+
+    def _teaches(self, i: int) -> bool:
+        return self._has_deep and i == len(self.sizes) - 1
 
     def _fit_and_save(self, i: int, head: PersonalHead) -> None:
         fitted = self._fit(i, head)
