@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from littoral.core.arrays import FloatArray
+from littoral.core.arrays import FloatArray, Mask
 from littoral.core.exit_policy import ExitPolicy
 from littoral.core.exits import Float64s, Indices
 from littoral.core.head_memory import HALF_MAX
@@ -100,6 +100,15 @@ class RingScores:
     answers_NE: Indices
     shipped_N: Indices
     labels_N: Indices
+
+    def take(self, rows: Mask) -> RingScores:
+        """Those of some frames."""
+        return RingScores(
+            confidences_NE=self.confidences_NE[rows],
+            answers_NE=self.answers_NE[rows],
+            shipped_N=self.shipped_N[rows],
+            labels_N=self.labels_N[rows],
+        )
 
 
 class CalibrationRing:

@@ -66,7 +66,7 @@ class PersonalConfig:
     held_frames: int = 128
     hold_back_every: int = 5
     """Every so-manieth frame with a label, and every so-manieth without, judges and does not teach."""
-    min_held: int = 20
+    min_held: int = 12
     """With fewer held-back frames the shipped head serves."""
     luck: float = 0.1
     """The personal head begins to serve when no better a one would look so good with at most this probability."""

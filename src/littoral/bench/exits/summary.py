@@ -31,7 +31,7 @@ WORDS: Mapping[str, str] = {
     "latency_full_over_exits_equal_accuracy": "mean measured milliseconds of the whole network over those with "
     "personal exits and labels, thresholds with hindsight at the shipped network's accuracy",
     "latency_full_over_exits_certified": "the same with thresholds certified on calibration frames: errs no more often "
-    "than the shipped network, delta 0.1",
+    "than the shipped network, delta 0.02",
     "latency_full_over_exits_label_free": "the same as at equal accuracy, without any label",
     "risk_violation_fraction": "of 200 calibrations for each of some users, how often the true risk was above the "
     "level, the worst of the three promises",
