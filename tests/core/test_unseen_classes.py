@@ -15,7 +15,7 @@ SHOWN, LATER = user(400, seed=21, shares=TWO), user(400, seed=22, shares=TWO)
 NEVER = user(400, seed=23, shares=(0.0, 0.0, 0.5, 0.5))
 
 
-@pytest.mark.parametrize(("labelled", "more"), [(1.0, 0.2), (0.0, 0.1)], ids=["labels", "no labels"])
+@pytest.mark.parametrize(("labelled", "more"), [(1.0, 0.2), (0.0, 0.05)], ids=["labels", "no labels"])
 def test_classes_that_never_came_are_still_answered_and_without_the_imagined_frames_they_are_not(
     labelled: float, more: float
 ) -> None:
