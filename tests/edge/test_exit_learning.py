@@ -386,3 +386,21 @@ def test_without_a_state_folder_nothing_is_learned_and_exits_serve_as_shipped(mo
     bench = Bench(monkeypatch, World(200), EXITS, None)
     bench.show(range(200), labelled=1.0)
     assert (bench.exits.state, bench.exits.num_personal) == ("serving", 0)
+
+
+def test_a_class_that_this_user_never_showed_is_still_answered_by_what_a_device_learned(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The bundle's class means say where it lies; without them it is hardly answered any more."""
+    world = World(600, num_exits=3, seed=4)
+    own, never = np.flatnonzero(world.labels != 2), np.flatnonzero(world.labels == 2)
+    right = {}
+    for share in (0.0, 0.1):
+        config = ExitConfig(personal=PersonalConfig(least_share=share), learning_share=1.0, today=lambda: 1)
+        bench = Bench(monkeypatch, world, config, tmp_path / str(share))
+        bench.show(own[:300].tolist(), labelled=1.0)
+        with bench.exits._personal._read(1) as head:  # type: ignore[union-attr]
+            assert head is not None
+            right[share] = float((head.fitted().logits(world.features[1, never]).argmax(axis=1) == 2).mean())
+        bench.exits.close()
+    assert right[0.1] > right[0.0] + 0.2

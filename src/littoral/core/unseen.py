@@ -21,7 +21,6 @@ from littoral.core.exits import Float64s
 
 _MOVE_FRAMES = 10.0
 """What "the user's features lie where the source's do" weighs."""
-_ROWS = 16
 
 
 def shown_classes(counts_K: Float64s, *, min_share: float = 0.02) -> Mask:
@@ -56,18 +55,20 @@ def imagine_unseen(
     total = float(imagined_K.sum())
     if total == 0:
         return came
+    per_K = 1 / np.maximum(counts_K, 1e-12)
     shown_K = np.where(shown_classes(counts_K), counts_K, 0)
-    own_KD = answers_AK[:-1].T / np.maximum(counts_K, 1e-12)[:, None]
-    moved_D = shown_K @ (own_KD - means_KD) / (shown_K.sum() + _MOVE_FRAMES)
+    moved_D = (answers_AK[:-1] @ (shown_K * per_K) - shown_K @ means_KD) / (shown_K.sum() + _MOVE_FRAMES)
     at_KD = means_KD + moved_D
-    spread, gain = total / came, imagined_K[:, None] * at_KD
-    for i in range(0, num_features, _ROWS):  # some rows at a time: a second gram would not fit a device's memory
-        rows = slice(i, min(i + _ROWS, num_features))
-        within = gram_AA[rows, :-1] - (counts_K[:, None] * own_KD)[:, rows].T @ own_KD
-        gram_AA[rows, :-1] += spread * within + gain[:, rows].T @ at_KD
-    gram_AA[-1, :-1] += gain.sum(axis=0)
-    gram_AA[:-1, -1] += gain.sum(axis=0)
+    spread = total / came
+    for i in range(num_features):  # row by row: a second gram would not fit a device's memory
+        gram_AA[i, :-1] *= 1 + spread
+        gram_AA[i, :-1] -= answers_AK[:-1] @ (spread * per_K * answers_AK[i])
+        gram_AA[i, :-1] += (imagined_K * at_KD[:, i]) @ at_KD
+    sum_D = imagined_K @ at_KD
+    gram_AA[-1, :-1] += sum_D
+    gram_AA[:-1, -1] += sum_D
     gram_AA[-1, -1] += total
-    answers_AK[:-1] += gain.T
+    for k in np.flatnonzero(imagined_K):
+        answers_AK[:-1, k] += imagined_K[k] * at_KD[k]
     answers_AK[-1] += imagined_K
     return came + total
