@@ -13,7 +13,7 @@ TUNING_SEED = 100
 """Users of this seed chose every setting, and are in no table."""
 NUM_USERS, BLOCK = 20, 5
 TRAINED_USERS = 3
-LABELS_OPTIONS = {"cloud": LARGE, "own": [0.0, 0.02, 0.05, 0.1], "upload": 0.1, "stated": 0.05}
+LABELS_OPTIONS = {"cloud": LARGE, "own": [0.0, 0.05], "upload": 0.1, "stated": 0.05}
 """The cloud's network; shares of frames that the user labels, and that go up; the share whose gain is quoted."""
 _FITS = ("logits", "onehot", "lda", "sgd")
 
