@@ -47,7 +47,7 @@ def page(name: str, document: dict[str, Any], table: Callable[..., str], facts: 
         parts += ["What has no number, and why:", facts(reasons)]
     if plot(document) is not None:
         parts += ["## In pictures", f"![right answers against work and frames, and users]({PLOT})"]
-    for make in (methods, styles, latency, trained, fits, cost, risk, drift, strangers):
+    for make in (methods, styles, latency, trained, fits, cost, risk, drift, strangers, cloud):
         parts += make(rows, table)
     for title, key in (("Configuration", "config"), ("Machine", "machine"), ("Versions", "versions")):
         told = {k: v for k, v in document[key].items() if k not in ("missing", "words")}
@@ -233,6 +233,27 @@ def strangers(rows: Rows, table: Callable[..., str]) -> list[str]:
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
+
+
+def cloud(rows: Rows, table: Callable[..., str]) -> list[str]:
+    """What the cloud's answers to uploaded frames teach."""
+    chosen = of(rows, "labels")
+    if not chosen:
+        return []
+    names = ("cloud_right_on_uploaded", "shipped_right", "full_right", "right_50", "cert_right")
+    works = ("uploaded_share", "cert_compute")
+    lines = [
+        [*key, people(group), *(mean(group, name, 2) for name in names), *(mean(group, name, 3) for name in works)]
+        for key, group in grouped(chosen, "network", "own_share", "method")
+    ]
+    words = (
+        "A device uploads a share of its frames, those of which it is least sure, and the cloud's ResNet-56 answers "
+        "them. `own`: heads learn from the user's labels (`own_share` of the frames) and the device's answers; `own "
+        "and cloud`: the cloud's probabilities teach in the place of the device's where a frame went up; `as labels`: "
+        "its answers count as the user's word. The same frames go up in all three."
+    )
+    header = ["network", "own share", "what teaches", "users", *names, *works]
+    return ["## The cloud's answers to uploaded frames", words, table(header, lines)]
 
 
 def of(rows: Rows, kind: str) -> Rows:
