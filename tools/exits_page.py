@@ -213,14 +213,15 @@ def strangers(rows: Rows, table: Callable[..., str]) -> list[str]:
     out: list[str] = []
     if never:
         names = [f"{who}_{what}" for who in ("own", "never") for what in
-                 ("shipped_right", "right", "gated_right", "gated_to_shipped_right", "gated_early",
-                  "passes")]  # fmt: skip
+                 ("shipped_right", "full_right", "right", "gated_right", "gated_to_shipped_right", "gated_early",
+                  "passes", "watched_full_right", "watched_right", "watched_early")]  # fmt: skip
         lines = [[*key, len(group), *(mean(group, name, 2) for name in names)]
                  for key, group in grouped(never, "network", "labels")]  # fmt: skip
         words = (
             "`own`: test frames of the user's classes; `never`: of classes that the user never showed. `gated`: an "
             "exit lets no frame leave that lies further from what was shown than 95 % of the held-back frames; "
-            "`gated_to_shipped`: and such a frame gets the shipped network's answer at the end."
+            "`gated_to_shipped`: and such a frame gets the shipped network's answer at the end. `watched`: the same if "
+            "the shipped head is surer than of 99 % of the held-back frames that its class was never shown."
         )
         out += ["## Classes that were never shown", words, table(["network", "labels", "users", *names], lines)]
     gone = [row for row in chosen if row["what"] == "day taken back"]

@@ -44,6 +44,10 @@ WORDS: Mapping[str, str] = {
     "worst_user_points_unprotected": "the same with every fitted head serving and thresholds unchecked (0.9)",
 }
 HALF = "right_50"
+_NEVER = (
+    "own_right", "own_watched_right", "never_shipped_right", "never_right", "never_full_right", "never_gated_right",
+    "never_gated_to_shipped_right", "never_watched_right", "never_watched_full_right",
+)  # fmt: skip
 _CAREFUL = "worst_user_points_risk_03"
 PERSONAL, GENERIC, UNPROTECTED, CORRECTED = "personal", "generic", "unprotected", "corrected"
 
@@ -238,8 +242,9 @@ def _strangers(units: Units, network: str) -> dict[str, Any]:
     for labels, word in ((0.0, "label_free"), (1.0, "labels")):
         found = [row for row in rows if row["what"] == "never shown" and row["labels"] == labels]
         if found:
-            for key in ("never_shipped_right", "never_right", "never_gated_right", "never_gated_to_shipped_right"):
-                out[f"{key}_{word}"] = round(fmean(row[key] for row in found), 2)
+            for key in _NEVER:
+                if all(key in row for row in found):
+                    out[f"{key}_{word}"] = round(fmean(row[key] for row in found), 2)
     gone = [row for row in rows if row["what"] == "day taken back"]
     if gone:
         out["largest_difference_after_a_day_is_taken_back"] = max(row["largest_difference"] for row in gone)
