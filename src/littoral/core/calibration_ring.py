@@ -188,7 +188,8 @@ class CalibrationRing:
                 if i < num_early:
                     confidences[rows, i], answers[rows, i] = each.answers(own)
                 elif policy.deep is not None:
-                    answers[rows, -1] = each.answers(own)[1]
+                    sure, said = each.answers(own)
+                    answers[rows, -1] = np.where(sure >= 0, said, shipped[rows])
             first += len(chunk)
         return RingScores(confidences_NE=confidences, answers_NE=answers, shipped_N=shipped, labels_N=labels)
 

@@ -74,6 +74,8 @@ class PersonalConfig:
     """It is rolled back when an equally good one would look so bad with at most this probability."""
     agree: float = 0.6
     """With few labels or none, the head of the exit that teaches serves where it gives this share of its answers."""
+    keep_own: float = 1.0
+    """Below 1 a head that serves gets a gate against classes never shown, which keeps this share of own frames."""
     protected: bool = True
     """False lets a fitted head serve whatever it does: for measurements."""
     prior: PriorConfig = field(default_factory=PriorConfig)
@@ -89,8 +91,8 @@ class PersonalConfig:
             raise ValueError(f"fit is 'logits', 'onehot', 'lda' or 'sgd', got {self.fit!r}")
         if not (self.step > 0 and self.prior_frames > 0 and self.label_weight > 0 and self.covariance_frames > 0):
             raise ValueError("step, prior_frames, label_weight and covariance_frames are positive")
-        if not (self.most_taught_ratio >= 1 and 0 <= self.agree <= 1):
-            raise ValueError("most_taught_ratio is at least 1, and agree lies between 0 and 1")
+        if not (self.most_taught_ratio >= 1 and 0 <= self.agree <= 1 and 0 < self.keep_own <= 1):
+            raise ValueError("most_taught_ratio >= 1, 0 <= agree <= 1 and 0 < keep_own <= 1 must hold")
         if not (
             0 <= self.unsure <= self.sure <= 1
             and 0 < self.keep_per_day <= 1

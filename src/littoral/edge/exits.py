@@ -380,7 +380,8 @@ class ExitRuntime:
         personal = self._personal
         served = self._as_shipped() if personal is None or personal.version != version else personal.served
         exits = tuple(
-            ServedExit(head=each.head, temperature=each.temperature, personal=each.personal) for each in served
+            ServedExit(head=each.head, temperature=each.temperature, personal=each.personal, gate=each.gate)
+            for each in served
         )
         return ExitPolicy(affine_version=version, exits=exits, has_deep=self._stages[-1].is_deep)
 

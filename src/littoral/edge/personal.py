@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from littoral.core.arrays import FloatArray
 from littoral.core.class_prior import ClassShares
+from littoral.core.exit_gate import StrangerGate, fit_stranger_gate
 from littoral.core.exits import fit_temperature
 from littoral.core.head_memory import FeatureMap, fit_feature_map
 from littoral.core.head_state import read_state
@@ -39,11 +40,12 @@ _LEAST_SHARE = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """A head as it serves; ``personal`` tells that it is not the shipped one."""
+    """A head as it serves; ``personal`` tells that it is not the shipped one, ``gate`` what it may answer for."""
 
     head: LinearHead
     temperature: float
     personal: bool
+    gate: StrangerGate | None = None
 
 
 class _Moved(NamedTuple):
@@ -258,11 +260,19 @@ class PersonalHeads:
         if not judgement.serves:
             return self._as_shipped(i)
         held = len(head.held)
+        gate = self._gate(head)
         if held < self._config.min_held:
-            return Fitted(head=serving, temperature=self._shipped.temperatures[i], personal=True)
+            return Fitted(head=serving, temperature=self._shipped.temperatures[i], personal=True, gate=gate)
         logits_NK = serving.logits(head.held.features[:held])
         temperature = fit_temperature(logits_NK, head.held.answers[:held].astype(np.intp))
-        return Fitted(head=serving, temperature=temperature, personal=True)
+        return Fitted(head=serving, temperature=temperature, personal=True, gate=gate)
+
+    def _gate(self, head: PersonalHead) -> StrangerGate | None:
+        if self._config.keep_own == 1:
+            return None
+        counts_K = head.evidence.weights()
+        held_ND = head.held.features[: len(head.held)]
+        return fit_stranger_gate(head.shipped, counts_K, held_ND, keep=self._config.keep_own)
 
     def _as_shipped(self, i: int) -> Fitted:
         return Fitted(head=self._shipped.heads[i], temperature=self._shipped.temperatures[i], personal=False)

@@ -72,8 +72,9 @@ def gate_of(head: PersonalHead) -> ExitGate:
 
 def stranger_gate_of(head: PersonalHead) -> StrangerGate:
     """The same of the other kind."""
-    counts_K = head.evidence.total(keep_per_day=head.config.keep_per_day)[2]
-    return fit_stranger_gate(head.shipped, counts_K, head.held.features[: len(head.held)].astype(np.float32))
+    return fit_stranger_gate(
+        head.shipped, head.evidence.weights(), head.held.features[: len(head.held)].astype(np.float32)
+    )
 
 
 def _right_with_shipped(
