@@ -182,17 +182,14 @@ class PersonalHead:
             raise ValueError(f"a day is a number of 32 bits, got {day}")
         shares = ClassShares.start(self.source_shares_K, self.config.prior)
         today = self.evidence.open(day, shares)
-        posterior = None
-        if deep_K is not None:
-            posterior = today.shares.add(deep_K) if label is None else None
-            if posterior is not None:
-                today.saw(float(posterior.max()))
+        if deep_K is not None and label is None:
+            today.saw(float(today.shares.add(deep_K).max()))
         if label is not None:
             today.shares.add_label(label)
             today.num_labelled += 1
             held = today.num_labelled % self.config.hold_back_every == 0
             target, weight = np.eye(1, self.shipped.num_classes, label)[0], self.config.label_weight
-        elif posterior is None:
+        elif deep_K is None:
             return False
         else:
             today.num_unlabelled += 1
