@@ -213,8 +213,8 @@ def strangers(rows: Rows, table: Callable[..., str]) -> list[str]:
     out: list[str] = []
     if never:
         names = [f"{who}_{what}" for who in ("own", "never") for what in
-                 ("shipped_right", "full_right", "right", "gated_right", "gated_to_shipped_right", "gated_early",
-                  "passes", "watched_full_right", "watched_right", "watched_early")]  # fmt: skip
+                 ("shipped_right", "full_right", "right", "gated_to_shipped_right", "passes", "watched_full_right",
+                  "watched_right")]  # fmt: skip
         lines = [[*key, len(group), *(mean(group, name, 2) for name in names)]
                  for key, group in grouped(never, "network", "labels")]  # fmt: skip
         words = (
