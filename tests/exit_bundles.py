@@ -14,7 +14,7 @@ import onnx
 import onnxruntime as ort
 from onnx import helper
 
-from littoral.bundle import Bundle, ExitSpec, Segment
+from littoral.bundle import Bundle, ExitPromise, ExitSpec, Segment
 from littoral.bundle.exits import heads_to_tensors
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.heads import LinearHead, SourceMoments, lda_matrix, with_one
@@ -34,7 +34,12 @@ def source_like(num_frames: int, *, seed: int, noise: float = 0.3, dim: float = 
     return (dim * mixed).astype(np.uint8), labels
 
 
-def write_exit_bundle(tiny: Path, out: Path, *, thresholds: tuple[float | None, ...] = (None, None, None)) -> Bundle:
+PROMISE = ExitPromise(level=0.05, delta=0.1, procedure="by hand", num_frames=100, empirical_risk=0.01)
+
+
+def write_exit_bundle(
+    tiny: Path, out: Path, *, thresholds: tuple[float | None, ...] = (None, None, None), promised: bool = False
+) -> Bundle:
     """Write it to ``out``."""
     from littoral.train.cuts import split, total_macs
     from littoral.train.export import external_names
@@ -80,7 +85,11 @@ def write_exit_bundle(tiny: Path, out: Path, *, thresholds: tuple[float | None, 
     )
     files["heads.safetensors"] = tensors_to_bytes(heads_to_tensors(heads, moments, np.full(10, 0.1)))
     manifest = dataclasses.replace(
-        plain, exits=specs, heads_file="heads.safetensors", segment_macs=tuple(total_macs(part) for part in parts)
+        plain,
+        exits=specs,
+        heads_file="heads.safetensors",
+        exit_promise=PROMISE if promised else None,
+        segment_macs=tuple(total_macs(part) for part in parts),
     )
     out.mkdir()
     write_files(out, files, manifest)

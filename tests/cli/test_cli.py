@@ -181,6 +181,25 @@ def test_inspect_shows_what_a_build_measured_of_a_split(said: Said, split_bundle
     assert "split1" not in out, "not a second time among the source metrics"
 
 
+def test_inspect_shows_what_a_routers_tables_say(said: Said, tiny_bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from route_bundles import drawn_tables, with_tables, write_routeless_bundle
+
+    plain = write_routeless_bundle(tiny_bundle, tmp_path / "plain")
+    assert "router" not in said("bundle", "inspect", plain.path)[1]
+    routed = with_tables(plain, drawn_tables(plain), tmp_path / "routed")
+    raw = json.loads((routed.path / "bundle.json").read_bytes())
+    raw["source_metrics"] |= {"router.num_frames": 600.0, "router.point2.wrong": 0.125}
+    raw["source_metrics"]["router.split1.level2.wrong"] = 0.03125
+    (routed.path / "bundle.json").write_text(json.dumps(raw))
+    out = said("bundle", "inspect", routed.path)[1]
+    assert "router         3 points, 6 ways, 8 bins, counted on 600 frames by labels\n" in out
+    assert "  exit 0\n  exit 1, 12.5 % wrong\n  whole network\n" in out
+    assert "  split 0 level 0, from point 0: 100 bytes\n" in out
+    assert "  split 1 level 2, from point 1: 300 bytes, 3.12 % wrong\n" in out
+    assert "router.point2" not in out, "not a second time among the source metrics"
+
+
 def test_inspect_shows_exits_and_what_they_promise(said: Said, split_bundle: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(split_bundle, tmp_path / "b"))
     raw = json.loads((copy / "bundle.json").read_bytes())
@@ -473,6 +492,49 @@ def test_exits_are_trained_before_the_build_and_reach_it(
     assert "one of the two" in said(*common, "--exits", "1", "--exit", "a")[2]
     np.savez(tmp_path / "frames.npz", frames=np.zeros((2, 16, 16, 1), np.uint8))
     assert "only a classifier has exits" in said(*common, *words, "--task", "segmentation")[2]
+
+
+def test_splits_are_trained_on_the_teacher_and_a_routers_frames_are_looked_at_first(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    from safetensors.numpy import save_file
+
+    asked: dict[str, Any] = {}
+    cuts: list[Any] = []
+
+    def build(**arguments: Any) -> None:
+        asked.update(arguments)
+        raise ValueError("seen")
+
+    def make_split(network: Any, _spec: Any, frames: Any, labels: Any, **told: Any) -> str:
+        cuts.append((told["cut"], told["epochs"], told["seed"], len(frames), len(labels), network.factory))
+        return f"split of {told['cut']}"
+
+    monkeypatch.setattr("littoral.train.build.build_bundle", build)
+    monkeypatch.setattr("littoral.train.split_make.make_split", make_split)
+    monkeypatch.setattr("littoral.train.exit_build.make_exits", lambda *_args, **_told: "the exits")
+    np.savez(tmp_path / "frames.npz", frames=np.zeros((2, 16, 16, 1), np.uint8), labels=np.array([0, 1]))
+    np.savez(tmp_path / "held.npz", frames=np.zeros((200, 16, 16, 1), np.uint8), labels=np.arange(200) % 2)
+    np.savez(tmp_path / "few.npz", frames=np.zeros((20, 16, 16, 1), np.uint8))
+    save_file({}, tmp_path / "none.safetensors")
+    common: list[Any] = ["build", tmp_path / "out", "--frames", tmp_path / "frames.npz", "--classes", "a,b"]
+    common += ["--student", "torch.nn:Identity", "--student-weights", tmp_path / "none.safetensors"]
+    teacher: list[Any] = ["--teacher", "torch.nn:Flatten", "--teacher-weights", tmp_path / "none.safetensors"]
+    splits = ["--split", "a", "--split", "b.0", "--split-epochs", "3", "--seed", "5"]
+    router: list[Any] = ["--router", tmp_path / "held.npz"]
+    assert "seen" in said(*common, *teacher, *splits, "--exits", "1", *router)[2]
+    assert asked["splits"] == ["split of a", "split of b.0"]
+    assert cuts == [(cut, 3, 5, 2, 2, "torch.nn:Flatten") for cut in ("a", "b.0")]
+    assert (len(asked["router"].frames), asked["router"].labels.tolist()) == (200, [0, 1] * 100)
+    assert "seen" in said(*common, *teacher)[2]
+    assert (asked["splits"], asked["router"]) == ([], None), "without the words there are none"
+    cuts.clear()
+    assert "there are no splits" in said(*common, *teacher, "--exits", "1", *router)[2]
+    assert "there are no exits" in said(*common, *teacher, *splits, *router)[2]
+    assert "at least 200" in said(*common, *teacher, *splits, "--exits", "1", "--router", tmp_path / "few.npz")[2]
+    assert cuts == [], "nothing is trained for a router that cannot be made"
+    assert "name the teacher" in said(*common, *splits)[2]
 
 
 def test_a_task_its_options_and_its_truths_reach_the_build(

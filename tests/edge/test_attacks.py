@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attacks import hostile_answers, hostile_frames, hostile_updates
+from attacks import hostile_answers, hostile_frames, hostile_tables, hostile_updates
 from attacks.target import BOUND, Target, make_version
 from littoral.core.answers import encode_answer
 from littoral.core.tasks import Classification
@@ -77,11 +77,28 @@ def test_an_honest_answer_is_taken() -> None:
     assert hostile_answers.read(task, encode_answer(task, np.zeros(task.output_shape, np.float32))) == "taken"
 
 
+@pytest.mark.parametrize("name", hostile_tables.WITHOUT_A_KEY)
+def test_hostile_tables_are_refused(tmp_path: Path, name: str) -> None:
+    assert hostile_tables.attack(tmp_path / "b", hostile_tables.WITHOUT_A_KEY[name], signed=False) == "refused"
+
+
+@pytest.mark.parametrize("name", hostile_tables.SIGNED)
+def test_tables_that_cannot_be_are_refused_whoever_signed_them(tmp_path: Path, name: str) -> None:
+    assert hostile_tables.attack(tmp_path / "b", hostile_tables.SIGNED[name], signed=True) == "refused"
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_honest_tables_are_opened(tmp_path: Path, signed: bool) -> None:
+    assert hostile_tables.attack(tmp_path / "b", lambda _folder: None, signed=signed) == "opened"
+
+
 def test_the_scripts_show_what_became_of_each(capsys: pytest.CaptureFixture[str]) -> None:
     hostile_updates.main()
     hostile_frames.main()
     hostile_answers.main()
+    hostile_tables.main()
     out = capsys.readouterr().out
     assert "the device serves version 5" in out
     shown = (VERSIONS, hostile_updates.ENVELOPES, hostile_frames.FRAMES, hostile_frames.LIES)
-    assert out.count("\n") == 1 + sum(map(len, shown)) + len(hostile_answers.all_answers())
+    tables = (hostile_tables.WITHOUT_A_KEY, hostile_tables.SIGNED)
+    assert out.count("\n") == 1 + sum(map(len, (*shown, *tables))) + len(hostile_answers.all_answers())

@@ -16,6 +16,7 @@ from traced import square
 from littoral.models.architectures import entropic_student, product
 from littoral.models.parts import head_of, tail_of
 from littoral.train.bottleneck import train_split
+from littoral.train.precision import as_float32, autocast
 from littoral.train.split_answers import answer_split
 from littoral.train.split_data import ShiftAndFlip, SplitData, SplitNetworks, fill_bank
 from littoral.train.split_losses import ClassifierDistortion
@@ -458,3 +459,35 @@ def test_losses_are_weighted_as_they_say():
 def test_a_recipe_without_an_epoch_for_the_encoder_is_refused(epochs: int, hard_epochs: int) -> None:
     with pytest.raises(ValueError, match="at least one must train the encoder"):
         product_recipe(epochs=epochs, hard_epochs=hard_epochs)
+
+
+@pytest.mark.parametrize("from_head", [False, True])
+def test_bfloat16_moves_the_weights_nearly_as_float32_does(from_head) -> None:
+    start = state(networks(from_head=from_head))
+    full, half = (
+        state(trained(recipe(), networks(from_head=from_head), precision=precision))
+        for precision in ("float32", "bfloat16")
+    )
+    learned = [name for name in start if "num_batches" not in name and not torch.equal(start[name], full[name])]
+    moved = torch.cat([(full[name] - start[name]).flatten() for name in learned])
+    apart = torch.cat([(half[name] - full[name]).flatten() for name in learned])
+    assert all(half[name].dtype == full[name].dtype for name in full)
+    assert 0 < apart.norm() < 0.3 * moved.norm()
+
+
+def test_a_precision_that_there_is_not() -> None:
+    with pytest.raises(ValueError, match="'auto', 'float32' or 'bfloat16', got 'float16'"):
+        trained(recipe(), precision="float16")
+
+
+def test_likelihoods_and_losses_are_counted_in_float32() -> None:
+    nets = networks()
+    x, level = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 0, 1])
+    nets.bottleneck.train()
+    with autocast(torch.device("cpu"), bfloat16=True):
+        out = nets.bottleneck(x, level)
+        assert out.features.dtype == torch.bfloat16
+    assert out.rate_bits.dtype == torch.float32
+    outputs = as_float32({"a": out.features, "b": (out.features, [level])})
+    assert outputs["a"].dtype == outputs["b"][0].dtype == torch.float32
+    assert outputs["b"][1][0].dtype == torch.int64

@@ -13,6 +13,7 @@ from littoral.bundle.manifest import (
     StatisticsSpec,
     TorchModel,
 )
+from littoral.bundle.route_tables import RouteTables
 from littoral.bundle.signing import PublicKey, SigningKey
 from littoral.bundle.split import SplitCodec
 from littoral.bundle.update import Envelope, SignedVersion, VersionManifest
@@ -27,6 +28,7 @@ __all__ = [
     "Manifest",
     "ProbeSpec",
     "PublicKey",
+    "RouteTables",
     "Segment",
     "SignedVersion",
     "SigningKey",

@@ -181,6 +181,8 @@ class Manifest:
     """Left out where no exit has a threshold."""
     segment_macs: tuple[int, ...] = ()
     """Multiply-accumulates of each segment for one frame; only where there are exits."""
+    route_file: str | None = None
+    """What `littoral.bundle.route_tables.RouteTables` reads; left out likewise where there is no router."""
     task_options: dict[str, Any] = field(default_factory=dict)
     """Of the task, where they are not the usual ones (`littoral.core.tasks.Task.options`); else left out likewise."""
     files: dict[str, str] = field(default_factory=dict)
@@ -208,7 +210,7 @@ class Manifest:
     def to_json(self) -> bytes:
         """Canonical bytes: sorted keys, no white space; their SHA-256 is the bundle's digest."""
         fields = dataclasses.asdict(self)
-        for name in ("splits", "exits", "heads_file", "exit_promise", "segment_macs", "task_options"):
+        for name in ("splits", "exits", "heads_file", "exit_promise", "segment_macs", "route_file", "task_options"):
             if not fields[name]:
                 del fields[name]
         return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
@@ -219,7 +221,7 @@ class Manifest:
 
         Raises:
             BundleError: not JSON, another schema, an unknown or missing field, a value of the wrong type, a task that
-                there is not, or a split or an exit that the bundle's segments and files do not allow.
+                there is not, or a split, an exit or a router that the bundle's segments and files do not allow.
         """
         try:
             raw = json.loads(data)
@@ -238,6 +240,10 @@ class Manifest:
         for index, split in enumerate(manifest.splits):
             _check_split(split, manifest, f"bundle.json.splits[{index}]")
         _check_exits(manifest)
+        if manifest.route_file is not None:
+            if not manifest.exits or not manifest.splits:
+                raise BundleError("bundle.json has a route_file, but no exits or no splits; build it again")
+            _check_device_file(manifest.route_file, manifest, "bundle.json.route_file")
         return manifest
 
 
@@ -274,7 +280,7 @@ def _check_exits(manifest: Manifest) -> None:
         raise BundleError(
             f"bundle.json.exits stand on segments {stands}, expected rising ones of 0 to {count - 2}; build it again"
         )
-    _check_exit_file(manifest.heads_file, manifest, "bundle.json.heads_file")
+    _check_device_file(manifest.heads_file, manifest, "bundle.json.heads_file")
     for index, each in enumerate(exits):
         _check_exit(each, manifest, f"bundle.json.exits[{index}]", is_last=index == len(exits) - 1)
     promise = manifest.exit_promise
@@ -288,7 +294,7 @@ def _check_exits(manifest: Manifest) -> None:
 
 def _check_exit(each: ExitSpec, manifest: Manifest, where: str, *, is_last: bool) -> None:
     if each.stem_file is not None:
-        _check_exit_file(each.stem_file, manifest, f"{where}.stem_file")
+        _check_device_file(each.stem_file, manifest, f"{where}.stem_file")
     if each.is_deep and not (is_last and each.stem_file is None and each.segment == len(manifest.segments) - 2):
         raise BundleError(
             f"{where} is deep, so it is the last exit, right before the last segment, and has no stem; build it again"
@@ -304,7 +310,7 @@ def _check_exit(each: ExitSpec, manifest: Manifest, where: str, *, is_last: bool
         )
 
 
-def _check_exit_file(name: str | None, manifest: Manifest, where: str) -> None:
+def _check_device_file(name: str | None, manifest: Manifest, where: str) -> None:
     if name is None or name not in manifest.files or name.startswith(CLOUD_FOLDER):
         raise BundleError(f"{where} is {name!r}, expected a listed file outside {CLOUD_FOLDER}; build it again")
 

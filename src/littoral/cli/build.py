@@ -55,6 +55,20 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--exit-epochs", type=int, default=4, help="over the frames, for conv stems")
     parser.add_argument(
+        "--split",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="train a split of the frames whose cloud's part begins after this module of the teacher; repeatable",
+    )
+    parser.add_argument("--split-epochs", type=int, default=20, help="over the frames (default: %(default)s)")
+    parser.add_argument(
+        "--router",
+        type=Path,
+        metavar="FILE",
+        help="with exits and splits, a router counted on these frames, on which nothing was trained: .npz as --frames",
+    )
+    parser.add_argument(
         "--rehearse",
         type=int,
         metavar="STEPS",
@@ -97,10 +111,12 @@ def run(args: argparse.Namespace) -> int:
         std=_floats(args.std, channels),
     )
     student = _source(args.student, args.student_kwargs, args.student_weights)
+    teacher = _source(args.teacher, args.teacher_kwargs, args.teacher_weights) if args.teacher else None
     truths = _truths(args.frames, task, tensors)
+    router = _router(args, spec, len(classes))
     bundle = build_bundle(
         student=student,
-        teacher=_source(args.teacher, args.teacher_kwargs, args.teacher_weights) if args.teacher else None,
+        teacher=teacher,
         out=args.out,
         name=args.name or args.out.name,
         class_names=classes,
@@ -108,7 +124,9 @@ def run(args: argparse.Namespace) -> int:
         task=task,
         source_frames=frames,
         source_labels=truths,
+        splits=_splits(args, teacher, spec, frames, truths),
         exits=_exits(args, student, spec, frames, truths),
+        router=router,
         options=BuildOptions(
             num_segments=args.segments, cut_points=tuple(args.cut), rehearsal_steps=steps, seed=args.seed
         ),
@@ -139,6 +157,40 @@ def _exits(args: argparse.Namespace, student: Any, spec: Any, frames: Any, truth
     recipe = ExitRecipe(stem=args.exit_stem, epochs=args.exit_epochs, seed=args.seed)
     where = args.exits if args.exits is not None else args.exit
     return make_exits(student.module, spec, frames, truths, where=where, recipe=recipe, progress=_say)
+
+
+def _splits(args: argparse.Namespace, teacher: Any, spec: Any, frames: Any, truths: Any) -> list[Any]:
+    """A trained split for each module that is named."""
+    if not args.split:
+        return []
+    if args.task != "classification" or teacher is None:
+        raise ValueError(
+            "--split trains a split of a classifier's teacher, and there is none; name the teacher. For other tasks "
+            "give trained splits to littoral.build_bundle"
+        )
+    from littoral.train.split_make import make_split
+
+    made: list[Any] = []
+    for cut in args.split:
+        _say(f"split {len(made)}: training, the cloud goes on after {cut}")
+        made.append(
+            make_split(teacher, spec, frames, truths, cut=cut, epochs=args.split_epochs, seed=args.seed, progress=_say)
+        )
+    return made
+
+
+def _router(args: argparse.Namespace, spec: Any, num_classes: int) -> Any:
+    """Held-out frames for a router, or None. Looked at before anything is trained for it."""
+    if args.router is None:
+        return None
+    from littoral.train.options import RouterSource
+    from littoral.train.route_build import check_router
+
+    tensors = _tensors(args.router)
+    source = RouterSource(frames=tensors["frames"], labels=tensors.get("labels"))
+    has_exits = args.exits is not None or bool(args.exit)
+    check_router(source, spec, num_classes, has_exits=has_exits, has_splits=bool(args.split))
+    return source
 
 
 def _tensors(path: Path) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def _inspect(args: argparse.Namespace) -> int:
         "source metrics": ", ".join(
             f"{key} {value:.4g}"
             for key, value in manifest.source_metrics.items()
-            if not key.startswith(("split", "exit"))
+            if not key.startswith(("split", "exit", "router"))
         ),
         "student": manifest.student.factory,
         "teacher": "none, so nothing adapts" if manifest.teacher is None else manifest.teacher.factory,
@@ -80,7 +80,7 @@ def _inspect(args: argparse.Namespace) -> int:
         print(f"{key:<15}{value}")
     for split in splits:
         print("\n".join(_split_lines(split)))
-    for line in _exit_lines(bundle):
+    for line in (*_exit_lines(bundle), *_router_lines(bundle)):
         print(line)
     for name in sorted(manifest.files):
         path = bundle.path / name
@@ -153,6 +153,31 @@ def _exit_lines(bundle: Bundle) -> list[str]:
             f"whole network; at most {promise.level:g} with a confidence of {1 - promise.delta:g}"
             + ("" if share is None else f"; {share:.3g} of the work")
         )
+    return lines
+
+
+def _router_lines(bundle: Bundle) -> list[str]:
+    """What the router's tables say of each answer, in words."""
+    from littoral.bundle import RouteTables
+
+    if bundle.manifest.route_file is None:
+        return []
+    tables, metrics = RouteTables.open(bundle), bundle.manifest.source_metrics
+    points, bins = tables.curves.local.shape
+
+    def wrong(of: str) -> str:
+        share = metrics.get(f"router.{of}.wrong")
+        return "" if share is None else f", {100 * share:.3g} % wrong"
+
+    by, counted = {"labels": "labels", "teacher": "the teacher"}[tables.wrong_by], metrics.get("router.num_frames")
+    frames = "" if counted is None else f", counted on {counted:.0f} frames"
+    lines = [f"{'router':<15}{points} points, {len(tables.ways)} ways, {bins} bins{frames} by {by}"]
+    for p in range(1, points + 1):
+        where = "whole network" if p == points else f"exit {p - 1}"
+        lines.append(f"  {where}{wrong(f'point{p}')}")
+    for way in tables.ways:
+        name = f"split {way.split} level {way.level}, from point {way.point}: {way.num_bytes:.5g} bytes"
+        lines.append(f"  {name}{wrong(f'split{way.split}.level{way.level}')}")
     return lines
 
 

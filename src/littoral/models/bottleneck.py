@@ -153,14 +153,15 @@ class Bottleneck(nn.Module):
 
     def forward(self, x_BCHW: Tensor, level_B: Tensor) -> BottleneckOutput:
         """Features and rates of a batch in which each frame has a level, int64 ``(B,)``."""
-        scaled = self.latent(x_BCHW) * self._gains_of(level_B)
+        scaled = self.latent(x_BCHW).float() * self._gains_of(level_B)
         if self.hard or not self.training:
             symbols = counted = torch.round(scaled.detach())
         else:
             symbols = counted = scaled + torch.rand_like(scaled) - 0.5
             if self.mixed:
                 symbols = scaled + (torch.round(scaled) - scaled).detach()
-        bits_B = self.prior.bits(counted, level_B, self._kept[level_B])
+        with torch.autocast(counted.device.type, enabled=False):  # likelihoods are differences of numbers almost alike
+            bits_B = self.prior.bits(counted, level_B, self._kept[level_B])
         return BottleneckOutput(features=self.decode(symbols, level_B), rate_bits=bits_B)
 
     def round_about(self, medians_C: Tensor) -> None:

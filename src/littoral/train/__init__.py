@@ -5,7 +5,7 @@ from littoral.train.exit_heads import TrainedExits
 from littoral.train.exits import ExitRecipe, train_exits
 from littoral.train.export import ExportedModel, export_model
 from littoral.train.fit import fit_classifier
-from littoral.train.options import BuildOptions, ExitSource, SplitSource, TorchSource
+from littoral.train.options import BuildOptions, ExitSource, RouterSource, SplitSource, TorchSource
 from littoral.train.tables import TableOptions
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "ExitRecipe",
     "ExitSource",
     "ExportedModel",
+    "RouterSource",
     "SplitSource",
     "TableOptions",
     "TorchSource",

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from littoral.models.bottleneck import Bottleneck
 from littoral.models.entropy import FactorisedPrior
 from littoral.models.frames import normalise
+from littoral.train.precision import Precision, as_float32, autocast, uses_bfloat16
+from littoral.train.split_check import check_training
 from littoral.train.split_checkpoint import fingerprint, teaching
 from littoral.train.split_data import Progress, ShiftAndFlip, SplitData, SplitNetworks, write_whole
 from littoral.train.split_losses import ClassifierDistortion, Distortion, feature_errors, pool, tap_names, tapped
@@ -67,6 +69,7 @@ def train_split(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     after_epoch: AfterEpoch | None = None,
+    precision: Precision = "auto",
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Bottleneck, nn.Module]:
     """Train bottleneck and tail in place, and leave them in eval mode.
@@ -78,14 +81,15 @@ def train_split(
         distortion: What the task loses by outputs; `ClassifierDistortion` without it.
         checkpoint: A file written after every epoch, and read first if it is there.
         after_epoch: Called with the number of epochs done; networks are in eval mode. It must not change them.
+        precision: In which the networks compute; see `littoral.train.precision`.
         clock: Seconds, for the time left.
     Returns:
         The bottleneck and the tail.
     Raises:
         ValueError: recipe, networks and data do not fit together, or the checkpoint is of another training.
     """
-    _check(recipe, networks, data)
-    trainer = _Trainer(recipe, networks, data, distortion or ClassifierDistortion(), progress, clock)
+    check_training(recipe, networks, data)
+    trainer = _Trainer(recipe, networks, data, distortion or ClassifierDistortion(), precision, progress, clock)
     first = trainer.load(checkpoint) if checkpoint is not None and checkpoint.exists() else 0
     trainer.first_epoch = first
     try:
@@ -102,26 +106,6 @@ def train_split(
     return networks.bottleneck, networks.tail
 
 
-def _check(recipe: SplitRecipe, networks: SplitNetworks, data: SplitData) -> None:
-    bottleneck = networks.bottleneck
-    if len(recipe.rate_weights) != bottleneck.num_levels:
-        raise ValueError(
-            f"the recipe has {len(recipe.rate_weights)} rate weights, the bottleneck {bottleneck.num_levels} levels; "
-            "give each level one"
-        )
-    for phase in recipe.phases:
-        if phase.loss.features and networks.teacher is None:
-            raise ValueError("the loss compares features, for which a teacher is needed")
-        if phase.loss.pooled and networks.teacher is None and data.bank is None:
-            raise ValueError("the loss compares pooled features, for which a teacher or its bank is needed")
-        if data.bank is not None and (missing := set(phase.loss.pooled) - set(data.bank.pooled_VNC)):
-            raise ValueError(f"the teacher's bank lacks the pooled features of {sorted(missing)}; fill it with them")
-        if phase.quantile_loss and not (
-            isinstance(bottleneck.prior, FactorisedPrior) and bottleneck.prior.learns_quantiles
-        ):
-            raise ValueError("the loss trains quantiles, and the prior has none; make it with learns_quantiles=True")
-
-
 class _Trainer:
     """The state of one training."""
 
@@ -131,6 +115,7 @@ class _Trainer:
         networks: SplitNetworks,
         data: SplitData,
         distortion: Distortion,
+        precision: Precision,
         progress: Progress | None,
         clock: Callable[[], float],
     ) -> None:
@@ -145,6 +130,7 @@ class _Trainer:
         self.first_epoch = 0
         self.began = self.said = clock()
         self.device = next(networks.bottleneck.parameters()).device
+        self.bfloat16 = uses_bfloat16(precision, self.device)
         self.rate_weights = torch.tensor(recipe.rate_weights, device=self.device)
         self.optimizer: torch.optim.Optimizer | None = None
         self.phase_index = -1
@@ -221,21 +207,24 @@ class _Trainer:
         """The loss of a batch, and each frame's bits."""
         weights = phase.loss
         x = normalise(batch.frames, self.data.input).contiguous(memory_format=torch.channels_last)
-        with torch.no_grad():
-            if self.runs_teacher(phase):
-                assert self.networks.teacher is not None
-                teachers.clear()
-                batch.teacher_outputs = self.networks.teacher(x)
-                batch.teacher_pooled = {name: pool(teachers[name]) for name in weights.pooled}
-            if self.networks.head is not None:
-                x = self.networks.head(x)
-        ours.clear()
-        out = self.bottleneck(x, batch.level_B)
-        outputs = self.tail(out.features)
+        with autocast(self.device, bfloat16=self.bfloat16):
+            with torch.no_grad():
+                if self.runs_teacher(phase):
+                    assert self.networks.teacher is not None
+                    teachers.clear()
+                    batch.teacher_outputs = as_float32(self.networks.teacher(x))
+                    teachers.update(as_float32(teachers))
+                    batch.teacher_pooled = {name: pool(teachers[name]) for name in weights.pooled}
+                if self.networks.head is not None:
+                    x = self.networks.head(x)
+            ours.clear()
+            out = self.bottleneck(x, batch.level_B)
+            outputs = as_float32(self.tail(out.features))
+        ours.update(as_float32(ours))
         if missing := [name for name in tap_names(weights) if name not in ours and name != self.networks.cut]:
             raise ValueError(f"the tail does not run {missing[0]!r} as a whole; take the loss at a module within it")
         if self.networks.cut is not None:
-            ours[self.networks.cut] = out.features
+            ours[self.networks.cut] = out.features.float()
         loss_B = weights.rate * ramp * self.rate_weights[batch.level_B] * out.rate_bits
         if weights.distortion:
             distortion_B = self.distortion(outputs, batch.teacher_outputs, batch.targets)

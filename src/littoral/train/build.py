@@ -27,8 +27,9 @@ from littoral.models.frames import normalise
 from littoral.train.cuts import choose_cut_points, describe, find_cut_points, named_cut_points, split
 from littoral.train.exit_build import BuiltExits, build_exits, exit_cuts
 from littoral.train.export import ExportedModel, export_model, external_names
-from littoral.train.options import BuildOptions, ExitSource, SplitSource, TorchSource
+from littoral.train.options import BuildOptions, ExitSource, RouterSource, SplitSource, TorchSource
 from littoral.train.rehearse import rehearse
+from littoral.train.route_build import check_router, write_router
 from littoral.train.run import MAX_RELATIVE_ERROR, measure, open_session, predict, relative_error, rounded
 from littoral.train.sample import check_frames, check_truths, take_sample
 from littoral.train.split import BuiltSplit, build_split
@@ -60,6 +61,7 @@ def build_bundle(
     source_labels: Truths | np.ndarray | None = None,
     splits: Sequence[SplitSource] = (),
     exits: ExitSource | None = None,
+    router: RouterSource | None = None,
     options: BuildOptions | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -78,6 +80,7 @@ def build_bundle(
             metrics, and to balance a classifier's probe.
         splits: Trained splits; the bundle numbers them in this order.
         exits: Trained exits of a classifier; the network is cut where they stand.
+        router: Held-out frames for the tables of a router between exits and splits, of which there must be some.
         progress: Called with a line of text now and then.
     Returns:
         The bundle, opened and verified. It is not signed.
@@ -95,6 +98,8 @@ def build_bundle(
     check_frames(input, source_frames)
     if source_labels is not None:
         check_truths(task, source_labels, len(source_frames))
+    if router is not None:
+        check_router(router, input, len(class_names), has_exits=exits is not None, has_splits=bool(splits))
     sources = {"student": student} if teacher is None else {"student": student, "teacher": teacher}
     _check_sources(task, sources, input, source_frames[:8])
     say("tracing the student")
@@ -185,6 +190,8 @@ def build_bundle(
     say(f"writing {out}")
     with staged(out) as folder:
         write_files(folder, files, manifest)
+        if router is not None:
+            write_router(folder, router, say)
     bundle = Bundle.open(out, require_cloud=True)
     bundle.pack()
     return bundle

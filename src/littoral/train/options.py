@@ -11,6 +11,8 @@ from torch import nn
 from littoral.train.tables import TableOptions
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from littoral.core.arrays import Frame
     from littoral.models.bottleneck import Bottleneck
     from littoral.train.exit_heads import TrainedExits
@@ -72,6 +74,34 @@ class ExitSource:
     calibration: Frame | None = None
     level: float = 0.05
     delta: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RouterSource:
+    """Frames to count a router's tables on (`littoral.train.route_build`).
+
+    Args:
+        frames: uint8 ``(N, H, W, C)``, like those that devices will see, on which nothing else was trained, fitted or
+            certified: networks that have seen a frame answer it better than they will answer others. A thousand or more
+            make good tables.
+        labels: int64 ``(N,)``. None: the teacher's answers stand in for them.
+        num_bins: Of each curve; at least ten frames for each.
+        device_macs_per_ms: How many multiply-accumulates the device does in a millisecond. Its first guess at times, of
+            which its own measurements make something better within tens of frames; the default is one core of a small
+            board.
+    """
+
+    frames: Frame
+    labels: np.ndarray | None = None
+    num_bins: int = 20
+    device_macs_per_ms: float = 2e6
+
+    def __post_init__(self) -> None:
+        if self.num_bins < 2 or not 0 < self.device_macs_per_ms < float("inf"):
+            raise ValueError(
+                f"num_bins is {self.num_bins} and device_macs_per_ms {self.device_macs_per_ms}; at least 2, and a "
+                "positive number"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -143,13 +143,13 @@ def _rebuilt(
     finest = len(gains_LC) - 1
     symbols = np.rint(latents_NCHW * gains_LC[finest, :, None, None])
     symbols[:, source.bottleneck.kept[finest] :] = 0
-    given = _outputs(source.tail.module, symbols, finest)
+    given = tail_outputs(source.tail.module, symbols, finest)
     if given.shape[1:] != task.output_shape:
         raise ValueError(
             f"the split's tail gives {given.shape[1:]} for a frame, {task.name} with {task.num_classes} classes takes "
             f"{task.output_shape}; give the tail of a network for the same task"
         )
-    if (error := relative_error(_outputs(made, symbols, finest), given)) > MAX_RELATIVE_ERROR:
+    if (error := relative_error(tail_outputs(made, symbols, finest), given)) > MAX_RELATIVE_ERROR:
         raise BundleError(
             f"the split's tail made by {model.factory!r} with {model.kwargs} and loaded with the module's state gives "
             f"outputs that differ by {error:.1e} of their scale from the module's own; the two are not the same network"
@@ -157,7 +157,7 @@ def _rebuilt(
     return made
 
 
-def _outputs(model: nn.Module, symbols_BCHW: FloatArray, level: int) -> FloatArray:
+def tail_outputs(model: nn.Module, symbols_BCHW: FloatArray, level: int) -> FloatArray:
     """What a tail gives for symbols of one level, on the CPU; the module's modes are put back."""
     modes = {module: module.training for module in model.modules()}
     parameter = next(model.parameters(), torch.zeros(()))
@@ -206,7 +206,7 @@ def _measure(
         if truths is None:
             continue
         for came_level, items in by_level.items():
-            outputs = _outputs(tail, np.stack([symbols for _, symbols in items]), came_level)
+            outputs = tail_outputs(tail, np.stack([symbols for _, symbols in items]), came_level)
             metric.update(task.answers(outputs), [truths[position] for position, _ in items])
     if not sizes:
         raise BundleError(f"no source frame's payload of level {level} is within its ceiling; raise ceiling_factor")

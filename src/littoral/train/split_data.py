@@ -23,6 +23,7 @@ from torch import nn
 from littoral.bundle.manifest import InputSpec
 from littoral.models.bottleneck import Bottleneck
 from littoral.models.frames import normalise
+from littoral.train.precision import autocast, uses_bfloat16
 from littoral.train.split_losses import pool, tapped
 
 Frames = NDArray[np.uint8]
@@ -141,6 +142,8 @@ def fill_bank(
 ) -> TeacherBank:
     """Read a bank from its folder, and first make what is not there yet: a file per view, so it may be stopped.
 
+    The teacher computes in bfloat16 where the machine has instructions for it.
+
     Args:
         teacher: Gives logits ``(B, K)``; run in eval mode, left in the mode that it was in.
         pooled: Modules whose mean outputs are kept too.
@@ -187,7 +190,8 @@ def _view(
         for start in range(0, len(frames), batch_size):
             part = slice(start, start + batch_size)
             batch = torch.from_numpy(augment.moved(frames[part], moves[part])).to(device)
-            outputs = teacher(normalise(batch, input).contiguous(memory_format=torch.channels_last))
+            with autocast(device, bfloat16=uses_bfloat16("auto", device)):
+                outputs = teacher(normalise(batch, input).contiguous(memory_format=torch.channels_last))
             found = {"outputs": outputs} | {f"pooled.{module}": pool(seen[module]) for module in pooled}
             for key, value in found.items():
                 rows.setdefault(key, []).append(value.half().cpu().numpy())

@@ -127,6 +127,16 @@ def test_differences_are_taken_on_seeds_in_common() -> None:
     assert made["product_minus_roid_continual_points_seeds"] == 1
 
 
+def test_the_wide_table_stands_in_for_headline_rows_and_says_so() -> None:
+    made = summarise(PLAN, results(lambda row: row.table != "headline" or (row.method != "roid" and row.seed == 0)))
+    assert made["product_minus_roid_continual_points_table"] == "wide"
+    assert made["product_minus_roid_continual_points"] == pytest.approx(1.0)
+    assert made["product_minus_device_statistics_points"] == pytest.approx(4.0)
+    others = {key for key in made if key.endswith("_table") and "roid" not in key}
+    assert others == set()
+    assert "product_minus_device_statistics_points_spread" not in made, "of one seed there is none, whatever wide has"
+
+
 def fraction(first: list[int], second: list[int]) -> float | None:
     row = PLAN[0]
     return recall_fraction({0: (row, {"trace": trace(first, second)})}, {0: (row, {"trace": STILL})})

@@ -114,12 +114,20 @@ def _against_parity(rows: Rows, teacher: str, suffix: str) -> dict[str, Any]:
 
 
 def _headline(rows: Rows, teacher: str, suffix: str) -> dict[str, Any]:
+    """Of the headline rows; what these lack, of the wide table's, which have fewer frames: ``<key>_table`` says so."""
+    out, wide = (_long_streams(rows, table, teacher, suffix) for table in ("headline", "wide"))
+    for key in [key for key, value in out.items() if value is None and wide[key] is not None]:
+        out |= {name: value for name, value in wide.items() if name.startswith(key)} | {f"{key}_table": "wide"}
+    return out
+
+
+def _long_streams(rows: Rows, table: str, teacher: str, suffix: str) -> dict[str, Any]:
     def of(method: str) -> BySeed:
-        return rows.accuracy("headline", method, "continual", teacher)
+        return rows.accuracy(table, method, "continual", teacher)
 
     product, device, ceiling = of(PRODUCT), of(DEVICE), of(CEILING)
-    better = _better(rows, "headline", "per_shift", teacher)
-    per_shift = rows.accuracy("headline", PRODUCT, "per_shift", teacher)
+    better = _better(rows, table, "per_shift", teacher)
+    per_shift = rows.accuracy(table, PRODUCT, "per_shift", teacher)
     room = {s: v for s, v in _minus(ceiling, device).items() if s in product}
     gained = {seed: product[seed] - device[seed] for seed in room}
     closed = sum(gained.values()) / sum(room.values()) if room and sum(room.values()) > 0 else None

@@ -1,0 +1,124 @@
+"""A split that sends frames, sized for the network that it cuts and trained: for who has no bottleneck of his own."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from littoral.bundle import InputSpec
+from littoral.core.arrays import Frame
+from littoral.models.architectures import product
+from littoral.models.bottleneck import Bottleneck, split_tail_kwargs, to_split_tail
+from littoral.models.frames import normalise
+from littoral.models.parts import head_of, tail_of
+from littoral.train.bottleneck import train_split
+from littoral.train.options import SplitSource, TorchSource
+from littoral.train.sample import check_frames
+from littoral.train.split_data import Frames, ShiftAndFlip, SplitData, SplitNetworks
+from littoral.train.split_recipe import product_recipe
+
+PATCH = 4
+"""Side of the encoder's first step; each of its later ones halves height and width."""
+_LATENT = 24
+RATE_WEIGHTS = (5e-4, 1.5e-4, 4e-5, 1e-5)
+_TUNED_PIXELS = 1024
+"""Of the frames for which these weights are right; a bit of a larger frame costs less."""
+
+
+@dataclass(frozen=True)
+class Shift:
+    """`ShiftAndFlip` that mirrors nothing."""
+
+    pad: int = 4
+
+    def __call__(
+        self, frames_BHWC: Frames, targets: NDArray[Any] | None, rng: np.random.Generator
+    ) -> tuple[Frames, NDArray[Any] | None]:
+        """See `littoral.train.split_data.Augment`."""
+        augment = ShiftAndFlip(self.pad)
+        moves = augment.moves(len(frames_BHWC), rng)
+        moves[:, 2] = 0
+        return augment.moved(frames_BHWC, moves), targets
+
+
+def make_split(
+    network: TorchSource,
+    spec: InputSpec,
+    frames: Frame,
+    labels: np.ndarray | None,
+    *,
+    cut: str,
+    epochs: int = 20,
+    mirror: bool = False,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> SplitSource:
+    """Make a classifier's split at a module and train it: four levels in one encoder, the tail trained along.
+
+    Args:
+        network: What the cloud finishes; also the teacher of the split. Not touched.
+        frames: uint8 ``(N, H, W, C)``.
+        labels: int64 ``(N,)``; None: the network alone teaches.
+        cut: The module of the network after which the tail begins; its output is a map ``(C, H, W)``.
+        mirror: Also train on mirrored frames, where that does not make another thing of what they show.
+    Raises:
+        ValueError: there is no such module, its output is no map, or frames are smaller than 8 x 8.
+    """
+    check_frames(spec, frames)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        bottleneck = fitting_bottleneck(network, spec, cut)
+    teacher = copy.deepcopy(network.module).eval()
+    parts = SplitNetworks(bottleneck=bottleneck, tail=tail_of(teacher, cut), teacher=teacher)
+    data = SplitData(frames=frames, input=spec, targets=labels, augment=ShiftAndFlip() if mirror else Shift())
+    weights = tuple(weight * _TUNED_PIXELS / (spec.height * spec.width) for weight in RATE_WEIGHTS)
+    recipe = product_recipe(epochs=epochs, rate_weights=weights, seed=seed)
+    train_split(recipe, parts, data, progress=progress)
+    whole = {"factory": network.factory, "kwargs": network.kwargs, "cut": cut}
+    tail = TorchSource(
+        to_split_tail(bottleneck, parts.tail),
+        "littoral.models.bottleneck:make_split_tail",
+        split_tail_kwargs(bottleneck, whole),
+    )
+    return SplitSource(bottleneck, tail)
+
+
+def fitting_bottleneck(network: TorchSource, spec: InputSpec, cut: str) -> Bottleneck:
+    """An untrained one that takes frames and gives what the module gives. Its latent has the map's size or half of it,
+    or a quarter where the map is as large as the frame.
+
+    Raises:
+        ValueError: as `make_split`.
+    """
+    if min(spec.height, spec.width) < 2 * PATCH:
+        raise ValueError(f"frames are {spec.height} x {spec.width}, a split needs {2 * PATCH} x {2 * PATCH} or more")
+    head = head_of(network.module, cut).cpu().float().eval()
+    with torch.no_grad():
+        x = normalise(torch.zeros(2, *spec.shape, dtype=torch.uint8), spec)
+        features: Any = head(x)
+    if not isinstance(features, torch.Tensor) or features.ndim != 4:
+        came = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+        raise ValueError(f"{cut!r} gives {came} for 2 frames, a split needs a map (2, C, H, W); name an earlier module")
+    channels, height, width = features.shape[1:]
+    halvings = max(0, math.floor(math.log2(max(spec.height / (PATCH * height), 1))))
+    latent = [side // PATCH for side in (spec.height, spec.width)]
+    for _ in range(halvings):
+        latent = [math.ceil(side / 2) for side in latent]
+    doublings = max(math.ceil(math.log2(max(height / latent[0], width / latent[1], 1))), 0)
+    fits = (latent[0] << doublings, latent[1] << doublings) == (height, width)
+    return product(
+        in_channels=spec.channels,
+        out_channels=channels,
+        num_channels=_LATENT,
+        patch=PATCH,
+        strides=(2,) * halvings,
+        upsamplings=doublings,
+        size=None if fits else (height, width),
+    )

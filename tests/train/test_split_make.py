@@ -1,0 +1,95 @@
+"""A split for who has no bottleneck: it fits the network that it cuts, and training it leaves that network alone."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from traced import random_frames, square
+
+from littoral.bundle import InputSpec, TorchModel
+from littoral.models.factory import load_model, state_arrays
+from littoral.models.frames import normalise
+from littoral.models.parts import head_of
+from littoral.models.zoo import small_cnn
+from littoral.train.options import TorchSource
+from littoral.train.split_make import Shift, fitting_bottleneck, make_split
+
+KWARGS = {"width": 4, "num_classes": 3, "depth": 1}
+
+
+def network() -> TorchSource:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return TorchSource(small_cnn(**KWARGS), "littoral.models.zoo:small_cnn", KWARGS)
+
+
+def pyramid(factor: int) -> nn.Module:
+    """A network whose map is so many times smaller than its frames, rounded up."""
+    halvings = [nn.Conv2d(1, 1, 3, stride=2, padding=1) for _ in range(int(np.log2(factor)))]
+    return nn.Sequential(nn.Sequential(*halvings, nn.Conv2d(1, 5, 1)), nn.Flatten())
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("size", [(32, 32), (30, 42), (17, 64)], ids=str)
+def test_what_it_decodes_to_is_the_map_that_the_tail_takes(factor: int, size: tuple[int, int]) -> None:
+    spec = InputSpec(height=size[0], width=size[1], channels=1, mean=(0.0,), std=(1.0,))
+    source = TorchSource(pyramid(factor), "a:b", {})
+    bottleneck = fitting_bottleneck(source, spec, "0").eval()
+    x = normalise(torch.from_numpy(np.zeros((2, *spec.shape), np.uint8)), spec)
+    with torch.no_grad():
+        expected, came = head_of(source.module, "0")(x), bottleneck(x, torch.tensor([0, 3]))
+        latent = bottleneck.latent(x)
+    assert came.features.shape == expected.shape
+    assert latent.shape[-1] * latent.shape[-2] * 16 <= 1.3 * size[0] * size[1], "a latent is small"
+
+
+@pytest.mark.parametrize(
+    ("spec", "cut", "words"),
+    [
+        (square(16, 1), "nothing", "'nothing' is not a module"),
+        (square(16, 1), "head", r"'head' gives \(2, 3\) for 2 frames, a split needs a map"),
+        (square(4, 1), "stem", "frames are 4 x 4, a split needs 8 x 8 or more"),
+    ],
+    ids=["no-module", "no-map", "too-small"],
+)
+def test_where_no_split_can_be_is_said(spec: InputSpec, cut: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        fitting_bottleneck(network(), spec, cut)
+
+
+def test_it_learns_what_the_network_answers_and_leaves_it_as_it_was() -> None:
+    spec, source = square(16, 1), network()
+    frames = random_frames(spec, 64)
+    before = copy.deepcopy(source.module.state_dict())
+    random_state = torch.get_rng_state()
+    made = make_split(source, spec, frames, None, cut="blocks.0", epochs=2, seed=1)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(value, before[name]) for name, value in source.module.state_dict().items())
+    assert made.segment is None
+    again = make_split(source, spec, frames, None, cut="blocks.0", epochs=2, seed=1)
+    for name, value in made.tail.module.state_dict().items():
+        assert torch.equal(value, again.tail.module.state_dict()[name]), "the same seed gives the same split"
+    spec_of_tail = TorchModel(factory=made.tail.factory, kwargs=made.tail.kwargs, file="x")
+    tail = load_model(spec_of_tail, state_arrays(made.tail.module))
+    symbols = made.bottleneck.symbols(
+        made.bottleneck.latent(normalise(torch.from_numpy(frames[:3]), spec)), torch.full((3,), 3)
+    )
+    with torch.no_grad():
+        outputs = tail(symbols.float(), torch.full((3,), 3))
+        torch.testing.assert_close(outputs, made.tail.module(symbols.float(), torch.full((3,), 3)))
+    assert outputs.shape == (3, 3)
+
+
+def test_frames_are_moved_and_not_mirrored() -> None:
+    frames = np.zeros((50, 9, 9, 1), np.uint8)
+    frames[:, 4, 4], frames[:, 4, 5] = 1, 2  # the second stands right of the first
+    moved, targets = Shift(pad=2)(frames, np.arange(50), np.random.default_rng(0))
+    ones, twos = np.argwhere(moved == 1), np.argwhere(moved == 2)
+    np.testing.assert_array_equal(twos - ones, np.tile([0, 0, 1, 0], (50, 1)))
+    assert len(np.unique(ones[:, 2])) == 5
+    assert targets is not None
+    assert targets.tolist() == list(range(50))
