@@ -103,6 +103,7 @@ class Bench:
         *,
         model: FakeModel | None = None,
         files: Files | None = None,
+        routed: bool = False,
     ) -> None:
         num_exits, size = len(world.features), world.features.shape[2]
         specs = [
@@ -127,6 +128,7 @@ class Bench:
             state_dir=state_dir,
             later=self.tasks.append,
             files=files,
+            routed=routed,
         )
         weakref.finalize(self, self.exits.close)
         self.count = 0

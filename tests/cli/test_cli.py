@@ -103,9 +103,33 @@ def test_wrong_usage_ends_with_2_and_says_the_usage(words: list[str], capsys: py
         (["edge", "x", "folder", "--http", "0"], "give one of FOLDER, --stdin and --http"),
         (["edge", "x", "folder", "--cloud", "https://c"], "--cloud needs --state"),
         (["edge", "x", "folder", "--offload", "0"], "--offload needs --cloud"),
-        (["edge", "x", "folder", "--deadline", "50"], "are of --offload"),
+        (["edge", "x", "folder", "--deadline", "50"], "is of --offload and --route"),
+        (["edge", "x", "folder", "--split", "1"], "--split is of --offload"),
+        (["edge", "x", "folder", "--route"], "--route needs --cloud, which some frames are for"),
+        (["edge", "x", "folder", "--price-ms", "1"], "are of --route"),
+        (["edge", "x", "folder", "--risk", "0.1"], "are of --exits and --route"),
+        (
+            ["edge", "x", "folder", "--cloud", "https://c", "--state", "s", "--route", "--offload", "0"],
+            "leave out one of --route and --offload",
+        ),
+        (
+            ["edge", "x", "folder", "--cloud", "https://c", "--state", "s", "--exits", "--offload", "0"],
+            "leave out one of --exits and --offload",
+        ),
     ],
-    ids=["no-source", "two-sources", "cloud-without-state", "offload-without-cloud", "deadline-without-offload"],
+    ids=[
+        "no-source",
+        "two-sources",
+        "cloud-without-state",
+        "offload-without-cloud",
+        "deadline-without-offload",
+        "split-without-offload",
+        "route-without-cloud",
+        "price-without-route",
+        "risk-without-exits",
+        "route-and-offload",
+        "exits-and-offload",
+    ],
 )
 def test_a_device_without_a_clear_source_or_state_ends_with_2(said: Said, words: list[str], told: str) -> None:
     status, out, err = said(*words)

@@ -519,6 +519,28 @@ def test_the_dashboard_escapes_what_devices_say_and_needs_no_other_host(tmp_path
     assert "default-src 'none'" in headers["content-security-policy"]
 
 
+def test_the_dashboard_tells_of_a_device_that_routes_who_answered_and_of_others_nothing(peer: Peer) -> None:
+    plain = Status(version=0, frames=200, selected=7, queued=0, dropped=0, statistics_resets=0)
+    routed = dataclasses.replace(
+        plain, offloaded=60, early=100, exit_state="serving", finished=40, hedged=3, labels=9, asked=8,
+        payload_bytes=24_000,
+    )  # fmt: skip
+
+    def page_with(status: Status) -> str:
+        line.send(status)
+        until(lambda: device_entry(peer.cloud, peer)["status"] == dataclasses.asdict(status), "the status")
+        return fetch(f"{peer.cloud.url}/")[1].decode()
+
+    with peer.session() as line:
+        assert "routed:" not in page_with(plain)
+        page = page_with(routed)
+    assert "routed: 50% left early, 20% finished on the device, 30% by the cloud" in page
+    assert "3 hedged, 9 labels, 8 asked for behind an answer, 120 B of payloads a frame" in page
+    table = page[page.index('id="devices"') :]
+    table = table[: table.index("</table>")]
+    assert table.count("<th>") == 1 + int(table.split('colspan="')[1].split('"')[0])
+
+
 def test_the_dashboards_sections_come_as_events(cloud: Cloud) -> None:
     parts = urlsplit(cloud.url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)

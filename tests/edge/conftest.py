@@ -32,3 +32,20 @@ def exit_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> 
             write_exit_bundle(tiny_bundle, folder / "b")
             folder.rename(whole)
     return whole / "b"
+
+
+@pytest.fixture(scope="session")
+def routed_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two: ``b`` is `tiny_bundle` with three exits, two splits and a router's tables, drawn and not
+    measured (``route_bundles.py``), ``plain`` the same without them. Do not write into it."""
+    from made_once import one_at_a_time, run_folder
+    from route_bundles import drawn_tables, with_tables, write_routeless_bundle
+
+    whole = run_folder(tmp_path_factory) / "routed-bundle"
+    with one_at_a_time(whole):
+        if not whole.exists():
+            folder = tmp_path_factory.mktemp("routed")
+            plain = write_routeless_bundle(tiny_bundle, folder / "plain")
+            with_tables(plain, drawn_tables(plain), folder / "b")
+            folder.rename(whole)
+    return whole

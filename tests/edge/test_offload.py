@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -403,6 +404,50 @@ def test_requests_whose_time_is_up_before_a_slow_socket_takes_them_are_not_sent(
     assert told == ["timeout"] * 4
     assert sent == [1, 5, 6], "1 had begun"
     assert owner.bytes_by_purpose["offload"] == 2 * len(encode_frame(to_frame(request(1)))), "6 was not counted here"
+
+
+def test_an_answer_is_kept_longer_than_a_request_may_wait_to_be_sent() -> None:
+    """For a label it is enough that it comes; a request that has not begun in time holds up others for nothing."""
+    sent: list[int] = []
+    told: list[tuple[int, Outcome]] = []
+    link = DeviceLink(
+        device_id="d", bundle_digest=b"", outbox_stream=1, highest_version=lambda: 0, sign=lambda message: b""
+    )
+    owner = CloudLink("ws://127.0.0.1:1")
+    owner._ports = None  # type: ignore[assignment]
+
+    async def scenario() -> None:
+        gate = asyncio.Event()
+
+        async def slow_socket(data: bytes) -> None:
+            sent.append(from_frame(decode_frame(data)).request)  # type: ignore[union-attr]
+            await gate.wait()
+
+        transport = SimpleNamespace(get_extra_info=lambda name: None)
+        session = LinkSession(owner, None, link, SimpleNamespace(send=slow_socket, transport=transport))  # type: ignore[arg-type]
+        link.state = "open"
+        for number in (1, 2):
+            request = Offload(request=number, split=0, version=0, payload=b"payload", deadline_ms=9)
+            session.offload(
+                request,
+                wait_s=0.005,
+                keep_s=60.0,
+                done=lambda outcome, number=number: told.append((number, outcome)),  # type: ignore[misc]
+            )
+        loop = asyncio.get_running_loop()
+        due = loop.time() + 0.02
+        while loop.time() < due:
+            await asyncio.sleep(0)
+        gate.set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        answer = dataclasses.replace(reply(GOOD), request=1)
+        await session._do(link.on_bytes(encode_frame(to_frame(answer))))
+        session.fail_pending()
+
+    asyncio.run(scenario())
+    assert sent == [1], "the second was not begun by then"
+    assert [(number, isinstance(outcome, OffloadAnswer)) for number, outcome in told] == [(1, True), (2, False)]
 
 
 @dataclass

@@ -112,10 +112,26 @@ def test_a_field_that_was_added_later_is_sent_only_where_it_says_something() -> 
         {"degraded": 2},
         {"offloaded": 7, "degraded": 2},
         {"early": 9, "exit_state": "serving"},
+        {"finished": 5, "hedged": 1, "labels": 3, "asked": 2, "payload_bytes": 4096},
     ):
         more = dataclasses.replace(status, **later)
         assert len(framed(more)) > len(framed(status))
         assert from_frame(decode_frame(framed(more))) == more
+
+
+def test_the_counters_of_a_router_have_golden_bytes_too_and_an_older_side_passes_over_them() -> None:
+    status = typing.cast(Status, EXAMPLES[IDS.index("Status")])
+    routed = dataclasses.replace(
+        status, offloaded=300, degraded=4, early=500, exit_state="serving", finished=200, hedged=9, labels=31,
+        asked=27, payload_bytes=70_000,
+    )  # fmt: skip
+    golden = "9901070000c40000a0ce41228d9cc4229f03cd03e828020100cd012c04cd01f4a773657276696e67ccc8091f1bce00011170"
+    assert framed(routed).hex() == golden
+    older = msgpack.unpackb(typing.cast(bytes, fields_of(routed)[8]))[:10]
+    assert older[8:] == [500, "serving"]
+    assert from_frame(Frame(type=Status.TYPE, body=raw_frame(older))) == dataclasses.replace(
+        routed, finished=0, hedged=0, labels=0, asked=0, payload_bytes=0
+    )
 
 
 def test_the_claim_that_a_device_signs_never_changes() -> None:
@@ -217,7 +233,7 @@ def test_any_body_is_a_message_or_a_protocol_error(kind: int, body: bytes) -> No
 def test_trailing_fields_that_are_not_known_are_ignored(message: Message) -> None:
     fields = fields_of(message)
     left_out = (
-        [0, 0, 0, ""] if isinstance(message, Status) else []
+        [0, 0, 0, "", 0, 0, 0, 0, 0] if isinstance(message, Status) else []
     )  # its later fields, which come before what is to come
     body = msgpack.packb([*msgpack.unpackb(typing.cast(bytes, fields[8])), *left_out, "new", 7])
     later = raw_frame([*fields[:7], zlib.crc32(body), body, {}, [3], "and this", b"and more of it"])

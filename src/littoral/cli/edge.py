@@ -66,7 +66,24 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         "--deadline",
         type=float,
         metavar="MS",
-        help="with --offload, answer within so long, whoever does (default: 200)",
+        help="with --offload or --route, answer within so long, whoever does (default: 200)",
+    )
+    parser.add_argument(
+        "--route",
+        action="store_true",
+        help="exit early, finish, or ask the cloud, as is best for each frame, by the bundle's router",
+    )
+    parser.add_argument(
+        "--price-ms",
+        type=float,
+        metavar="SHARE",
+        help="with --route, what a millisecond is worth in wrong answers (default: 0.0005)",
+    )
+    parser.add_argument(
+        "--price-byte",
+        type=float,
+        metavar="SHARE",
+        help="with --route, what a byte to the cloud is worth in wrong answers (default: 0.000001)",
     )
     parser.add_argument(
         "--exits", action="store_true", help="leave early at the bundle's exits, once that is certified"
@@ -75,9 +92,10 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         "--risk",
         type=float,
         metavar="SHARE",
-        help="with --exits, of frames whose early answer may be another than the whole network's (default: 0.05)",
+        help="with --exits or --route, of frames whose early answer may be another than the whole network's "
+        "(default: 0.05)",
     )
-    parser.add_argument("--no-personal", action="store_true", help="with --exits, keep the shipped heads")
+    parser.add_argument("--no-personal", action="store_true", help="with --exits or --route, keep the shipped heads")
     parser.add_argument("--status-every", type=float, metavar="SECONDS", help="also print the counters so often")
     parser.add_argument(
         "--flush", type=float, default=5.0, metavar="SECONDS", help="how long to go on sending at the end"
@@ -114,19 +132,14 @@ def run(args: argparse.Namespace) -> int:
     if args.offload is not None and not args.cloud:
         print("littoral edge: --offload needs --cloud, which is to finish the frames", file=sys.stderr)
         return 2
-    if args.offload is None and (args.split is not None or args.deadline is not None):
-        print("littoral edge: --split and --deadline are of --offload; give that too", file=sys.stderr)
-        return 2
-    if not args.exits and (args.risk is not None or args.no_personal):
-        print("littoral edge: --risk and --no-personal are of --exits; give that too", file=sys.stderr)
-        return 2
-    if args.exits and args.offload is not None:
-        print("littoral edge: leave out one of --exits and --offload", file=sys.stderr)
+    if problem := _ways_to_answer(args):
+        print(f"littoral edge: {problem}", file=sys.stderr)
         return 2
     bundle = Bundle.open(args.bundle)
     if args.exits and not bundle.manifest.exits:
         print(f"littoral edge: {args.bundle} has no exits; build it with 'littoral build --exits N'", file=sys.stderr)
         return 2
+    args.exits = args.exits or (args.route and bool(bundle.manifest.exits))
     if args.maps is not None:
         if args.http is not None:
             print("littoral edge: --maps is for a folder or --stdin; leave it out with --http", file=sys.stderr)
@@ -143,6 +156,24 @@ def run(args: argparse.Namespace) -> int:
         device.close(args.flush)
         _print_status(device, args)
     return 1 if failed else 0
+
+
+def _ways_to_answer(args: argparse.Namespace) -> str | None:
+    """What is wrong with the options that say who answers."""
+    offloads, priced = args.offload is not None, args.price_ms is not None or args.price_byte is not None
+    if args.route and not args.cloud:
+        return "--route needs --cloud, which some frames are for; without one give --exits"
+    if offloads and (args.route or args.exits):
+        return f"leave out one of {'--route' if args.route else '--exits'} and --offload"
+    if priced and not args.route:
+        return "--price-ms and --price-byte are of --route; give that too"
+    if args.split is not None and not offloads:
+        return "--split is of --offload; give that too"
+    if args.deadline is not None and not (offloads or args.route):
+        return "--deadline is of --offload and --route; give one of them too"
+    if (args.risk is not None or args.no_personal) and not (args.exits or args.route):
+        return "--risk and --no-personal are of --exits and --route; give one of them too"
+    return None
 
 
 def _config(args: argparse.Namespace) -> Any:
@@ -166,6 +197,8 @@ def _config(args: argparse.Namespace) -> Any:
         device["offload"] = OffloadConfig(mode="always", level=args.offload, **more)
     if args.exits:
         device["exits"] = _exits(args)
+    if args.route:
+        device["route"] = _route(args)
     return DeviceConfig(adapt_statistics=not args.no_adapt, selection=selection, **device)
 
 
@@ -175,6 +208,14 @@ def _exits(args: argparse.Namespace) -> Any:
 
     config = ExitConfig(control=ControlConfig(**_given(risk=args.risk)))
     return replace(config, personal=None) if args.no_personal else config
+
+
+def _route(args: argparse.Namespace) -> Any:
+    from littoral.core.route_plan import Prices
+    from littoral.core.route_words import RouteConfig
+
+    prices = Prices(**_given(ms=args.price_ms, byte=args.price_byte))
+    return RouteConfig(prices=prices, **_given(deadline_ms=args.deadline))
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -203,7 +244,6 @@ def _items(device: Device, args: argparse.Namespace) -> Iterator[Item]:
 
 def _answer_all(device: Device, args: argparse.Namespace) -> int:
     """Answer every frame of the source; how many could not be answered."""
-    from littoral.edge.answer import Answer
     from littoral.edge.http import answer_as_dict
     from littoral.errors import FrameError, ModelOutputError
 
@@ -222,13 +262,23 @@ def _answer_all(device: Device, args: argparse.Namespace) -> int:
         if maps is not None:
             _write_map(maps / f"{answer.frame_id}.png", answer)
         sure = f"{_in_words(answer, names)}, version {answer.version}, cloud {answer.cloud}"
-        who = f", by the {answer.source}" if args.offload is not None else ""
-        who += f", at exit {answer.exit_index}" if isinstance(answer, Answer) and args.exits else ""
-        why = f" ({answer.reason})" if answer.degraded else ""
-        text = f"{name}: {sure}, {answer.latency_ms:.2f} ms{who}{why}"
+        text = f"{name}: {sure}, {answer.latency_ms:.2f} ms{_by_whom(answer, args)}"
         _print(args, {"type": "answer", "input": name, **answer_as_dict(answer, names)} if args.json else {}, text)
         tell_status()
     return failed
+
+
+def _by_whom(answer: Answer | DenseAnswer, args: argparse.Namespace) -> str:
+    """Who answered, where that may differ from frame to frame, and why."""
+    from littoral.edge.answer import Answer
+
+    who = f", by the {answer.source}" if args.offload is not None or args.route else ""
+    if isinstance(answer, Answer) and args.exits and answer.source == "device":
+        who += f", at exit {answer.exit_index}"
+    why = answer.reason if args.route or answer.degraded else ""
+    if args.route and answer.degraded:
+        why += ", degraded"
+    return f"{who} ({why})" if why else who
 
 
 def _in_words(answer: Answer | DenseAnswer, names: Sequence[str]) -> str:
@@ -306,8 +356,12 @@ def _print_status(device: Device, args: argparse.Namespace) -> None:
         f"{status.acked} of {status.accepted} messages acked, {status.queued} queued, {status.dropped} dropped, "
         f"{status.bytes_up} bytes up, {status.bytes_down} down"
     )
-    if args.offload is not None:
+    if args.offload is not None or args.route:
         text += f", {status.offloaded} answered by the cloud, {status.degraded} degraded"
+    if args.route:
+        mean_bytes = status.payload_bytes / max(status.frames, 1)
+        text += f", {status.finished} finished here, {status.hedged} hedged, {status.labels} labels"
+        text += f", {status.audits} audits, {status.pings} pings, {mean_bytes:.0f} bytes of payloads a frame"
     if args.exits:
         text += f", by exit {' '.join(map(str, status.frames_by_exit))}, {status.exit_state}"
         text += f", {status.personal_heads} personal heads, {status.shadow_runs} shadow runs"

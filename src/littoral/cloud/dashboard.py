@@ -10,6 +10,7 @@ from typing import Any
 
 MAX_DEVICES = 200
 MAX_VERSIONS = 12
+_DEVICE_COLUMNS = 15
 _CHART_WIDTH, _CHART_HEIGHT, _MARKS_HEIGHT = 720, 120, 20
 
 Document = Mapping[str, Any]
@@ -251,6 +252,21 @@ def _device_row(device: Mapping[str, Any], document: Document) -> str:
         f'<td><span class="badge {state}">{state}</span>{seen}</td><td class="number">{device["domain"]}</td>'
         + "".join(f'<td class="number">{counter}</td>' for counter in (*counters, _samples(device)))
         + f"<td>{_receipt(device['last_receipt'])}</td></tr>"
+        + _routed(status)
+    )
+
+
+def _routed(status: Mapping[str, Any] | None) -> str:
+    """A row below the device's: how a router had its frames answered. Empty for a device without one."""
+    if not status or not (status["finished"] or status["payload_bytes"]):
+        return ""
+    frames = max(status["frames"], 1)
+    told = {"early": "left early", "finished": "finished on the device", "offloaded": "by the cloud"}
+    shares = ", ".join(f"{status[key] / frames:.0%} {text}" for key, text in told.items())
+    return (
+        f'<tr class="why"><td></td><td colspan="{_DEVICE_COLUMNS - 1}">routed: {shares}; '
+        f"{status['hedged']:,} hedged, {status['labels']:,} labels, {status['asked']:,} asked for behind an answer, "
+        f"{_bytes(round(status['payload_bytes'] / frames))} of payloads a frame</td></tr>"
     )
 
 

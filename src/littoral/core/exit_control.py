@@ -16,6 +16,7 @@ while the promise is kept, it ever rings with a probability of at most `alarm_de
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -191,9 +192,9 @@ class ExitControl:
         """A certificate was tried with the ring as it is."""
         self._tried_at = self.num_fresh
 
-    def enter_serving(self, found: Certified, scores: RingScores) -> None:
+    def enter_serving(self, found: Certified, scores: RingScores, *, any_sure: bool = False) -> None:
         """Thresholds come into force: the alarm begins to watch."""
-        self.alarm = RiskAlarm(alarm_level(found, scores, self.config), self.config.alarm_delta)
+        self.alarm = RiskAlarm(alarm_level(found, scores, self.config, any_sure=any_sure), self.config.alarm_delta)
 
     def recheck(self) -> bool:
         """Back to checking; True where that is so, and the caller empties the ring and puts `ExitPolicy.off` in force.
@@ -208,21 +209,50 @@ class ExitControl:
         return True
 
 
-def early_loss(answers_E: list[int], confidences_E: list[float], policy: ExitPolicy, full: int) -> tuple[bool, float]:
+def early_loss(
+    answers_E: Sequence[int], confidences_E: Sequence[float], policy: ExitPolicy, full: int, *, any_sure: bool = False
+) -> tuple[bool, float]:
     """Whether a frame that ran to the end would have left early, and `ExitControl.audit`'s loss for it.
 
     Args:
         answers_E, confidences_E: Of the early exits; NaN where the frame must go on.
         full: What the device says at full depth.
+        any_sure: Frames may leave at any exit that is sure, and not at the first only: the worst of them counts.
     """
-    for answer, sure, each in zip(answers_E, confidences_E, policy.early, strict=True):
-        if sure >= each.threshold:
-            return True, float(answer != full)
-    return False, 0.0
+    sure = [
+        float(answer != full)
+        for answer, confidence, each in zip(answers_E, confidences_E, policy.early, strict=True)
+        if confidence >= each.threshold
+    ]
+    return (True, max(sure) if any_sure else sure[0]) if sure else (False, 0.0)
+
+
+def worst_first(confidences_NE: Float64s, losses_NE: Float64s) -> tuple[Float64s, Float64s]:
+    """The early exits of each frame in the order of their losses, the largest first, for whoever may leave at any exit
+    that is sure, or at none.
+
+    With one threshold for all exits, the first that is sure is then the worst of those that are, and nothing is worse
+    than that: whichever of them is chosen, by whatever rule, the loss is not larger. An exit's loss counts as at least
+    that of the end, which may be chosen too. Raising thresholds can only lower it.
+
+    Returns:
+        Confidences and losses, the last column the end's.
+    """
+    early_NE = np.maximum(losses_NE[:, :-1], losses_NE[:, -1:])
+    order = np.argsort(-early_NE, axis=1, kind="stable")
+    confidences, losses = confidences_NE.copy(), losses_NE.copy()
+    confidences[:, :-1] = np.take_along_axis(confidences_NE[:, :-1], order, axis=1)
+    losses[:, :-1] = np.take_along_axis(early_NE, order, axis=1)
+    return confidences, losses
 
 
 def certify(
-    scores: RingScores, config: ControlConfig, *, share_of_delta: float = 1.0, costs: ExitCosts | None = None
+    scores: RingScores,
+    config: ControlConfig,
+    *,
+    share_of_delta: float = 1.0,
+    costs: ExitCosts | None = None,
+    any_sure: bool = False,
 ) -> Certified | NotCertified:
     """Thresholds that keep the promise, from a ring's frames.
 
@@ -234,12 +264,14 @@ def certify(
         share_of_delta: Of the deltas, for one of several tries.
         costs: Of the early exits and the end. With a full ring exits that do not pay are left out, as a fifth of its
             frames says, which then certify nothing. Where leaving early would save nothing, all exits stay off.
+        any_sure: For thresholds that a router may obey or not: `worst_first`. A router itself leaves out what does not
+            pay, so all exits are kept.
     """
     path = shared_path(scores.confidences_NE.shape[1])
     count, delta = len(scores.shipped_N), config.delta * share_of_delta
     if count < config.min_calibration:
         return _none(path, f"{count} frames are in the ring, {config.min_calibration} are needed")
-    if costs is not None and count >= config.ring_frames and path.shape[1] <= MOST_EXITS:
+    if costs is not None and not any_sure and count >= config.ring_frames and path.shape[1] <= MOST_EXITS:
         chosen = np.arange(count) % _CHOICE_EVERY == 0
         confidences, losses = scores.confidences_NE[chosen], disagreement_losses(scores.answers_NE[chosen])
         path = path_of(kept_exits(confidences, losses, costs, max_risk=config.risk))
@@ -248,10 +280,10 @@ def certify(
     found: Certified | NotCertified | None = None
     if int(labelled.sum()) >= config.min_labelled:
         over_shipped = config.delta_over_shipped * share_of_delta
-        found = _certify_labelled(path, scores, labelled, config, over_shipped)
+        found = _certify_labelled(path, scores, labelled, config, over_shipped, any_sure)
     if not isinstance(found, Certified):
-        losses = disagreement_losses(scores.answers_NE)
-        found = learn_then_test(path, scores.confidences_NE, losses, level=config.risk, delta=delta, test="binomial")
+        confidences, losses = _disagreements(scores, any_sure)
+        found = learn_then_test(path, confidences, losses, level=config.risk, delta=delta, test="binomial")
     if isinstance(found, Certified) and all(threshold == OFF for threshold in found.thresholds):
         return _none(path, f"no threshold keeps a risk of {config.risk} with delta {delta:g} on {count} frames")
     if isinstance(found, Certified) and costs is not None:
@@ -261,15 +293,15 @@ def certify(
     return found
 
 
-def alarm_level(found: Certified, scores: RingScores, config: ControlConfig) -> float:
+def alarm_level(found: Certified, scores: RingScores, config: ControlConfig, *, any_sure: bool = False) -> float:
     """The risk above which the alarm may ring: of early answers that are not the full depth's.
 
     A certificate with labels says nothing of these, so there it is the most that the ring makes likely.
     """
     if found.procedure.endswith("binomial"):
         return config.risk
-    losses = disagreement_losses(scores.answers_NE)
-    leaving = exit_indices(scores.confidences_NE, found.thresholds)
+    confidences, losses = _disagreements(scores, any_sure)
+    leaving = exit_indices(confidences, found.thresholds)
     errors = int(losses[np.arange(len(leaving)), leaving].sum())
     return max(config.risk, risk_at_most(errors, len(leaving), config.alarm_delta))
 
@@ -284,14 +316,21 @@ def risk_at_most(errors: int, num_frames: int, delta: float) -> float:
 
 
 def _certify_labelled(
-    path: Float64s, scores: RingScores, labelled: np.ndarray, config: ControlConfig, delta: float
+    path: Float64s, scores: RingScores, labelled: np.ndarray, config: ControlConfig, delta: float, any_sure: bool
 ) -> Certified | NotCertified:
     shipped, labels = scores.shipped_N[labelled], scores.labels_N[labelled]
     answers, confidences = scores.answers_NE[labelled], scores.confidences_NE[labelled]
     losses = excess_losses(answers, labels, shipped)
+    if any_sure:
+        confidences, losses = worst_first(confidences, losses)
     start = int(not losses[:, -1].any())  # with all exits off it is the shipped network: nothing to be tested
     level = config.risk_over_shipped
     return learn_then_test(path[start:], confidences, losses, level=level, delta=delta, test="betting")
+
+
+def _disagreements(scores: RingScores, any_sure: bool) -> tuple[Float64s, Float64s]:
+    losses = disagreement_losses(scores.answers_NE)
+    return worst_first(scores.confidences_NE, losses) if any_sure else (scores.confidences_NE, losses)
 
 
 def _none(path: Float64s, why: str) -> NotCertified:

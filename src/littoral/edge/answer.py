@@ -1,4 +1,4 @@
-"""A classifier's answer; for the other tasks see `littoral.edge.dense`."""
+"""A classifier's answer, and what it is made from; for the other tasks see `littoral.edge.dense`."""
 
 from __future__ import annotations
 
@@ -31,12 +31,25 @@ class Answer(NamedTuple):
     degraded: bool = False
     """True where the device had wanted the cloud's answer and had to give its own."""
     reason: str = ""
-    """Why an answer is degraded: ``away``, ``timeout``, ``busy``, or what the cloud or the codec said."""
+    """Why an answer is degraded: ``away``, ``timeout``, ``busy``, or what the cloud or the codec said. From a device
+    that routes, why any answer is as it is: one of `littoral.core.route_words.REASONS`."""
     exit_index: int = 0
     """The exit that answered, from 0, the earliest; as many as there are exits where the network's own classifier did,
-    so 0 for a device without exits."""
+    or the cloud in its place, so 0 for a device without exits."""
 
     @property
     def probabilities(self) -> FloatArray:
         """float32 ``(K,)``, made when asked for."""
         return softmax(self.logits)
+
+
+class Found(NamedTuple):
+    """An answer, and where it came from. NaN for confidence and entropy where the network's output is not finite."""
+
+    logits_K: FloatArray
+    label: int
+    confidence: float
+    entropy_nats: float
+    exit_index: int
+    network_entropy: float | None
+    """Of the shipped network's own answer; None where it did not come so far."""

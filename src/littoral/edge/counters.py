@@ -1,12 +1,15 @@
-"""A device's counters, as `Device.status` gives them."""
+"""A device's counters, as `Device.status` gives them and as they go over the wire."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from littoral.edge.outbox import Counters
+from littoral.wire.messages import Status
 
 if TYPE_CHECKING:
+    from littoral.edge.exits import ExitRuntime
     from littoral.edge.maintenance import Maintenance
 
 
@@ -61,6 +64,69 @@ class DeviceStatus(NamedTuple):
     """How often it was found out anew whether frames may leave early."""
     exit_alarms: int
     """How often the watched risk was above what was promised."""
+    finished: int = 0
+    """Of a router, as the next ones: frames that the device answered after the whole network."""
+    hedged: int = 0
+    """Frames with which the device went on while the cloud was asked."""
+    labels: int = 0
+    """Answers of the cloud that came as labels only: late, or asked for behind an answer."""
+    audits: int = 0
+    """Frames answered here that chance had the cloud asked for too."""
+    pings: int = 0
+    """Frames answered here for which the cloud was asked to see how the link is."""
+    payload_bytes: int = 0
+    """Of all requests to the cloud."""
+    refits: int = 0
+    """How often the switcher was fitted anew, in all runs."""
+
+
+@dataclass
+class RouteCounters:
+    """Frames and requests so far.
+
+    Attributes:
+        finished: Frames that the device answered after the whole network.
+        offloaded: Frames that the cloud answered in time.
+        degraded: Frames for which the cloud would have been asked and could not be, or did not answer in time, and
+            those that had no time for the right answer.
+        hedged: Frames with which the device went on while the cloud was asked.
+        audits, pings: Requests behind an answer.
+        answered: Requests that the cloud answered, in time or as a label.
+    """
+
+    finished: int = 0
+    offloaded: int = 0
+    degraded: int = 0
+    hedged: int = 0
+    audits: int = 0
+    pings: int = 0
+    answered: int = 0
+
+    @property
+    def labels(self) -> int:
+        """Answers of the cloud that came as labels only."""
+        return self.answered - self.offloaded
+
+
+def wire_status(status: DeviceStatus, exits: ExitRuntime | None) -> Status:
+    """What of it the cloud is told."""
+    return Status(
+        version=status.version,
+        frames=status.frames,
+        selected=status.selected,
+        queued=status.queued,
+        dropped=status.dropped,
+        statistics_resets=status.statistics_resets,
+        offloaded=status.offloaded,
+        degraded=status.degraded,
+        early=exits.early if exits is not None else 0,
+        exit_state=status.exit_state,
+        finished=status.finished,
+        hedged=status.hedged,
+        labels=status.labels,
+        asked=status.audits + status.pings,
+        payload_bytes=status.payload_bytes,
+    )
 
 
 def read_counters(
@@ -72,7 +138,8 @@ def read_counters(
         selected, overflowed: Frames chosen as published, and those of them that found no room.
         offloaded: Frames that the cloud answered, and those that it should have.
     """
-    outbox, link, exits = m.outbox, m.link, m.exits
+    outbox, link, exits, routing = m.outbox, m.link, m.exits, m.routing
+    routed = None if routing is None else routing.counters
     chooser = m.chooser
     selector = None if chooser is None else chooser.selector
     counters = outbox.counters if outbox else Counters(accepted=0, acked=0, queued=0, dropped=0)
@@ -101,12 +168,19 @@ def read_counters(
         over_budget=selector.num_over_budget if selector else 0,
         bytes_up=link.bytes_up if link else 0,
         bytes_down=link.bytes_down if link else 0,
-        offloaded=offloaded[0],
-        degraded=offloaded[1],
+        offloaded=offloaded[0] if routed is None else routed.offloaded,
+        degraded=offloaded[1] if routed is None else routed.degraded,
         frames_by_exit=list(exits.frames_by_exit) if exits else [],
         shadow_runs=exits.control.num_shadow if exits else 0,
         exit_state=exits.state if exits else "",
         personal_heads=exits.num_personal if exits else 0,
         rechecks=exits.control.num_rechecks if exits else 0,
         exit_alarms=exits.control.num_alarms if exits else 0,
+        finished=routed.finished if routed else 0,
+        hedged=routed.hedged if routed else 0,
+        labels=routed.labels if routed else 0,
+        audits=routed.audits if routed else 0,
+        pings=routed.pings if routed else 0,
+        payload_bytes=routing.requests.payload_bytes if routing else 0,
+        refits=routing.learning.num_refits if routing else 0,
     )

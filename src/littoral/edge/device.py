@@ -20,19 +20,20 @@ from littoral.bundle import Bundle
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.drift import StatisticsConfig
 from littoral.core.product import ProductConfig
+from littoral.core.route_words import RouteConfig
 from littoral.core.scenes import RecallConfig
 from littoral.core.selection import SelectionConfig, Selector, judge_one
-from littoral.edge.answer import Answer
+from littoral.edge.answer import Answer, Found
 from littoral.edge.counters import DeviceStatus, read_counters
 from littoral.edge.dense import DenseAnswer, Judged, judge
-from littoral.edge.encoder import SplitEncoder
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exits import ExitRuntime
 from littoral.edge.images import LOSSLESS, check_coding
 from littoral.edge.link import CloudLink
 from littoral.edge.maintenance import Maintenance
-from littoral.edge.offload import Encoder, Finished, Offloading
+from littoral.edge.offload import Encoder, Finished, Offloading, open_encoder
 from littoral.edge.offload_config import OffloadConfig
+from littoral.edge.route_open import open_tables
 from littoral.edge.session import Model, SessionConfig
 from littoral.edge.updater import UpdaterConfig
 from littoral.errors import FrameError, ModelOutputError
@@ -69,10 +70,16 @@ class DeviceConfig:
     """Who finishes a frame; None: the device, always."""
     exits: ExitConfig | None = None
     """Leaving early at the bundle's exits; None: every frame goes through the whole network."""
+    route: RouteConfig | None = None
+    """Exit, finish or offload as is best for each frame, by the bundle's router (docs/methods/routing.md); with the
+    bundle's exits, and in the place of ``offload``. None: nothing is decided frame by frame."""
 
     def __post_init__(self) -> None:
         check_coding(self.uplink_coding)
-        if self.exits is not None and self.offload is not None and self.offload.mode != "never":
+        offloads = self.offload is not None and self.offload.mode != "never"
+        if offloads and self.route is not None:
+            raise ValueError("a router decides itself when to offload; leave out one of route and offload")
+        if offloads and self.exits is not None:
             raise ValueError("a device either leaves early or offloads its frames; leave out one of exits and offload")
         if self.statistics_batch_frames < 2 or self.statistics_stride_frames < 1:
             raise ValueError(
@@ -107,7 +114,8 @@ class Device:
             raise ValueError("a device with a link needs a state_dir, where it keeps what is not yet sent")
         self.bundle = bundle
         self.config = config or DeviceConfig()
-        encoder = self._encoder(link, encoder)
+        tables = open_tables(bundle, self.config, link)
+        encoder = open_encoder(bundle, self.config.offload, link=link, session=self.config.session, encoder=encoder)
         self._shape = bundle.manifest.input.shape
         self._names = bundle.manifest.class_names
         selection, adapts = self.config.selection, bundle.manifest.adapts
@@ -131,9 +139,12 @@ class Device:
             )
         self._exits: ExitRuntime | None = None
         if self.config.exits is not None:
-            self._exits = self._maintenance.open_exits(self.config.exits)
+            self._exits = self._maintenance.open_exits(self.config.exits, routed=self.config.route is not None)
+        self._routing = None if tables is None else self._maintenance.open_routing(tables)
         self._otherwise: Callable[[Model, Frame, int], Answer | DenseAnswer] | None = None
-        if self._exits is not None:
+        if self._routing is not None:
+            self._otherwise = self._infer_routed
+        elif self._exits is not None:
             self._otherwise = self._infer_exits
         elif self._offloading is not None or not adapts:
             self._otherwise = self._infer_offloaded if adapts else self._infer_dense
@@ -230,50 +241,67 @@ class Device:
             self._select(maintenance, frame, logits, label, entropy, model.version)
         else:
             maintenance.saw_offloaded(frame, label)
-        return Answer(
-            self._frames,
-            label,
-            self._names[label],
-            confidence,
-            entropy,
-            logits,
-            model.version,
-            maintenance.cloud,
-            (time.perf_counter_ns() - started) * 1e-6,
-            finished.source,
-            is_own,
-            finished.reason,
-        )
+        found = Found(logits, label, confidence, entropy, 0, None)
+        return self._given(found, model, started, finished.source, is_own, finished.reason)
 
     def _infer_exits(self, model: Model, frame: Frame, started: int) -> Answer:
         """As `infer`, with no more of the network than the frame needs."""
         maintenance, exits = self._maintenance, self._exits
         assert exits is not None
         self._frames += 1
-        logits, label, confidence, entropy, exit_index, network_entropy = exits.answer(model, frame, self._frames)
+        found = exits.answer(model, frame, self._frames)
+        self._saw(maintenance, model, frame, found, is_own=True)
+        return self._given(found, model, started)
+
+    def _infer_routed(self, model: Model, frame: Frame, started: int) -> Answer:
+        """As `infer`, with the router deciding who answers, and after how much of the network."""
+        maintenance, routing = self._maintenance, self._routing
+        assert routing is not None
+        self._frames += 1
+        found, source, degraded, reason = routing.answer(model, frame, self._frames, started * 1e-6)
+        self._saw(maintenance, model, frame, found, is_own=source == "device")
+        return self._given(found, model, started, source, degraded, reason)
+
+    def _saw(self, maintenance: Maintenance, model: Model, frame: Frame, found: Found, *, is_own: bool) -> None:
+        """Hand over what an answer tells, and the frame itself if it is worth it and the cloud has not seen it."""
+        logits, label, _, entropy, _, network_entropy = found
         if entropy != entropy:
             raise self._not_finite(model, logits)
         if network_entropy is None:
             maintenance.saw_offloaded(frame, label)
         else:
             maintenance.saw(frame, label, network_entropy)
-        if maintenance.uplink:
+        if is_own and maintenance.uplink:
             self._select(maintenance, frame, logits, label, entropy, model.version)
+
+    def _given(
+        self,
+        found: Found,
+        model: Model,
+        started: int,
+        source: str = "device",
+        degraded: bool = False,
+        reason: str = "",
+    ) -> Answer:
         return Answer(
             self._frames,
-            label,
-            self._names[label],
-            confidence,
-            entropy,
-            logits,
+            found.label,
+            self._names[found.label],
+            found.confidence,
+            found.entropy_nats,
+            found.logits_K,
             model.version,
-            maintenance.cloud,
+            self._maintenance.cloud,
             (time.perf_counter_ns() - started) * 1e-6,
-            exit_index=exit_index,
+            source,
+            degraded,
+            reason,
+            found.exit_index,
         )
 
     def feedback(self, frame_id: int, label: int) -> bool:
-        """What the user says is on a frame: the exits' heads learn from it, or it helps to judge them.
+        """What the user says is on a frame: the exits' heads learn from it, or it helps to judge them; and a router's
+        switcher learns from it who was right, where the cloud answered too.
 
         Args:
             frame_id: As in the frame's `Answer`.
@@ -283,7 +311,10 @@ class Device:
         Raises:
             ValueError: no such class, or the device has no exits.
         """
-        return self._with_exits().feedback(frame_id, label)
+        known = self._with_exits().feedback(frame_id, label)
+        if known and self._routing is not None:
+            self._routing.learning.labelled(frame_id, label)
+        return known
 
     def forget_day(self, day: int, timeout_s: float = 60.0) -> bool:
         """Take back all that was learned on a day, for good: the heads become what they would be without it.
@@ -349,18 +380,6 @@ class Device:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _encoder(self, link: CloudLink | None, encoder: Encoder | None) -> Encoder | None:
-        """What makes the payloads; None where no frame is offloaded."""
-        config = self.config.offload
-        if config is None or config.mode == "never":
-            return None
-        if link is None:
-            raise ValueError("a device that offloads needs a link to a cloud, and a state_dir")
-        made = encoder or SplitEncoder(self.bundle, config.split, self.config.session)
-        if isinstance(made, SplitEncoder) and config.level >= made.num_levels:
-            raise ValueError(f"level {config.level} was asked for, the split point has {made.num_levels}")
-        return made
 
     def _frame_error(self, frame: object) -> FrameError:
         height, width, channels = self._shape

@@ -104,9 +104,10 @@ class PendingFrames:
         return len(self._ids) >= self.capacity
 
     def add(self, frame: SeenFrame) -> bool:
-        """Keep a frame, in the place of what there was of it; False where there is no room."""
+        """Keep a frame, with what was known of it before; False where there is no room."""
         if frame.frame_id in self._ids:
             place = self._ids.index(frame.frame_id)
+            frame = frame.with_what_is_known(SeenFrame.from_bytes(self._slots.read(place), self._classes))
         elif len(self._ids) >= self.capacity * (1 if frame.label < 0 else 4):
             return False
         else:
@@ -125,6 +126,17 @@ class PendingFrames:
         for place in range(len(self._ids)):
             self._slots.write(place, self._blank)
         self._ids.clear()
+
+    def remove_day(self, day: int) -> bool:
+        """Forget the frames of a day; whether there were any."""
+        frames = list(self)
+        others = [frame for frame in frames if frame.day != day]
+        if len(others) == len(frames):
+            return False
+        self.clear()
+        for frame in others:
+            self.add(frame)
+        return True
 
     def close(self) -> None:
         self._slots.close()

@@ -1,4 +1,4 @@
-"""What a state folder lets exits keep: the calibration ring, the frames that wait, the heads that learned."""
+"""What a state folder lets exits keep: the calibration ring, frames that wait, heads that learned; and which serve."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from littoral.bundle.exits import ExitHeads
 from littoral.core.calibration_ring import RingFrame, as_half
+from littoral.core.exit_policy import ExitPolicy, ServedExit
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exit_files import ExitFolder, PendingFrames, SlotFile
 from littoral.edge.exit_stages import ExitStages
@@ -57,3 +58,16 @@ def open_kept(
         log.warning("the shipped heads serve, and nothing is learned: %s", error)
         return Kept(slots, None, None)
     return Kept(slots, pending, personal)
+
+
+def policy_of(shipped: ExitHeads, personal: PersonalHeads | None, version: int, *, has_deep: bool) -> ExitPolicy:
+    """The heads that serve under a version, with every exit off: the personal ones where they are of that version."""
+    if personal is not None and personal.version == version:
+        exits = [
+            ServedExit(head=each.head, temperature=each.temperature, personal=each.personal, gate=each.gate)
+            for each in personal.served
+        ]
+    else:
+        pairs = zip(shipped.heads, shipped.temperatures, strict=True)
+        exits = [ServedExit(head=head, temperature=temperature) for head, temperature in pairs]
+    return ExitPolicy(affine_version=version, exits=tuple(exits), has_deep=has_deep)

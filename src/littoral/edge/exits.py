@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,15 +23,15 @@ from littoral.bundle.exits import ExitHeads
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.calibration_ring import CalibrationRing, RingFrame
 from littoral.core.exit_control import ExitControl, Purpose, certify, early_loss
-from littoral.core.exit_policy import ExitPolicy, ServedExit, Spoken
+from littoral.core.exit_policy import ExitPolicy, Spoken
 from littoral.core.exits import OFF
 from littoral.core.risk import Certified
 from littoral.core.selection import judge_one
+from littoral.edge.answer import Found
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exit_files import PendingFrames
 from littoral.edge.exit_stages import ExitStages
-from littoral.edge.exit_state import Kept, open_kept
-from littoral.edge.personal import Fitted
+from littoral.edge.exit_state import Kept, open_kept, policy_of
 from littoral.edge.recent import RecentFrames, SeenFrame
 from littoral.edge.session import Model, SessionConfig
 from littoral.edge.versions import Files
@@ -45,22 +45,12 @@ _AT_A_TIME = 16
 """Frames after which the background thread is woken: the two share Python's lock, so each time costs an answer time."""
 
 
-class Found(NamedTuple):
-    """An answer, and where it came from. NaN for confidence and entropy where the network's output is not finite."""
-
-    logits_K: FloatArray
-    label: int
-    confidence: float
-    entropy_nats: float
-    exit_index: int
-    network_entropy: float | None
-    """Of the shipped network's own answer; None where it did not come so far."""
-
-
 class _Handed(NamedTuple):
     frame_id: int
     purpose: Purpose
     stands_for: float
+    seen: SeenFrame | None
+    """None: it is among the newest frames."""
 
 
 class ExitRuntime:
@@ -71,6 +61,7 @@ class ExitRuntime:
         state_dir: Where what is learned lives; without it nothing is.
         later: Runs a task in the background thread.
         files: The disk; tests put power cuts between its steps.
+        routed: A router decides, and may leave at any exit that is sure (docs/adr/0022): the worst of them counts.
     Raises:
         ValueError: the bundle has no exits.
     """
@@ -85,6 +76,7 @@ class ExitRuntime:
         state_dir: Path | None,
         later: Callable[[Callable[[], None]], None],
         files: Files | None = None,
+        routed: bool = False,
     ) -> None:
         specs = bundle.manifest.exits
         if not specs:
@@ -94,12 +86,14 @@ class ExitRuntime:
         heads = ExitHeads.open(bundle)
         self.config, self.shipped = config, replace(heads, moments=())  # they are larger than all else together
         self._parts = parts = ExitStages(bundle, self.shipped, session)
-        self._stages, self._end, self._later = parts.all, len(bundle.manifest.segments), later
+        self.stages, self._end, self._later = parts.all, len(bundle.manifest.segments), later
+        self.on_world: Callable[[bool], None] = lambda changed: None
+        """Told that the alarm rang, or else that thresholds were certified; in either thread."""
         num_classes, sizes = bundle.manifest.num_classes, parts.sizes
         self.control = ExitControl(config.control, seed=config.seed)
         self.recent = RecentFrames(sizes, num_classes)
         self.frames_by_exit = [0] * (len(specs) + 1)
-        self._num_classes = num_classes
+        self._num_classes, self._routed = num_classes, routed
         self._waiting: deque[_Handed] = deque()
         self._told = self._alarmed = False
         self._first_waiting = 0
@@ -132,14 +126,13 @@ class ExitRuntime:
         fits = policy.affine_version == model.version
         picked = fits and purpose is not Purpose.NOTHING
         runs_on = checking or picked or not fits
-        if self._first_waiting and frame_id - self._first_waiting >= _AT_A_TIME:
-            self._wake()
+        self.begins(frame_id)
         row = recent.features[recent.begin(frame_id)]
         value: Any = frame[None]
         position = num_seen = 0
         shadow: list[Spoken] = []
         pooled: FloatArray | None = None
-        for i, (stage, each) in enumerate(zip(self._stages, policy.exits, strict=True)):
+        for i, (stage, each) in enumerate(zip(self.stages, policy.exits, strict=True)):
             value = model.through(position, stage.after, value)
             position = stage.after
             if not fits or (not stage.is_deep and not picked and (runs_on or each.threshold == OFF)):
@@ -159,35 +152,54 @@ class ExitRuntime:
                 return Found(spoken.logits_K, spoken.label, spoken.confidence, spoken.entropy_nats, i, None)
         logits: FloatArray = model.through(position, self._end, value)[0]
         label, confidence, entropy = judge_one(logits)
-        found = Found(logits, label, confidence, entropy, len(self._stages), entropy)
+        found = Found(logits, label, confidence, entropy, len(self.stages), entropy)
         if entropy != entropy:
             return found
         if fits and policy.deep is not None and pooled is not None:
             own = policy.deep.answer(pooled)
             if own.entropy_nats == own.entropy_nats:
-                end = len(self._stages) - 1
+                end = len(self.stages) - 1
                 found = Found(own.logits_K, own.label, own.confidence, own.entropy_nats, end, entropy)
         self.frames_by_exit[found.exit_index] += 1
         recent.end(frame_id, model.version, num_seen, logits)
-        if num_seen == len(self._stages) and (picked or not checking):
-            self._hand_over(policy, frame_id, purpose, shadow, found.label)
+        if num_seen == len(self.stages) and (picked or not checking):
+            said, sure = [each.label for each in shadow], [each.confidence for each in shadow]
+            leaves, loss = early_loss(said, sure, policy, found.label) if shadow else (False, None)
+            self.hand_over(policy, frame_id, purpose, leaves=leaves, loss=loss)
         return found
 
-    def _hand_over(
-        self, policy: ExitPolicy, frame_id: int, purpose: Purpose, shadow: Sequence[Spoken], full: int
+    def begins(self, frame_id: int) -> None:
+        """A frame comes: wake the background thread where frames have waited for it long enough."""
+        if self._first_waiting and frame_id - self._first_waiting >= _AT_A_TIME:
+            self._wake()
+
+    def hand_over(
+        self,
+        policy: ExitPolicy,
+        frame_id: int,
+        purpose: Purpose,
+        *,
+        leaves: bool,
+        loss: float | None,
+        seen: SeenFrame | None = None,
     ) -> None:
-        """A frame ran to its end: audit it if the coin picked it, and pass it on."""
-        checking, leaves = policy.checking, False
-        if shadow:
-            leaves, loss = early_loss([s.label for s in shadow], [s.confidence for s in shadow], policy, full)
-            if self.control.audit(loss):
-                self._alarm(policy)
-                return
+        """A frame ran to its end: audit it if the coin picked it, and pass it on.
+
+        Args:
+            policy: That it was looked at with.
+            leaves: It would have left early but for the coin, or has.
+            loss: See `early_loss`; None where nothing is audited.
+            seen: Where it is not among the newest frames.
+        """
+        checking = policy.checking
+        if loss is not None and self.control.audit(loss):
+            self._alarm(policy)
+            return
         if purpose is not Purpose.RING and (self._pending is None or self._pending.is_full):
             return
         if len(self._waiting) < _MOST_WAITING:
             stands_for = self.control.stands_for(purpose, leaves_early=leaves, checking=checking)
-            self._waiting.append(_Handed(frame_id, purpose, stands_for))
+            self._waiting.append(_Handed(frame_id, purpose, stands_for, seen))
             self._first_waiting = self._first_waiting or frame_id
             if len(self._waiting) >= _AT_A_TIME:
                 self._wake()
@@ -202,6 +214,7 @@ class ExitRuntime:
         """Exits are off from the next frame on."""
         with self._swap:
             self._alarmed, self.policy = True, policy.off()
+        self.on_world(True)
         self._later(lambda: self.recheck("the alarm"))
 
     # -- in any thread -------------------------------------------------------------------------------------------------
@@ -270,9 +283,8 @@ class ExitRuntime:
         """
         self._drain()
         found = self.ring.remove_day(day) > 0
-        if self._pending is not None and any(frame.day == day for frame in self._pending):
-            found = True
-            self._learn_nothing_of(day)
+        if self._pending is not None:
+            found = self._pending.remove_day(day) or found
         if self._personal is not None:
             try:
                 found = self._personal.forget(day) or found
@@ -298,7 +310,7 @@ class ExitRuntime:
     def _drain(self) -> None:
         while self._waiting:
             handed = self._waiting.popleft()
-            frame = self.recent.get(handed.frame_id)
+            frame = self.recent.get(handed.frame_id) if handed.seen is None else handed.seen
             if frame is None or frame.logits_K is None or not np.isfinite(frame.features).all():
                 continue
             if frame.version != self.policy.affine_version:
@@ -319,9 +331,14 @@ class ExitRuntime:
         self.ring.add(kept)
         self.control.keep()
 
+    def teach(self, frame: SeenFrame) -> None:
+        """What the cloud says of a frame: weighs as the network's word does, and the ring hears nothing of it."""
+        self._label(frame)
+
     def _label(self, frame: SeenFrame) -> None:
         self._drain()  # the frame itself comes first
-        if self.ring.label(frame.frame_id, frame.label) or self._pending is None:
+        in_ring = frame.frame_id in self.ring if frame.by_cloud else self.ring.label(frame.frame_id, frame.label)
+        if in_ring or self._pending is None:
             return
         if np.isfinite(frame.features).all() and frame.num_seen:
             self._pending.add(replace(frame, day=self.config.today()))
@@ -331,10 +348,12 @@ class ExitRuntime:
         config, policy = self.config.control, self.policy
         self.control.tried()
         scores = self.ring.scores(policy)
-        found = certify(scores, config, share_of_delta=1 / len(config.looks), costs=self._parts.costs)
+        share, costs = 1 / len(config.looks), self._parts.costs
+        found = certify(scores, config, share_of_delta=share, costs=costs, any_sure=self._routed)
         if isinstance(found, Certified):
-            self.control.enter_serving(found, scores)
+            self.control.enter_serving(found, scores, any_sure=self._routed)
             self._publish(policy.serving(found.thresholds))
+            self.on_world(False)
             log.info(
                 "exits are in force: %s, risk %.4f on %d frames", found.procedure, found.empirical_risk, len(self.ring)
             )
@@ -364,7 +383,8 @@ class ExitRuntime:
             self._publish(policy if before.checking else policy.serving(before.thresholds))
             return
         lost = any(old.personal and not new.personal for old, new in zip(before.exits, policy.exits, strict=True))
-        found = certify(self.ring.scores(policy), self.config.control, costs=self._parts.costs)
+        scores = self.ring.scores(policy)
+        found = certify(scores, self.config.control, costs=self._parts.costs, any_sure=self._routed)
         if isinstance(found, Certified):
             self._publish(policy.serving(found.thresholds))
         elif must or lost:
@@ -377,21 +397,4 @@ class ExitRuntime:
 
     def _policy(self, version: int) -> ExitPolicy:
         """The heads that serve, with every exit off."""
-        personal = self._personal
-        served = self._as_shipped() if personal is None or personal.version != version else personal.served
-        exits = tuple(
-            ServedExit(head=each.head, temperature=each.temperature, personal=each.personal, gate=each.gate)
-            for each in served
-        )
-        return ExitPolicy(affine_version=version, exits=exits, has_deep=self._stages[-1].is_deep)
-
-    def _as_shipped(self) -> list[Fitted]:
-        pairs = zip(self.shipped.heads, self.shipped.temperatures, strict=True)
-        return [Fitted(head=head, temperature=temperature, personal=False) for head, temperature in pairs]
-
-    def _learn_nothing_of(self, day: int) -> None:
-        assert self._pending is not None
-        others = [frame for frame in self._pending if frame.day != day]
-        self._pending.clear()
-        for frame in others:
-            self._pending.add(frame)
+        return policy_of(self.shipped, self._personal, version, has_deep=self.stages[-1].is_deep)

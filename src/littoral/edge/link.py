@@ -155,6 +155,7 @@ class CloudLink:
         deadline_ms: int,
         wait_s: float,
         done: Callable[[Outcome], None],
+        keep_s: float = 0.0,
     ) -> None:
         """Ask the cloud to finish a frame. Returns at once.
 
@@ -163,7 +164,8 @@ class CloudLink:
             split: The split point's number in the bundle, 0 to 255.
             version: The affine version that the segments before it ran with.
             deadline_ms: From its arrival in the cloud to the sending of the answer, 1 to 3,600,000.
-            wait_s: After so long the request is forgotten and an answer is ignored.
+            wait_s: After so long it is not sent any more, where the socket has not taken it.
+            keep_s: So long after that the request is forgotten, and an answer is ignored.
             done: Called with what became of it, from the link's thread or from here; must be quick. It is not called
                 when the link is stopped in this very moment, so wait with a limit of your own.
         """
@@ -175,7 +177,7 @@ class CloudLink:
             request = Offload(
                 request=next(self._requests), split=split, version=version, payload=payload, deadline_ms=deadline_ms
             )
-            session.offload(request, wait_s=wait_s, done=done)
+            session.offload(request, wait_s=wait_s, keep_s=keep_s, done=done)
 
         if not self.connected or not self._signal(ask):
             done("away")

@@ -181,25 +181,26 @@ class LinkSession:
 
     # -- interactive ---------------------------------------------------------------------------------------------------
 
-    def offload(self, request: Offload, *, wait_s: float, done: Callable[[Outcome], None]) -> None:
+    def offload(self, request: Offload, *, wait_s: float, done: Callable[[Outcome], None], keep_s: float = 0.0) -> None:
         """Send a request before everything durable; ``done`` is called once, from this thread, and must be quick."""
         loop = asyncio.get_running_loop()
         self._last_offload_s = now_s = loop.time()
         try:
-            actions = self._link.offload(request, expires_ms=(now_s + wait_s) * 1000)
+            actions = self._link.offload(request, expires_ms=(now_s + wait_s + keep_s) * 1000)
         except ProtocolError:
             return done("too-large")
-        timer = loop.call_later(wait_s, self._expire)
+        timer = loop.call_later(wait_s + keep_s, self._expire)
         self._asked[request.request] = done, timer
         for action in actions:
             if isinstance(action, Send):
-                self._writer.send_interactive(action.data, functools.partial(self._begins, request.request, action))
+                begins = functools.partial(self._begins, request.request, action, now_s + wait_s)
+                self._writer.send_interactive(action.data, begins)
             elif isinstance(action, RequestFailed):
                 self._tell(action.request, action.code)
 
-    def _begins(self, request: int, send: Send) -> bool:
+    def _begins(self, request: int, send: Send, until_s: float) -> bool:
         """Whether a request is still waited for now that the socket takes it; its bytes count only then."""
-        if request not in self._asked:
+        if request not in self._asked or asyncio.get_running_loop().time() > until_s:
             return False
         self._owner._purposes[send.purpose] += len(send.data)
         return True

@@ -22,22 +22,25 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from littoral.bundle import Bundle, Envelope, SignedVersion
+from littoral.bundle import Bundle, Envelope, RouteTables, SignedVersion
 from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.core.product import ProductConfig, ProductSelector
 from littoral.edge.choose import Chooser, Waiting
+from littoral.edge.counters import wire_status
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exits import ExitRuntime
 from littoral.edge.follow import Follower
 from littoral.edge.images import encode_image
 from littoral.edge.link import CloudLink
 from littoral.edge.outbox import Outbox, wire_bytes
+from littoral.edge.route import Routing
+from littoral.edge.route_open import open_routing
 from littoral.edge.scenes import Scenes
 from littoral.edge.session import Model, release_memory
 from littoral.edge.updater import Updater
 from littoral.edge.versions import VersionStore
 from littoral.errors import LittoralError
-from littoral.wire.messages import Receipt, Sample, Status
+from littoral.wire.messages import Receipt, Sample
 
 if TYPE_CHECKING:
     from littoral.edge.counters import DeviceStatus
@@ -110,6 +113,7 @@ class Maintenance:
             self._follower = Follower(bundle, config, affine=lambda: self._affine)
         self.model = self._model(affine, version)
         self.exits: ExitRuntime | None = None
+        self.routing: Routing | None = None
 
         shape = (config.statistics_batch_frames, *bundle.manifest.input.shape)
         self._stride = config.statistics_stride_frames
@@ -181,17 +185,22 @@ class Maintenance:
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
-    def open_exits(self, config: ExitConfig) -> ExitRuntime:
+    def open_exits(self, config: ExitConfig, *, routed: bool = False) -> ExitRuntime:
         """The bundle's exits, before `start`.
 
         Raises:
             ValueError: the bundle has none.
         """
-        later, session = self._tasks.put, self.config.session
+        model, folder, session, later = self.model, self._state_dir, self.config.session, self._tasks.put
         self.exits = ExitRuntime(
-            self.bundle, config, model=self.model, session=session, state_dir=self._state_dir, later=later
+            self.bundle, config, model=model, session=session, state_dir=folder, later=later, routed=routed
         )
         return self.exits
+
+    def open_routing(self, tables: RouteTables) -> Routing:
+        """What the device routes with, after its exits and before `start`."""
+        self.routing = open_routing(self, tables, state_dir=self._state_dir, later=self._tasks.put)
+        return self.routing
 
     def start(self) -> None:
         """Start the thread, then the link."""
@@ -206,7 +215,7 @@ class Maintenance:
             highest_version=lambda: updater.highest_version,
             on_envelope=lambda envelope: self._tasks.put(lambda: self._set_envelope(envelope)),
             on_version=lambda signed: self._tasks.put(lambda: self._receive(signed)),
-            status=self._wire_status,
+            status=lambda: wire_status(self._status(), self.exits),
         )
 
     def rebuild(self) -> None:
@@ -218,6 +227,8 @@ class Maintenance:
         done = threading.Event()
         if self.exits is not None:
             self._tasks.put(self.exits.take)
+        if self.routing is not None:
+            self._tasks.put(self.routing.learning.take)
         self._tasks.put(done.set)
         return done.wait(timeout_s)
 
@@ -252,8 +263,9 @@ class Maintenance:
             self.link.stop(max(deadline - time.monotonic(), 0.0))
         if self.outbox is not None:
             self.outbox.close()
-        if self.exits is not None and not self._thread.is_alive():
-            self.exits.close()
+        for part in (self.routing, self.exits):
+            if part is not None and not self._thread.is_alive():
+                part.close()
 
     def _work(self) -> None:
         with contextlib.suppress(OSError, AttributeError):  # answers come first; only Linux has a niceness per thread
@@ -338,8 +350,11 @@ class Maintenance:
             if self.chooser is not None:
                 self.chooser.enter(self.scenes.number)
             self._wake()
-        if self.exits is not None and (drifted or (opened and not first)):
-            self.exits.recheck("the world changed")
+        if drifted or (opened and not first):
+            if self.routing is not None:
+                self.routing.world(True)
+            if self.exits is not None:
+                self.exits.recheck("the world changed")
         return self._affine is not served
 
     # -- models --------------------------------------------------------------------------------------------------------
@@ -381,18 +396,3 @@ class Maintenance:
         if self.exits is not None:
             self.exits.moved(before, model)
         release_memory()
-
-    def _wire_status(self) -> Status:
-        status = self._status()
-        return Status(
-            version=status.version,
-            frames=status.frames,
-            selected=status.selected,
-            queued=status.queued,
-            dropped=status.dropped,
-            statistics_resets=status.statistics_resets,
-            offloaded=status.offloaded,
-            degraded=status.degraded,
-            early=self.exits.early if self.exits is not None else 0,
-            exit_state=status.exit_state,
-        )

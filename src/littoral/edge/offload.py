@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from littoral.bundle import Bundle
 from littoral.core.answers import decode_answer
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.estimates import Ewma, RoadEstimate
 from littoral.core.tasks import Task
+from littoral.edge.encoder import SplitEncoder
 from littoral.edge.offload_config import OffloadConfig
-from littoral.edge.session import Model
+from littoral.edge.session import Model, SessionConfig
 from littoral.errors import LittoralError, ModelOutputError, ProtocolError
 from littoral.wire.messages import MAX_DEADLINE_MS, OFFLOAD_CODES, OffloadAnswer
 
@@ -44,6 +46,30 @@ class Encoder(Protocol):
         Raises:
             LittoralError: there is none; ``.code`` may say why.
         """
+
+
+def open_encoder(
+    bundle: Bundle,
+    config: OffloadConfig | None,
+    *,
+    link: CloudLink | None,
+    session: SessionConfig,
+    encoder: Encoder | None = None,
+) -> Encoder | None:
+    """What makes the payloads: the one given, else the bundle's; None where no frame is offloaded.
+
+    Raises:
+        BundleError: the bundle has no such split point.
+        ValueError: there is no link, or no such level.
+    """
+    if config is None or config.mode == "never":
+        return None
+    if link is None:
+        raise ValueError("a device that offloads needs a link to a cloud, and a state_dir")
+    made = encoder or SplitEncoder(bundle, config.split, session)
+    if isinstance(made, SplitEncoder) and config.level >= made.num_levels:
+        raise ValueError(f"level {config.level} was asked for, the split point has {made.num_levels}")
+    return made
 
 
 class Finished(NamedTuple):

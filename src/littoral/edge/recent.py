@@ -27,7 +27,8 @@ class SeenFrame:
     Attributes:
         num_seen: The exits whose features are there, the earliest.
         features: Of all exits, side by side, float16; zeros where there are none.
-        logits_K: The shipped network's at its end, float32; None where it did not come so far.
+        logits_K: Who teaches: the shipped network's at its end, float32, or the cloud's; None where there are none.
+        by_cloud: They are the cloud's.
         stands_for: See `littoral.core.exit_control.ExitControl.stands_for`.
     """
 
@@ -39,18 +40,20 @@ class SeenFrame:
     day: int = 0
     label: int = NO_LABEL
     stands_for: float = 1.0
+    by_cloud: bool = False
 
     def to_bytes(self, num_classes: int) -> bytes:
         """A record; its length depends on the features and classes alone."""
         logits = np.zeros(num_classes, np.float32) if self.logits_K is None else self.logits_K
-        is_whole, head = self.logits_K is not None, (self.frame_id, self.version, self.day, self.label, self.num_seen)
-        packed = _HEAD.pack(*head, is_whole, self.stands_for)
+        teacher = 0 if self.logits_K is None else 1 + self.by_cloud
+        head = self.frame_id, self.version, self.day, self.label, self.num_seen
+        packed = _HEAD.pack(*head, teacher, self.stands_for)
         return packed + self.features.astype("<f2", copy=False).tobytes() + logits.astype("<f4", copy=False).tobytes()
 
     @classmethod
     def from_bytes(cls, record: bytes, num_classes: int) -> SeenFrame:
         """The inverse of `to_bytes`."""
-        frame_id, version, day, label, num_seen, is_whole, stands_for = _HEAD.unpack_from(record)
+        frame_id, version, day, label, num_seen, teacher, stands_for = _HEAD.unpack_from(record)
         end = len(record) - 4 * num_classes
         features = np.frombuffer(record[_HEAD.size : end], dtype="<f2").astype(np.float16)
         logits = np.frombuffer(record[end:], dtype="<f4").astype(np.float32)
@@ -59,15 +62,36 @@ class SeenFrame:
             version=version,
             num_seen=num_seen,
             features=features,
-            logits_K=logits if is_whole else None,
+            logits_K=logits if teacher else None,
             day=day,
             label=label,
             stands_for=stands_for,
+            by_cloud=teacher > 1,
         )
 
     def with_label(self, label: int) -> SeenFrame:
         """As the user says. It stands for itself: the user chose it, and not the coin."""
         return replace(self, label=label, stands_for=1.0)
+
+    def taught_by_cloud(self, logits_K: FloatArray) -> SeenFrame:
+        """As the cloud answered. It stands for itself: the router chose it, or another coin than the exits'."""
+        return replace(self, logits_K=logits_K, by_cloud=True, stands_for=1.0)
+
+    def with_what_is_known(self, before: SeenFrame) -> SeenFrame:
+        """This frame, and what was known of it before: the most exits; the user's word before the cloud's before the
+        network's own."""
+        more = self if self.num_seen >= before.num_seen else before
+        teacher = before if (before.by_cloud and not self.by_cloud) or self.logits_K is None else self
+        label = self.label if self.label != NO_LABEL else before.label
+        return replace(
+            self,
+            num_seen=more.num_seen,
+            features=more.features,
+            logits_K=teacher.logits_K,
+            by_cloud=teacher.by_cloud,
+            label=label,
+            stands_for=1.0 if label != NO_LABEL or teacher.by_cloud else self.stands_for,
+        )
 
 
 class RecentFrames:

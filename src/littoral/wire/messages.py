@@ -130,6 +130,16 @@ class Status:
     """Frames that left at an early exit; with the next, newer still."""
     exit_state: str = ""
     """``checking`` while no frame may leave early, ``serving``; "" from a device without exits."""
+    finished: int = 0
+    """Frames that the device answered after the whole network; this and the next, the newest, are of a router."""
+    hedged: int = 0
+    """Frames with which the device went on while the cloud was asked."""
+    labels: int = 0
+    """Answers of the cloud that came as labels only."""
+    asked: int = 0
+    """Requests behind an answer that was given already: audits and pings."""
+    payload_bytes: int = 0
+    """Of all requests."""
 
 
 @dataclass(frozen=True, kw_only=True)

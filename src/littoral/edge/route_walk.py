@@ -1,0 +1,181 @@
+"""One frame on its way through the network, a segment at a time, and what is known of it at each point.
+
+Points are the router's (`littoral.core.routing`): at point 0 nothing has run, at point p the segments up to exit p - 1,
+at the last the whole network. No segment is run twice: what an encoder may want is kept until the frame is done with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from littoral.core.arrays import FloatArray, Frame
+from littoral.core.exit_policy import ExitPolicy, Spoken
+from littoral.core.exits import Float64s
+from littoral.core.heads import softmax64
+from littoral.core.selection import judge_one
+from littoral.core.switcher import switch_features
+from littoral.edge.answer import Found
+from littoral.edge.exit_stages import Stage
+from littoral.edge.recent import SeenFrame
+from littoral.edge.session import Model
+
+
+class Look(NamedTuple):
+    """What an answer in hand tells a router."""
+
+    label: int
+    confidence: float
+    """NaN where the frame must go on."""
+    features: Float64s | None
+    """`switch_features`; None where the scores are not finite."""
+
+
+@dataclass(frozen=True)
+class Trail:
+    """What all walks of a device have in common.
+
+    Attributes:
+        stages: The exits, the earliest first.
+        num_segments: Of the network.
+        kept: The segments whose output some encoder takes.
+    """
+
+    stages: Sequence[Stage]
+    num_segments: int
+    kept: frozenset[int]
+
+    @property
+    def num_early(self) -> int:
+        return sum(not stage.is_deep for stage in self.stages)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """After how many segments each point but the first lies."""
+        return (*(stage.after for stage in self.stages if not stage.is_deep), self.num_segments)
+
+
+class Walk:
+    """A frame and how far it has come.
+
+    Args:
+        model: Read once for this frame.
+        policy: Whose heads speak.
+        row: Where the exits' features go, float16.
+        fits: The heads were made under the model's affine version; where not, they speak to the router only.
+    """
+
+    def __init__(
+        self,
+        trail: Trail,
+        model: Model,
+        frame: Frame,
+        policy: ExitPolicy,
+        row: NDArray[np.float16],
+        *,
+        fits: bool = True,
+    ) -> None:
+        self.model, self.policy, self.fits = model, policy, fits
+        self.point = self.num_seen = 0
+        self.looks: list[Look] = []
+        """Of each point that was reached, from point 1."""
+        self.spoken: list[Spoken] = []
+        """What the early exits said."""
+        self.found: Found | None = None
+        """The answer in hand."""
+        self.network_logits: FloatArray | None = None
+        """Of the shipped network, at its end."""
+        self._stages, self._ends, self._keep = trail.stages, trail.ends, trail.kept
+        self._value: Any = frame[None]
+        self._kept: dict[int | None, Any] = {None: self._value}
+        self._row, self._position = row, 0
+        self._deep_pooled: FloatArray | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """The whole network has run."""
+        return self.point == len(self._ends)
+
+    def input_of(self, segment: int | None) -> Any:
+        """What an encoder takes that stands on this segment, or on the frame."""
+        return self._kept[segment]
+
+    def step(self, stop: Callable[[], bool] | None = None) -> bool:
+        """Run to the next point.
+
+        Args:
+            stop: Asked before each segment; True leaves the walk where it is, and a later step goes on from there.
+        Returns:
+            Whether the point was reached.
+        """
+        while self._position < self._ends[self.point]:
+            if stop is not None and stop():
+                return False
+            at = self._position
+            self._value = self.model.through(at, at + 1, self._value)
+            self._position = at + 1
+            if at in self._keep:
+                self._kept[at] = self._value
+            if self._stages[-1].is_deep and self._stages[-1].after == at + 1:
+                self._deep_pooled = self._see(len(self._stages) - 1)
+        if self.point + 1 < len(self._ends):
+            self._speak()
+        else:
+            self._end()
+        self.point += 1
+        return True
+
+    def stays_behind(self) -> None:
+        """The frame's caller and its place among the newest frames are no longer waited for: keep what is needed."""
+        if self._position == 0:
+            self._value = self._value.copy()
+        self._kept = {}
+        self._row = self._row.copy()
+
+    def seen(self, frame_id: int) -> SeenFrame:
+        """What is to be kept of the frame, as far as it has come."""
+        return SeenFrame(
+            frame_id=frame_id,
+            version=self.model.version,
+            num_seen=self.num_seen,
+            features=self._row,
+            logits_K=self.network_logits,
+        )
+
+    def _see(self, i: int) -> FloatArray:
+        stage = self._stages[i]
+        pooled = stage.pooled(self._value)
+        with np.errstate(over="ignore"):
+            self._row[stage.columns] = pooled
+        self.num_seen = i + 1
+        return pooled
+
+    def _speak(self) -> None:
+        spoken = self.policy.exits[self.point].answer(self._see(self.point))
+        self.spoken.append(spoken)
+        found = Found(spoken.logits_K, spoken.label, spoken.confidence, spoken.entropy_nats, self.point, None)
+        self._take(found, spoken.confidence)
+
+    def _end(self) -> None:
+        logits: FloatArray = self._value[0]
+        self.network_logits = logits
+        label, confidence, entropy = judge_one(logits)
+        found = Found(logits, label, confidence, entropy, len(self._stages), entropy)
+        deep = self.policy.deep if self.fits else None
+        if deep is not None and self._deep_pooled is not None and entropy == entropy:
+            own = deep.answer(self._deep_pooled)
+            if own.entropy_nats == own.entropy_nats:
+                end = len(self._stages) - 1
+                found = Found(own.logits_K, own.label, own.confidence, own.entropy_nats, end, entropy)
+        self._take(found, found.confidence)
+
+    def _take(self, found: Found, sure: float) -> None:
+        features = None
+        if found.entropy_nats == found.entropy_nats:
+            features = switch_features(softmax64(found.logits_K), [look.label for look in self.looks])
+        self.looks.append(Look(found.label, sure, features))
+        self.found = found
