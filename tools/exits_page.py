@@ -184,7 +184,7 @@ def risk(rows: Rows, table: Callable[..., str]) -> list[str]:
         return []
     words = (
         "A user calibrated 200 times from random frames; the others say what the risk is. `broken`: how often it is "
-        "above the level; 0.1 is allowed. Last: what believing the calibration frames' mean does."
+        "above the level; 0.1 is allowed, 0.02 with labels. Last: what believing the calibration frames' mean does."
     )
     return ["## Promises", words, table(["network", "loss", "level", "labels", "users", *names], lines)]
 
