@@ -15,7 +15,15 @@ _NAMES = ("kind", "network", "stems", "users", "seed", "commit", "hard", "method
           "recheck", "world", "own_share")  # fmt: skip
 """What tells rows apart; of all other columns that are numbers the mean is taken."""
 _GONE = ("user", "style", "run")
-_NOT_TOLD = ("_held", "_risk", "eqfull_compute", "first_exit_right")
+_NOT_TOLD = (
+    "_held",
+    "_risk",
+    "eqfull_compute",
+    "first_exit_right",
+    "plain_compute",
+    "patience_compute",
+    "patience_right",
+)
 """How columns end that no page has: a document of a hundred units would be too large with them."""
 _PLACES = 4
 SERVED = {False: "cert_d05_right", True: "cert_x_right"}

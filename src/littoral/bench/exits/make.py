@@ -179,9 +179,10 @@ def _segmentation(unit: ExitUnit, material: ExitMaterial, tell: Tell) -> Result:
 
 
 def _omniglot(unit: ExitUnit, material: ExitMaterial, tell: Tell) -> Result:
-    from littoral.bench.exits.omniglot_unit import OmniglotUnit, make_omniglot
+    from littoral.bench.exits.omniglot_unit import OmniglotUnit, make_omniglot, omniglot_points
 
-    return make_omniglot(OmniglotUnit(seed=unit.seed, **unit.options), material.data, material.work, tell)
+    made = make_omniglot(OmniglotUnit(seed=unit.seed, **unit.options), material.data, material.work, tell)
+    return {"points": omniglot_points(made), **made}
 
 
 def _labels(unit: ExitUnit, material: ExitMaterial, tell: Tell) -> Result:
