@@ -17,6 +17,9 @@ _NAMES = ("kind", "network", "stems", "users", "seed", "commit", "hard", "method
 _GONE = ("user", "style", "run")
 _NOT_TOLD = (
     "_held",
+    "cert_d02_compute",
+    "cert_d02_right",
+    "personal_heads",
     "_risk",
     "eqfull_compute",
     "first_exit_right",
