@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ import pytest
 from littoral.bundle.exits import ExitHeads
 from littoral.bundle.manifest import ExitSpec
 from littoral.core.exits import OFF, ExitCosts
-from littoral.core.heads import LinearHead
+from littoral.core.heads import LinearHead, SourceMoments
 from littoral.edge import exits as exits_module
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exits import ExitRuntime
@@ -50,6 +50,7 @@ class World:
     ) -> None:
         fixed, rng = np.random.default_rng(99), np.random.default_rng(seed)
         self.means = (fixed.normal(size=(num_classes, size)) * 1.5).astype(np.float32)
+        self.moments = SourceMoments(means_KD=self.means, covariance_DD=np.eye(size, dtype=np.float32))
         self.labels = rng.integers(0, num_classes, num_frames)
         blur = noise * np.linspace(1.2, 0.6, num_exits)[:, None, None] * rng.normal(size=(num_exits, num_frames, size))
         own = (1 - moved) * self.means + moved * np.roll(self.means, -1, axis=0)
@@ -61,7 +62,7 @@ class World:
         head = LinearHead(weights_KD=self.means, bias_K=(-0.5 * (self.means**2).sum(axis=1)).astype(np.float32))
         return ExitHeads(
             heads=(head,) * num_exits,
-            moments=(),
+            moments=(self.moments,) * num_exits,
             class_shares_K=np.full(len(self.means), 1 / len(self.means)),
             temperatures=(1.0,) * num_exits,
             thresholds=(OFF,) * num_exits,
@@ -137,7 +138,7 @@ class Bench:
         while self.tasks:
             self.tasks.popleft()()
 
-    def show(self, numbers: range, *, labelled: float = 0.0) -> list[Any]:
+    def show(self, numbers: Iterable[int], *, labelled: float = 0.0) -> list[Any]:
         """Answer frames, with the true label for a share of them; all background work is done after each."""
         found = []
         for number in numbers:

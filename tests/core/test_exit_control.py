@@ -221,7 +221,28 @@ def test_labels_that_cannot_show_a_gain_do_not_stand_in_the_way_of_agreement() -
     found = certify(labelled(200, early_right=1.0, shipped_right=1.0), ControlConfig())
     assert isinstance(found, Certified)
     assert found.procedure.endswith("binomial")
-    assert found.delta == pytest.approx(0.05), "the two tests share it"
+    assert found.delta == pytest.approx(0.1)
+
+
+def test_the_promise_with_labels_has_a_smaller_delta_of_its_own() -> None:
+    scores = labelled(200, early_right=0.95, shipped_right=0.7)
+    found = certify(scores, ControlConfig(), share_of_delta=0.5)
+    assert isinstance(found, Certified)
+    assert found.delta == pytest.approx(0.01)
+
+
+def test_with_a_full_ring_an_exit_that_costs_more_than_it_saves_is_left_out_and_before_it_is_not() -> None:
+    """The first exit is sure of nothing, and dear; the second is sure and right."""
+    confidences = np.tile([0.2, 0.99, 1.0], (256, 1))
+    scores = scored(confidences[:, :2], np.zeros((256, 2), dtype=bool))
+    costs = ExitCosts(segment_macs=(10, 10, 100), head_macs=(30, 1, 0))
+    found = certify(scores, ControlConfig(), costs=costs)
+    assert isinstance(found, Certified)
+    assert found.thresholds[0] == OFF
+    assert found.num_frames == 204, "a fifth chose the exits and certified nothing"
+    early = certify(scores.take(np.arange(256) < 255), ControlConfig(), costs=costs)
+    assert isinstance(early, Certified)
+    assert early.thresholds[0] != OFF
 
 
 def test_exits_that_are_worse_than_the_shipped_network_are_not_certified_with_labels_or_without() -> None:
@@ -258,7 +279,7 @@ def test_an_upper_bound_of_a_risk_fails_as_seldom_as_it_says() -> None:
     "wrong",
     [
         {"risk": 0.0}, {"risk_over_shipped": -0.1}, {"delta": 1.0}, {"audit_share": 0.0}, {"min_calibration": 300},
-        {"alarm_delta": 0.0},
+        {"alarm_delta": 0.0}, {"delta_over_shipped": 0.0},
     ],
 )  # fmt: skip
 def test_what_cannot_be_promised_is_refused(wrong: dict[str, float]) -> None:

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from littoral.core.exit_gate import ExitGate, fit_gate
-from littoral.core.heads import SourceMoments, with_one
+from littoral.core.exit_gate import ExitGate, fit_gate, fit_stranger_gate
+from littoral.core.heads import LinearHead, SourceMoments, with_one
 
 D, K = 8, 5
 RNG = np.random.default_rng(3)
@@ -69,3 +69,34 @@ def test_what_makes_no_gate_is_refused(change: dict[str, object], why: str) -> N
     given = {"gram_AA": x.T @ x, "targets_AK": x.T @ np.eye(K), "moments": MOMENTS, "held_ND": MEANS} | change
     with pytest.raises(ValueError, match=why):
         fit_gate(**given)  # type: ignore[arg-type]
+
+
+HEAD = LinearHead(weights_KD=MEANS, bias_K=(-0.5 * (MEANS**2).sum(axis=1)).astype(np.float32))
+TWO_SHOWN = np.array([150.0, 140.0, 1.0, 0.0, 0.0])
+
+
+def test_the_shipped_heads_word_stops_classes_that_were_never_shown_and_keeps_the_users_own() -> None:
+    gate = fit_stranger_gate(HEAD, TWO_SHOWN, shown(200, (0, 1), 2)[0])
+    assert gate.never_K.tolist() == [False, False, True, True, True]
+    own, strangers = shown(4000, (0, 1), 4)[0], shown(1000, (2, 3, 4), 5)[0]
+    assert gate.lets(own).mean() > 0.97
+    assert gate.lets(strangers).mean() < 0.2
+    assert gate(own[0]) == gate.lets(own)[0]
+    assert not gate.lets(np.full((1, D), np.nan, dtype=np.float32)).any()
+
+
+@pytest.mark.parametrize(
+    ("counts", "held"), [(np.ones(K), 200), (TWO_SHOWN, 90), (TWO_SHOWN, 0)], ids=["all shown", "few held", "none held"]
+)
+def test_where_there_is_nothing_to_watch_or_too_little_to_say_how_the_gate_is_open(
+    counts: np.ndarray, held: int
+) -> None:
+    gate = fit_stranger_gate(HEAD, counts, shown(held, (0, 1), 2)[0])
+    assert gate.limit == math.inf
+    assert gate.lets(shown(50, (2, 3, 4), 5)[0]).all()
+
+
+def test_a_stranger_gate_of_other_shapes_is_refused() -> None:
+    for counts, features, keep in ((np.ones(K + 1), D, 0.99), (np.ones(K), D + 1, 0.99), (np.ones(K), D, 1.0)):
+        with pytest.raises(ValueError, match="expected counts"):
+            fit_stranger_gate(HEAD, counts, np.zeros((10, features), dtype=np.float32), keep=keep)

@@ -59,6 +59,20 @@ def test_a_frame_outside_the_gate_goes_on_and_is_scored_so() -> None:
     assert 0 < inside.sum() < 40
 
 
+def test_where_the_deep_exits_gate_is_shut_the_networks_own_classifier_answers() -> None:
+    on = policy(deep=True, personal=True)
+    shut = replace(on, exits=(*on.exits[:2], replace(on.exits[2], gate=lambda row: False)))
+    assert on.deep is not None
+    assert shut.deep is not None
+    spoken = [each.deep.answer(FRAMES.features[0]) for each in (on, shut)]  # type: ignore[union-attr]
+    assert [s.entropy_nats == s.entropy_nats for s in spoken] == [True, False]
+    ring = CalibrationRing(40, (D, D, D))
+    kept(ring, 40)
+    own, network = (ring.scores(each).answers_NE[:, -1].tolist() for each in (on, shut))
+    assert network == [i % K for i in range(40)]
+    assert own != network
+
+
 def test_a_policy_that_is_off_has_the_same_heads_and_no_threshold() -> None:
     on = policy(deep=True, personal=True)
     off = on.off()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from littoral.core.evidence import DaySums
 from littoral.core.head_memory import FeatureMap
 from littoral.core.head_state import read_state, to_bytes, write_state
-from littoral.core.heads import Fit, LinearHead
+from littoral.core.heads import Fit, LinearHead, softmax64
 from littoral.core.personal import PersonalConfig, PersonalHead
 
 FITS = get_args(Fit)
@@ -110,6 +110,44 @@ def test_a_head_that_served_is_rolled_back_when_it_turns_bad_and_not_for_one_unl
     assert serving is SHIPPED
     assert judgement.p_harm_is_luck <= head.config.harm
     assert not judgement.serves
+
+
+@pytest.mark.parametrize("understood", [True, False], ids=["understood", "not understood"])
+def test_the_head_of_the_exit_that_teaches_serves_without_labels_where_it_agrees_with_the_teacher(
+    understood: bool,
+) -> None:
+    """A sign test could never let it in: the held-back answers are the shipped head's own."""
+    frames = user(240, seed=1, sure=5.0)
+    if not understood:  # what the teacher says has nothing to do with what the features are
+        frames.deep = np.random.default_rng(4).permutation(frames.deep)
+    for teaches in (True, False):
+        head = new_head()
+        head.teaches = teaches
+        for i, features in enumerate(frames.features):
+            own = softmax64(3 * SHIPPED.logits(features)) if understood else frames.deep[i]
+            head.observe(features, day=0, affine_version=3, deep_K=own)
+        judgement = head.refresh()[1]
+        assert judgement.serves is ((teaches and understood) or (not teaches and judgement.p_luck <= head.config.luck))
+
+
+def test_labels_that_speak_against_the_head_of_the_exit_that_teaches_outweigh_its_agreement() -> None:
+    served = []
+    for wrong in (0, 1):
+        head = new_head(agree=0.5, min_held=10)
+        head.teaches = True
+        for i in range(300):
+            given = int(SHIPPED.logits(FRAMES.features[i % 240]).argmax())
+            head.observe(FRAMES.features[i % 240], day=0, affine_version=3, deep_K=np.eye(K)[given])
+        fitted = head.fitted()
+        apart = np.flatnonzero(
+            fitted.logits(LATER.features).argmax(axis=1) != SHIPPED.logits(LATER.features).argmax(axis=1)
+        )
+        for i in apart[:14]:
+            judges = SHIPPED if wrong else fitted
+            answer = int(judges.logits(LATER.features[i]).argmax())
+            head.held.add(LATER.features[i], answer, labelled=True, day=0)
+        served.append(head.judge(fitted).serves)
+    assert served == [True, False]
 
 
 def test_with_few_held_back_frames_the_shipped_head_serves() -> None:
@@ -222,11 +260,11 @@ def test_rebased_on_features_that_stayed_a_head_stays_and_its_days_can_still_be_
     head.refresh()
     moved = deepcopy(head)
     moved.rebase(4)
-    np.testing.assert_allclose(moved.matrix(), head.matrix(), atol=0.02)
+    np.testing.assert_allclose(moved.matrix(), head.matrix(), atol=0.04)
     assert (moved.affine_version, moved.personal_serves) == (4, False)
     moved.remove_day(2)
     head.remove_day(2)
-    np.testing.assert_allclose(moved.matrix(), head.matrix(), atol=0.02)
+    np.testing.assert_allclose(moved.matrix(), head.matrix(), atol=0.04)
 
 
 def test_rebased_with_a_map_it_fits_the_new_features_and_without_it_does_not() -> None:
@@ -281,9 +319,11 @@ def peak_extra_bytes(config: PersonalConfig, num_frames: int) -> int:
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        head = PersonalHead(shipped, affine_version=0, seed=1, config=config)
+        head = PersonalHead(
+            shipped, affine_version=0, seed=1, config=config, class_means_KD=np.ones((10, 64), np.float16)
+        )
         for i, row in enumerate(features):
-            head.observe(row, day=i * 10 // num_frames, affine_version=0, label=i % 10)
+            head.observe(row, day=i * 10 // num_frames, affine_version=0, label=i % 8)
         head.refresh()
         write_state(head, len)
         head.rebase(1, feature_map=FeatureMap(scale_D=np.ones(64, np.float32), shift_D=np.zeros(64, np.float32)))

@@ -52,7 +52,13 @@ def probe(scale: float = 1.0) -> list[FloatArray]:
 
 def heads(folder: Path, *, version: int = 0, scale: float = 1.0, files: Files | None = None) -> PersonalHeads:
     return PersonalHeads(
-        ExitFolder(folder, files=files), WORLD.heads(), CONFIG, seed=1, version=version, features=lambda: probe(scale)
+        ExitFolder(folder, files=files),
+        WORLD.heads(),
+        CONFIG,
+        seed=1,
+        version=version,
+        features=lambda: probe(scale),
+        has_deep=True,
     )
 
 
@@ -221,7 +227,7 @@ class Cut:
 
 def booted(folder: ExitFolder) -> PersonalHeads:
     features = [features[:16] for features in TWO.features]
-    return PersonalHeads(folder, TWO.heads(), CONFIG, seed=1, version=0, features=lambda: features)
+    return PersonalHeads(folder, TWO.heads(), CONFIG, seed=1, version=0, features=lambda: features, has_deep=True)
 
 
 def live(folder: Path, files: FragileFiles, kind: Callable[..., ExitFolder]) -> Cut:

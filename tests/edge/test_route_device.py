@@ -114,7 +114,7 @@ def test_a_frame_that_the_cloud_answered_is_chosen_for_adaptation_by_what_the_de
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = SelectionConfig(entropy_min_fraction=0.0, entropy_max_fraction=1.0, diversity_margin=2.0)
-    exits, predicted = ExitConfig(control=NEVER), dict[int, int]()
+    exits, predicted = ExitConfig(control=NEVER, ring_pixels_bytes=0), dict[int, int]()
     config = DeviceConfig(adapt_statistics=False, exits=exits, route=EAGER, selection=everything)
 
     def offer(frame: np.ndarray, frame_id: int, label: int, *rest: object) -> bool:

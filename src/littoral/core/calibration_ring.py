@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from littoral.core.arrays import FloatArray
+from littoral.core.arrays import FloatArray, Mask
 from littoral.core.exit_policy import ExitPolicy
 from littoral.core.exits import Float64s, Indices
 from littoral.core.head_memory import HALF_MAX
@@ -107,6 +107,15 @@ class RingScores:
     answers_NE: Indices
     shipped_N: Indices
     labels_N: Indices
+
+    def take(self, rows: Mask) -> RingScores:
+        """Those of some frames."""
+        return RingScores(
+            confidences_NE=self.confidences_NE[rows],
+            answers_NE=self.answers_NE[rows],
+            shipped_N=self.shipped_N[rows],
+            labels_N=self.labels_N[rows],
+        )
 
 
 class CalibrationRing:
@@ -224,7 +233,8 @@ class CalibrationRing:
                 if i < num_early:
                     confidences[rows, i], answers[rows, i] = each.answers(own)
                 elif policy.deep is not None:
-                    answers[rows, -1] = each.answers(own)[1]
+                    sure, said = each.answers(own)
+                    answers[rows, -1] = np.where(sure >= 0, said, shipped[rows])
             first += len(chunk)
         return RingScores(confidences_NE=confidences, answers_NE=answers, shipped_N=shipped, labels_N=labels)
 

@@ -204,6 +204,10 @@ class Evidence:
             gram[i + 1 :, i] = gram[i, i + 1 :]
         return gram, targets, weights
 
+    def weights(self) -> Float64s:
+        """``sum w`` by class over all days, none faded: ``(K,)``."""
+        return sum((held.weights_K for held in self.everything()), np.zeros(self.num_classes))
+
     def shares(self) -> Float64s | None:
         """The class shares over all days, each weighing as many frames as it had; None before any frame."""
         held = [sums for sums in self.everything() if sums.shares.num_frames]

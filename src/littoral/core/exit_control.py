@@ -25,6 +25,7 @@ from enum import Enum
 import numpy as np
 
 from littoral.core.calibration_ring import NO_LABEL, RingScores
+from littoral.core.exit_choice import MOST_EXITS, kept_exits, path_of
 from littoral.core.exit_policy import ExitPolicy
 from littoral.core.exits import (
     OFF,
@@ -50,6 +51,8 @@ _TOSS = 1 << 32
 _SELDOM = 8
 """While checking, once a full ring did not do, two of so many frames go on to ring and heads: exits cost time too."""
 _BISECTIONS = 40
+_CHOICE_EVERY = 5
+"""Of a full ring's frames, every so-manieth says which exits pay."""
 
 
 class Purpose(Enum):
@@ -73,6 +76,8 @@ class ControlConfig:
     """With labels: by how much more often than the shipped network the device may err; 0 is "not more often"."""
     delta: float = 0.1
     """A calibration breaks its promise with at most this probability."""
+    delta_over_shipped: float = 0.02
+    """The same for the promise with labels: a user who gave labels must not end below the shipped network."""
     audit_share: float = 0.02
     """Of frames that run through the whole network whatever the exits would say."""
     ring_frames: int = 256
@@ -92,8 +97,9 @@ class ControlConfig:
             raise ValueError(
                 f"0 < risk < 1 and 0 <= risk_over_shipped < 1 must hold, got {self.risk}, {self.risk_over_shipped}"
             )
-        if not (0 < self.delta < 1 and 0 < self.alarm_delta < 1):
-            raise ValueError(f"delta and alarm_delta lie between 0 and 1, got {self.delta} and {self.alarm_delta}")
+        deltas = (self.delta, self.delta_over_shipped, self.alarm_delta)
+        if not all(0 < delta < 1 for delta in deltas):
+            raise ValueError(f"delta, delta_over_shipped and alarm_delta lie between 0 and 1, got {deltas}")
         if not 0 < self.audit_share <= 1:
             raise ValueError(f"audit_share is above 0 and at most 1, got {self.audit_share}: without audits no alarm")
         if not (1 <= self.min_calibration <= self.ring_frames and self.min_labelled >= 1):
@@ -270,23 +276,30 @@ def certify(
     """Thresholds that keep the promise, from a ring's frames.
 
     One threshold for all early exits, on a path that is fixed beforehand. Where enough frames have labels, "no worse
-    than the shipped network" is tried with them first, and agreement with the device's own full depth otherwise; the
-    two share delta.
+    than the shipped network" is tried with them first, and agreement with the device's own full depth otherwise; each
+    has its own delta.
 
     Args:
-        share_of_delta: Of `ControlConfig.delta`, for one of several tries.
-        costs: Of the early exits and the end. Where leaving early would save nothing by them, all exits stay off.
-        any_sure: For thresholds that a router may obey or not: `worst_first`.
+        share_of_delta: Of the deltas, for one of several tries.
+        costs: Of the early exits and the end. With a full ring exits that do not pay are left out, as a fifth of its
+            frames says, which then certify nothing. Where leaving early would save nothing, all exits stay off.
+        any_sure: For thresholds that a router may obey or not: `worst_first`. A router itself leaves out what does not
+            pay, so all exits are kept.
     """
     path = shared_path(scores.confidences_NE.shape[1])
     count, delta = len(scores.shipped_N), config.delta * share_of_delta
     if count < config.min_calibration:
         return _none(path, f"{count} frames are in the ring, {config.min_calibration} are needed")
+    if costs is not None and not any_sure and count >= config.ring_frames and path.shape[1] <= MOST_EXITS:
+        chosen = np.arange(count) % _CHOICE_EVERY == 0
+        confidences, losses = scores.confidences_NE[chosen], disagreement_losses(scores.answers_NE[chosen])
+        path = path_of(kept_exits(confidences, losses, costs, max_risk=config.risk))
+        scores = scores.take(~chosen)
     labelled = scores.labels_N != NO_LABEL
     found: Certified | NotCertified | None = None
     if int(labelled.sum()) >= config.min_labelled:
-        delta /= 2
-        found = _certify_labelled(path, scores, labelled, config, delta, any_sure)
+        over_shipped = config.delta_over_shipped * share_of_delta
+        found = _certify_labelled(path, scores, labelled, config, over_shipped, any_sure)
     if not isinstance(found, Certified):
         confidences, losses = disagreements(scores, any_sure=any_sure)
         found = learn_then_test(path, confidences, losses, level=config.risk, delta=delta, test="binomial")

@@ -1,8 +1,12 @@
 """Is this frame like anything the user ever showed? An exit that learned from one user should not answer for others.
 
-A personal head is sure of itself also where it never learned anything: a class that its user never showed. The gate
-measures how far a frame's features lie from the nearest class that was shown, in units of how far the user's own frames
-spread (Mahalanobis distance), and lets the exit answer only within what the user's held-back frames need.
+A personal head is sure of itself also where it never learned anything: a class that its user never showed. A gate
+keeps it from answering there.
+
+There are two. `ExitGate` measures how far features lie from the nearest class that was shown, in units of how
+far the user's own frames spread (Mahalanobis distance). `StrangerGate` asks how likely the shipped head holds a class
+that was never shown. Each lets an exit answer only within what the user's held-back frames need; where the deep exit's
+gate is shut the shipped network answers.
 
 Source: Lee et al., NeurIPS 2018 (distance to class means under one covariance). Departures: the bundle's moments are
 the prior of both, so that a few frames suffice; classes that were hardly shown are left out; the limit is a quantile of
@@ -21,7 +25,8 @@ from numpy.typing import NDArray
 
 from littoral.core.arrays import FloatArray, Mask
 from littoral.core.exits import Float64s
-from littoral.core.heads import SourceMoments
+from littoral.core.heads import LinearHead, SourceMoments, softmax64
+from littoral.core.unseen import shown_classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +120,58 @@ def fit_gate(
         limit=math.inf,
     )
     return ExitGate(whitening_DD=gate.whitening_DD, means_KD=gate.means_KD, limit=_limit(gate.distances(held_ND), keep))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrangerGate:
+    """An exit answers unless the shipped head is surer of a class that was never shown than it is of the user's frames.
+
+    Attributes:
+        shipped: The exit's.
+        never_K: The classes that were never shown.
+        limit: The largest probability of these at which the exit answers; infinity for a gate that is open.
+    """
+
+    shipped: LinearHead
+    never_K: Mask
+    limit: float
+
+    def lets(self, features: NDArray[np.floating]) -> Mask:
+        """Whether the exit may answer for these: ``(...)`` of features ``(..., D)``; not where one is not finite."""
+        if math.isinf(self.limit):
+            return np.ones(features.shape[:-1], dtype=np.bool_)
+        with np.errstate(invalid="ignore", over="ignore"):
+            within: Mask = softmax64(self.shipped.logits(features))[..., self.never_K].sum(axis=-1) <= self.limit
+        return within
+
+    def __call__(self, features_D: NDArray[np.floating]) -> bool:
+        """`lets` for one frame: what `littoral.core.exit_policy.ServedExit` asks."""
+        return bool(self.lets(features_D))
+
+
+def fit_stranger_gate(
+    shipped: LinearHead, counts_K: Float64s, held_ND: NDArray[np.floating], *, keep: float = 0.99
+) -> StrangerGate:
+    """A gate from what a personal head has counted and held back.
+
+    Args:
+        counts_K: The evidence by class; `littoral.core.unseen.shown_classes` says which count as shown.
+        held_ND: Frames of the user on which nothing was fitted.
+        keep: The share of such frames for which the exit goes on answering; on the next frame it holds to within
+            ``1 / (N + 1)``. With too few frames to say, or every class shown, the gate is open.
+    Raises:
+        ValueError: shapes that do not fit, or a share outside (0, 1).
+    """
+    if counts_K.shape != (shipped.num_classes,) or held_ND.shape[1:] != (shipped.num_features,) or not 0 < keep < 1:
+        raise ValueError(
+            f"expected counts ({shipped.num_classes},), frames (N, {shipped.num_features}) and 0 < keep < 1, "
+            f"got {counts_K.shape}, {held_ND.shape} and {keep}"
+        )
+    never_K = ~shown_classes(counts_K)
+    if not never_K.any() or never_K.all():
+        return StrangerGate(shipped=shipped, never_K=never_K, limit=math.inf)
+    masses_N = softmax64(shipped.logits(held_ND))[:, never_K].sum(axis=1) if len(held_ND) else np.zeros(0)
+    return StrangerGate(shipped=shipped, never_K=never_K, limit=_limit(masses_N, keep))
 
 
 def _limit(distances_N: Float64s, keep: float) -> float:

@@ -37,7 +37,7 @@ class ServedExit:
     Attributes:
         temperature: The head's logits are divided by it.
         threshold: A frame leaves at a highest probability of at least this; `OFF` lets none leave.
-        gate: None lets every frame through.
+        gate: None lets every frame through. Where the deep exit's is shut the network's own classifier answers.
         personal: The head is not the shipped one.
     """
 
@@ -62,8 +62,9 @@ class ServedExit:
         logits += self.head.bias_K
         logits *= self._sharpness
         label, confidence, entropy = judge_one(logits)
-        if self.gate is not None and confidence >= self.threshold and not self.gate(features_D):
-            confidence = math.nan
+        asked = confidence >= self.threshold or self.threshold == OFF
+        if self.gate is not None and asked and not self.gate(features_D):
+            confidence = entropy = math.nan
         return Spoken(logits, label, confidence, entropy)
 
     def answers(self, features_ND: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
@@ -80,7 +81,8 @@ class ServedExit:
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """An exit's answer to one frame. ``confidence`` is NaN where the frame must go on."""
+    """An exit's answer to one frame. ``confidence`` is NaN where the frame must go on, and ``entropy_nats`` where the
+    exit does not answer for it at all: a shut gate, or logits that are not finite."""
 
     logits_K: FloatArray
     label: int

@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from littoral.core.arrays import FloatArray
-from littoral.core.class_prior import ClassShares, PriorConfig, prior_ratio
+from littoral.core.class_prior import ClassShares, PriorConfig, corrected, prior_ratio
 from littoral.core.evidence import DaySums, Evidence
 from littoral.core.exits import Float64s
 from littoral.core.head_memory import HALF_MAX, FeatureMap, FeatureMemory, HeldBack
 from littoral.core.heads import Fit, LinearHead, SourceMoments, fit_sgd, lda_matrix, ridge_matrix, softmax64
 from littoral.core.protection import Judgement, judge_head
+from littoral.core.unseen import imagine_unseen
 
 MOST_STANDS_FOR = 100.0
 """Of `PersonalHead.observe`: an audit of one frame in a hundred."""
@@ -43,28 +44,38 @@ class PersonalConfig:
     """Logits per unit of probability."""
     prior_frames: float = 50.0
     """The pull of the shipped head, in ridge regression and SGD."""
+    least_share: float = 0.02
+    """Of all evidence; a class with less of it is filled up from the source's class means (``onehot``, where the bundle
+    has them): else a class that never comes would never be answered any more. 0 for users whose classes are closed."""
     label_weight: float = 5.0
     """Of a frame with a label; one with the deep exit's answer weighs at most 1."""
-    sure: float = 0.8
+    sure: float = 0.9
     """From this corrected probability on, the deep exit's answer is taken as a label; below, as it is."""
     unsure: float = 0.5
     """Below this it is not used."""
+    most_taught_ratio: float = 1.0
+    """By no larger factor do the user's class shares change what the deep exit teaches; 1 leaves its answers as they
+    are. A teacher that misses a class gives it too small a share, and a head taught under that share does harm."""
     healthy: float = 0.6
     """While the deep exit's mean corrected probability over a day is below this, nothing is learned from it."""
     keep_per_day: float = 1.0
     """The share of its weight that a day keeps with each later day; the shipped head's pull does not fade."""
     max_days: int = 7
     """Days that can be taken back one by one; older ones only together."""
-    memory_frames: int = 192
+    memory_frames: int = 176
     held_frames: int = 128
     hold_back_every: int = 5
     """Every so-manieth frame with a label, and every so-manieth without, judges and does not teach."""
-    min_held: int = 20
+    min_held: int = 12
     """With fewer held-back frames the shipped head serves."""
     luck: float = 0.1
     """The personal head begins to serve when no better a one would look so good with at most this probability."""
     harm: float = 0.2
     """It is rolled back when an equally good one would look so bad with at most this probability."""
+    agree: float = 0.6
+    """With few labels or none, the head of the exit that teaches serves where it gives this share of its answers."""
+    keep_own: float = 1.0
+    """Below 1 a head that serves gets a gate against classes never shown, which keeps this share of own frames."""
     protected: bool = True
     """False lets a fitted head serve whatever it does: for measurements."""
     prior: PriorConfig = field(default_factory=PriorConfig)
@@ -80,6 +91,8 @@ class PersonalConfig:
             raise ValueError(f"fit is 'logits', 'onehot', 'lda' or 'sgd', got {self.fit!r}")
         if not (self.step > 0 and self.prior_frames > 0 and self.label_weight > 0 and self.covariance_frames > 0):
             raise ValueError("step, prior_frames, label_weight and covariance_frames are positive")
+        if not (self.most_taught_ratio >= 1 and 0 <= self.agree <= 1 and 0 < self.keep_own <= 1):
+            raise ValueError("most_taught_ratio >= 1, 0 <= agree <= 1 and 0 < keep_own <= 1 must hold")
         if not (
             0 <= self.unsure <= self.sure <= 1
             and 0 < self.keep_per_day <= 1
@@ -87,6 +100,8 @@ class PersonalConfig:
             and 0 < self.harm < 1
         ):
             raise ValueError("0 <= unsure <= sure <= 1, 0 < keep_per_day <= 1, 0 < luck < 1 and 0 < harm < 1 must hold")
+        if not 0 <= self.least_share < 1:
+            raise ValueError(f"least_share is 0 or more and below 1, got {self.least_share}")
         if not (1 <= self.max_days <= 366 and self.hold_back_every >= 2 and self.min_held >= 1):
             raise ValueError("max_days is 1 to 366, hold_back_every at least 2 and min_held at least 1")
 
@@ -100,6 +115,8 @@ class PersonalHead:
         seed: Of the memory's draws and of SGD.
         source_shares_K: The class shares of the training data; None for equal ones.
         moments: The source's; `fit` ``lda`` needs them.
+        class_means_KD: The source's class means, where the moments are not at hand; `fit` ``onehot`` makes use of them.
+        teaches: The shipped head is the deep exit's, which teaches all.
     """
 
     def __init__(
@@ -111,6 +128,8 @@ class PersonalHead:
         config: PersonalConfig | None = None,
         source_shares_K: Float64s | None = None,
         moments: SourceMoments | None = None,
+        class_means_KD: NDArray[np.floating] | None = None,
+        teaches: bool = False,
     ) -> None:
         self.config = config = config if config is not None else PersonalConfig()
         if config.fit == "lda" and moments is None:
@@ -118,9 +137,13 @@ class PersonalHead:
         if not (0 <= affine_version < 1 << 64 and 0 <= seed < 1 << 64):
             raise ValueError(f"affine_version and seed are 0 to 2**64 - 1, got {affine_version} and {seed}")
         self.shipped, self.moments, self.affine_version, self.seed = shipped, moments, affine_version, seed
+        if class_means_KD is not None and class_means_KD.shape != shipped.weights_KD.shape:
+            raise ValueError(f"expected class means {shipped.weights_KD.shape}, got {class_means_KD.shape}")
+        self.class_means_KD = moments.means_KD if class_means_KD is None and moments is not None else class_means_KD
         size, num_classes = shipped.num_features, shipped.num_classes
         self.source_shares_K = np.full(num_classes, 1 / num_classes) if source_shares_K is None else source_shares_K
         ClassShares.start(self.source_shares_K, config.prior)  # refuses shares that are none
+        self.teaches = teaches
         self.evidence = Evidence(size, num_classes, config.max_days)
         self.memory = FeatureMemory(config.memory_frames, size, num_classes, seed=seed)
         self.held = HeldBack(config.held_frames, size)
@@ -159,22 +182,19 @@ class PersonalHead:
             raise ValueError(f"a day is a number of 32 bits, got {day}")
         shares = ClassShares.start(self.source_shares_K, self.config.prior)
         today = self.evidence.open(day, shares)
-        posterior = None
-        if deep_K is not None:
-            posterior = today.shares.add(deep_K) if label is None else None
-            if posterior is not None:
-                today.saw(float(posterior.max()))
+        if deep_K is not None and label is None:
+            today.saw(float(today.shares.add(deep_K).max()))
         if label is not None:
             today.shares.add_label(label)
             today.num_labelled += 1
             held = today.num_labelled % self.config.hold_back_every == 0
             target, weight = np.eye(1, self.shipped.num_classes, label)[0], self.config.label_weight
-        elif posterior is None:
+        elif deep_K is None:
             return False
         else:
             today.num_unlabelled += 1
             held = today.num_unlabelled % self.config.hold_back_every == 0
-            target, weight = self._taught(posterior, today)
+            target, weight = self._taught(deep_K, today)
             if weight == 0:
                 return False
         if held:
@@ -209,6 +229,8 @@ class PersonalHead:
                 shrinkage=config.shrinkage,
                 log_prior_K=np.log(self.class_shares()),
             )
+        if config.fit == "onehot" and self.class_means_KD is not None:
+            frames = imagine_unseen(gram, targets, self.class_means_KD, least_share=config.least_share)
         targets *= config.step
         if config.fit == "logits":
             targets += gram @ shipped
@@ -246,6 +268,7 @@ class PersonalHead:
             min_held=self.config.min_held,
             luck=self.config.luck,
             harm=self.config.harm,
+            agree=self.config.agree if self.teaches else None,
         )
         if not self.config.protected:
             judgement = replace(judgement, serves=True)
@@ -344,8 +367,10 @@ class PersonalHead:
             recall=config.prior_frames / total,
         )
 
-    def _taught(self, posterior_K: Float64s, today: DaySums) -> tuple[Float64s, float]:
+    def _taught(self, deep_K: NDArray[np.floating], today: DaySums) -> tuple[Float64s, float]:
         """What the deep exit teaches, and with what weight; 0 where it is not sure."""
+        most = self.config.most_taught_ratio
+        posterior_K = corrected(deep_K.astype(np.float64), np.clip(today.shares.ratio(), 1 / most, most))
         top = float(posterior_K.max())
         if top < self.config.unsure or today.sureness < self.config.healthy:
             return posterior_K, 0.0

@@ -4,13 +4,19 @@ Only frames on which exactly one of the two heads is right tell them apart. Were
 would speak for either with equal chance; so how one-sided they are is an exact test (the sign test), and the margin
 that it leaves follows the number of frames. To begin, a head has to look better than luck: one that gains much does so
 on few frames, and of one that gains little not much is lost. To stay, it must not look harmful.
+
+At the deepest exit and without labels there is no such test: the held-back answers are the shipped head's own. There a
+personal head is let in where it says nearly the same: that its features fall into the teacher's classes is what one
+can see of a user whom the teacher understands.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from littoral.core.head_memory import HeldBack
 from littoral.core.heads import LinearHead
@@ -46,35 +52,63 @@ def judge_head(
     min_held: int,
     luck: float,
     harm: float,
+    agree: float | None = None,
 ) -> Judgement:
     """Hold a personal head against the shipped one.
 
-    Labelled frames alone count where there are enough of them: a head that learned from labels may rightly disagree
-    with the deep exit.
+    Labelled frames have the last word where there are enough of them: a head that they speak for serves, one that they
+    speak against does not. Where they are too few to say, all held-back frames decide, with the deep exit's answers.
 
     Args:
         serves_now: The personal head serves already.
         min_held: With fewer frames the shipped head serves.
         luck: A head begins to serve at a ``p_luck`` of at most this,
         harm: and goes on while ``p_harm_is_luck`` is above this.
+        agree: For the exit whose shipped head gives the deep exit's answers, and which no head can better by them: with
+            few labels it serves where it gives at least this share of them. None for other exits.
     """
-    chosen = np.arange(len(held))
-    if int(held.labelled[: len(held)].sum()) >= min_held:
-        chosen = np.flatnonzero(held.labelled[: len(held)])
-    features, answers = held.features[chosen], held.answers[chosen]
-    personal_right = personal.logits(features).argmax(axis=1) == answers
-    shipped_right = shipped.logits(features).argmax(axis=1) == answers
-    worse, better = int((shipped_right & ~personal_right).sum()), int((personal_right & ~shipped_right).sum())
-    p_luck, p_harm = _tail(worse, worse + better), _tail(better, worse + better)
-    passes = p_harm > harm if serves_now else p_luck <= luck
+    labelled = held.labelled[: len(held)]
+    votes = _votes(personal, shipped, held, np.arange(len(held)))
+    by_labels = _votes(personal, shipped, held, np.flatnonzero(labelled))
+    enough, rare = by_labels.num_frames >= min_held, 2 * by_labels.num_frames < votes.num_frames
+    decisive = by_labels if enough else votes
+    p_luck, p_harm = _tail(decisive.worse, decisive.apart), _tail(decisive.better, decisive.apart)
+    serves = decisive.num_frames >= min_held and (p_harm > harm if serves_now else p_luck <= luck)
+    if rare and votes.num_frames >= min_held and not (enough and (serves or p_harm <= harm)):
+        if agree is not None:
+            serves = votes.personal_right >= agree * votes.num_frames
+        elif serves_now:
+            serves = _tail(votes.better, votes.apart) > harm
+        else:
+            serves = _tail(votes.worse, votes.apart) <= luck
     return Judgement(
-        num_frames=len(chosen),
-        personal_right=int(personal_right.sum()),
-        shipped_right=int(shipped_right.sum()),
+        num_frames=decisive.num_frames,
+        personal_right=decisive.personal_right,
+        shipped_right=decisive.personal_right - decisive.better + decisive.worse,
         p_luck=p_luck,
         p_harm_is_luck=p_harm,
-        serves=len(chosen) >= min_held and passes,
+        serves=serves,
     )
+
+
+class _Votes(NamedTuple):
+    """On some held-back frames: right ones of the personal head, and where it alone is right, or the shipped alone."""
+
+    num_frames: int
+    personal_right: int
+    better: int
+    worse: int
+
+    @property
+    def apart(self) -> int:
+        return self.better + self.worse
+
+
+def _votes(personal: LinearHead, shipped: LinearHead, held: HeldBack, rows: NDArray[np.intp]) -> _Votes:
+    features, answers = held.features[rows], held.answers[rows]
+    mine = personal.logits(features).argmax(axis=1) == answers
+    theirs = shipped.logits(features).argmax(axis=1) == answers
+    return _Votes(len(rows), int(mine.sum()), int((mine & ~theirs).sum()), int((theirs & ~mine).sum()))
 
 
 def _tail(fewer: int, num_frames: int) -> float:

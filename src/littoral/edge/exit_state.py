@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from littoral.bundle.exits import ExitHeads
-from littoral.core.calibration_ring import RingFrame
+from littoral.core.calibration_ring import RingFrame, as_half
 from littoral.core.exit_policy import ExitPolicy, ServedExit
 from littoral.edge.exit_calibration import LESSONS, RingSlots
 from littoral.edge.exit_config import ExitConfig
@@ -71,6 +71,8 @@ def open_kept(
             seed=config.seed,
             version=model.version,
             features=lambda: parts.probe_features(model),
+            has_deep=parts.all[-1].is_deep,
+            class_means=[as_half(moments.means_KD) for moments in heads.moments],  # half: all exits' lie in memory
         )
     except StorageError as error:
         log.warning("the shipped heads serve, and nothing is learned: %s", error)
@@ -82,7 +84,8 @@ def policy_of(shipped: ExitHeads, personal: PersonalHeads | None, version: int, 
     """The heads that serve under a version, with every exit off: the personal ones where they are of that version."""
     if personal is not None and personal.version == version:
         exits = [
-            ServedExit(head=each.head, temperature=each.temperature, personal=each.personal) for each in personal.served
+            ServedExit(head=each.head, temperature=each.temperature, personal=each.personal, gate=each.gate)
+            for each in personal.served
         ]
     else:
         pairs = zip(shipped.heads, shipped.temperatures, strict=True)

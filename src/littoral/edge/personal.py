@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from littoral.core.arrays import FloatArray
 from littoral.core.class_prior import ClassShares
+from littoral.core.exit_gate import StrangerGate, fit_stranger_gate
 from littoral.core.exits import fit_temperature
 from littoral.core.head_memory import FeatureMap, fit_feature_map
 from littoral.core.head_state import read_state
@@ -38,11 +40,12 @@ _LEAST_SHARE = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """A head as it serves; ``personal`` tells that it is not the shipped one."""
+    """A head as it serves; ``personal`` tells that it is not the shipped one, ``gate`` what it may answer for."""
 
     head: LinearHead
     temperature: float
     personal: bool
+    gate: StrangerGate | None = None
 
 
 class _Moved(NamedTuple):
@@ -61,6 +64,8 @@ class PersonalHeads:
         seed: Of the memories' draws.
         version: The affine version in service.
         features: Gives the probe frames' features of each exit under the version in service; asked at most once.
+        has_deep: The last exit's shipped head is the network's own last layer, which teaches all.
+        class_means: The source's by exit, ``(K, D)``; empty where classes that never come need not stay answers.
     """
 
     def __init__(
@@ -72,8 +77,11 @@ class PersonalHeads:
         seed: int,
         version: int,
         features: Callable[[], list[FloatArray]],
+        has_deep: bool,
+        class_means: Sequence[NDArray[np.floating]] = (),
     ) -> None:
         self._folder, self._shipped, self._config, self._seed = folder, shipped, config, seed
+        self._has_deep, self._class_means = has_deep, class_means
         shares_K = np.maximum(shipped.class_shares_K, _LEAST_SHARE)
         self._shares_K = shares_K / shares_K.sum()
         self.version = version
@@ -183,7 +191,7 @@ class PersonalHeads:
             if file is None:
                 yield None
                 return
-            yield read_state(
+            head = read_state(
                 file.read,
                 shipped=shipped.heads[i],
                 config=self._config,
@@ -191,6 +199,8 @@ class PersonalHeads:
                 moments=shipped.moments[i] if shipped.moments else None,
                 again=file.again,
             )
+            head.class_means_KD, head.teaches = self._means(i), self._teaches(i)  # of the bundle, not of the state
+            yield head
 
     @contextlib.contextmanager
     def _load(self, i: int, moved: _Moved | None = None) -> Iterator[PersonalHead]:
@@ -218,7 +228,15 @@ class PersonalHeads:
             config=self._config,
             source_shares_K=self._shares_K,
             moments=self._shipped.moments[i] if self._shipped.moments else None,
+            class_means_KD=self._means(i),
+            teaches=self._teaches(i),
         )
+
+    def _means(self, i: int) -> NDArray[np.floating] | None:
+        return self._class_means[i] if self._class_means else None
+
+    def _teaches(self, i: int) -> bool:
+        return self._has_deep and i == len(self.sizes) - 1
 
     def _fit_and_save(self, i: int, head: PersonalHead) -> None:
         fitted = self._fit(i, head)
@@ -242,11 +260,19 @@ class PersonalHeads:
         if not judgement.serves:
             return self._as_shipped(i)
         held = len(head.held)
+        gate = self._gate(head)
         if held < self._config.min_held:
-            return Fitted(head=serving, temperature=self._shipped.temperatures[i], personal=True)
+            return Fitted(head=serving, temperature=self._shipped.temperatures[i], personal=True, gate=gate)
         logits_NK = serving.logits(head.held.features[:held])
         temperature = fit_temperature(logits_NK, head.held.answers[:held].astype(np.intp))
-        return Fitted(head=serving, temperature=temperature, personal=True)
+        return Fitted(head=serving, temperature=temperature, personal=True, gate=gate)
+
+    def _gate(self, head: PersonalHead) -> StrangerGate | None:
+        if self._config.keep_own == 1:
+            return None
+        counts_K = head.evidence.weights()
+        held_ND = head.held.features[: len(head.held)]
+        return fit_stranger_gate(head.shipped, counts_K, held_ND, keep=self._config.keep_own)
 
     def _as_shipped(self, i: int) -> Fitted:
         return Fitted(head=self._shipped.heads[i], temperature=self._shipped.temperatures[i], personal=False)

@@ -51,6 +51,8 @@ def test_the_gate_gives_strangers_back_to_the_shipped_network_and_costs_the_user
     row = stranger_row(exit_world.chain(), exit_world.seen(sizes=(600, 300, 600)), labels=1.0, config=config)
     assert row["never_gated_to_shipped_right"] > row["never_right"] + 20
     assert row["own_gated_right"] > row["own_right"] - 3
+    assert row["never_watched_right"] > row["never_right"]
+    assert row["own_watched_right"] > row["own_right"] - 3
 
 
 def test_a_day_taken_back_leaves_no_trace_in_any_head_and_had_left_one_before() -> None:

@@ -28,6 +28,7 @@ def users() -> dict[str, Any]:
         points.append(row(user, "generic", 0.0, shipped, right_50=30.0))
         for labels, right in ((0.0, 40.0), (0.1, 45.0), (1.0, 50.0 if user else 70.0)):
             certified = {"cert_d05_right": shipped - 0.5 * user, "cert_x_right": shipped + 1, "full_right": shipped}
+            certified["cert_d03_right"] = shipped - 0.3 * user
             points.append(row(user, "personal", labels, shipped, right_50=right, **certified))
             points.append(row(user, "unprotected", labels, shipped, plain_right=shipped - 9))
     return {"points": points}
@@ -45,6 +46,8 @@ def test_gains_are_of_the_quarter_whom_the_shipped_network_knows_least_and_worst
     assert out["users_improved_fraction"] == 1.0
     assert out["worst_user_points"] == -1.5
     assert out["users_more_than_a_point_below"] == 1
+    assert (out["worst_user_points_risk_03"], out["users_more_than_a_point_below_risk_03"]) == (-0.9, 0)
+    assert out["gain_points_all_users_tenth_labelled"] == 15.0
     assert out["worst_user_points_unprotected"] == -9.0
     assert out["latency_full_over_exits_certified"] == pytest.approx(8 / 3, abs=1e-3)
     assert out["latency_full_over_exits_certified_mild_styles"] == 4.0

@@ -20,7 +20,13 @@ from littoral.bench.exits.omniglot import (
     source_of,
     users_of,
 )
-from littoral.bench.exits.omniglot_unit import most_alike, personal_heads, share_of_groups, user_row
+from littoral.bench.exits.omniglot_unit import (
+    most_alike,
+    omniglot_points,
+    personal_heads,
+    share_of_groups,
+    user_row,
+)
 from littoral.models.small_cnn import small_cnn
 
 NAMES = ("Ahom", "Bengali")
@@ -146,3 +152,18 @@ def test_archives_without_a_drawing_are_told_of(tmp_path: Path) -> None:
             archive.writestr("readme.txt", "nothing here")
     with pytest.raises(ValueError, match="hold no drawing"):
         load_omniglot(tmp_path)
+
+
+def test_a_units_flat_rows_are_one_for_each_task_and_method() -> None:
+    found = {"points": [1.0, 2.0], "worst_user": [-3.0, 0.0]}
+    made = {"users": 7, "summary": {"shipped": [70.0, 80.0], "served": found, "test_classes_shown": 0.0}}
+    assert omniglot_points({"tasks": {"characters": made}}) == [
+        {
+            "task": "characters",
+            "method": "served",
+            "num_users": 7,
+            "points_exit_0": 1.0,
+            "points_exit_1": 2.0,
+            "worst_user_points": -3.0,
+        }
+    ]

@@ -10,11 +10,21 @@ from statistics import fmean
 from typing import Any
 
 Row = dict[str, Any]
-AVERAGED = ("users", "fits", "trained", "latency", "drift")
+AVERAGED = ("users", "fits", "trained", "latency", "drift", "labels")
 _NAMES = ("kind", "network", "stems", "users", "seed", "commit", "hard", "method", "labels", "frames", "fit", "way",
-          "stream", "cloud", "recheck", "world")  # fmt: skip
+          "stream", "cloud", "recheck", "world", "own_share")  # fmt: skip
 """What tells rows apart; of all other columns that are numbers the mean is taken."""
 _GONE = ("user", "style", "run")
+_NOT_TOLD = (
+    "_held",
+    "_risk",
+    "eqfull_compute",
+    "first_exit_right",
+    "plain_compute",
+    "patience_compute",
+    "patience_right",
+)
+"""How columns end that no page has: a document of a hundred units would be too large with them."""
 _PLACES = 4
 SERVED = {False: "cert_d05_right", True: "cert_x_right"}
 """The certified column without and with labels."""
@@ -61,7 +71,7 @@ def _mean(group: list[Mapping[str, Any]]) -> Row:
     row["num_users"] = len(group)
     for name in first:
         values = [each[name] for each in group if isinstance(each.get(name), (int, float))]
-        if name not in row and name not in _GONE and values:
+        if name not in row and name not in _GONE and values and not name.endswith(_NOT_TOLD):
             row[name] = round(fmean(values), _PLACES)
     served = SERVED[bool(first.get("labels"))]
     points = [each[served] - each["shipped_right"] for each in group if served in each]

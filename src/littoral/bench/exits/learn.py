@@ -97,6 +97,7 @@ def new_heads(chain: Chain, *, config: PersonalConfig, seed: int) -> list[Person
             config=config,
             source_shares_K=chain.class_shares_K,
             moments=exit.moments,
+            teaches=exit is chain.exits[-1],
         )
         for exit in chain.exits
     ]

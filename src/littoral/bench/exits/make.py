@@ -169,9 +169,27 @@ def _segmentation(unit: ExitUnit, material: ExitMaterial, tell: Tell) -> Result:
 
 
 def _omniglot(unit: ExitUnit, material: ExitMaterial, tell: Tell) -> Result:
-    from littoral.bench.exits.omniglot_unit import OmniglotUnit, make_omniglot
+    from littoral.bench.exits.omniglot_unit import OmniglotUnit, make_omniglot, omniglot_points
 
-    return make_omniglot(OmniglotUnit(seed=unit.seed, **unit.options), material.data, material.work, tell)
+    made = make_omniglot(OmniglotUnit(seed=unit.seed, **unit.options), material.data, material.work, tell)
+    return {"points": omniglot_points(made), **made}
+
+
+def _labels(unit: ExitUnit, material: ExitMaterial, tell: Tell) -> Result:
+    from littoral.bench.exits.cloud_labels import AS_LABELS, cloud_label_rows, gains
+
+    chain, points = _chain(unit, material), []
+    cloud = replace(unit, network=unit.options["cloud"])
+    for seen in _all_seen(unit, material, tell):
+        answers_NK = material.seen(cloud, seen.user.index).personal.deep_NK
+        points += cloud_label_rows(chain, seen, answers_NK, own=unit.options["own"], upload=unit.options["upload"])
+    by_share = gains(points)
+    return {
+        "points": points,
+        "gain_points_by_own_share": by_share,
+        "gain_points_by_own_share_as_labels": gains(points, method=AS_LABELS),
+        "cloud_label_gain_points": by_share[f"{unit.options['stated']:g}"],
+    }
 
 
 _MAKERS: dict[str, Callable[[ExitUnit, ExitMaterial, Tell], Result]] = {
@@ -185,6 +203,7 @@ _MAKERS: dict[str, Callable[[ExitUnit, ExitMaterial, Tell], Result]] = {
     "latency": _latency,
     "segmentation": _segmentation,
     "omniglot": _omniglot,
+    "labels": _labels,
 }
 _MODULES: dict[str, tuple[str, ...]] = {
     "users": ("measure",),
@@ -197,6 +216,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "latency": ("latency",),
     "segmentation": ("segmentation",),
     "omniglot": ("omniglot_unit",),
+    "labels": ("cloud_labels",),
 }
 
 

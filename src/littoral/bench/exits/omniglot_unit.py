@@ -290,3 +290,19 @@ def _work(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _round(values: Float64s) -> list[float]:
     return [round(float(each), 3) for each in values]
+
+
+def omniglot_points(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """A unit's flat rows: by task and method the mean points over the shipped head at each exit."""
+    return [
+        {
+            "task": task,
+            "method": method,
+            "num_users": made["users"],
+            **{f"points_exit_{i}": points for i, points in enumerate(found["points"])},
+            "worst_user_points": min(found["worst_user"]),
+        }
+        for task, made in result["tasks"].items()
+        for method, found in made["summary"].items()
+        if isinstance(found, dict) and "points" in found
+    ]

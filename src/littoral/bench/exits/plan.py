@@ -13,6 +13,8 @@ TUNING_SEED = 100
 """Users of this seed chose every setting, and are in no table."""
 NUM_USERS, BLOCK = 20, 5
 TRAINED_USERS = 3
+LABELS_OPTIONS = {"cloud": LARGE, "own": [0.0, 0.05], "upload": 0.1, "stated": 0.05}
+"""The cloud's network; shares of frames that the user labels, and that go up; the share whose gain is quoted."""
 DRIFTS = (
     ("mild", True, True), ("noise", True, True), ("noise", True, False), ("hard", True, True), ("hard", True, False),
     ("hard", False, True), ("hard", False, False),
@@ -50,6 +52,7 @@ def full_plan() -> list[ExitUnit]:
         ),
         ExitUnit(kind="omniglot", network="small_cnn", users="writers"),
     ]
+    units += [ExitUnit(kind="labels", network=SMALL, count=NUM_USERS, options=LABELS_OPTIONS)]
     units += [
         ExitUnit(kind="latency", network=network, first=first, count=BLOCK, options={"frames": 150})
         for network in (LARGE, SMALL)

@@ -30,7 +30,8 @@ from littoral.core.exits import (
 from littoral.core.heads import LinearHead
 from littoral.core.risk import Certified, NotCertified, learn_then_test
 
-DELTA = 0.1
+DELTA, DELTA_OVER_SHIPPED = 0.1, 0.02
+"""Of the promise without labels, and of "errs no more often than the shipped network": as `ControlConfig` has them."""
 SEARCH_SHARE = 0.2
 """Of the calibration frames: on these temperatures are found and exits chosen, on the others thresholds certified."""
 CHOICE_RISK = 0.05
@@ -176,7 +177,7 @@ def within_budget(outcomes: Sequence[Outcome], share: float) -> Outcome:
 
 
 def certified(
-    policy: Policy, calibration: Scored, scored: Scored, *, loss: str, level: float, delta: float = DELTA
+    policy: Policy, calibration: Scored, scored: Scored, *, loss: str, level: float, delta: float | None = None
 ) -> tuple[Outcome, Certified | NotCertified]:
     """The fastest step that calibration frames certify, and what it does on the test frames."""
     found = certify(policy.path_LE, calibration, loss=loss, level=level, delta=delta)
@@ -184,9 +185,11 @@ def certified(
 
 
 def certify(
-    path_LE: Float64s, calibration: Scored, *, loss: str, level: float, delta: float = DELTA
+    path_LE: Float64s, calibration: Scored, *, loss: str, level: float, delta: float | None = None
 ) -> Certified | NotCertified:
     """Learn then test: exactly for disagreement, by betting for the excess over the shipped network."""
+    if delta is None:
+        delta = DELTA_OVER_SHIPPED if loss == "excess" else DELTA
     return learn_then_test(
         path_LE,
         calibration.confidences_NE,

@@ -10,9 +10,9 @@ import numpy as np
 from littoral.bench.exits.chain import Chain
 from littoral.bench.exits.learn import FRAMES_PER_DAY, labelled_frames, new_heads, show
 from littoral.bench.exits.measure import Case, policy_of
-from littoral.bench.exits.scored import certify, outcome, score
+from littoral.bench.exits.scored import Scored, certify, outcome, score
 from littoral.bench.exits.seen import Part, Seen
-from littoral.core.exit_gate import ExitGate, fit_gate
+from littoral.core.exit_gate import ExitGate, StrangerGate, fit_gate, fit_stranger_gate
 from littoral.core.exits import OFF, exit_indices
 from littoral.core.personal import PersonalConfig, PersonalHead
 
@@ -23,7 +23,9 @@ def stranger_row(chain: Chain, seen: Seen, *, labels: float, config: PersonalCon
     """How often the device is right on frames of classes that the user never showed, with and without the gate.
 
     The thresholds are those that were certified on the user's own frames, with all exits gated or none. A gated exit
-    lets no frame leave that lies further from what the user showed than the held-back frames do.
+    lets no frame leave that lies further from what the user showed than the held-back frames do; a watched one none of
+    which the shipped head is surer that its class was never shown. Where the deep exit's is shut, ``watched`` and
+    ``gated_to_shipped`` have the shipped network's answer.
     """
     config = config or PersonalConfig()
     heads = _taught(chain, seen.personal, labels, seen.user.index, config)
@@ -34,6 +36,7 @@ def stranger_row(chain: Chain, seen: Seen, *, labels: float, config: PersonalCon
     loss, level = ("excess", 0.0) if labels else ("disagreement", 0.05)
     thresholds = certify(policy.path_LE, calibration, loss=loss, level=level).thresholds
     gates = [gate_of(head) for head in heads]
+    watched = [stranger_gate_of(head) for head in heads]
     row: Row = {"labels": labels, "loss": loss}
     for name, part in (("own", seen.test), ("never", seen.unseen)):
         scored = score(new, part, policy.temperatures)
@@ -50,10 +53,12 @@ def stranger_row(chain: Chain, seen: Seen, *, labels: float, config: PersonalCon
                 np.mean([gate.lets(x).mean() for gate, x in zip(gates, part.features, strict=True)])
             ),
         }
-        deep = gates[-1].lets(part.features[-1])
-        ends = scored.answers_NE[np.arange(len(leaving)), leaving]
-        ends = np.where((leaving == len(new) - 1) & ~deep, scored.shipped_N, ends)
-        row[f"{name}_gated_to_shipped_right"] = 100 * float((ends == scored.labels_N).mean())
+        row[f"{name}_gated_to_shipped_right"] = _right_with_shipped(scored, part, leaving, gates)
+        leaving = exit_indices(_gated(scored.confidences_NE, part, watched), thresholds)
+        row[f"{name}_watched_right"] = _right_with_shipped(scored, part, leaving, watched)
+        row[f"{name}_watched_early"] = float((leaving < len(new) - 1).mean())
+        at_end = np.full(len(part), len(new) - 1)
+        row[f"{name}_watched_full_right"] = _right_with_shipped(scored, part, at_end, watched)
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
 
 
@@ -65,7 +70,24 @@ def gate_of(head: PersonalHead) -> ExitGate:
     return fit_gate(gram, targets, head.moments, head.held.features[: len(head.held)].astype(np.float32))
 
 
-def _gated(confidences_NE: np.ndarray, part: Part, gates: Sequence[ExitGate]) -> np.ndarray:
+def stranger_gate_of(head: PersonalHead) -> StrangerGate:
+    """The same of the other kind."""
+    return fit_stranger_gate(
+        head.shipped, head.evidence.weights(), head.held.features[: len(head.held)].astype(np.float32)
+    )
+
+
+def _right_with_shipped(
+    scored: Scored, part: Part, leaving: np.ndarray, gates: Sequence[ExitGate | StrangerGate]
+) -> float:
+    """Percent right where the shipped network answers what the deepest gate does not let through."""
+    deepest = len(gates) - 1
+    ends = scored.answers_NE[np.arange(len(leaving)), leaving]
+    ends = np.where((leaving == deepest) & ~gates[-1].lets(part.features[-1]), scored.shipped_N, ends)
+    return 100 * float((ends == scored.labels_N).mean())
+
+
+def _gated(confidences_NE: np.ndarray, part: Part, gates: Sequence[ExitGate | StrangerGate]) -> np.ndarray:
     """Confidences below every threshold where the exit's gate is shut."""
     out = confidences_NE.copy()
     for i, gate in enumerate(gates[:-1]):

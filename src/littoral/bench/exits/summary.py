@@ -32,17 +32,24 @@ WORDS: Mapping[str, str] = {
     "latency_full_over_exits_equal_accuracy": "mean measured milliseconds of the whole network over those with "
     "personal exits and labels, thresholds with hindsight at the shipped network's accuracy",
     "latency_full_over_exits_certified": "the same with thresholds certified on calibration frames: errs no more often "
-    "than the shipped network, delta 0.1",
+    "than the shipped network, delta 0.02",
     "latency_full_over_exits_label_free": "the same as at equal accuracy, without any label",
     "risk_violation_fraction": "of 200 calibrations for each of some users, how often the true risk was above the "
     "level, the worst of the three promises",
     "worst_user_points": "of all users, seeds, and 0, 10 and 100 % of labels: the fewest points right over the shipped "
     "network at the certified thresholds",
+    "worst_user_points_risk_03": "the same where a disagreement with full depth of 3 % is promised without labels, and "
+    "not of 5 %",
     "seg_macs_ratio": "multiply-accumulates of a segmentation network over the mean with an exit, thresholds with "
     "hindsight within 1 point of mIoU on CamVid's test frames; the better of the two networks",
     "worst_user_points_unprotected": "the same with every fitted head serving and thresholds unchecked (0.9)",
 }
 HALF = "right_50"
+_NEVER = (
+    "own_right", "own_watched_right", "never_shipped_right", "never_right", "never_full_right", "never_gated_right",
+    "never_gated_to_shipped_right", "never_watched_right", "never_watched_full_right",
+)  # fmt: skip
+_CAREFUL = "worst_user_points_risk_03"
 PERSONAL, GENERIC, UNPROTECTED, CORRECTED = "personal", "generic", "unprotected", "corrected"
 
 
@@ -134,12 +141,18 @@ def _gains(units: Units, network: str) -> dict[str, Any]:
         "users_improved_fraction": round(fmean(value > 0 for value in gain.values()), 4),
         "users_improved_fraction_label_free": round(fmean(value > 0 for value in without.values()), 4),
         "label_free_share_of_gain": round(fmean(without.values()) / mean, 4) if mean > 0 else None,
+        "gain_points_all_users_tenth_labelled": _tenth(rows, generic),
         "gain_points_all_users": round(mean, 2),
         "gain_points_all_users_class_shares_only": (
             round(fmean(corrected[who] - generic[who] for who in corrected), 2) if corrected else None
         ),
         "users": len(gain),
     }
+
+
+def _tenth(rows: Rows, generic: dict[tuple[int, int], float]) -> float | None:
+    tenth = of_users(rows, PERSONAL, 0.1, HALF)
+    return round(fmean(tenth[who] - generic[who] for who in tenth), 2) if tenth else None
 
 
 def _costs(units: Units, network: str) -> dict[str, Any]:
@@ -198,7 +211,7 @@ def _risk(units: Units, network: str) -> dict[str, Any]:
 
 def _worst(units: Units, network: str) -> dict[str, Any]:
     rows = units.rows("users", network)
-    points: dict[str, list[float]] = {"worst_user_points": [], "worst_user_points_unprotected": []}
+    points: dict[str, list[float]] = {"worst_user_points": [], "worst_user_points_unprotected": [], _CAREFUL: []}
     full: list[float] = []
     for labels in (0.0, 0.1, 1.0):
         served = "cert_x_right" if labels else "cert_d05_right"
@@ -208,6 +221,9 @@ def _worst(units: Units, network: str) -> dict[str, Any]:
         ):
             right, shipped = (of_users(rows, method, labels, k) for k in (key, "shipped_right"))
             points[name] += [right[who] - shipped[who] for who in right]
+        careful = "cert_x_right" if labels else "cert_d03_right"
+        right, shipped = (of_users(rows, PERSONAL, labels, k) for k in (careful, "shipped_right"))
+        points[_CAREFUL] += [right[who] - shipped[who] for who in right]
         right, shipped = (of_users(rows, PERSONAL, labels, k) for k in ("full_right", "shipped_right"))
         full += [right[who] - shipped[who] for who in right]
     out: dict[str, Any] = {name: round(min(values), 2) if values else None for name, values in points.items()}
@@ -215,6 +231,9 @@ def _worst(units: Units, network: str) -> dict[str, Any]:
         below = points["worst_user_points"]
         out["worst_user_points_full_depth"] = round(min(full), 2)
         out["users_more_than_a_point_below"] = sum(value < -1 for value in below)
+        out[f"users_more_than_a_point_below{_CAREFUL.removeprefix('worst_user_points')}"] = sum(
+            value < -1 for value in points[_CAREFUL]
+        )
         out["users_and_label_shares"] = len(below)
         out["users_more_than_a_point_below_unprotected"] = sum(
             value < -1 for value in points["worst_user_points_unprotected"]
@@ -228,8 +247,9 @@ def _strangers(units: Units, network: str) -> dict[str, Any]:
     for labels, word in ((0.0, "label_free"), (1.0, "labels")):
         found = [row for row in rows if row["what"] == "never shown" and row["labels"] == labels]
         if found:
-            for key in ("never_shipped_right", "never_right", "never_gated_right", "never_gated_to_shipped_right"):
-                out[f"{key}_{word}"] = round(fmean(row[key] for row in found), 2)
+            for key in _NEVER:
+                if all(key in row for row in found):
+                    out[f"{key}_{word}"] = round(fmean(row[key] for row in found), 2)
     gone = [row for row in rows if row["what"] == "day taken back"]
     if gone:
         out["largest_difference_after_a_day_is_taken_back"] = max(row["largest_difference"] for row in gone)

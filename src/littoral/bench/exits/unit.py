@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["users", "strangers", "fits", "trained", "latency", "risk", "drift", "cost", "segmentation", "omniglot"]
+Kind = Literal[
+    "users", "strangers", "fits", "trained", "latency", "risk", "drift", "cost", "segmentation", "omniglot", "labels"
+]  # fmt: skip
 TIMED: tuple[Kind, ...] = ("latency",)
 """What measures time comes last, one at a time."""
 LAST_STAGE = 1
