@@ -263,8 +263,7 @@ class Device:
         return self._given(found, model, started, source, degraded, reason)
 
     def _saw(self, maintenance: Maintenance, model: Model, frame: Frame, found: Found, own: Found) -> None:
-        """Hand over what an answer tells; and the frame, if it is worth it by what the device itself made of it: the
-        cloud learns from frames, and of one that it answered it has seen a payload."""
+        """Hand over what an answer tells; and the frame, if it is worth it by what the device made of it itself."""
         logits, label, _, entropy, _, network_entropy = found
         if entropy != entropy:
             raise self._not_finite(model, logits)
@@ -272,8 +271,8 @@ class Device:
             maintenance.saw_offloaded(frame, label)
         else:
             maintenance.saw(frame, label, network_entropy)
-        foreign = self._exits is not None and self._exits.calibrates  # a network fitted to it would look too good on it
-        if maintenance.uplink and not foreign:
+        calibrates = self._exits is not None and self._exits.calibrates  # fitted to it, a network looks too good on it
+        if maintenance.uplink and not calibrates:
             self._select(maintenance, frame, own.logits_K, own.label, own.entropy_nats, model.version)
 
     def _given(
