@@ -41,7 +41,7 @@ from littoral.wire.messages import Offload, OffloadAnswer, from_frame
 
 FRAMES, _ = source_like(120, seed=1)
 EAGER = RouteConfig(deadline_ms=2000.0, prices=Prices(ms=0.0, byte=0.0), audit_share=0.0)
-ALONE = replace(EAGER, prices=Prices(ms=0.0, byte=1.0))
+ALONE = replace(EAGER, prices=Prices(ms=1.0, byte=1.0))
 """No byte is worth it."""
 NEVER = ControlConfig(ring_frames=4096, min_calibration=4096)
 

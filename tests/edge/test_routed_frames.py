@@ -21,7 +21,7 @@ from littoral.edge.recent import SeenFrame
 CONFIG = RouteConfig(deadline_ms=100.0, prices=EAGER, audit_share=0.0)
 MIXED = replace(CONFIG, prices=Prices(ms=0.002, byte=1e-5))
 """Some frames are worth the cloud's time, some are not."""
-NEVER_ASKS = replace(CONFIG, prices=Prices(ms=0.0001, byte=1.0))
+NEVER_ASKS = replace(CONFIG, prices=Prices(ms=0.02, byte=1.0))
 FULL_MS = sum(SEGMENT_MS)
 
 
@@ -453,7 +453,7 @@ def test_a_late_answer_takes_the_place_of_the_networks_own_word(
 def test_the_switcher_learns_with_the_chance_that_each_frame_had_and_nothing_of_pings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = replace(MIXED, audit_share=0.25)
+    config = replace(MIXED, prices=Prices(ms=0.005, byte=1e-5), audit_share=0.25)
     rig = Rig(monkeypatch, config, num_frames=240, thresholds=(0.6, 0.6), switcher=True, link_warm_ms=None)
     rig.link.fate = answering(9.0)
     for number in range(240):
