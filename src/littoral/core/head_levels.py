@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from littoral.core.arrays import FloatArray
+from littoral.core.calibration_ring import as_half
 from littoral.core.exits import Float64s
 from littoral.core.heads import LinearHead, SourceMoments
 
@@ -40,7 +41,7 @@ class SourceLevels:
     def of(cls, moments: SourceMoments) -> SourceLevels:
         """What of the source's moments is needed here: a fortieth."""
         variance = np.ascontiguousarray(moments.covariance_DD.diagonal())
-        return cls(means_KD=moments.means_KD.astype(np.float16), variance_D=variance)
+        return cls(means_KD=as_half(moments.means_KD), variance_D=variance)
 
     def mixed(self, shares_K: Float64s) -> tuple[Float64s, Float64s]:
         """Mean and spread of each feature in a mixture of the classes."""

@@ -62,7 +62,7 @@ class PersonalConfig:
     """The share of its weight that a day keeps with each later day; the shipped head's pull does not fade."""
     max_days: int = 7
     """Days that can be taken back one by one; older ones only together."""
-    memory_frames: int = 176
+    memory_frames: int = 112
     held_frames: int = 128
     hold_back_every: int = 5
     """Every so-manieth frame with a label, and every so-manieth without, judges and does not teach."""

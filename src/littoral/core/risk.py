@@ -135,7 +135,10 @@ def losses_along(path_LE: Float64s, confidences_NE: Float64s, losses_NE: Float64
     """The loss of each frame at each step of a path: ``(L, N)``."""
     _check(confidences_NE, losses_NE)
     rows = np.arange(len(losses_NE))
-    return np.stack([losses_NE[rows, exit_indices(confidences_NE, row)] for row in path_LE])
+    out = np.empty((len(path_LE), len(losses_NE)))
+    for i, thresholds in enumerate(path_LE):
+        out[i] = losses_NE[rows, exit_indices(confidences_NE, thresholds)]
+    return out
 
 
 def binomial_p_value(num_errors: int, num_frames: int, level: float) -> float:
@@ -294,7 +297,9 @@ def best_in_hindsight(
 
     On calibration frames this is the plug-in rule, the usual one, which oversteps its level about every second time.
     """
-    risks = losses_along(path_LE, confidences_NE, losses_NE).mean(axis=1)
+    risks = np.array(
+        [losses_along(row[None], confidences_NE, losses_NE).mean() for row in path_LE]
+    )  # a device's memory
     found = None
     for step in np.flatnonzero(risks <= max_risk):
         thresholds = tuple(path_LE[step].tolist())

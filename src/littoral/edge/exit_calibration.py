@@ -8,12 +8,12 @@ Where frames' pixels are kept, both outlive a change of the network: the frames 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from littoral.bundle.exits import ExitHeads
 from littoral.core.arrays import Frame
 from littoral.core.calibration_ring import CalibrationRing, RingFrame, RingScores, Slots
 from littoral.core.exit_control import ControlConfig, ExitControl, Purpose, certify, disagreements
@@ -55,6 +55,7 @@ class Calibration:
     """The two rings of a device.
 
     Args:
+        levels: Of the source at each exit; none: shipped heads stay as they are.
         model: In service now.
         rings: Where the frames lie that calibrate, and the lessons.
         any_sure: See `littoral.core.exit_control.certify`.
@@ -64,7 +65,7 @@ class Calibration:
         self,
         config: ControlConfig,
         parts: ExitStages,
-        heads: ExitHeads,
+        levels: Sequence[SourceLevels],
         *,
         model: Model,
         rings: tuple[RingSlots, RingSlots],
@@ -73,11 +74,11 @@ class Calibration:
         self.config, self.model, (ring, lessons) = config, model, rings
         self.ring = CalibrationRing(config.ring_frames, parts.sizes, slots=ring.records, pixels=ring.pixels)
         self._lessons: CalibrationRing | None = None
-        self._sources = tuple(SourceLevels.of(moments) for moments in heads.moments)
+        self._sources = tuple(levels)
         if self._sources and self.ring.runs_again:
             self._lessons = CalibrationRing(LESSONS, parts.sizes, slots=lessons.records, pixels=lessons.pixels)
         self._parts, self._any_sure = parts, any_sure
-        self._num_classes = heads.heads[0].num_classes
+        self._num_classes = parts.num_classes
 
     @property
     def runs_again(self) -> bool:

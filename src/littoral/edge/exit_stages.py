@@ -46,12 +46,14 @@ class ExitStages:
         all: The earliest first.
         sizes: Features of each.
         num_features: Of all together.
+        num_classes: Of the heads.
         costs: Of the early exits and the end, the deep exit being a part of the end.
     """
 
     def __init__(self, bundle: Bundle, heads: ExitHeads, session: SessionConfig) -> None:
         specs = bundle.manifest.exits
         self.sizes = tuple(head.num_features for head in heads.heads)
+        self.num_classes = heads.heads[0].num_classes
         starts = np.cumsum([0, *self.sizes]).tolist()
         self.num_features: int = starts[-1]
         self.all = [

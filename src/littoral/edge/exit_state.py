@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from littoral.bundle.exits import ExitHeads
-from littoral.core.calibration_ring import RingFrame, as_half
+from littoral.core.calibration_ring import RingFrame
 from littoral.core.exit_policy import ExitPolicy, ServedExit
+from littoral.core.head_levels import SourceLevels
 from littoral.edge.exit_calibration import LESSONS, RingSlots
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exit_files import ExitFolder, PendingFrames, SlotFile
@@ -41,7 +43,13 @@ class Kept(NamedTuple):
 
 
 def open_kept(
-    state_dir: Path | None, config: ExitConfig, heads: ExitHeads, parts: ExitStages, model: Model, files: Files | None
+    state_dir: Path | None,
+    config: ExitConfig,
+    heads: ExitHeads,
+    levels: Sequence[SourceLevels],
+    parts: ExitStages,
+    model: Model,
+    files: Files | None,
 ) -> Kept:
     """Open a state folder. A disk that fails leaves the shipped heads, with a warning; so does having no folder."""
     kept = Kept()
@@ -72,7 +80,7 @@ def open_kept(
             version=model.version,
             features=lambda: parts.probe_features(model),
             has_deep=parts.all[-1].is_deep,
-            class_means=[as_half(moments.means_KD) for moments in heads.moments],  # half: all exits' lie in memory
+            class_means=[each.means_KD for each in levels],
         )
     except StorageError as error:
         log.warning("the shipped heads serve, and nothing is learned: %s", error)

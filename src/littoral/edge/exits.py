@@ -25,6 +25,7 @@ from littoral.core.calibration_ring import CalibrationRing
 from littoral.core.exit_control import ExitControl, Purpose, early_loss
 from littoral.core.exit_policy import ExitPolicy, Spoken
 from littoral.core.exits import OFF
+from littoral.core.head_levels import SourceLevels
 from littoral.core.risk import Certified
 from littoral.core.selection import judge_one
 from littoral.edge.answer import Found
@@ -90,19 +91,18 @@ class ExitRuntime:
         self.stages, self._end, self._later = parts.all, len(bundle.manifest.segments), later
         self.on_world: Callable[[bool], None] = lambda changed: None
         """Told that the alarm rang, or else that thresholds were certified; in either thread."""
-        num_classes, sizes = bundle.manifest.num_classes, parts.sizes
         self.control = ExitControl(config.control, seed=config.seed)
-        self.recent = RecentFrames(sizes, num_classes)
+        self.recent = RecentFrames(parts.sizes, parts.num_classes)
         self.frames_by_exit = [0] * (len(specs) + 1)
-        self._num_classes, self._routed = num_classes, routed
+        self._num_classes, self._routed = parts.num_classes, routed
         self._waiting: deque[_Handed] = deque()
         self._told = self._alarmed = False
-        self._first_waiting = 0
+        self._first_waiting, self._not_before_s = 0, 0.0
         self._swap = threading.Lock()  # taken to put a policy in force, by the thread that answers only in an alarm
-        self._not_before_s = 0.0
-        self._kept = kept = open_kept(state_dir, config, heads, parts, model, files)
+        levels = [SourceLevels.of(moments) for moments in heads.moments]  # all exits' lie in memory, once
+        self._kept = kept = open_kept(state_dir, config, heads, levels, parts, model, files)
         self._pending, self._personal = kept.pending, kept.personal
-        self.calibration = Calibration(config.control, parts, heads, model=model, rings=kept.rings, any_sure=routed)
+        self.calibration = Calibration(config.control, parts, levels, model=model, rings=kept.rings, any_sure=routed)
         self.calibrates = False  # the newest frame is one of those that calibrate: nothing may be fitted to it
         policy = self._policy(model.version)
         if config.start_with_shipped:
