@@ -8,6 +8,8 @@ from typing import Any
 
 Row = dict[str, Any]
 BY = ("kind", "trace", "stream", "device_ms", "phase", "family", "policy")
+PHASES_OF = "wifi-walk"
+"""The trace whose phases the document has; those of the others stay in their units' own files."""
 SPREAD = ("accuracy", "latency_ms", "bytes_per_frame")
 """Whose standard deviation over the seeds stands beside the mean, as ``*_sd``."""
 
@@ -35,3 +37,22 @@ def averaged(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
         made["commit"] = ", ".join(sorted({row["commit"] for row in group}))
         out.append(made)
     return out
+
+
+_NOT_TOLD = ("timely_accuracy", "latency_ms_sd", "bytes_per_frame_sd", "num_frames", "device_ms_per_frame_sd")
+
+
+def told(rows: Iterable[Row]) -> list[Row]:
+    """What the document has of averaged rows: the columns that the page shows, and the phases of one trace.
+
+    With all of it the document of the full table would be too large to be kept.
+    """
+    return [
+        {
+            name: round(value, 2 + (value < 2)) if isinstance(value, float) else value
+            for name, value in row.items()
+            if name not in _NOT_TOLD and not (name.startswith("reason_") and not value)
+        }
+        for row in rows
+        if row["phase"] == "all" or row["trace"] == PHASES_OF
+    ]

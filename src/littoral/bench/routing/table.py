@@ -18,7 +18,7 @@ from rich.table import Table
 from littoral.bench.document import make_document, write_document
 from littoral.bench.fingerprint import fingerprint
 from littoral.bench.progress import ProgressView
-from littoral.bench.routing.averages import averaged
+from littoral.bench.routing.averages import averaged, told
 from littoral.bench.routing.contenders import FAMILIES
 from littoral.bench.routing.plan import DEVICE_MS, chosen, full_plan, quick_plan
 from littoral.bench.routing.summary import KEYS, WORDS, summarise
@@ -162,7 +162,7 @@ def document_of(
             "words": dict(WORDS),
         },
         seeds=sorted({unit.seed for unit in there}),
-        rows=[*rows, *(_flat(row) for row in others)],
+        rows=[*told(rows), *(_flat(row) for row in others)],
         summary={**summary, "units_done": len(there), "units_planned": len(planned)},
     )  # fmt: skip
 
