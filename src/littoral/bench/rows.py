@@ -5,6 +5,7 @@ A stop at any moment loses at most the units that run: nothing is remembered her
 
 from __future__ import annotations
 
+import fnmatch
 import multiprocessing
 import os
 import signal
@@ -12,11 +13,11 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from littoral.bench.document import commit, machine
 from littoral.bench.store import Unit, UnitStore, UnitT
@@ -240,3 +241,32 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+class Named(Protocol):
+    """A unit with a name for the command line."""
+
+    @property
+    def short(self) -> str:
+        """Its parts between slashes."""
+
+
+NamedT = TypeVar("NamedT", bound=Named)
+
+
+def chosen_by_name(units: Sequence[NamedT], only: Iterable[str]) -> list[NamedT]:
+    """Those of these names: globs over `Named.short`, of which the end may be left out; all where none is given.
+
+    Raises:
+        ValueError: one that fits none.
+    """
+    patterns = list(only)
+
+    def fits(unit: NamedT, pattern: str) -> bool:
+        return fnmatch.fnmatch(unit.short, pattern) or fnmatch.fnmatch(unit.short, f"{pattern}/*")
+
+    for pattern in patterns:
+        if not any(fits(unit, pattern) for unit in units):
+            names = ", ".join(sorted({unit.short for unit in units}))
+            raise ValueError(f"--only {pattern!r} fits no unit; there are {names}")
+    return [unit for unit in units if not patterns or any(fits(unit, pattern) for pattern in patterns)]

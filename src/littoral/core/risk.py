@@ -297,9 +297,8 @@ def best_in_hindsight(
 
     On calibration frames this is the plug-in rule, the usual one, which oversteps its level about every second time.
     """
-    risks = np.array(
-        [losses_along(row[None], confidences_NE, losses_NE).mean() for row in path_LE]
-    )  # a device's memory
+    # A device's memory: all steps at once would take L times as much.
+    risks = np.array([losses_along(row[None], confidences_NE, losses_NE).mean() for row in path_LE])
     found = None
     for step in np.flatnonzero(risks <= max_risk):
         thresholds = tuple(path_LE[step].tolist())

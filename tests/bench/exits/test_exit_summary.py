@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from littoral.bench.exits.plan import chosen, full_plan, quick_plan
+from littoral.bench.exits.plan import full_plan, quick_plan
 from littoral.bench.exits.summary import KEYS, summarise
 from littoral.bench.exits.unit import ExitUnit
+from littoral.bench.rows import chosen_by_name
 
 USERS = ExitUnit(kind="users", network="resnet20", count=4)
 LATENCY = ExitUnit(kind="latency", network="resnet20", count=2)
@@ -63,7 +64,7 @@ def test_without_any_unit_every_key_is_null_with_a_reason() -> None:
 def test_units_have_keys_of_their_own_and_are_chosen_by_the_beginning_of_their_names() -> None:
     units = [*full_plan(), *quick_plan()]
     assert len({unit.key for unit in units}) == len(units)
-    assert {unit.kind for unit in chosen(units, ["resnet56/latency"])} == {"latency"}
-    assert {unit.seed for unit in chosen(units, ["*/users/trained/k4/2"])} == {2}
+    assert {unit.kind for unit in chosen_by_name(units, ["resnet56/latency"])} == {"latency"}
+    assert {unit.seed for unit in chosen_by_name(units, ["*/users/trained/k4/2"])} == {2}
     with pytest.raises(ValueError, match="fits no unit"):
-        chosen(units, ["resnet56/latncy"])
+        chosen_by_name(units, ["resnet56/latncy"])

@@ -16,9 +16,10 @@ from littoral.bench.routing import table as loop_table
 from littoral.bench.routing.contenders import DEFAULT_SETTING, FAMILIES, SETTINGS
 from littoral.bench.routing.fitted import FittedSets
 from littoral.bench.routing.make import played_unit, trace_of
-from littoral.bench.routing.plan import chosen, full_plan, quick_plan
+from littoral.bench.routing.plan import full_plan, quick_plan
 from littoral.bench.routing.run import StreamConfig
 from littoral.bench.routing.traces import KINDS
+from littoral.bench.rows import chosen_by_name
 from littoral.core.route_plan import Prices
 
 
@@ -92,9 +93,9 @@ def test_the_plan_has_every_trace_clean_and_under_drift_and_three_seeds() -> Non
     played = {(unit.trace, unit.stream, unit.seed) for unit in plan if unit.kind == "policies"}
     assert played == {(trace, stream, seed) for trace in KINDS for stream in ("clean", "drift") for seed in (0, 1, 2)}
     assert {unit.kind for unit in quick_plan()} == {"policies", "speed", "no-cloud"}
-    assert {unit.seed for unit in chosen(plan, ["policies/wifi-walk/clean"])} == {0, 1, 2}
+    assert {unit.seed for unit in chosen_by_name(plan, ["policies/wifi-walk/clean"])} == {0, 1, 2}
     with pytest.raises(ValueError, match="--only 'nothing' fits no unit"):
-        chosen(plan, ["nothing"])
+        chosen_by_name(plan, ["nothing"])
     assert full_plan(device_ms=30.0)[0].key != plan[0].key
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Iterable, Sequence
-
 from littoral.bench.exits.material import DIGITS, LARGE, SMALL
 from littoral.bench.exits.unit import HARD, ExitUnit
 
@@ -82,21 +79,3 @@ def quick_plan() -> list[ExitUnit]:
         ExitUnit(kind="trained", options={"epochs": 1}, **few),  # type: ignore[arg-type]
         ExitUnit(kind="latency", options={"frames": 30}, **few),  # type: ignore[arg-type]
     ]
-
-
-def chosen(units: Sequence[ExitUnit], only: Iterable[str]) -> list[ExitUnit]:
-    """Those of these names: globs over ``network/kind/stems/users/seed``, of which the end may be left out.
-
-    Raises:
-        ValueError: one that fits none.
-    """
-    patterns = list(only)
-
-    def fits(unit: ExitUnit, pattern: str) -> bool:
-        return fnmatch.fnmatch(unit.short, pattern) or fnmatch.fnmatch(unit.short, f"{pattern}/*")
-
-    for pattern in patterns:
-        if not any(fits(unit, pattern) for unit in units):
-            names = ", ".join(sorted({unit.short for unit in units}))
-            raise ValueError(f"--only {pattern!r} fits no unit; there are {names}")
-    return [unit for unit in units if not patterns or any(fits(unit, pattern) for pattern in patterns)]

@@ -17,12 +17,12 @@ from littoral.bench.document import make_document, write_document
 from littoral.bench.exits.averaged import averaged, by_user
 from littoral.bench.exits.make import modules_of, modules_without
 from littoral.bench.exits.material import check_data
-from littoral.bench.exits.plan import chosen, full_plan, quick_plan
+from littoral.bench.exits.plan import full_plan, quick_plan
 from littoral.bench.exits.summary import KEYS, WORDS, summarise
 from littoral.bench.exits.unit import LAST_STAGE, ExitUnit
 from littoral.bench.fingerprint import fingerprint
 from littoral.bench.progress import ProgressView
-from littoral.bench.rows import RunOptions, TableRequest, make_units, of_other_code, split_done
+from littoral.bench.rows import RunOptions, TableRequest, chosen_by_name, make_units, of_other_code, split_done
 from littoral.bench.store import UnitStore
 
 TABLE = "exits"
@@ -55,7 +55,7 @@ def bench_exits(asked: TableRequest) -> dict[str, Any]:
         LittoralError: the data are not there.
     """
     planned = quick_plan() if asked.quick else full_plan()
-    units = chosen(planned, asked.only)
+    units = chosen_by_name(planned, asked.only)
     store = ExitStore(asked.rows or asked.work / "rows")
     store.tidy()
     done, left = split_done(units, store, fingerprint_of, any_code=asked.any_code)

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from littoral.bench.routing.policies import Fixed, Peek
+from littoral.bench.routing.policies import Foreseen, Peek
 from littoral.bench.routing.tables import FrameTable
 from littoral.core.exits import Float64s
 from littoral.core.route_plan import Prices
-from littoral.core.route_words import Decision, Moment
 from littoral.core.switcher import fit_logistic
 
 _RIDGE = 1.0
 _FOLDS = 5
 
 
-class PricedOracle(Fixed):
+class PricedOracle(Foreseen):
     """Takes for each frame what is worth most under prices, knowing what the link is about to do.
 
     Args:
@@ -42,25 +41,8 @@ class PricedOracle(Fixed):
         deadline_ms: float,
         first_point: int = 0,
     ) -> None:
-        super().__init__(name, table, deadline_ms=deadline_ms)
+        super().__init__(name, table, deadline_ms=deadline_ms, first_point=first_point)
         self.wrong_NP, self.wrong_NW, self.prices = wrong_NP, wrong_NW, prices
-        self._first = first_point
-        self._reached = np.cumsum([0.0, *table.step_ms])
-        self._way: int | None = None
-        self._leave = 0
-
-    def decide(self, frame: int, moment: Moment, peek: Peek) -> Decision:
-        at = moment.point
-        if at == 0 and not moment.asked:
-            self._choose(frame, moment.elapsed_ms, moment.now_ms, peek)
-        way = self._way
-        if way is not None and not moment.asked and at == self.table.ways[way].way.point:
-            return self._offload(moment, way)
-        if at == self.table.num_points:
-            return Decision(action="finish", reason="device-better")
-        if way is None and at > self._leave:
-            return Decision(action="exit", reason="sure")
-        return Decision(action="go-on", reason="unsure")
 
     def _choose(self, frame: int, elapsed_ms: float, now_ms: float, peek: Peek) -> None:
         ready = elapsed_ms + self._reached[1:]

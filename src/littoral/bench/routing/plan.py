@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from littoral.bench.routing.measured import QUICK_CONFIG, MeasuredConfig
@@ -62,21 +61,3 @@ def _of_files(traces: Mapping[str, str], device_ms: float, options: Mapping[str,
         LoopUnit(trace=name, device_ms=device_ms, options={**options, "trace_file": digest})
         for name, digest in traces.items()
     ]
-
-
-def chosen(units: Sequence[LoopUnit], only: Iterable[str]) -> list[LoopUnit]:
-    """Those of these names: globs over ``kind/trace/stream/seed``, of which the end may be left out.
-
-    Raises:
-        ValueError: one that fits none.
-    """
-    patterns = list(only)
-
-    def fits(unit: LoopUnit, pattern: str) -> bool:
-        return fnmatch.fnmatch(unit.short, pattern) or fnmatch.fnmatch(unit.short, f"{pattern}/*")
-
-    for pattern in patterns:
-        if not any(fits(unit, pattern) for unit in units):
-            names = ", ".join(sorted({unit.short for unit in units}))
-            raise ValueError(f"--only {pattern!r} fits no unit; there are {names}")
-    return [unit for unit in units if not patterns or any(fits(unit, pattern) for pattern in patterns)]

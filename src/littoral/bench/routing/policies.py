@@ -153,24 +153,16 @@ class ConfidenceOffload(Fixed):
         return self._locally(moment)
 
 
-class Oracle(Fixed):
-    """Knows which answers are right and what the link is about to do; no policy can be built that knows more.
-
-    It takes the soonest right answer within the deadline; where none is, the soonest answer of the device.
+class Foreseen(Fixed):
+    """Chooses at once, when a frame comes, where it leaves or by which way it goes: it knows what the link will do.
 
     Args:
-        among: ``all`` answers; or ``two``: the whole network's and the cloud's, which a perfect switcher would choose
-            from. The first is the upper bound, and wins also by exits and levels that are right by luck.
+        first_point: The first answer of the device that it takes: 0 for all, the last for the whole network's alone.
     """
 
-    is_real = False
-
-    def __init__(
-        self, name: str, table: FrameTable, *, deadline_ms: float, among: Literal["all", "two"] = "all"
-    ) -> None:
+    def __init__(self, name: str, table: FrameTable, *, deadline_ms: float, first_point: int = 0) -> None:
         super().__init__(name, table, deadline_ms=deadline_ms)
-        self._first = 0 if among == "all" else table.num_points - 1
-        self._local, self._cloud = table.local_right_NP > 0, table.cloud_right_NW > 0
+        self._first = first_point
         self._reached = np.cumsum([0.0, *table.step_ms])
         self._way: int | None = None
         self._leave = 0
@@ -187,6 +179,30 @@ class Oracle(Fixed):
         if way is None and at > self._leave:
             return Decision(action="exit", reason="sure")
         return Decision(action="go-on", reason="unsure")
+
+    def _choose(self, frame: int, elapsed_ms: float, now_ms: float, peek: Peek) -> None:
+        """Set the way, or the exit to leave at."""
+        raise NotImplementedError
+
+
+class Oracle(Foreseen):
+    """Knows which answers are right and what the link is about to do; no policy can be built that knows more.
+
+    It takes the soonest right answer within the deadline; where none is, the soonest answer of the device.
+
+    Args:
+        among: ``all`` answers; or ``two``: the whole network's and the cloud's, which a perfect switcher would choose
+            from. The first is the upper bound, and wins also by exits and levels that are right by luck.
+    """
+
+    is_real = False
+
+    def __init__(
+        self, name: str, table: FrameTable, *, deadline_ms: float, among: Literal["all", "two"] = "all"
+    ) -> None:
+        first_point = 0 if among == "all" else table.num_points - 1
+        super().__init__(name, table, deadline_ms=deadline_ms, first_point=first_point)
+        self._local, self._cloud = table.local_right_NP > 0, table.cloud_right_NW > 0
 
     def _choose(self, frame: int, elapsed_ms: float, now_ms: float, peek: Peek) -> None:
         """The soonest right answer: an exit to leave at, or a way."""

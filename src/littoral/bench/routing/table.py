@@ -20,11 +20,11 @@ from littoral.bench.fingerprint import fingerprint
 from littoral.bench.progress import ProgressView
 from littoral.bench.routing.averages import averaged, told
 from littoral.bench.routing.contenders import FAMILIES
-from littoral.bench.routing.plan import DEVICE_MS, chosen, full_plan, quick_plan
+from littoral.bench.routing.plan import DEVICE_MS, full_plan, quick_plan
 from littoral.bench.routing.summary import KEYS, WORDS, summarise
 from littoral.bench.routing.traces import KINDS, read_trace
 from littoral.bench.routing.unit import LoopUnit
-from littoral.bench.rows import RunOptions, TableRequest, make_units, of_other_code, split_done
+from littoral.bench.rows import RunOptions, TableRequest, chosen_by_name, make_units, of_other_code, split_done
 from littoral.bench.split.material import check_data
 from littoral.bench.store import UnitStore
 
@@ -73,7 +73,7 @@ def bench_loop(asked: LoopRequest) -> dict[str, Any]:
         if asked.quick
         else full_plan(device_ms=asked.device_ms, epochs=asked.epochs, traces=traces)
     )
-    units = chosen(planned, asked.only)
+    units = chosen_by_name(planned, asked.only)
     store = LoopStore(asked.rows or asked.work / "rows")
     store.tidy()
     done, left = split_done(units, store, fingerprint_of, any_code=asked.any_code)
