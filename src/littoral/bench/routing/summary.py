@@ -89,7 +89,7 @@ def settings_of(rows: Iterable[Row]) -> list[Row]:
 
 
 def dominating(rows: Sequence[Row]) -> list[str]:
-    """Each pair in which another real policy is nowhere worse on the seeds that both have, with what it is better by."""
+    """Pairs in which another real policy is nowhere worse on the seeds that both have, with what it is better by."""
     out = []
     for trace, stream in dict.fromkeys((row["trace"], row["stream"]) for row in rows):
         here = of(rows, trace, stream)
@@ -110,7 +110,7 @@ def _better_by(a: Row, b: Row) -> tuple[float, ...]:
         return ()
 
     def mean(row: Row, name: str) -> float:
-        return sum(row[BY_SEED][seed][name] for seed in seeds) / len(seeds)
+        return float(sum(row[BY_SEED][seed][name] for seed in seeds) / len(seeds))
 
     accuracy, *costs = SPREAD
     better = (mean(a, accuracy) - mean(b, accuracy), *(mean(b, cost) - mean(a, cost) for cost in costs))
