@@ -119,8 +119,7 @@ class FittedSets:
         )
         played = play(policy, table, VirtualLink(make_trace("fixed")), self.config)
         spent_N = setting.prices.ms * played.latency_ms + setting.prices.byte * played.num_bytes
-        losses: Float64s = 1.0 - (played.right & played.in_time) + spent_N
-        return losses
+        return np.asarray(1 - (played.right & played.in_time) + spent_N, dtype=np.float64)
 
 
 def fit(table: FrameTable, *, risks: Sequence[float] = RISKS) -> Fitted:
