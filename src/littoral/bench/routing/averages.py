@@ -42,7 +42,7 @@ def averaged(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
     return out
 
 
-_NOT_TOLD = (BY_SEED, "timely_accuracy", "latency_ms_sd", "bytes_per_frame_sd", "num_frames", "device_ms_per_frame_sd")
+_NOT_TOLD = (BY_SEED, "is_real", "timely_accuracy", "latency_ms_sd", "bytes_per_frame_sd", "num_frames")
 
 
 def told(rows: Iterable[Row]) -> list[Row]:

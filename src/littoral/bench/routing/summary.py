@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from littoral.bench.routing.averages import BY_SEED, SPREAD, Row
-from littoral.bench.routing.contenders import ABLATION, DEFAULT_SETTING, DEVICE, OURS
+from littoral.bench.routing.contenders import ABLATION, DEFAULT_SETTING, DEVICE, LOOKS, OURS
 from littoral.bench.routing.traces import KINDS
 
 Summary = dict[str, Any]
@@ -21,7 +21,7 @@ KEYS = (
 )
 WIFI = "wifi-walk"
 SLACK_POINTS = 0.5
-_KNOWS, _KNOWS_ALL, _LOOKS = "oracle, priced, two", "oracle, priced", "oracle, by look"
+_KNOWS, _KNOWS_ALL = "oracle, priced, two", "oracle, priced"
 _TWO = "oracle, two"
 WORDS: Mapping[str, str] = {
     "latency_over_webp_equal_accuracy": "Wi-Fi walk, clean: mean latency of ours, its prices chosen on calibration "
@@ -182,11 +182,11 @@ def _oracle(rows: Sequence[Row]) -> Summary:
 
     lucks = []
     for here in traces:
-        device, knows, looks = (named(here, name) for name in (DEVICE, _KNOWS, _LOOKS))
+        device, knows, looks = (named(here, name) for name in (DEVICE, _KNOWS, LOOKS))
         if device and knows and looks and loss(device) > loss(knows):
             lucks.append((loss(looks) - loss(knows)) / (loss(device) - loss(knows)))
     return {
-        "oracle_gain_fraction_min": least(_LOOKS),
+        "oracle_gain_fraction_min": least(LOOKS),
         "oracle_two_fraction_min": least(_KNOWS),
         "oracle_all_fraction_min": least(_KNOWS_ALL),
         "oracle_two_accuracy_fraction_min": least(_TWO, lambda row: 100 - float(row["timely_accuracy"])),
