@@ -47,9 +47,9 @@ class Hello:
     """The device names itself. ``signature`` covers `hello_message` under the device key.
 
     ``highest_version`` is the highest affine version that the device has seen, so the cloud sends only newer ones.
-    ``outbox_stream`` is the stream of its durable messages. ``takes`` has a bit for each kind of message that this device
-    reads and an older one does not (`TAKES_LABELS`); bits that are not known are passed over. The frame carries it in a
-    byte that every Hello has, so saying it costs nothing: an older device says 0, an older cloud does not look.
+    ``outbox_stream`` is the stream of its durable messages. ``takes`` has a bit for each kind of message that this
+    device reads and an older one does not (`TAKES_LABELS`); bits that are not known are passed over. The frame carries
+    it in a byte that every Hello has, so saying it costs nothing: an older device says 0, an older cloud does not look.
     """
 
     TYPE: ClassVar[int] = 2
@@ -278,8 +278,8 @@ _TOP: dict[tuple[type[Message], str], int] = {
     (OffloadAnswer, "compute_ms"): MAX_DEADLINE_MS,
     (Labels, "labels"): MAX_LABELS_BYTES,
 }
-"""The most that a number may be, and that a text may have of characters, or bytes be long; numbers of these are not below
-0 either."""
+"""The most that a number may be, a text have of characters, and bytes be long; numbers of these are not below 0
+either."""
 
 M = TypeVar("M", bound=Message)
 
