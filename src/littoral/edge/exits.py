@@ -87,7 +87,7 @@ class ExitRuntime:
             )
         heads = ExitHeads.open(bundle)
         self.config, self.shipped = config, replace(heads, moments=())  # they are larger than all else together
-        self._parts = parts = ExitStages(bundle, self.shipped, session)
+        self.parts = self._parts = parts = ExitStages(bundle, self.shipped, session)
         self.stages, self._end, self._later = parts.all, len(bundle.manifest.segments), later
         self.on_world: Callable[[bool], None] = lambda changed: None
         """Told that the alarm rang, or else that thresholds were certified; in either thread."""

@@ -297,7 +297,7 @@ class Maintenance:
         assert self.outbox is not None
         taken = self.outbox.put(sample, value=value)
         if taken and self.labels is not None:
-            self.labels.sent(image, frame_id)
+            self.labels.sent(image, frame_id, frame)
         self._wake()
         return wire_bytes(sample) if taken else None
 

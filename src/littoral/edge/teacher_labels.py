@@ -15,7 +15,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from littoral.core.arrays import Frame
 from littoral.core.sample_labels import SampleLabel, decode_labels, sample_key
+from littoral.edge.recent import SeenFrame
 from littoral.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class TeacherLabels:
             else's word was heard before, or that calibrates.
         num_refused: Messages that were none. Nothing of them counted.
         num_flooded: Messages for which there was no room.
+        num_run_again: Samples whose frames were run again.
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class TeacherLabels:
         self._awaited, self._pending = exits.kept.awaited, exits.kept.pending
         self._learning: RouteLearning | None = None
         self._given = self._read = 0  # messages; each written by one thread only
-        self.num_taught = self.num_unused = self.num_refused = self.num_flooded = 0
+        self.num_taught = self.num_unused = self.num_refused = self.num_flooded = self.num_run_again = 0
 
     @property
     def takes(self) -> bool:
@@ -80,17 +83,32 @@ class TeacherLabels:
 
     # -- in the background thread --------------------------------------------------------------------------------------
 
-    def sent(self, image: bytes, frame_id: int) -> None:
-        """A sample is in the outbox: keep what its answer will need."""
-        exits, frame = self._exits, self._exits.recent.get(frame_id)
+    def sent(self, image: bytes, frame_id: int, frame: Frame) -> None:
+        """A sample is in the outbox: keep what its answer will need, of all exits.
+
+        A frame that left early, or that the cloud finished, has not passed them all: it is run again, whole. Few frames
+        are uploaded, and this is behind their answers.
+        """
         self._hand_on()
-        if self._awaited is None or frame is None or not frame.num_seen:
+        if self._awaited is None:
             return
-        if frame.version != exits.policy.affine_version:  # another version came while the sample was chosen
+        exits, seen = self._exits, self._exits.recent.get(frame_id)
+        whole = seen is not None and seen.num_seen == len(exits.stages)
+        if seen is None or not whole or seen.version != exits.policy.affine_version:
+            seen = self._run_again(frame_id, frame)
+        if seen is None:
             return
         if self._learning is not None:
             self._learning.awaits(frame_id)
-        self._awaited.put(sample_key(image), replace(frame, day=exits.config.today()), self._clock())
+        self._awaited.put(sample_key(image), replace(seen, day=exits.config.today()), self._clock())
+
+    def _run_again(self, frame_id: int, frame: Frame) -> SeenFrame | None:
+        exits, model = self._exits, self._exits.calibration.model
+        (found,) = exits.parts.run_again(model, [frame.tobytes()])
+        if found is None:
+            return None
+        num_seen, self.num_run_again = len(exits.stages), self.num_run_again + 1
+        return SeenFrame(frame_id=frame_id, version=model.version, num_seen=num_seen, features=found[0], logits_K=None)
 
     def _take_in(self, data: bytes) -> None:
         self._read += 1
@@ -98,7 +116,7 @@ class TeacherLabels:
             labels = decode_labels(data, self._exits.shipped.heads[0].num_classes)
         except ProtocolError as error:
             self.num_refused += 1
-            log.warning("labels from the cloud are not used: %s", error)
+            log.log(logging.WARNING if self.num_refused == 1 else logging.DEBUG, "labels are not used: %s", error)
             return
         for label in labels:
             self._hear(label)
