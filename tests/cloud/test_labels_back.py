@@ -64,12 +64,13 @@ def keys_in(taken: tuple[bytes, int] | None) -> list[bytes]:
 def test_labels_are_given_to_their_device_in_order_once_and_so_many_at_a_time() -> None:
     desk = LabelDesk()
     assert desk.put([*labels_for("a", 0, 70), *labels_for("b", 100, 2)], 0.0) == {"a", "b"}
+    assert ("a" in desk, "c" in desk) == (True, False)
     assert keys_in(desk.take("b", 1.0)) == [key(100), key(101)]
     assert desk.take("b", 1.0) is None
     assert keys_in(desk.take("a", 1.0)) == [key(n) for n in range(MAX_LABELS)]
     assert keys_in(desk.take("a", 1.0)) == [key(n) for n in range(MAX_LABELS, 70)]
     assert desk.take("a", 1.0) is None
-    assert (len(desk), desk.num_dropped) == (0, 0)
+    assert (len(desk), desk.num_dropped, "a" in desk) == (0, 0, False)
 
 
 def test_what_waits_too_long_goes() -> None:

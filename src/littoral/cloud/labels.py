@@ -42,6 +42,10 @@ class LabelDesk:
     def __len__(self) -> int:
         return self._num
 
+    def __contains__(self, device_id: str) -> bool:
+        """Something waits for a device."""
+        return device_id in self._waiting
+
     def put(self, labels: Iterable[LabelOf], now: float) -> set[str]:
         """Take labels in; the devices that have something waiting by them."""
         devices = set()

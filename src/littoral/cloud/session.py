@@ -309,7 +309,7 @@ class Session:
 
     async def _teach(self) -> None:
         while True:
-            while True:
+            while self._name in self._hub.labels:
                 await self._quiet()
                 if (waiting := self._hub.next_labels(self._name)) is None:
                     break

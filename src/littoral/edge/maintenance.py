@@ -296,8 +296,8 @@ class Maintenance:
         )
         assert self.outbox is not None
         taken = self.outbox.put(sample, value=value)
-        if taken and self.labels is not None:
-            self.labels.sent(image, frame_id, frame)
+        if taken and self.labels is not None:  # a task of its own: what goes wrong there is none of the sample's
+            self._tasks.put(functools.partial(self.labels.sent, image, frame_id, frame))
         self._wake()
         return wire_bytes(sample) if taken else None
 
