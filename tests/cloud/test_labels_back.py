@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cloud_peer import SMALL, FakeGate, FakeWorker, Peer, enrolled, image, running, sample, until, write_bundle
+from cloud_peer import SMALL, FakeGate, FakeWorker, Peer, enrolled, fetch, image, running, sample, until, write_bundle
 
 from littoral.bundle import Bundle, SigningKey
 from littoral.cloud.adapt import Worker
@@ -258,6 +259,8 @@ def test_labels_come_down_after_the_ack_and_the_version_to_a_device_that_takes_t
     until(lambda: metrics.num_labels == {"sent": 4, "dropped": 0}, "the count")
     assert metrics.num_bytes["down"]["labels"] == 19 + 2 + 4 * 13, "the envelope, the header, and 13 bytes a label"
     assert 'littoral_labels_total{cohort="default",outcome="sent"} 4.0' in metrics.exposition().decode()
+    assert json.loads(fetch(f"{cloud.url}/v1/fleet")[1])["totals"]["labels_sent"] == 4
+    assert "4 labels sent back" in fetch(f"{cloud.url}/")[1].decode()
 
 
 def test_a_device_of_before_gets_none_and_nothing_waits_for_it(cloud: Cloud) -> None:
