@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -335,6 +336,28 @@ def test_a_frame_that_has_passed_all_exits_is_not_run_again(rig: Rig) -> None:
     key = rig.upload(7)
     rig.came(message([(key, 2)]))
     assert (rig.labels.num_taught, rig.labels.num_run_again) == (1, 0)
+
+
+def test_running_frames_again_takes_its_share_of_the_time_and_else_what_was_seen_has_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rig = Rig(monkeypatch, tmp_path, replace(ROOM, learning_share=0.1))
+    run_again = type(rig.exits.parts).run_again
+
+    def slowly(*args: Any) -> Any:
+        rig.now_s += 0.5
+        return run_again(*args)
+
+    monkeypatch.setattr(type(rig.exits.parts), "run_again", slowly)
+    rig.exits.policy = rig.exits.policy.serving((0.0, 0.0))
+    keys = []
+    for number in range(30):
+        keys.append(rig.upload(number))
+        rig.now_s += 1.0
+    assert rig.labels.num_run_again in range(6, 9), "half a second of every five"
+    rig.came(message([(key, 2) for key in keys]))
+    num_seen = [frame.num_seen for frame in rig.waiting if frame.by_cloud]
+    assert (num_seen.count(3), num_seen.count(1)) == (rig.labels.num_run_again, 30 - rig.labels.num_run_again)
 
 
 def test_a_frame_of_which_the_network_makes_no_number_is_not_remembered(

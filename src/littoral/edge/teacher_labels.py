@@ -10,6 +10,7 @@ the two was right; the switcher counts that frame with the chance that it had of
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -58,6 +59,7 @@ class TeacherLabels:
         self._awaited, self._pending = exits.kept.awaited, exits.kept.pending
         self._learning: RouteLearning | None = None
         self._given = self._read = 0  # messages; each written by one thread only
+        self._not_before_s = -math.inf
         self.num_taught = self.num_unused = self.num_refused = self.num_flooded = self.num_run_again = 0
 
     @property
@@ -86,16 +88,18 @@ class TeacherLabels:
     def sent(self, image: bytes, frame_id: int, frame: Frame) -> None:
         """A sample is in the outbox: keep what its answer will need, of all exits.
 
-        A frame that left early, or that the cloud finished, has not passed them all: it is run again, whole. Few frames
-        are uploaded, and this is behind their answers.
+        A frame that left early, or that the cloud finished, has not passed them all: it is run again, whole, behind its
+        answer. That takes no more of the time than learning may (`ExitConfig.learning_share`); where it would, what is
+        known of the frame has to do.
         """
         self._hand_on()
         if self._awaited is None:
             return
         exits, seen = self._exits, self._exits.recent.get(frame_id)
-        whole = seen is not None and seen.num_seen == len(exits.stages)
-        if seen is None or not whole or seen.version != exits.policy.affine_version:
-            seen = self._run_again(frame_id, frame)
+        if seen is not None and (seen.version != exits.policy.affine_version or not seen.num_seen):
+            seen = None
+        if seen is None or seen.num_seen < len(exits.stages):
+            seen = self._run_again(frame_id, frame) or seen
         if seen is None:
             return
         if self._learning is not None:
@@ -103,12 +107,19 @@ class TeacherLabels:
         self._awaited.put(sample_key(image), replace(seen, day=exits.config.today()), self._clock())
 
     def _run_again(self, frame_id: int, frame: Frame) -> SeenFrame | None:
-        exits, model = self._exits, self._exits.calibration.model
+        """None where its network gives no number, or it is too early for another one."""
+        exits, began_s = self._exits, self._clock()
+        if began_s < self._not_before_s:
+            return None
+        model = exits.calibration.model
         (found,) = exits.parts.run_again(model, [frame.tobytes()])
+        self._not_before_s = began_s + (self._clock() - began_s) / exits.config.learning_share
+        self.num_run_again += 1
         if found is None:
             return None
-        num_seen, self.num_run_again = len(exits.stages), self.num_run_again + 1
-        return SeenFrame(frame_id=frame_id, version=model.version, num_seen=num_seen, features=found[0], logits_K=None)
+        return SeenFrame(
+            frame_id=frame_id, version=model.version, num_seen=len(exits.stages), features=found[0], logits_K=None
+        )
 
     def _take_in(self, data: bytes) -> None:
         self._read += 1
