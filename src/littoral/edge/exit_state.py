@@ -129,7 +129,7 @@ def take_heads_along(kept: Kept, parts: ExitStages, old: Model, new: Model) -> N
     has a word on, or will have; what the old network said of the others is gone."""
     if kept.personal is None or kept.pending is None or kept.awaited is None:
         return
-    follow: Callable[[SeenFrame], SeenFrame | None] = lambda frame: None  # noqa: E731
+    follow: Callable[[SeenFrame], SeenFrame | None] = _forgotten
     try:
         before, after = parts.probe_features(old), parts.probe_features(new)
         kept.personal.move(new.version, before, after)
@@ -139,6 +139,10 @@ def take_heads_along(kept: Kept, parts: ExitStages, old: Model, new: Model) -> N
         log.warning("personal heads do not follow to version %d, the shipped serve: %s", new.version, error)
     kept.pending.rewrite(lambda frame: follow(frame) if frame.by_cloud or frame.label != NO_LABEL else None)
     kept.awaited.rewrite(follow)
+
+
+def _forgotten(frame: SeenFrame) -> SeenFrame | None:
+    return None
 
 
 def _moved(frame: SeenFrame, *, since: int, version: int, maps: Sequence[FeatureMap]) -> SeenFrame | None:
