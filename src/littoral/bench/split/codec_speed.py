@@ -45,6 +45,7 @@ def draw_symbols(tables: CodecTables, *, level: int, num_payloads: int, seed: in
     out = []
     for _ in range(num_payloads):
         rows = []
+        assert isinstance(table, FrequencyTable)
         for counts, first in zip(table.rows, table.first_values, strict=True):
             weights = counts[:-1].astype(np.float64)
             rows.append(first + rng.choice(len(weights), size=height * width, p=weights / weights.sum()))
@@ -126,9 +127,11 @@ def _compressai(symbols: Sequence[Symbols], tables: CodecTables, level: int) -> 
         ImportError: it is not installed.
     """
     ans = importlib.import_module("compressai.ans")
-    rows = tables.level(level).rows
+    table = tables.level(level)
+    assert isinstance(table, FrequencyTable)
+    rows = table.rows
     cdfs = [_cdf_of_16_bits(row) for row in rows]
-    lengths, offsets = [len(cdf) for cdf in cdfs], tables.level(level).first_values.tolist()
+    lengths, offsets = [len(cdf) for cdf in cdfs], table.first_values.tolist()
     _, height, width = tables.shape(level)
     indexes = np.repeat(np.arange(len(rows)), height * width).astype(np.int32)
     flat = [np.ascontiguousarray(one, np.int32).reshape(-1) for one in symbols]
