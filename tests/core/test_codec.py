@@ -345,6 +345,13 @@ def test_each_refusal_has_its_code(spoil: Callable[[bytes], bytes], code: str) -
     assert isinstance(caught.value, ValueError)
 
 
+def test_a_payload_of_the_first_codec_is_refused_by_name() -> None:
+    golden_of_codec_1 = bytes.fromhex("4c107d36cd4fb49a4e57fc984e")
+    with pytest.raises(PayloadError, match="codec 1, of an older version, came, expected 2 or 3; update") as caught:
+        decode(golden_of_codec_1, golden_tables())
+    assert caught.value.code == "other-codec"
+
+
 # Ceilings.
 
 
