@@ -78,7 +78,7 @@ class Budget:
     views: int = 8
     test_frames: int = 10_000
     codec_frames: int = CODEC_FRAMES
-    robust_frames: int = 2_000
+    robust_frames: int = 1_000
     leak_frames: int = 10_000
     """Training frames that the attacker has."""
     leak_epochs: int = 5
