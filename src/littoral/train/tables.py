@@ -40,6 +40,8 @@ class TableOptions:
     """How tables that look at neighbours are fitted; None for none."""
     least_saving: float = 0.02
     """They are taken if they spare this share of the bits of the source's last quarter, fitted to the rest."""
+    deadzones: tuple[float, ...] = ()
+    """Per level, of the rounding (`littoral.bundle.split.to_symbols`); none where it is empty."""
 
     def __post_init__(self) -> None:
         if not (self.prior_share >= 0 and self.prior_symbols > 0 and self.most_values >= 2):
@@ -64,11 +66,15 @@ def build_codec(bottleneck: Bottleneck, latents_NCHW: FloatArray, options: Table
         ValueError: the numbers do not fit each other or the codec's limits.
     """
     gains_LC = np.ascontiguousarray(bottleneck.gains.detach().cpu().float().numpy())
-    symbols = [to_symbols(latents_NCHW[:, :kept], gains_LC[level, :kept]) for level, kept in enumerate(bottleneck.kept)]
+    deadzones = options.deadzones or (0.0,) * bottleneck.num_levels
+    symbols = [
+        to_symbols(latents_NCHW[:, :kept], gains_LC[level, :kept], deadzone)
+        for level, (kept, deadzone) in enumerate(zip(bottleneck.kept, deadzones, strict=True))
+    ]
     priors = [bottleneck.channel_priors(level) for level in range(bottleneck.num_levels)]
     height, width = latents_NCHW.shape[2:]
     tables = build_tables([list(of_level) for of_level in symbols], priors, height=height, width=width, options=options)
-    return SplitCodec(tables=tables, gains=gains_LC)
+    return SplitCodec(tables=tables, gains=gains_LC, deadzones=options.deadzones)
 
 
 def build_tables(

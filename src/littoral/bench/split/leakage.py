@@ -119,10 +119,10 @@ def ssim(frames: Frame, rebuilt: FloatArray) -> float:
 
 def dequantised(trained: Trained, frames: Frame, level: int) -> FloatArray:
     """What the cloud has of each frame's latent at a level."""
-    gains = trained.codec.gains[level][:, None, None]
+    codec, gains = trained.codec, trained.codec.gains[level][:, None, None]
     shift = trained.bottleneck.shift.detach().cpu().numpy()[:, None, None]
     kept = trained.codec.kept(level)
-    latents = np.rint(trained.latents(frames) * gains) / gains + shift
+    latents = codec.quantised(trained.latents(frames), level) / gains + shift
     latents[:, kept:] = 0
     return np.ascontiguousarray(latents, np.float32)
 
