@@ -25,7 +25,8 @@ import numpy as np
 
 from littoral.core import rans
 from littoral.core.codec import decode, encode, rate_bits
-from littoral.core.codec_tables import ChannelPrior, CodecTables, FrequencyTable
+from littoral.core.codec_contexts import ContextTable
+from littoral.core.codec_tables import ChannelPrior, CodecTables, FrequencyTable, quantise_prior
 from littoral.core.rans import RansStack
 from littoral.errors import PayloadError, ProtocolError
 from littoral.wire.envelope import Frame, decode_frame, encode_frame
@@ -82,9 +83,17 @@ def check_tables(golden: dict[str, Any]) -> int:
     return 3
 
 
-def check_payloads(golden: dict[str, Any]) -> int:
+def golden_contexts() -> tuple[CodecTables, dict[str, Any]]:
+    """Tables that look at neighbours, and their payloads."""
+    golden = json.loads((GOLDEN / "codec-contexts.json").read_text())
+    tensors = {name: np.array(value["values"], value["type"]) for name, value in golden["tensors"].items()}
+    tables = CodecTables.from_tensors(tensors)
+    same(tables.digest.hex(), golden["digest"], "digest of the context tables")
+    return tables, golden
+
+
+def check_payloads(tables: CodecTables, golden: dict[str, Any]) -> int:
     """The reference coder gives the golden bytes for the golden symbols, and these back."""
-    tables = golden_tables(golden)
     for case in golden["payloads"]:
         level, name = case["level"], case["name"]
         symbols = np.array(case["symbols"], np.int32).reshape(tables.shape(level))
@@ -94,6 +103,26 @@ def check_payloads(golden: dict[str, Any]) -> int:
         decoded = decode(bytes.fromhex(case["payload"]), tables, use_reference=True)
         same((decoded.level, decoded.symbols.ravel().tolist()), (level, case["symbols"]), f"symbols of {name!r}")
     return len(golden["payloads"])
+
+
+def random_contexts() -> CodecTables:
+    """One level of three channels of 5 x 6, four bins and three fractions, which look far."""
+    numbers = drawn("contexts")
+
+    def some(least: int, most: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        count = int(np.prod(shape))
+        return np.array([least + next(numbers) % (most - least) for _ in range(count)], dtype).reshape(shape)
+
+    rows = [
+        quantise_prior(ChannelPrior(pmf=some(1, 1000, (9,), "f8"), first_value=0, escape=20.0)) for _ in range(4 * 3)
+    ]
+    table = ContextTable(
+        height=5, width=6, mean_weights=some(-900, 900, (2, 3, 3, 4), "i2"),
+        scale_weights=some(-300, 900, (2, 3, 3, 4), "i2"), mean_bias=some(-9000, 9000, (3, 5, 6), "i4"),
+        scale_bias=some(0, 9000, (3, 1, 1), "i4"), thresholds=np.array([5000, 50_000, 400_000], "i4"),
+        counts=np.stack(rows).reshape(4, 3, 10), first_value=-4, max_bytes=100_000, usual_bits=0,
+    )  # fmt: skip
+    return CodecTables(height=5, width=6, levels=(table,))
 
 
 def random_tables() -> CodecTables:
@@ -122,8 +151,13 @@ def random_symbols(tables: CodecTables, level: int, number: int) -> np.ndarray:
 
 def payload_round_trips() -> dict[str, Any]:
     """What this machine makes of the drawn symbols; each payload comes back here."""
-    tables, said = random_tables(), {}
-    said["digest"] = tables.digest.hex()
+    return round_trips_of(random_tables()) | {
+        f"contexts {key}": value for key, value in round_trips_of(random_contexts()).items()
+    }
+
+
+def round_trips_of(tables: CodecTables) -> dict[str, Any]:
+    said: dict[str, Any] = {"digest": tables.digest.hex()}
     for level in range(len(tables.levels)):
         for number in range(ROUND_TRIPS_PER_LEVEL):
             symbols = random_symbols(tables, level, number)
@@ -144,12 +178,12 @@ def check_stack() -> int:
     for _ in range(20):
         slots = [next(numbers) % 3 for _ in range(50)]
         bits = [(next(numbers) & ((1 << n) - 1), n) for n in range(1, 17)]
-        stack = RansStack.start(check := next(numbers))
+        stack = RansStack.start(check := next(numbers) >> 8)
         for value, num_bits in reversed(bits):
             stack.push_bits(value, num_bits)
         stack.push([ends[s] - counts[s] for s in slots], [counts[s] for s in slots])
         stack = RansStack.from_bytes(stack.to_bytes())
-        same(stack.pop(counts, ends, len(slots)), slots, "slots popped")
+        same(stack.pop([(counts, ends)] * len(slots)), slots, "slots popped")
         same([(stack.pop_bits(num_bits), num_bits) for _, num_bits in bits], bits, "bits popped")
         same(stack.check, check, "the stack's check")
     return 20
@@ -214,8 +248,8 @@ def refused(call: Callable[[], object], error: type[Exception], what: str) -> in
     raise Wrong(f"{what} was taken")
 
 
-def damaged_payloads(golden: dict[str, Any]) -> int:
-    tables, seen = golden_tables(golden), 0
+def damaged_payloads(tables: CodecTables, golden: dict[str, Any]) -> int:
+    seen = 0
     for case in golden["payloads"]:
         payload = bytes.fromhex(case["payload"])
         bad = [payload[:at] for at in range(len(payload))]
@@ -224,7 +258,7 @@ def damaged_payloads(golden: dict[str, Any]) -> int:
         for data in bad:  # and with the sum over all bytes put right, so that only the checksum below can see it
             seen += refused(lambda d=data: decode(d, tables, use_reference=True), PayloadError, f"payload {data.hex()}")
             if len(data) == len(payload):
-                evened = data[:6] + bytes([data[6] - sum(data) & 0xFF]) + data[7:]
+                evened = data[:3] + bytes([data[3] - sum(data) & 0xFF]) + data[4:]
                 if evened != payload:
                     seen += refused(
                         lambda d=evened: decode(d, tables, use_reference=True), PayloadError, f"payload {evened.hex()}"
@@ -255,7 +289,7 @@ def wrong_golden_is_seen(golden: dict[str, Any]) -> int:
             other[key][1]["payload"] = other[key][1]["payload"][:-1] + "0"
         else:
             other["priors"][0][0][0][4] += 1e-3
-        seen += refused(lambda o=other: (check_tables(o), check_payloads(o)), Wrong, f"a wrong {key}")
+        seen += refused(lambda o=other: (check_tables(o), check_payloads(golden_tables(o), o)), Wrong, f"a wrong {key}")
     return seen
 
 
@@ -264,7 +298,7 @@ def other_byte_order_is_seen(golden: dict[str, Any]) -> int:
     right = rans._WORD
     rans._WORD = right.newbyteorder(">")
     try:
-        seen = refused(lambda: check_payloads(golden), Wrong, "a payload of big-endian words")
+        seen = refused(lambda: check_payloads(golden_tables(golden), golden), Wrong, "a payload of big-endian words")
         return seen + refused(check_stack, Wrong, "a stack of big-endian words")
     finally:
         rans._WORD = right
@@ -275,7 +309,8 @@ def look(said_elsewhere: dict[str, Any] | None) -> tuple[dict[str, Any], dict[st
     started = time.monotonic()
     golden, messages = golden_payloads(), golden_messages()
     tables = check_tables(golden)
-    payloads = check_payloads(golden)
+    contexts, golden_of_contexts = golden_contexts()
+    payloads = check_payloads(golden_tables(golden), golden) + check_payloads(contexts, golden_of_contexts)
     stacks = check_stack()
     said = {"messages": check_messages(messages), "payloads": payload_round_trips(), "frames": frame_round_trips()}
     if said_elsewhere is not None:
@@ -284,15 +319,16 @@ def look(said_elsewhere: dict[str, Any] | None) -> tuple[dict[str, Any], dict[st
                 same(said[part].get(name), value, f"{part} {name} here and on {said_elsewhere['machine']}")
             same(sorted(said[part]), sorted(cases), f"the cases of {part}")
     controls = {
-        "damaged_payloads_refused": damaged_payloads(golden),
+        "damaged_payloads_refused": damaged_payloads(golden_tables(golden), golden)
+        + damaged_payloads(contexts, golden_of_contexts),
         "damaged_frames_refused": damaged_frames(messages),
         "wrong_goldens_seen": wrong_golden_is_seen(golden),
         "other_byte_order_seen": other_byte_order_is_seen(golden),
     }
     if said_elsewhere is not None:
         controls["differences_seen"] = difference_is_seen(said, said_elsewhere)
-    check_payloads(golden)  # and the controls left nothing behind
-    num_payloads = sum("bits" not in name for name in said["payloads"]) - 1
+    check_payloads(golden_tables(golden), golden)  # and the controls left nothing behind
+    num_payloads = sum("bits" not in name for name in said["payloads"]) - 2
     shown = {
         "architecture": platform.machine(),
         "byte_order": sys.byteorder,

@@ -42,6 +42,32 @@ def test_symbols_are_the_scaled_latent_rounded_halves_to_even() -> None:
     np.testing.assert_array_equal(codec().padded(coarse)[2], np.zeros((2, 2), np.float32))
 
 
+def test_a_deadzone_rounds_towards_0_what_is_little_more_than_a_half_beyond() -> None:
+    wider = dataclasses.replace(codec(), deadzones=(0.1, 0.0))
+    latent = np.array([-2.55, -1.7, -0.59, 0.59, 0.61, 1.59, 0.9, -0.9, 0, 0, 0, 0], np.float32).reshape(3, 2, 2)
+    assert wider.symbols(latent, 0).ravel().tolist() == [-2, -2, 0, 0, 1, 1, 1, -1]
+    assert codec().symbols(latent, 0).ravel().tolist() == [-3, -2, -1, 1, 1, 2, 1, -1]
+    np.testing.assert_array_equal(wider.symbols(latent, 1), codec().symbols(latent, 1))
+    huge = np.full((3, 2, 2), -3e38, np.float32)
+    assert wider.symbols(huge, 0)[0, 0, 0] == 128 - 2**31
+
+
+def test_a_codec_file_gives_the_deadzones_back_and_none_is_written_where_there_is_none() -> None:
+    wider = dataclasses.replace(codec(), deadzones=(0.1, 0.0))
+    again = SplitCodec.from_tensors(wider.to_tensors())
+    assert again.deadzones == wider.deadzones == (float(np.float32(0.1)), 0.0)
+    assert set(wider.to_tensors()) - set(codec().to_tensors()) == {"deadzones"}
+    assert again.tables.digest == codec().tables.digest, "the decoder does not mind"
+
+
+@pytest.mark.parametrize("deadzones", [(0.1,), (0.1, 0.5), (0.1, -0.1), (0.1, float("nan"))], ids=str)
+def test_deadzones_that_are_none_are_refused(deadzones: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected 2 of at least 0 and below 0\.5"):
+        dataclasses.replace(codec(), deadzones=deadzones)
+    with pytest.raises(ValueError, match="'deadzones' of the codec must be float32"):
+        SplitCodec.from_tensors({**codec().to_tensors(), "deadzones": np.zeros(2)})
+
+
 def test_what_int32_does_not_hold_is_its_end_and_still_a_payload() -> None:
     latent = np.full((3, 2, 2), 3e38, np.float32)
     latent[1] = -1e12

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from littoral.core.codec import decode, encode
+from littoral.core.codec_slots import MAX_PAYLOAD_BYTES
 from littoral.core.codec_tables import (
     MAX_LEVELS,
-    MAX_PAYLOAD_BYTES,
     MAX_SYMBOLS,
     ChannelPrior,
     CodecTables,
@@ -23,6 +26,11 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "payload.md
 def example_tables() -> CodecTables:
     prior = ChannelPrior(pmf=np.array([1.0, 2.0, 1.0]), first_value=-1)
     return CodecTables(height=1, width=4, levels=(FrequencyTable.from_priors([prior], max_bytes=100),))
+
+
+def golden_tensors() -> dict[str, NDArray[Any]]:
+    golden = json.loads((Path(__file__).resolve().parents[1] / "golden" / "codec-contexts.json").read_text())
+    return {name: np.array(value["values"], value["type"]) for name, value in golden["tensors"].items()}
 
 
 def test_the_example_payload_is_what_the_code_writes_and_reads() -> None:
@@ -39,7 +47,9 @@ def test_the_example_payload_is_what_the_code_writes_and_reads() -> None:
 
 
 def test_every_tensor_of_the_tables_is_on_the_page() -> None:
-    names = {name.replace("level0", "level<i>") for name in example_tables().to_tensors()}
+    kinds = (example_tables(), CodecTables.from_tensors(golden_tensors()))
+    tensors = {name for tables in kinds for name in tables.to_tensors() if not name.startswith("level1")}
+    names = {name.replace("level0", "level<i>") for name in tensors}
     assert set(re.findall(r"^\| `((?:grid|level)[^`]*)` \|", PAGE, re.MULTILINE)) == names
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from littoral.core.codec_tables import MAX_PAYLOAD_BYTES, ChannelPrior, CodecTables, FrequencyTable
+from littoral.core.codec_slots import MAX_PAYLOAD_BYTES
+from littoral.core.codec_tables import ChannelPrior, CodecTables, FrequencyTable
 
 INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
 HAS_ACCELERATOR = importlib.util.find_spec("constriction") is not None

@@ -50,13 +50,13 @@ Case = tuple[CodecTables, NDArray[np.int32]]
 
 def evened(payload: bytes) -> bytes:
     """The payload with the byte that its sum needs, as a peer would write it who means harm."""
-    rest = payload[:6] + payload[7:]
-    return payload[:6] + bytes([-sum(rest) & 0xFF]) + payload[7:]
+    rest = payload[:3] + payload[4:]
+    return payload[:3] + bytes([-sum(rest) & 0xFF]) + payload[4:]
 
 
 def payload_of(stack: RansStack, tables: CodecTables, number: int = 0) -> bytes:
     """A payload with whatever stack, made by hand from the page on the format."""
-    return evened(bytes([0x4C, 0x10 | number]) + tables.digest[:4] + b"\0" + stack.to_bytes())
+    return evened(bytes([0x20 | number]) + tables.digest[:2] + b"\0" + stack.to_bytes())
 
 
 def three_payloads() -> list[bytes]:
@@ -128,7 +128,7 @@ def test_each_level_comes_back_with_its_number_and_shape() -> None:
     shapes = []
     for number, payload in enumerate(three_payloads()):
         header, decoded = read_header(payload), decode(payload, tables)
-        assert (header.level, header.tables_name) == (decoded.level, tables.digest[:4]) == (number, tables.digest[:4])
+        assert (header.level, header.tables_name) == (decoded.level, tables.name) == (number, tables.digest[:2])
         shapes.append(decoded.symbols.shape)
     assert shapes == [(3, 4, 4), (2, 4, 4), (0, 4, 4)]
 
@@ -199,7 +199,7 @@ def test_a_payload_is_as_long_as_its_entropy_header_and_checksum(channels: int, 
     bits += 6 + 10 + 6 + 10  # 1000 - 20 - 1 = 979, u + 1 = 1959; 1000 - 20 - 1 = 979, u + 1 = 1960: 11 bits each
     payload = encode(symbols, tables, level=0)
     assert rate_bits(symbols, tables, level=0) == pytest.approx(bits)
-    assert bits / 8 < len(payload) <= 1.001 * bits / 8 + 12.2
+    assert bits / 8 < len(payload) <= 1.001 * bits / 8 + 8.2
     assert abs(predict_bytes(bits) - len(payload)) <= 1 + 0.001 * len(payload)
 
 
@@ -209,9 +209,9 @@ def test_a_level_is_priced_before_a_frame_is_seen() -> None:
     assert predict_bytes(expected_bits(tables, level=0)) == pytest.approx(measured, rel=0.02)
 
 
-def test_the_shortest_payload_has_twelve_bytes() -> None:
+def test_the_shortest_payload_has_eight_bytes() -> None:
     payload = three_payloads()[2]
-    assert len(payload) == MIN_PAYLOAD_BYTES == predict_bytes(0.0) == 12
+    assert len(payload) == MIN_PAYLOAD_BYTES == predict_bytes(0.0) == 8
 
 
 def test_nothing_is_longer_than_the_worst_case() -> None:
@@ -298,7 +298,7 @@ def test_noise_behind_a_good_header_is_refused(use_reference: bool, body: bytes,
     tables = usual_tables()
     with pytest.raises(PayloadError):
         decode(
-            evened(bytes([0x4C, 0x10 | number]) + tables.digest[:4] + b"\0" + body),
+            evened(bytes([0x20 | number]) + tables.digest[:2] + b"\0" + body),
             tables,
             use_reference=use_reference,
         )
@@ -315,10 +315,10 @@ def test_noise_is_refused(data: bytes) -> None:
 def test_a_payload_of_other_tables_is_refused_and_both_are_named(use_reference: bool) -> None:
     tables, other = usual_tables(), CodecTables(height=4, width=4, levels=(level(laplace(2.1)),))
     payload = encode(draw(other, 0, 0), other, level=0)
-    with pytest.raises(PayloadError, match=f"{other.digest[:4].hex()} came, these are {tables.digest[:4].hex()}") as e:
+    with pytest.raises(PayloadError, match=f"{other.name.hex()} came, these are {tables.name.hex()}") as e:
         decode(payload, tables, use_reference=use_reference)
     assert e.value.code == "other-tables"
-    renamed = evened(payload[:2] + tables.digest[:4] + payload[6:])
+    renamed = evened(payload[:1] + tables.name + payload[3:])
     with pytest.raises(PayloadError):
         decode(renamed, tables, use_reference=use_reference)
 
@@ -326,14 +326,15 @@ def test_a_payload_of_other_tables_is_refused_and_both_are_named(use_reference: 
 @pytest.mark.parametrize(
     ("spoil", "code"),
     [
-        (lambda p: b"\x4d" + p[1:], "other-codec"),
-        (lambda p: p[:1] + b"\x20" + p[2:], "other-codec"),
-        (lambda p: p[:1] + b"\x13" + p[2:], "damaged"),
-        (lambda p: p[:1] + b"\x11" + p[2:], "damaged"),
-        (lambda p: p[:11], "damaged"),
+        (lambda p: b"\x10" + p[1:], "other-codec"),
+        (lambda p: b"\x4c\x10" + p[2:], "other-codec"),
+        (lambda p: b"\x30" + p[1:], "other-tables"),
+        (lambda p: b"\x23" + p[1:], "damaged"),
+        (lambda p: b"\x21" + p[1:], "damaged"),
+        (lambda p: p[:7], "damaged"),
         (lambda p: p + bytes(2_000_000), "too-large"),
     ],
-    ids=["magic", "codec", "no such level", "another level", "short", "long"],
+    ids=["codec", "codec 1", "other kind", "no such level", "another level", "short", "long"],
 )
 def test_each_refusal_has_its_code(spoil: Callable[[bytes], bytes], code: str) -> None:
     payload = evened(spoil(three_payloads()[0]))
@@ -342,6 +343,13 @@ def test_each_refusal_has_its_code(spoil: Callable[[bytes], bytes], code: str) -
     assert caught.value.code == code
     assert isinstance(caught.value, LittoralError)
     assert isinstance(caught.value, ValueError)
+
+
+def test_a_payload_of_the_first_codec_is_refused_by_name() -> None:
+    golden_of_codec_1 = bytes.fromhex("4c107d36cd4fb49a4e57fc984e")
+    with pytest.raises(PayloadError, match="codec 1, of an older version, came, expected 2 or 3; update") as caught:
+        decode(golden_of_codec_1, golden_tables())
+    assert caught.value.code == "other-codec"
 
 
 # Ceilings.

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from littoral.core.codec_slots import MAX_PAYLOAD_BYTES
 from littoral.core.codec_tables import (
     MAX_LEVELS,
-    MAX_PAYLOAD_BYTES,
     MAX_SLOTS,
     MAX_SYMBOLS,
     ChannelPrior,

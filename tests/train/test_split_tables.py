@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from littoral.core.codec import HEADER_BYTES, encode, expected_bits, rate_bits
-from littoral.core.codec_tables import MAX_PAYLOAD_BYTES, ChannelPrior
+from littoral.core.codec_slots import MAX_PAYLOAD_BYTES
+from littoral.core.codec_tables import ChannelPrior
 from littoral.errors import PayloadError
 from littoral.train.tables import TableOptions, build_tables, mixed
 

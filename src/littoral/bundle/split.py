@@ -16,16 +16,19 @@ from littoral.core.codec_tables import CodecTables
 from littoral.errors import BundleError, ModelOutputError, PayloadError
 
 GAINS = "gains"
+DEADZONES = "deadzones"
 _LARGEST = float(np.float32(2**31 - 128))
 """The largest float32 that is an int32; the lowest is its negative, for symmetry."""
 
 
-def to_symbols(latent: FloatArray, gains_C: FloatArray) -> Symbols:
+def to_symbols(latent: FloatArray, gains_C: FloatArray, deadzone: float = 0.0) -> Symbols:
     """Scale and round: the one way in which a latent becomes symbols, on devices and where tables are built.
 
     Args:
         latent: float32 ``(..., C, H, W)``.
         gains_C: float32 ``(C,)``.
+        deadzone: By so much more than a half a value must be beyond a whole number to count as the next one from 0.
+            Symbols are nearer to 0 then, and cost less.
     Returns:
         int32 of the latent's shape, rounded to the nearest, halves to the even one. What int32 does not hold becomes
         its largest or smallest.
@@ -36,7 +39,11 @@ def to_symbols(latent: FloatArray, gains_C: FloatArray) -> Symbols:
         raise ModelOutputError("the encoder gave a latent that is not finite; let the device answer")
     with np.errstate(over="ignore"):  # what float32 does not hold, int32 does not either
         scaled = latent * gains_C[:, None, None]
-    symbols: Symbols = np.rint(scaled).clip(-_LARGEST, _LARGEST).astype(np.int32)
+    if deadzone:
+        rounded = np.copysign(np.floor(np.abs(scaled) + np.float32(0.5 - deadzone)), scaled)
+    else:
+        rounded = np.rint(scaled)
+    symbols: Symbols = rounded.clip(-_LARGEST, _LARGEST).astype(np.int32)
     return symbols
 
 
@@ -47,12 +54,15 @@ class SplitCodec:
     Args:
         tables: A frequency table per level. Level 0 is the coarsest; a level may have a prefix of the channels only.
         gains: float32 ``(L, C)``: what each channel of the latent is multiplied with before it is rounded.
+        deadzones: Per level that of `to_symbols`; none where it is empty.
     Raises:
-        ValueError: the gains are not finite and positive, or do not fit the tables.
+        ValueError: the gains are not finite and positive, or a deadzone is not within [0, 0.5), or they do not fit the
+            tables.
     """
 
     tables: CodecTables
     gains: FloatArray
+    deadzones: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         gains, num_levels = self.gains, len(self.tables.levels)
@@ -64,6 +74,13 @@ class SplitCodec:
             )
         if not (np.isfinite(gains).all() and (gains > 0).all()):
             raise ValueError("gains must be finite and above 0; build the bundle again")
+        if len(self.deadzones) not in (0, num_levels) or not all(0 <= each < 0.5 for each in self.deadzones):
+            raise ValueError(
+                f"deadzones are {self.deadzones}, expected {num_levels} of at least 0 and below 0.5; build the bundle "
+                "again"
+            )
+        exact = tuple(float(np.float32(each)) for each in self.deadzones)  # as a file has them
+        object.__setattr__(self, "deadzones", exact)
 
     @classmethod
     def open(cls, bundle: Bundle, index: int) -> SplitCodec:
@@ -92,12 +109,18 @@ class SplitCodec:
         """
         if GAINS not in tensors:
             raise ValueError(f"the codec lacks the tensor {GAINS!r}; build the bundle again")
-        tables = CodecTables.from_tensors({name: value for name, value in tensors.items() if name != GAINS})
-        return cls(tables=tables, gains=tensors[GAINS])
+        tables = CodecTables.from_tensors(
+            {name: value for name, value in tensors.items() if name not in (GAINS, DEADZONES)}
+        )
+        deadzones = tensors.get(DEADZONES, np.zeros(0, np.float32))
+        if deadzones.dtype.newbyteorder("=") != np.float32 or deadzones.ndim != 1:
+            raise ValueError(f"{DEADZONES!r} of the codec must be float32 (L,); build the bundle again")
+        return cls(tables=tables, gains=tensors[GAINS], deadzones=tuple(deadzones.tolist()))
 
     def to_tensors(self) -> dict[str, NDArray[Any]]:
         """Named tensors for a safetensors file."""
-        return {**self.tables.to_tensors(), GAINS: self.gains}
+        more = {DEADZONES: np.array(self.deadzones, np.float32)} if self.deadzones else {}
+        return {**self.tables.to_tensors(), GAINS: self.gains, **more}
 
     @property
     def num_levels(self) -> int:
@@ -134,7 +157,11 @@ class SplitCodec:
                 "frame's, as the encoder makes it"
             )
         kept = self.kept(level)
-        return to_symbols(latent_CHW, self.gains[level])[:kept]
+        return self.quantised(latent_CHW, level)[:kept]
+
+    def quantised(self, latents: FloatArray, level: int) -> Symbols:
+        """Latents ``(..., C, H, W)`` as symbols of a level, those of channels that it does not send among them."""
+        return to_symbols(latents, self.gains[level], self.deadzones[level] if self.deadzones else 0.0)
 
     def encode(self, latent_CHW: FloatArray, level: int) -> bytes:
         """The payload of a latent at a level or, where that level's ceiling refuses, the next coarser that does not.

@@ -111,7 +111,7 @@ def _split(bundle: Bundle, index: int) -> dict[str, Any]:
         "segment": spec.segment,
         "latent": codec.latent_shape,
         "encoder_macs": metrics.get(f"split{index}.encoder_macs"),
-        "tables": codec.tables.digest[:4].hex(),
+        "tables": codec.tables.name.hex(),
         "tail": spec.model.factory,
         "metric": metric,
         "levels": levels,

@@ -44,7 +44,7 @@ class Tail:
     @property
     def tables_name(self) -> bytes:
         """What a payload for this tail says in its header (`core.codec.PayloadHeader.tables_name`)."""
-        return self.codec.tables.digest[:4]
+        return self.codec.tables.name
 
     def answer(self, payloads: Sequence[bytes]) -> list[FloatArray | LittoralError]:
         """Decode each payload and run them through the network as one batch, whatever their levels.

@@ -1,16 +1,15 @@
 """Symbols to a payload and back: the bytes of a split.
 
-    byte 0        magic 0x4C, "L"
-    byte 1        codec id in the upper four bits, level in the lower
-    bytes 2 to 5  the first 4 bytes of the tables' digest
-    byte 6        makes all bytes of the payload add up to 0 modulo 256
-    byte 7 ...    the coder's stack (`littoral.core.rans`): little-endian words without the zeros at the end
+    byte 0        codec in the upper four bits, level in the lower
+    bytes 1 to 2  the tables' name, the first 2 bytes of their digest
+    byte 3        makes all bytes of the payload add up to 0 modulo 256
+    byte 4 ...    the coder's stack (`littoral.core.rans`): little-endian words without the zeros at the end
 
-The stack starts from a CRC-32 of the tables' digest, the level and the symbols, so what was decoded is compared with
-what was encoded, whatever happened between. Upon it lie the escapes' values, the last first, and then the slots. For
-the value v of a channel whose slots are for a to b, u is ``2 (v - b - 1)`` above and ``2 (a - 1 - v) + 1`` below;
-written are the bit length of u + 1, in 6 bits, and u + 1 without its leading 1, at most 32 bits. A symbol costs at most
-62 bits.
+The stack starts from 24 bits of a CRC-32 of the tables' digest, the level and the symbols, so what was decoded is
+compared with what was encoded, whatever happened between. Upon it lie the escapes' values, the last first, and then the
+slots. For the value v of a symbol whose table has slots for a to b, u is ``2 (v - b - 1)`` above and
+``2 (a - 1 - v) + 1`` below; written are the bit length of u + 1, in 6 bits, and u + 1 without its leading 1, at most 32
+bits. A symbol costs at most 62 bits.
 """
 
 from __future__ import annotations
@@ -24,19 +23,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from littoral.core.codec_tables import CodecTables, FrequencyTable
-from littoral.core.rans import MIN_STACK_BYTES, MOST_BITS_AT_ONCE, RansStack
+from littoral.core.codec_contexts import ContextTable
+from littoral.core.codec_slots import Escaped
+from littoral.core.codec_tables import NAME_BYTES, CodecTables, FrequencyTable
+from littoral.core.rans import CHECK_BITS, MIN_STACK_BYTES, MOST_BITS_AT_ONCE, RansStack
 from littoral.errors import PayloadError
 
-CODEC_ID = 1
-"""rANS with static tables of 24 bits, one per channel and level."""
-HEADER_BYTES = 7
+STATIC, CONTEXTS = 2, 3
+"""rANS with tables of 24 bits, one per channel and level, or chosen by what is known of a symbol's neighbours. Codec 1
+had seven bytes of header, and began with 0x4C: as codec 4 of this header, which therefore is none."""
+HEADER_BYTES = 4
 MIN_PAYLOAD_BYTES = HEADER_BYTES + MIN_STACK_BYTES
-_MAGIC = 0x4C
-_HEADER = struct.Struct("<BB4s")  # and the byte that evens out the sum
+_HEADER = struct.Struct(f"<B{NAME_BYTES}s")  # and the byte that evens out the sum
+_MAGIC_OF_1 = 0x4C
+_INT32 = np.iinfo(np.int32)
 _LENGTH_BITS = 6
 _MOST_ESCAPE_BITS = 33
-_CHECK_BITS = 32.5  # the stack's start is 2**32 to 2**33
+_START_BITS = CHECK_BITS + 0.5  # the stack's start is 2**24 to 2**25
 _MOST_SYMBOL_BYTES = 8  # 24 + 6 + 32 bits, and what five steps of the coder may lose
 
 Symbols = NDArray[np.int32]
@@ -48,7 +51,8 @@ class PayloadHeader:
     """What a payload says of itself. Nothing but its sum has been checked."""
 
     tables_name: bytes
-    """The first 4 bytes of the digest of the tables that it was coded with."""
+    """Of the tables that it was coded with (`littoral.core.codec_tables.CodecTables.name`)."""
+    has_contexts: bool
     level: int
 
 
@@ -79,14 +83,15 @@ def encode(symbols: NDArray[np.integer], tables: CodecTables, *, level: int, use
     """
     table = tables.level(level)
     rows = _rows(symbols, tables, level)
-    slots, outside = _slots(rows, table)
+    coded = table.coded(rows)
+    outside = coded.outside
     if len(outside) * _LENGTH_BITS > 8 * table.max_bytes:  # before time is spent on what a hostile frame blew up
         raise _too_large(f"more than {table.max_bytes}", table, level)
     stack = RansStack.start(_check(rows, tables, level))
     for value, num_bits in reversed(list(_escape_bits(outside))):
         stack.push_bits(value, num_bits)
-    stack = (table.reference_coder if use_reference else table.coder).push(stack, slots)
-    header = _HEADER.pack(_MAGIC, CODEC_ID << 4 | level, tables.digest[:4])
+    stack = table.push(stack, coded, use_reference=use_reference)
+    header = _HEADER.pack(_codec_of(tables) << 4 | level, tables.name)
     body = stack.to_bytes()
     payload = header + bytes([-(_sum(header) + _sum(body)) & 0xFF]) + body
     if len(payload) > table.max_bytes:
@@ -94,7 +99,11 @@ def encode(symbols: NDArray[np.integer], tables: CodecTables, *, level: int, use
     return payload
 
 
-def _too_large(size: str, table: FrequencyTable, level: int) -> PayloadError:
+def _codec_of(tables: CodecTables) -> int:
+    return CONTEXTS if tables.has_contexts else STATIC
+
+
+def _too_large(size: str, table: FrequencyTable | ContextTable, level: int) -> PayloadError:
     return PayloadError(
         "too-large",
         f"the symbols take {size} bytes, level {level} allows {table.max_bytes}; take a coarser level or let the "
@@ -112,15 +121,15 @@ def read_header(payload: bytes) -> PayloadHeader:
         raise PayloadError("damaged", f"a payload of {len(payload)} bytes came, none has less than {MIN_PAYLOAD_BYTES}")
     if _sum(payload):
         raise PayloadError("damaged", "the payload's bytes do not add up; it was damaged, ask for it again")
-    magic, codec_and_level, name = _HEADER.unpack_from(payload)
+    codec_and_level, name = _HEADER.unpack_from(payload)
     codec, level = divmod(codec_and_level, 16)
-    if magic != _MAGIC or codec != CODEC_ID:
+    if codec not in (STATIC, CONTEXTS):
+        which = "1, of an older version," if codec_and_level == _MAGIC_OF_1 else str(codec)
         raise PayloadError(
             "other-codec",
-            f"a payload with magic {magic:#04x} and codec {codec} came, expected {_MAGIC:#04x} and {CODEC_ID}; update "
-            "the older of the two sides",
+            f"a payload of codec {which} came, expected {STATIC} or {CONTEXTS}; update the older of the two sides",
         )
-    return PayloadHeader(tables_name=name, level=level)
+    return PayloadHeader(tables_name=name, has_contexts=codec == CONTEXTS, level=level)
 
 
 def decode(payload: bytes, tables: CodecTables, *, use_reference: bool = False) -> Decoded:
@@ -136,11 +145,11 @@ def decode(payload: bytes, tables: CodecTables, *, use_reference: bool = False) 
     if len(payload) > ceiling:
         raise PayloadError("too-large", f"a payload of {len(payload)} bytes came, these tables allow {ceiling}")
     header = read_header(payload)
-    if header.tables_name != tables.digest[:4]:
+    if header.tables_name != tables.name or header.has_contexts != tables.has_contexts:
         raise PayloadError(
             "other-tables",
-            f"a payload of the tables {header.tables_name.hex()} came, these are {tables.digest[:4].hex()}; both sides "
-            "must run the same bundle",
+            f"a payload of the tables {header.tables_name.hex()} came, these are {tables.name.hex()}; both sides must "
+            "run the same bundle",
         )
     if header.level >= len(tables.levels):
         raise PayloadError("damaged", f"a payload of level {header.level} came, there are {len(tables.levels)}")
@@ -150,11 +159,10 @@ def decode(payload: bytes, tables: CodecTables, *, use_reference: bool = False) 
             "too-large", f"a payload of {len(payload)} bytes came, level {header.level} allows {table.max_bytes}"
         )
     stack = RansStack.from_bytes(payload[HEADER_BYTES:])
-    coder = table.reference_coder if use_reference else table.coder
-    slots, stack = coder.pop(stack, tables.height * tables.width)
-    rows = slots + table.first_values[:, None]
-    escaped = slots == table.num_slots[:, None] - 1
-    rows[escaped] = _pop_escapes(stack, table, np.nonzero(escaped)[0])
+    rows, escaped, stack = table.pop(stack, tables.height * tables.width, use_reference=use_reference)
+    rows.flat[escaped.at] = _pop_escapes(stack, escaped)
+    if rows.size and not (_INT32.min <= rows.min() and rows.max() <= _INT32.max):
+        raise PayloadError("damaged", "a value beyond int32 came; the payload was damaged, ask for it again")
     if stack.check != _check(rows, tables, header.level):
         raise PayloadError("damaged", "the payload's checksum does not match; it was damaged, ask for it again")
     return Decoded(level=header.level, symbols=rows.astype(np.int32).reshape(tables.shape(header.level)))
@@ -167,10 +175,10 @@ def rate_bits(symbols: NDArray[np.integer], tables: CodecTables, *, level: int) 
         ValueError: another shape, type or range.
     """
     table = tables.level(level)
-    slots, outside = _slots(_rows(symbols, tables, level), table)
-    lengths = np.frexp((outside + 1).astype(np.float64))[1]  # the bit lengths, exact below 2**53
+    coded = table.coded(_rows(symbols, tables, level))
+    lengths = np.frexp((coded.outside + 1).astype(np.float64))[1]  # the bit lengths, exact below 2**53
     escapes = int(lengths.sum()) + (_LENGTH_BITS - 1) * len(lengths)
-    return float(table.slot_bits[slots + table.first_slots[:, None]].sum()) + escapes
+    return table.bits(coded) + escapes
 
 
 def expected_bits(tables: CodecTables, *, level: int) -> float:
@@ -180,7 +188,7 @@ def expected_bits(tables: CodecTables, *, level: int) -> float:
 
 def predict_bytes(bits: float) -> int:
     """The length of a payload whose symbols cost so much; true within a byte in a thousand, and one."""
-    return HEADER_BYTES + max(MIN_STACK_BYTES, math.ceil((bits + _CHECK_BITS) / 8))
+    return HEADER_BYTES + max(MIN_STACK_BYTES, math.ceil((bits + _START_BITS) / 8))
 
 
 def _sum(data: bytes) -> int:
@@ -188,7 +196,8 @@ def _sum(data: bytes) -> int:
 
 
 def _check(rows: NDArray[np.int64], tables: CodecTables, level: int) -> int:
-    return zlib.crc32(rows.astype("<i4").tobytes(), zlib.crc32(tables.digest + bytes([level])))
+    found = zlib.crc32(rows.astype("<i4").tobytes(), zlib.crc32(tables.digest + bytes([level])))
+    return found & ((1 << CHECK_BITS) - 1)
 
 
 def _rows(symbols: NDArray[np.integer], tables: CodecTables, level: int) -> NDArray[np.int64]:
@@ -205,16 +214,6 @@ def _rows(symbols: NDArray[np.integer], tables: CodecTables, level: int) -> NDAr
     return symbols.astype(np.int64).reshape(shape[0], shape[1] * shape[2])
 
 
-def _slots(rows: NDArray[np.int64], table: FrequencyTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The slot of each symbol, and for those outside, in order, the u of the module's text."""
-    slots = rows - table.first_values[:, None]
-    num_values = np.broadcast_to(table.num_slots.astype(np.int64)[:, None] - 1, slots.shape)
-    escaped = (slots < 0) | (slots >= num_values)
-    over, num_inside = slots[escaped], num_values[escaped]
-    slots[escaped] = num_inside
-    return slots, np.where(over < 0, -2 * over - 1, 2 * (over - num_inside))
-
-
 def _escape_bits(outside: NDArray[np.int64]) -> Iterable[tuple[int, int]]:
     """What is written for the values outside: numbers and their bits, in the order of decoding."""
     for code in (outside + 1).tolist():
@@ -227,15 +226,14 @@ def _escape_bits(outside: NDArray[np.int64]) -> Iterable[tuple[int, int]]:
             yield code >> left & ((1 << num_bits) - 1), num_bits
 
 
-def _pop_escapes(stack: RansStack, table: FrequencyTable, channels: NDArray[np.int64]) -> list[int]:
-    """The values outside, given the channel of each.
+def _pop_escapes(stack: RansStack, escaped: Escaped) -> list[int]:
+    """The values outside, in order.
 
     Raises:
         PayloadError: one is not within int32, or the stack holds fewer.
     """
-    firsts, last_slots = table.first_values.tolist(), table.num_slots.tolist()
     values = []
-    for channel in channels.tolist():
+    for first, last in zip(escaped.firsts.tolist(), escaped.lasts.tolist(), strict=True):
         length = stack.pop_bits(_LENGTH_BITS)
         if not 1 <= length <= _MOST_ESCAPE_BITS:
             raise PayloadError("damaged", f"an escape of {length} bits came, expected 1 to {_MOST_ESCAPE_BITS}")
@@ -245,7 +243,7 @@ def _pop_escapes(stack: RansStack, table: FrequencyTable, channels: NDArray[np.i
             left -= num_bits
             code = code << num_bits | stack.pop_bits(num_bits)
         half, below = divmod(code - 1, 2)
-        value = firsts[channel] - 1 - half if below else firsts[channel] + last_slots[channel] - 1 + half
+        value = first - 1 - half if below else last + 1 + half
         if not -(1 << 31) <= value < 1 << 31:
             raise PayloadError("damaged", f"an escape of the value {value} came, expected one within int32")
         values.append(value)

@@ -12,7 +12,7 @@ import hashlib
 import math
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -20,18 +20,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from littoral.core.rans import PRECISION_BITS, TOTAL, ReferenceCoder, SlotCoder
+from littoral.core.codec_contexts import ContextTable
+from littoral.core.codec_slots import MAX_SLOTS, Coded, Escaped, Rows, check_counts, split_off
+from littoral.core.rans import PRECISION_BITS, TOTAL, RansStack, ReferenceCoder, SlotCoder
 from littoral.core.rans_fast import fast_coder
 
 MAX_LEVELS = 16
 MAX_SYMBOLS = 1 << 20
 """Of one payload; 4 MiB as int32."""
-MAX_SLOTS = 1 << 20
-"""Of one level, over all channels."""
-MAX_PAYLOAD_BYTES = 1_000_000
-"""No level's ceiling is higher: a payload fits into one frame of the wire."""
 _INT32 = np.iinfo(np.int32)
-_SCHEMA = b"littoral/codec-tables/1\0"
+_SCHEMAS = {False: b"littoral/codec-tables/1\0", True: b"littoral/codec-tables/2\0"}
+"""By whether the tables hang on contexts."""
+NAME_BYTES = 2
+_CONTEXT_NUMBERS = ("first_value", "max_bytes", "usual_bits")
+_CONTEXT_ARRAYS = ("mean_weights", "scale_weights", "mean_bias", "scale_bias", "thresholds", "counts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,14 +138,10 @@ class FrequencyTable:
             raise ValueError("a frequency table's num_slots must be 2 or more each and add up to the length of counts")
         if len(self.counts) > MAX_SLOTS:
             raise ValueError(f"a frequency table has {len(self.counts)} slots, at most {MAX_SLOTS} are taken")
-        sums = [int(row.sum(dtype=np.uint64)) for row in self.rows]
-        if (self.counts < 1).any() or sums != [TOTAL] * len(sums):
-            raise ValueError(f"a channel's counts must be 1 or more each and add up to {TOTAL}; build the tables again")
+        check_counts(self.rows, self.max_bytes)
         last_values = self.first_values.astype(np.int64) + self.num_slots - 2
         if (last_values > _INT32.max).any():
             raise ValueError("a channel's values must be within int32")
-        if type(self.max_bytes) is not int or not 0 < self.max_bytes <= MAX_PAYLOAD_BYTES:
-            raise ValueError(f"a level's ceiling is {self.max_bytes!r} bytes, expected 1 to {MAX_PAYLOAD_BYTES}")
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process: the fields alone, since an accelerator's models cannot be sent."""
@@ -203,10 +201,50 @@ class FrequencyTable:
         """The accelerator where it is installed, else the reference."""
         return fast_coder(self.rows) or self.reference_coder
 
+    def coded(self, rows: Rows) -> Coded:
+        """Symbols as slots; see `Coded`."""
+        num_values = self.num_slots.astype(np.int64)[:, None] - 1
+        slots, _, outside = split_off(rows - self.first_values[:, None], num_values)
+        return Coded(tables=np.arange(self.num_channels)[:, None], slots=slots, outside=outside)
+
+    def bits(self, coded: Coded) -> float:
+        """What the slots cost, escapes' values not included."""
+        return float(self.slot_bits[coded.slots + self.first_slots[:, None]].sum())
+
+    def push(self, stack: RansStack, coded: Coded, *, use_reference: bool) -> RansStack:
+        """The stack with the slots on top."""
+        return (self.reference_coder if use_reference else self.coder).push(stack, coded.slots)
+
+    def pop(self, stack: RansStack, num_positions: int, *, use_reference: bool) -> tuple[Rows, Escaped, RansStack]:
+        """The symbols, those that are still to be read, and what is left of the stack.
+
+        Raises:
+            PayloadError: the stack is no such stack.
+        """
+        slots, stack = (self.reference_coder if use_reference else self.coder).pop(stack, num_positions)
+        rows = slots + self.first_values[:, None]
+        escaped = slots == self.num_slots[:, None] - 1
+        channels = np.nonzero(escaped)[0]
+        firsts = self.first_values.astype(np.int64)[channels]
+        lasts = firsts + self.num_slots[channels] - 2
+        return rows, Escaped(at=np.flatnonzero(escaped), firsts=firsts, lasts=lasts), stack
+
+    def digest_parts(self) -> Iterable[bytes]:
+        """All that decides what a payload means, in order, little-endian."""
+        yield struct.pack("<II", self.num_channels, self.max_bytes)
+        yield self.first_values.astype("<i4").tobytes()
+        yield self.num_slots.astype("<u4").tobytes()
+        yield self.counts.astype("<u4").tobytes()
+
+    def to_tensors(self) -> dict[str, NDArray[Any]]:
+        """Named tensors."""
+        arrays = {name: getattr(self, name) for name in ("first_values", "num_slots", "counts")}
+        return arrays | {"max_bytes": np.array([self.max_bytes], np.uint32)}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CodecTables:
-    """The tables of one split point: a `FrequencyTable` per level, and the latent's height and width.
+    """The tables of one split point: one of a kind per level, and the latent's height and width.
 
     A level may have fewer channels than another, where a prefix of them is an answer already.
 
@@ -216,7 +254,7 @@ class CodecTables:
 
     height: int
     width: int
-    levels: tuple[FrequencyTable, ...]
+    levels: tuple[FrequencyTable | ContextTable, ...]
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.levels) <= MAX_LEVELS:
@@ -227,8 +265,13 @@ class CodecTables:
                 f"a latent of {channels} x {self.height} x {self.width} symbols; expected a positive height and width "
                 f"and at most {MAX_SYMBOLS} symbols: cut the network where less passes"
             )
+        contexts = [level for level in self.levels if isinstance(level, ContextTable)]
+        if contexts and len(contexts) < len(self.levels):
+            raise ValueError("all levels must have tables of the same kind; build the tables again")
+        if any((level.height, level.width) != (self.height, self.width) for level in contexts):
+            raise ValueError("a context table must have the latent's height and width; build the tables again")
 
-    def level(self, number: int) -> FrequencyTable:
+    def level(self, number: int) -> FrequencyTable | ContextTable:
         """The table of a level.
 
         Raises:
@@ -244,23 +287,29 @@ class CodecTables:
 
     @cached_property
     def digest(self) -> bytes:
-        """SHA-256 of all that decides what a payload means, 32 bytes. Its first 4 are in each payload."""
-        digest = hashlib.sha256(_SCHEMA + struct.pack("<III", self.height, self.width, len(self.levels)))
+        """SHA-256 of all that decides what a payload means, 32 bytes."""
+        schema = _SCHEMAS[self.has_contexts]
+        digest = hashlib.sha256(schema + struct.pack("<III", self.height, self.width, len(self.levels)))
         for level in self.levels:
-            digest.update(struct.pack("<II", level.num_channels, level.max_bytes))
-            digest.update(level.first_values.astype("<i4").tobytes())
-            digest.update(level.num_slots.astype("<u4").tobytes())
-            digest.update(level.counts.astype("<u4").tobytes())
+            for part in level.digest_parts():
+                digest.update(part)
         return digest.digest()
+
+    @property
+    def name(self) -> bytes:
+        """What a payload calls them by: the first 2 bytes of the digest, all of which is under its checksum."""
+        return self.digest[:NAME_BYTES]
+
+    @property
+    def has_contexts(self) -> bool:
+        """Whether they are `ContextTable`s."""
+        return isinstance(self.levels[0], ContextTable)
 
     def to_tensors(self) -> dict[str, NDArray[Any]]:
         """Named tensors for a safetensors file."""
         tensors: dict[str, NDArray[Any]] = {"grid": np.array([self.height, self.width], np.uint32)}
         for number, level in enumerate(self.levels):
-            tensors[f"level{number}.first_values"] = level.first_values
-            tensors[f"level{number}.num_slots"] = level.num_slots
-            tensors[f"level{number}.counts"] = level.counts
-            tensors[f"level{number}.max_bytes"] = np.array([level.max_bytes], np.uint32)
+            tensors |= {f"level{number}.{name}": value for name, value in level.to_tensors().items()}
         return tensors
 
     @classmethod
@@ -271,14 +320,31 @@ class CodecTables:
             ValueError: a tensor is missing, unknown, of another type or size, or what they say is not allowed.
         """
         num_levels = sum(re.fullmatch(r"level\d+\.counts", name) is not None for name in tensors)
-        names = [f"level{n}.{part}" for n in range(num_levels) for part in ("first_values", "num_slots", "counts")]
-        numbers = {"grid": 2} | {f"level{n}.max_bytes": 1 for n in range(num_levels)}
+        has_contexts = "level0.thresholds" in tensors
+        parts = _CONTEXT_ARRAYS if has_contexts else ("first_values", "num_slots", "counts")
+        names = [f"level{n}.{part}" for n in range(num_levels) for part in parts]
+        single = _CONTEXT_NUMBERS if has_contexts else ("max_bytes",)
+        numbers = {"grid": 2} | {f"level{n}.{part}": 1 for n in range(num_levels) for part in single}
         if set(tensors) != {*names, *numbers}:
             odd = sorted(set(tensors) ^ {*names, *numbers})
             raise ValueError(f"codec tables lack or do not know {', '.join(odd[:4])}; build the bundle again")
         for name, size in numbers.items():
-            if not _is(tensors[name], np.uint32) or tensors[name].shape != (size,):
-                raise ValueError(f"{name!r} of the codec tables must be uint32 ({size},); build the bundle again")
+            dtype = np.int32 if name.endswith(".first_value") else np.uint32
+            if not _is(tensors[name], dtype) or tensors[name].shape != (size,):
+                kind = np.dtype(dtype)
+                raise ValueError(f"{name!r} of the codec tables must be {kind} ({size},); build the bundle again")
+        height, width = tensors["grid"].tolist()
+        if has_contexts:
+            contexts = [
+                ContextTable(
+                    height=height,
+                    width=width,
+                    **{part: tensors[f"level{n}.{part}"] for part in _CONTEXT_ARRAYS},  # type: ignore[arg-type]
+                    **{part: int(tensors[f"level{n}.{part}"][0]) for part in _CONTEXT_NUMBERS},  # type: ignore[arg-type]
+                )
+                for n in range(num_levels)
+            ]
+            return cls(height=height, width=width, levels=tuple(contexts))
         levels = [
             FrequencyTable(
                 first_values=tensors[f"level{n}.first_values"],
@@ -288,5 +354,4 @@ class CodecTables:
             )
             for n in range(num_levels)
         ]
-        height, width = tensors["grid"].tolist()
         return cls(height=height, width=width, levels=tuple(levels))

@@ -1,20 +1,20 @@
 """The coder under every payload: an asymmetric numeral system on whole numbers, in plain Python. It defines the format.
 
 A `RansStack` is a state of 64 bits and a stack of 32-bit words. `push` puts a slot of a frequency table onto it, `pop`
-takes the last one off again; a slot with count f costs ``24 - log2(f)`` bits. Between two operations the state is at
-least 2**32 and below 2**64, so a stack and what was pushed onto it determine each other.
+takes the last one off again; a slot with count f costs ``24 - log2(f)`` bits. Between two operations the state is
+below 2**64 and, while there are words, at least 2**32, so a stack and what was pushed onto it determine each other.
 
 Source: Duda, 2013 (arXiv 1311.2540), the range variant; constants as in the default coder of the package
 ``constriction``, which `littoral.core.rans_fast` uses where it is installed. Departure: our stack starts from
-2**32 + 32 bits of the caller's, not from 0, so that what is wasted there otherwise carries a checksum.
+2**24 + 24 bits of the caller's, not from 0, so that what is wasted there otherwise carries a checksum.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import Protocol
 
 import numpy as np
@@ -28,7 +28,9 @@ TOTAL = 1 << PRECISION_BITS
 _MASK = TOTAL - 1
 _LOW = 1 << 32
 _WORD = np.dtype("<u4")
-MIN_STACK_BYTES = 5
+CHECK_BITS = 24
+"""What a stack starts with of the caller's."""
+MIN_STACK_BYTES = 4
 MOST_BITS_AT_ONCE = 16
 
 Slots = NDArray[np.int64]
@@ -44,19 +46,19 @@ class RansStack:
 
     @classmethod
     def start(cls, check: int) -> RansStack:
-        """An empty stack that holds 32 bits of the caller's, to be compared when all has been popped."""
-        return cls(_LOW | check)
+        """An empty stack that holds `CHECK_BITS` of the caller's, to be compared when all has been popped."""
+        return cls(1 << CHECK_BITS | check)
 
     @property
     def check(self) -> int | None:
-        """The 32 bits that the stack was started with; None when something is still, or wrongly, on it."""
-        return None if self.words or self.state >> 32 != 1 else self.state & 0xFFFFFFFF
+        """The bits that the stack was started with; None when something is still on it, or too much came off."""
+        return None if self.words or self.state >> CHECK_BITS != 1 else self.state & ((1 << CHECK_BITS) - 1)
 
     def push(self, starts: Sequence[int], counts: Sequence[int]) -> None:
         """Push slots, the last one first, so that `pop` gives them back in their order.
 
         Args:
-            starts: For each slot the sum of the counts before it in its channel.
+            starts: For each slot the sum of the counts before it in its table.
             counts: For each slot its count.
         """
         state, words = self.state, self.words
@@ -68,21 +70,18 @@ class RansStack:
             state = (whole << PRECISION_BITS) + rest + start
         self.state = state
 
-    def pop(self, counts: Sequence[int], ends: Sequence[int], num_slots: int) -> list[int]:
-        """Take slots of one channel off, given its counts and their running sums.
+    def pop(self, tables: Iterable[tuple[Sequence[int], Sequence[int]]]) -> list[int]:
+        """Take slots off, given for each the counts of its table and their running sums.
 
-        Raises:
-            PayloadError: the stack holds fewer.
+        Where the stack holds fewer, what comes means nothing, and `check` is None after it.
         """
         state, words, slots = self.state, self.words, []
-        for _ in range(num_slots):
+        for counts, ends in tables:
             quantile = state & _MASK
             slot = bisect_right(ends, quantile)
             count = counts[slot]
             state = (state >> PRECISION_BITS) * count + quantile - ends[slot] + count
-            if state < _LOW:
-                if not words:
-                    raise too_short()
+            if state < _LOW and words:
                 state = state << 32 | words.pop()
             slots.append(slot)
         self.state = state
@@ -98,16 +97,15 @@ class RansStack:
         shift = PRECISION_BITS - num_bits
         value = (self.state & _MASK) >> shift
         state = (self.state >> PRECISION_BITS << shift) + (self.state & ((1 << shift) - 1))
-        if state < _LOW:
-            if not self.words:
-                raise too_short()
+        if state < _LOW and self.words:
             state = state << 32 | self.words.pop()
         self.state = state
         return value
 
     def to_array(self) -> NDArray[np.uint32]:
-        """The words, then the lower and the upper half of the state."""
-        return np.array([*self.words, self.state & 0xFFFFFFFF, self.state >> 32], np.uint32)
+        """The words, then the lower and, where it is not 0, the upper half of the state."""
+        upper = [self.state >> 32] if self.state >> 32 else []
+        return np.array([*self.words, self.state & 0xFFFFFFFF, *upper], np.uint32)
 
     @classmethod
     def from_array(cls, words: NDArray[np.uint32]) -> RansStack:
@@ -116,10 +114,10 @@ class RansStack:
         Raises:
             PayloadError: no stack looks like this.
         """
-        if len(words) < 2 or words[-1] == 0:
+        if not len(words) or words[-1] == 0:
             raise too_short()
-        *rest, lower, upper = words.tolist()
-        return cls(upper << 32 | lower, rest)
+        *rest, last = words.tolist()
+        return cls(last << 32 | rest.pop(), rest) if rest else cls(last)
 
     def to_bytes(self) -> bytes:
         """`to_array` as little-endian words, without the zero bytes at the end."""
@@ -142,7 +140,7 @@ def too_short() -> PayloadError:
 
 
 class SlotCoder(Protocol):
-    """Codes the slots of all channels of one table. The accelerator and the reference leave the same stack behind."""
+    """Codes the slots of one level's tables. The accelerator and the reference leave the same stack behind."""
 
     def push(self, stack: RansStack, slots: Slots) -> RansStack:
         """The stack with the slots ``(channels, positions)`` on top, the first channel's first one uppermost."""
@@ -151,20 +149,25 @@ class SlotCoder(Protocol):
         """The inverse of `push`: the slots ``(channels, positions)`` and what is left.
 
         Raises:
-            PayloadError: the stack holds fewer.
+            PayloadError: the stack holds fewer. Not each coder notices; `RansStack.check` is None then.
         """
+
+    def push_each(self, stack: RansStack, tables_N: Slots, slots_N: Slots) -> RansStack:
+        """The same for slots each of which names its table; all tables have as many slots."""
+
+    def pop_each(self, stack: RansStack, tables_N: Slots) -> tuple[Slots, RansStack]:
+        """The inverse of `push_each`, raises as `pop`."""
 
 
 class ReferenceCoder:
     """The slot coder in plain Python and NumPy: it runs anywhere, and any other must do as it does.
 
     Args:
-        counts: For each channel the counts of its slots, which add up to `TOTAL`.
+        counts: For each channel, or table, the counts of its slots, which add up to `TOTAL`.
     """
 
     def __init__(self, counts: Sequence[NDArray[np.uint32]]) -> None:
-        self._counts = [row.tolist() for row in counts]
-        self._ends = [list(accumulate(row)) for row in self._counts]
+        self._tables = [(row, list(accumulate(row))) for row in (row.tolist() for row in counts)]
         self._first = np.cumsum([0, *(len(row) for row in counts)], dtype=np.int64)[:-1, None]
         flat = [row.astype(np.int64) for row in counts]
         self._flat_counts = np.concatenate([np.zeros(0, np.int64), *flat])
@@ -176,5 +179,14 @@ class ReferenceCoder:
         return stack
 
     def pop(self, stack: RansStack, num_positions: int) -> tuple[Slots, RansStack]:
-        rows = [stack.pop(*row, num_positions) for row in zip(self._counts, self._ends, strict=True)]
+        rows = [stack.pop(repeat(table, num_positions)) for table in self._tables]
         return np.array(rows, np.int64).reshape(len(rows), num_positions), stack
+
+    def push_each(self, stack: RansStack, tables_N: Slots, slots_N: Slots) -> RansStack:
+        index = slots_N + self._first[tables_N, 0]
+        stack.push(self._flat_starts[index].tolist(), self._flat_counts[index].tolist())
+        return stack
+
+    def pop_each(self, stack: RansStack, tables_N: Slots) -> tuple[Slots, RansStack]:
+        slots = stack.pop([self._tables[number] for number in tables_N.tolist()])
+        return np.array(slots, np.int64), stack

@@ -29,6 +29,9 @@ class _ConstrictionCoder:
         # The package gives each of n slots 1 of 2**24 and shares the rest out by weight: with weights of count - 1 the
         # rest is their exact sum, its scale is exactly 1.0, and the model's integers are ours.
         self._models = [stream.model.Categorical(row.astype(np.float64) - 1, perfect=False) for row in counts]
+        self._each: Any = stream.model.Categorical(perfect=False)
+        alike = len({len(row) for row in counts}) == 1
+        self._weights = np.stack(counts).astype(np.float64) - 1 if alike else np.zeros((0, 0))
 
     def push(self, stack: RansStack, slots: Slots) -> RansStack:
         coder = self._stack(stack.to_array())
@@ -39,7 +42,15 @@ class _ConstrictionCoder:
     def pop(self, stack: RansStack, num_positions: int) -> tuple[Slots, RansStack]:
         coder = self._stack(stack.to_array())
         rows = [coder.decode(model, num_positions) for model in self._models]
-        # The package does not mind an empty stack: it goes on with a state below 2**32, which never grows again, and
-        # `from_array` refuses what is left then.
         left = RansStack.from_array(coder.get_compressed())
         return np.array(rows, np.int64).reshape(len(rows), num_positions), left
+
+    def push_each(self, stack: RansStack, tables_N: Slots, slots_N: Slots) -> RansStack:
+        coder = self._stack(stack.to_array())
+        coder.encode_reverse(slots_N.astype(np.int32), self._each, self._weights[tables_N])
+        return RansStack.from_array(coder.get_compressed())
+
+    def pop_each(self, stack: RansStack, tables_N: Slots) -> tuple[Slots, RansStack]:
+        coder = self._stack(stack.to_array())
+        slots = coder.decode(self._each, self._weights[tables_N])
+        return slots.astype(np.int64), RansStack.from_array(coder.get_compressed())

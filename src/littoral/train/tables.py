@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from littoral.bundle.split import SplitCodec, to_symbols
 from littoral.core.arrays import FloatArray
 from littoral.core.codec import HEADER_BYTES, MIN_PAYLOAD_BYTES, Symbols, predict_bytes, rate_bits
-from littoral.core.codec_tables import MAX_PAYLOAD_BYTES, ChannelPrior, CodecTables, FrequencyTable
+from littoral.core.codec_contexts import ContextTable
+from littoral.core.codec_slots import MAX_PAYLOAD_BYTES
+from littoral.core.codec_tables import ChannelPrior, CodecTables, FrequencyTable
 from littoral.models.bottleneck import Bottleneck
+from littoral.train.contexts import ContextOptions, fit_contexts
+
+_MOST_HELD = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,12 @@ class TableOptions:
     ceiling_quantile: float = 0.999
     ceiling_factor: float = 2.0
     """A level's ceiling is so many times this quantile of the source's payloads, and the header."""
+    contexts: ContextOptions | None = field(default_factory=ContextOptions)
+    """How tables that look at neighbours are fitted; None for none."""
+    least_saving: float = 0.02
+    """They are taken if they spare this share of the bits of the source's last quarter, fitted to the rest."""
+    deadzones: tuple[float, ...] = ()
+    """Per level, of the rounding (`littoral.bundle.split.to_symbols`); none where it is empty."""
 
     def __post_init__(self) -> None:
         if not (self.prior_share >= 0 and self.prior_symbols > 0 and self.most_values >= 2):
@@ -55,11 +66,15 @@ def build_codec(bottleneck: Bottleneck, latents_NCHW: FloatArray, options: Table
         ValueError: the numbers do not fit each other or the codec's limits.
     """
     gains_LC = np.ascontiguousarray(bottleneck.gains.detach().cpu().float().numpy())
-    symbols = [to_symbols(latents_NCHW[:, :kept], gains_LC[level, :kept]) for level, kept in enumerate(bottleneck.kept)]
+    deadzones = options.deadzones or (0.0,) * bottleneck.num_levels
+    symbols = [
+        to_symbols(latents_NCHW[:, :kept], gains_LC[level, :kept], deadzone)
+        for level, (kept, deadzone) in enumerate(zip(bottleneck.kept, deadzones, strict=True))
+    ]
     priors = [bottleneck.channel_priors(level) for level in range(bottleneck.num_levels)]
     height, width = latents_NCHW.shape[2:]
     tables = build_tables([list(of_level) for of_level in symbols], priors, height=height, width=width, options=options)
-    return SplitCodec(tables=tables, gains=gains_LC)
+    return SplitCodec(tables=tables, gains=gains_LC, deadzones=options.deadzones)
 
 
 def build_tables(
@@ -76,21 +91,62 @@ def build_tables(
         symbols: For each level, the symbols of each source frame, ``(C, height, width)``; at least one frame.
         priors: For each level, the learned prior of each of its C channels.
     Returns:
-        Tables in which every value that was seen has a slot, but for those beyond ``most_values``; each level's
-        ceiling lets all but extraordinary frames pass.
+        Tables for each channel in which every value that was seen has a slot, but for those beyond ``most_values``; or
+        `ContextTable`s where they spare enough. Each level's ceiling lets all but extraordinary frames pass.
     Raises:
         ValueError: the numbers do not fit each other or the codec's limits.
     """
+    if len(symbols) != len(priors):
+        raise ValueError(f"{len(symbols)} levels of symbols came with {len(priors)} of priors; give both of each level")
+    stacked = [np.stack(frames) for frames in symbols]
+    if any(frames.shape[2:] != (height, width) for frames in stacked):
+        raise ValueError(f"symbols of {[frames.shape[2:] for frames in stacked]} came for a grid of {height} x {width}")
+    if _contexts_pay(stacked, priors, options):
+        tables = _context_tables(stacked, options)
+    else:
+        tables = _static_tables(stacked, priors, options)
+    levels: list[FrequencyTable | ContextTable] = []
+    for number, frames in enumerate(stacked):
+        bits = [rate_bits(frame, tables, level=number) for frame in frames]
+        level, ceiling = tables.level(number), _ceiling(bits, options)
+        if isinstance(level, ContextTable):
+            levels.append(replace(level, max_bytes=ceiling, usual_bits=round(float(np.mean(bits)))))
+        else:
+            levels.append(replace(level, max_bytes=ceiling))
+    return replace(tables, levels=tuple(levels))
+
+
+def _static_tables(
+    stacked: Sequence[Symbols], priors: Sequence[Sequence[ChannelPrior]], options: TableOptions
+) -> CodecTables:
     levels = tuple(
         FrequencyTable.from_priors(
-            [mixed(np.stack(frames)[:, c], prior, options) for c, prior in enumerate(of_level)],
-            max_bytes=MAX_PAYLOAD_BYTES,
+            [mixed(frames[:, c], prior, options) for c, prior in enumerate(of_level)], max_bytes=MAX_PAYLOAD_BYTES
         )
-        for frames, of_level in zip(symbols, priors, strict=True)
+        for frames, of_level in zip(stacked, priors, strict=True)
     )
-    tables = CodecTables(height=height, width=width, levels=levels)
-    ceilings = [_ceiling(frames, tables, level, options) for level, frames in enumerate(symbols)]
-    return replace(tables, levels=tuple(replace(t, max_bytes=most) for t, most in zip(levels, ceilings, strict=True)))
+    height, width = stacked[0].shape[2:]
+    return CodecTables(height=height, width=width, levels=levels)
+
+
+def _context_tables(stacked: Sequence[Symbols], options: TableOptions) -> CodecTables:
+    assert options.contexts is not None
+    height, width = stacked[0].shape[2:]
+    levels = tuple(fit_contexts(frames, options.contexts) for frames in stacked)
+    return CodecTables(height=height, width=width, levels=levels)
+
+
+def _contexts_pay(stacked: Sequence[Symbols], priors: Sequence[Sequence[ChannelPrior]], options: TableOptions) -> bool:
+    """Whether contexts spare bits on frames that neither kind of table was fitted to."""
+    if options.contexts is None or not all(options.contexts.fits(*frames.shape) for frames in stacked):
+        return False
+    seen = [frames[: len(frames) * 3 // 4] for frames in stacked]
+    held = [frames[len(frames) * 3 // 4 :][:_MOST_HELD] for frames in stacked]
+    kinds = _static_tables(seen, priors, options), _context_tables(seen, options)
+    static, contexts = (
+        sum(rate_bits(frame, tables, level=n) for n, frames in enumerate(held) for frame in frames) for tables in kinds
+    )
+    return contexts <= (1 - options.least_saving) * static
 
 
 def mixed(symbols: Symbols, prior: ChannelPrior, options: TableOptions = TableOptions()) -> ChannelPrior:
@@ -114,7 +170,7 @@ def mixed(symbols: Symbols, prior: ChannelPrior, options: TableOptions = TableOp
     return ChannelPrior(pmf=pmf, first_value=low, escape=escape).trimmed(1 / (symbols.size + weight))
 
 
-def _ceiling(frames: Sequence[Symbols], tables: CodecTables, level: int, options: TableOptions) -> int:
-    sizes = [predict_bytes(rate_bits(symbols, tables, level=level)) for symbols in frames]
+def _ceiling(bits: Sequence[float], options: TableOptions) -> int:
+    sizes = [predict_bytes(each) for each in bits]
     usual = float(np.quantile(sizes, options.ceiling_quantile, method="higher"))
     return min(MAX_PAYLOAD_BYTES, max(MIN_PAYLOAD_BYTES, math.ceil(options.ceiling_factor * usual) + HEADER_BYTES))

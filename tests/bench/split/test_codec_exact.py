@@ -21,14 +21,14 @@ def test_both_coders_agree_and_damage_is_refused() -> None:
 
 def test_symbols_lie_inside_and_outside_of_their_tables() -> None:
     rng = np.random.default_rng(0)
-    outside = inside = 0
+    found = {False: np.zeros(2), True: np.zeros(2)}
     for _ in range(40):
         tables = random_tables(rng)
         symbols, table = random_symbols(rng, tables, 0), tables.level(0)
-        slots = symbols - table.first_values.astype(np.int64)[:, None, None]
-        within = (slots >= 0) & (slots < table.num_slots.astype(np.int64)[:, None, None] - 1)
-        inside, outside = inside + int(within.sum()), outside + int((~within).sum())
-    assert inside > 20 * outside > 0
+        coded = table.coded(symbols.reshape(table.num_channels, -1).astype(np.int64))
+        found[tables.has_contexts] += np.array([coded.slots.size, len(coded.outside)])
+    assert found[False][0] > 20 * found[False][1] > 0
+    assert found[True][0] > 2 * found[True][1] > 0
 
 
 def test_a_coder_that_gives_other_bytes_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

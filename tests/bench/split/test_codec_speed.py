@@ -57,3 +57,11 @@ def test_tables_of_sixteen_bits_have_a_slot_for_every_value() -> None:
     steps = np.diff(codec_speed._cdf_of_16_bits(counts))
     assert steps.min() == 1
     assert steps.sum() == 1 << 16
+
+
+def test_tables_by_neighbours_are_measured_too_and_keep_the_promise() -> None:
+    row = codec_speed.context_speed(rounds=2)
+    assert row["contexts_num_symbols"] == codec_speed.NUM_SYMBOLS
+    assert row["contexts_within_promise"]
+    assert row["contexts_encode_ms_reference"] > 0
+    assert row["contexts_decode_ms_reference"] > 0

@@ -18,6 +18,7 @@ from littoral.bench.split.plan import (
     quick_plan,
 )
 from littoral.bench.split.table import fingerprint_of
+from littoral.bench.split.training import DEADZONE, tables_of
 from littoral.models.architectures import product
 from littoral.models.bottleneck import count_macs
 from littoral.models.parts import head_of
@@ -80,3 +81,11 @@ def test_a_codec_s_numbers_do_not_hang_on_how_a_split_is_trained() -> None:
     codec, split = (next(unit for unit in quick_plan() if unit.kind == kind) for kind in ("codec", "split"))
     assert fingerprint_of(codec) != fingerprint_of(split)
     assert "littoral.bench.split.training" in modules_of(split)
+
+
+def test_the_product_s_finer_levels_round_with_a_deadzone_and_its_rivals_do_not() -> None:
+    tables = {unit.name: tables_of(unit.training).deadzones for unit in full_plan() if unit.kind == "split"}
+    assert tables["split product/layer2.1 20 epochs seed 0"] == (0.0, DEADZONE, DEADZONE, DEADZONE)
+    singles = [tables[f"split product_single/pixels-rate{level} 20 epochs seed 0"] for level in range(4)]
+    assert singles == [(0.0,), (DEADZONE,), (DEADZONE,), (DEADZONE,)], "as the model for all rates, or they compare ill"
+    assert tables["split parity/beta0.32 20 epochs seed 0"] == ()

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from littoral.core.codec import Symbols, decode, encode
-from littoral.core.codec_tables import ChannelPrior, CodecTables, FrequencyTable
+from littoral.core.codec_contexts import ContextTable
+from littoral.core.codec_tables import ChannelPrior, CodecTables, FrequencyTable, quantise_prior
 from littoral.errors import PayloadError
 
 PER_TABLES = 100
@@ -23,9 +24,12 @@ Say = Callable[[int, int], None]
 
 
 def random_tables(rng: np.random.Generator) -> CodecTables:
-    """Tables of 1 to 3 levels, 1 to 6 channels and 1 to 8 places a side, with 1 to 40 values a channel."""
+    """Of 1 to 3 levels, 1 to 6 channels, 1 to 8 places a side and 1 to 40 values; half of them look at neighbours."""
     height, width = (int(side) for side in rng.integers(1, 9, 2))
-    levels = []
+    levels: list[FrequencyTable | ContextTable] = []
+    if rng.random() < 0.5:
+        levels = [_random_contexts(rng, height, width) for _ in range(int(rng.integers(1, 4)))]
+        return CodecTables(height=height, width=width, levels=tuple(levels))
     for _ in range(int(rng.integers(1, 4))):
         priors = []
         for _ in range(int(rng.integers(1, 7))):
@@ -35,11 +39,38 @@ def random_tables(rng: np.random.Generator) -> CodecTables:
     return CodecTables(height=height, width=width, levels=tuple(levels))
 
 
+def _random_contexts(rng: np.random.Generator, height: int, width: int) -> ContextTable:
+    """Weights large enough that means and scales lie in many tables, and often far from the symbols."""
+    channels, bins, num_fractions, num_slots = (int(rng.integers(1, most)) for most in (7, 6, 6, 40))
+    shape = (2, channels, channels, 4)
+    places = (height, width) if rng.random() < 0.5 else (1, 1)
+    rows = [
+        quantise_prior(ChannelPrior(pmf=rng.dirichlet(np.full(num_slots, 0.5)), first_value=0, escape=1e-4))
+        for _ in range(bins * num_fractions)
+    ]
+    return ContextTable(
+        height=height,
+        width=width,
+        mean_weights=rng.integers(-1000, 1000, shape).astype(np.int16),
+        scale_weights=rng.integers(-300, 1000, shape).astype(np.int16),
+        mean_bias=rng.integers(-9000, 9000, (channels, *places)).astype(np.int32),
+        scale_bias=rng.integers(0, 9000, (channels, 1, 1)).astype(np.int32),
+        thresholds=np.sort(rng.integers(0, 30_000, bins - 1)).astype(np.int32),
+        counts=np.stack(rows).reshape(bins, num_fractions, num_slots + 1),
+        first_value=int(rng.integers(-num_slots, 1)),
+        max_bytes=_CEILING,
+        usual_bits=0,
+    )
+
+
 def random_symbols(rng: np.random.Generator, tables: CodecTables, level: int) -> Symbols:
     """Int32 ``(C, H, W)``: most have a slot of their own, some are anywhere."""
     table, shape = tables.level(level), tables.shape(level)
-    spans = (table.num_slots.astype(np.int64) - 1)[:, None, None]
-    symbols = table.first_values.astype(np.int64)[:, None, None] + rng.integers(0, spans, shape)
+    if isinstance(table, ContextTable):
+        symbols = rng.integers(-3, 4, shape)
+    else:
+        spans = (table.num_slots.astype(np.int64) - 1)[:, None, None]
+        symbols = table.first_values.astype(np.int64)[:, None, None] + rng.integers(0, spans, shape)
     limits = np.iinfo(np.int32)
     anywhere = rng.integers(limits.min, limits.max, shape, endpoint=True)
     return np.where(rng.random(shape) < _SOMETIMES, anywhere, symbols).astype(np.int32)

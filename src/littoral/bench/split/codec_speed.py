@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from littoral.core.codec import Symbols, decode, encode, rate_bits
 from littoral.core.codec_tables import ChannelPrior, CodecTables, FrequencyTable
 from littoral.core.rans import TOTAL
+from littoral.train.contexts import fit_contexts
 
 NUM_SYMBOLS = 2_000
 """Of the payload whose time with the reference is a promise."""
@@ -45,6 +46,7 @@ def draw_symbols(tables: CodecTables, *, level: int, num_payloads: int, seed: in
     out = []
     for _ in range(num_payloads):
         rows = []
+        assert isinstance(table, FrequencyTable)
         for counts, first in zip(table.rows, table.first_values, strict=True):
             weights = counts[:-1].astype(np.float64)
             rows.append(first + rng.choice(len(weights), size=height * width, p=weights / weights.sum()))
@@ -126,9 +128,11 @@ def _compressai(symbols: Sequence[Symbols], tables: CodecTables, level: int) -> 
         ImportError: it is not installed.
     """
     ans = importlib.import_module("compressai.ans")
-    rows = tables.level(level).rows
+    table = tables.level(level)
+    assert isinstance(table, FrequencyTable)
+    rows = table.rows
     cdfs = [_cdf_of_16_bits(row) for row in rows]
-    lengths, offsets = [len(cdf) for cdf in cdfs], tables.level(level).first_values.tolist()
+    lengths, offsets = [len(cdf) for cdf in cdfs], table.first_values.tolist()
     _, height, width = tables.shape(level)
     indexes = np.repeat(np.arange(len(rows)), height * width).astype(np.int32)
     flat = [np.ascontiguousarray(one, np.int32).reshape(-1) for one in symbols]
@@ -154,13 +158,35 @@ def _cdf_of_16_bits(counts: NDArray[np.uint32]) -> list[int]:
     return [0, *np.cumsum(fine).tolist()]
 
 
+def smooth_symbols(count: int, *, seed: int = 0) -> list[Symbols]:
+    """As many as `NUM_SYMBOLS`, 20 channels of 10 x 10: each place alike to those around it."""
+    noise = np.random.default_rng(seed).normal(0, 2.0, (count, 20, 12, 12))
+    smooth = sum(noise[:, :, dy : dy + 10, dx : dx + 10] for dy in range(3) for dx in range(3)) / 3
+    return list(np.rint(smooth).astype(np.int32))
+
+
+def context_speed(*, rounds: int) -> dict[str, Any]:
+    """The same of tables that are chosen by neighbours, on symbols that they were not fitted to."""
+    table = fit_contexts(np.stack(smooth_symbols(300)))
+    tables = CodecTables(height=10, width=10, levels=(table,))
+    symbols = smooth_symbols(20, seed=1)
+    row = {**overhead(symbols, tables, level=0), **speed(symbols, tables, level=0, rounds=rounds, compressai=False)}
+    return {
+        f"contexts_{key}": value
+        for key, value in row.items()
+        if "compressai" not in key and not key.endswith("_reason")
+    }
+
+
 def measure_codec(*, quick: bool) -> dict[str, Any]:
-    """The row of the table: 2,000 symbols against the promise, and a large latent for the throughput."""
+    """The row of the table: 2,000 symbols against the promise, of both kinds of tables, and a large latent for the
+    throughput."""
     small = laplace_tables(NUM_SYMBOLS, num_channels=20)
     large = laplace_tables(LARGE_SYMBOLS, num_channels=24)
     rounds = 40 if quick else 400
     drawn = draw_symbols(small, level=0, num_payloads=20 if quick else 200)
     out = {**overhead(drawn, small, level=0), **speed(drawn, small, level=0, rounds=rounds)}
+    out.update(context_speed(rounds=max(rounds // 4, 3)))
     many = draw_symbols(large, level=0, num_payloads=2)
     wide = speed(many, large, level=0, rounds=max(rounds // 20, 3))
     out.update({f"large_{key}": value for key, value in wide.items() if not key.endswith("_reason")})

@@ -11,7 +11,7 @@ import numpy as np
 
 from littoral.bench.alone import alone
 from littoral.bench.split.material import FACTORY, INPUT, KWARGS, STUDENT, SplitMaterial
-from littoral.bench.split.training import Trained
+from littoral.bench.split.training import Trained, tables_of
 from littoral.bench.streams.cifar import CLASS_NAMES
 from littoral.bundle import Bundle
 from littoral.cloud.tail import Tail
@@ -50,6 +50,7 @@ class Fielded:
                         trained.bottleneck.cpu(),
                         TorchSource(trained.tail.cpu(), MAKE_SPLIT_TAIL, trained.tail_kwargs),
                         None if segment is None else 0,
+                        tables_of(trained.training),
                     )
                 ],
                 options=BuildOptions(

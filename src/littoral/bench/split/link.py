@@ -217,8 +217,19 @@ class Way:
 STEPS = ("segment", "encode", "up", "queue", "tail", "down")
 
 
-def measure_ways(road: Ask, ways: Sequence[Way], frames: Sequence[Any], *, rounds: int) -> list[dict[str, Any]]:
-    """Per way the median of the whole and of each step in milliseconds, and the bytes sent; ways take turns."""
+def measure_ways(
+    road: Ask,
+    ways: Sequence[Way],
+    frames: Sequence[Any],
+    *,
+    rounds: int,
+    tell: Callable[[int], None] = lambda done: None,
+) -> list[dict[str, Any]]:
+    """Per way the median of the whole and of each step in milliseconds, and the bytes sent; ways take turns.
+
+    Args:
+        tell: Hears how many rounds are done.
+    """
     times: dict[str, list[list[float]]] = {way.name: [] for way in ways}
     sizes: dict[str, list[int]] = {way.name: [] for way in ways}
     for index in range(rounds + 2):
@@ -234,6 +245,7 @@ def measure_ways(road: Ask, ways: Sequence[Way], frames: Sequence[Any], *, round
             marks = [started, cut, reply.sent, reply.arrived, reply.begun, reply.done, reply.received]
             times[way.name].append([1e3 * (b - a) for a, b in pairwise(marks)])
             sizes[way.name].append(len(body))
+        tell(max(0, index - 1))
     out = []
     for way in ways:
         steps = np.array(times[way.name])

@@ -44,13 +44,22 @@ class _TimedLink(CloudLink):
     sent_s = 0.0
 
 
-def whole_point(bundle_folder: Path, frames: Frame, *, level: int, rounds: int, spec: LinkSpec) -> dict[str, Any]:
+def whole_point(
+    bundle_folder: Path,
+    frames: Frame,
+    *,
+    level: int,
+    rounds: int,
+    spec: LinkSpec,
+    tell: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:
     """`device.infer` when the cloud answers: the median of the whole and of its parts in milliseconds.
 
     ``road_ms`` is what is neither the device's nor the cloud's: both ways of the link, and the wire at both ends.
 
     Args:
         bundle_folder: Has one split point; it is copied, since a cloud signs it.
+        tell: Hears how many rounds are done.
     Raises:
         LinkError: the device got no session, or the cloud left a frame to it.
     """
@@ -69,9 +78,12 @@ def whole_point(bundle_folder: Path, frames: Frame, *, level: int, rounds: int, 
                 bundle = Bundle.open(folder / "bundle")
                 with Device(bundle, state_dir=folder / "device", link=link, config=device_config) as device:
                     _wait_for(link)
-                    times = [_timed(device, link, frames[i % len(frames)]) for i in range(rounds + _WARM)][_WARM:]
+                    times = []
+                    for i in range(rounds + _WARM):
+                        times.append(_timed(device, link, frames[i % len(frames)]))
+                        tell(max(0, i + 1 - _WARM))
                     device.close(0.0)
-    steps = np.array([[t[key] for key in ("latency_ms", "encode_ms", "queue_ms", "tail_ms")] for t in times])
+    steps = np.array([[t[key] for key in ("latency_ms", "encode_ms", "queue_ms", "tail_ms")] for t in times[_WARM:]])
     latency, encode, queue, tail = np.median(steps, axis=0)
     return {
         "way": "split, device to cloud",
@@ -81,7 +93,7 @@ def whole_point(bundle_folder: Path, frames: Frame, *, level: int, rounds: int, 
         "queue_ms": round(float(queue), 3),
         "tail_ms": round(float(tail), 3),
         "road_ms": round(float(np.median(steps[:, 0] - steps[:, 1:].sum(axis=1))), 3),
-        "bytes": round(float(np.mean([t["bytes"] for t in times])), 1),
+        "bytes": round(float(np.mean([t["bytes"] for t in times[_WARM:]])), 1),
         "rounds": rounds,
         "level": level,
         "bits_per_second": spec.bits_per_second,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def _timing(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
 def _link(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
     from littoral.bench.split.field import Fielded
     from littoral.bench.split.link import LinkSpec
-    from littoral.bench.split.link_row import link_points
+    from littoral.bench.split.link_row import WebpBehind, link_points
     from littoral.bench.split.link_whole import whole_point
     from littoral.bench.split.points import split_points
     from littoral.bench.split.training import train_or_load
@@ -140,21 +141,19 @@ def _link(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
     accuracies = [point["accuracy"] for point in split_points(trained, frames, labels, subset=unit.frames)]
     fielded = Fielded(trained, material, material.work / "bundles" / unit.key)
     spec = LinkSpec(round_trip_ms=unit.options["round_trip_ms"])
+    webp = WebpBehind(material.network(unit.teacher).eval(), frames, labels)
+    levels, rounds = unit.options["levels"], unit.options["rounds"]
+
+    def after(before: int, done: int) -> None:
+        tell(before * rounds + done, 2 * len(levels) * rounds, "rounds over the link")
+
     points = []
-    for level in unit.options["levels"]:
-        points += link_points(
-            fielded,
-            material,
-            level=level,
-            accuracy=accuracies[level],
-            frames=unit.frames,
-            rounds=unit.options["rounds"],
-            spec=spec,
-            teacher=unit.teacher,
-            tell=tell,
-        )
-        whole = whole_point(fielded.bundle.path, frames, level=level, rounds=unit.options["rounds"], spec=spec)
-        points.append({**whole, "accuracy": accuracies[level]})
+    for index, level in enumerate(levels):
+        ways, whole = partial(after, 2 * index), partial(after, 2 * index + 1)
+        accuracy = accuracies[level]
+        points += link_points(fielded, level=level, accuracy=accuracy, webp=webp, rounds=rounds, spec=spec, tell=ways)
+        point = whole_point(fielded.bundle.path, frames, level=level, rounds=rounds, spec=spec, tell=whole)
+        points.append({**point, "accuracy": accuracy})
     return {"points": points, "trained_commit": trained.commit}
 
 

@@ -78,10 +78,11 @@ class Budget:
     views: int = 8
     test_frames: int = 10_000
     codec_frames: int = CODEC_FRAMES
-    robust_frames: int = 2_000
+    robust_frames: int = 1_000
     leak_frames: int = 10_000
     """Training frames that the attacker has."""
-    leak_epochs: int = 10
+    leak_epochs: int = 5
+    """Per level; some ten minutes of a core for four."""
     rounds: int = 300
 
 
@@ -191,7 +192,7 @@ class _Plan:
             self.unit("timing", "timing", variant, 64, training, rounds=b.rounds),
             *(
                 self.unit(
-                    "link", "link", f"{variant}-{trip:g}ms", min(b.codec_frames, 500), training,
+                    "link", "link", f"{variant}-{trip:g}ms", min(b.codec_frames, 1_000), training,
                     levels=list(levels), rounds=b.rounds, round_trip_ms=trip,
                 )
                 for trip in (40.0, 80.0)[: 1 if b.rounds < 100 else 2]

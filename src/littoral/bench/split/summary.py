@@ -230,6 +230,9 @@ def _codec(units: Units) -> dict[str, Any]:
             "codec_overhead_bytes": point["overhead_bytes"],
             "codec_within_promise": point["within_promise"],
             "codec_reference_ms_2000_symbols": round(point["encode_ms_reference"] + point["decode_ms_reference"], 4),
+            "codec_contexts_reference_ms_2000_symbols": _both_ways(point, "contexts_", "reference"),
+            "codec_contexts_accelerator_ms_2000_symbols": _both_ways(point, "contexts_", "accelerator"),
+            "codec_contexts_within_promise": point.get("contexts_within_promise"),
             "codec_speedup_over_compressai": point["speedup_over_compressai"],
             "codec_speedup_over_reference": point["speedup_over_reference"],
         }
@@ -237,6 +240,12 @@ def _codec(units: Units) -> dict[str, Any]:
             out["codec_speedup_over_compressai_reason"] = point["compressai_reason"]
         return out
     return {}
+
+
+def _both_ways(point: Mapping[str, Any], kind: str, coder: str) -> float | None:
+    """Milliseconds there and back; None in a row that is older than the kind, or without that coder."""
+    found = [point.get(f"{kind}{way}_ms_{coder}") for way in ("encode", "decode")]
+    return None if None in found else round(sum(found), 4)  # type: ignore[arg-type]
 
 
 def _exactness(units: Units) -> dict[str, Any]:

@@ -1,0 +1,283 @@
+"""Tables that look at neighbours: both sides choose alike, bytes are golden, and damage is refused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from codec_cases import EACH_CODER, INT32_MAX, INT32_MIN, needs_accelerator
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from littoral.core.codec import MIN_PAYLOAD_BYTES, decode, encode, expected_bits, rate_bits
+from littoral.core.codec_contexts import ContextTable, phases_of
+from littoral.core.codec_tables import ChannelPrior, CodecTables, FrequencyTable, quantise_prior
+from littoral.errors import PayloadError
+
+GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "golden" / "codec-contexts.json").read_text())
+
+
+def golden_tables() -> CodecTables:
+    tensors = {name: np.array(value["values"], value["type"]) for name, value in GOLDEN["tensors"].items()}
+    return CodecTables.from_tensors(tensors)
+
+
+def context_table(seed: int, channels: int, height: int, width: int, *, far: bool = False) -> ContextTable:
+    rng = np.random.default_rng(seed)
+    bins, fractions, slots = (int(rng.integers(1, most)) for most in (5, 6, 12))
+    rows = [
+        quantise_prior(ChannelPrior(pmf=1.0 + rng.integers(0, 50, slots), first_value=0, escape=1.0))
+        for _ in range(bins * fractions)
+    ]
+    shape, most = (2, channels, channels, 4), 32_000 if far else 1500
+    places = (height, width) if rng.random() < 0.5 else (1, 1)
+    return ContextTable(
+        height=height,
+        width=width,
+        mean_weights=rng.integers(-most, most, shape).astype(np.int16),
+        scale_weights=rng.integers(-most, most, shape).astype(np.int16),
+        mean_bias=rng.integers(-9000, 9000, (channels, *places)).astype(np.int32),
+        scale_bias=rng.integers(-9000, 9000, (channels, 1, 1)).astype(np.int32),
+        thresholds=np.sort(rng.integers(-9000, 30_000, bins - 1)).astype(np.int32),
+        counts=np.stack(rows).reshape(bins, fractions, slots + 1),
+        first_value=int(rng.integers(-slots, 1)),
+        max_bytes=100_000,
+        usual_bits=100,
+    )
+
+
+@st.composite
+def tables_and_symbols(draw: st.DrawFn) -> tuple[CodecTables, NDArray[np.int32]]:
+    channels, height, width = draw(st.integers(1, 3)), draw(st.integers(1, 4)), draw(st.integers(1, 5))
+    table = context_table(draw(st.integers(0, 1000)), channels, height, width, far=draw(st.booleans()))
+    value = st.integers(-5, 5) | st.sampled_from([INT32_MIN, INT32_MAX]) | st.integers(INT32_MIN, INT32_MAX)
+    num_symbols = channels * height * width
+    symbols = draw(st.lists(value, min_size=num_symbols, max_size=num_symbols))
+    tables = CodecTables(height=height, width=width, levels=(table,))
+    return tables, np.array(symbols, np.int32).reshape(tables.shape(0))
+
+
+@pytest.mark.parametrize("use_reference", EACH_CODER)
+@given(case=tables_and_symbols())
+@settings(max_examples=80, deadline=None)
+def test_what_goes_in_comes_out(use_reference: bool, case: tuple[CodecTables, NDArray[np.int32]]) -> None:
+    tables, symbols = case
+    payload = encode(symbols, tables, level=0, use_reference=use_reference)
+    decoded = decode(payload, tables, use_reference=use_reference)
+    np.testing.assert_array_equal(decoded.symbols, symbols)
+    assert decoded.symbols.dtype == np.int32
+    assert rate_bits(symbols, tables, level=0) / 8 < len(payload) - MIN_PAYLOAD_BYTES + 2
+
+
+@needs_accelerator
+@given(case=tables_and_symbols())
+@settings(max_examples=100, deadline=None)
+def test_the_accelerator_writes_the_references_bytes_and_reads_them(
+    case: tuple[CodecTables, NDArray[np.int32]],
+) -> None:
+    tables, symbols = case
+    payload = encode(symbols, tables, level=0, use_reference=True)
+    assert encode(symbols, tables, level=0) == payload
+    np.testing.assert_array_equal(decode(payload, tables).symbols, symbols)
+
+
+@pytest.mark.parametrize("use_reference", EACH_CODER)
+@pytest.mark.parametrize("case", GOLDEN["payloads"], ids=lambda case: case["name"])
+def test_golden_payloads_never_change(case: dict[str, Any], use_reference: bool) -> None:
+    tables, golden = golden_tables(), bytes.fromhex(case["payload"])
+    assert tables.digest.hex() == GOLDEN["digest"]
+    symbols = np.array(case["symbols"], np.int32).reshape(tables.shape(case["level"]))
+    assert encode(symbols, tables, level=case["level"], use_reference=use_reference) == golden
+    np.testing.assert_array_equal(decode(golden, tables, use_reference=use_reference).symbols, symbols)
+
+
+# The page on the format, followed place by place in whole numbers.
+
+
+def table_by_hand(
+    table: ContextTable, known: dict[tuple[int, int, int], int], phase: int, place: tuple[int, int, int]
+) -> tuple[int, int]:
+    """Which table a symbol is of, and the whole part of its mean."""
+    channel, y, x = place
+    near = [(), ((-1, -1), (-1, 1), (1, -1), (1, 1)), ((-1, 0), (0, -1), (0, 1), (1, 0))][phase]
+    biases = [int(np.broadcast_to(b, (table.num_channels, table.height, table.width))[place]) for b in
+              (table.mean_bias, table.scale_bias)]  # fmt: skip
+    mean, scale = biases
+    for other, (number, (dy, dx)) in itertools.product(range(table.num_channels), enumerate(near)):
+        value = known.get((other, y + dy, x + dx), 0)
+        mean += int(table.mean_weights[phase - 1, channel, other, number]) * value
+        scale += int(table.scale_weights[phase - 1, channel, other, number]) * abs(value)
+    whole, rest = divmod(mean + 2048, 4096)
+    fractions = table.counts.shape[1]
+    found = sum(threshold <= scale for threshold in table.thresholds.tolist())
+    return found * fractions + rest * fractions // 4096, whole
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_tables_are_chosen_as_the_page_says(seed: int) -> None:
+    channels, height, width = 1 + seed % 3, 1 + seed % 4, 5 - seed % 3
+    table = context_table(seed, channels, height, width)
+    symbols = np.random.default_rng(seed).integers(-200, 200, (channels, height, width)) // 40
+    symbols[0, 0, 0] = 5000
+    coded = table.coded(symbols.reshape(channels, -1).astype(np.int64))
+    known: dict[tuple[int, int, int], int] = {}
+    expected = []
+    for phase, (ys, xs) in enumerate(phases_of(height, width)):
+        met = {}
+        for channel, (y, x) in itertools.product(range(channels), zip(ys.tolist(), xs.tolist(), strict=True)):
+            number, whole = table_by_hand(table, known, phase, (channel, y, x))
+            value = int(symbols[channel, y, x])
+            slot, last = value - whole - table.first_value, table.counts.shape[2] - 1
+            outside = not 0 <= slot < last
+            met[channel, y, x] = max(-127, min(127, whole if outside else value))
+            expected.append((number, last if outside else slot))
+        known |= met
+    assert list(zip(coded.tables.tolist(), coded.slots.tolist(), strict=True)) == expected
+
+
+def test_the_order_of_sums_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights and neighbours as large as they may be: their sums are whole numbers that float64 holds exactly."""
+    table = context_table(3, 200, 5, 5, far=True)
+    symbols = np.random.default_rng(0).integers(-127, 128, (200, 5, 5)).astype(np.int32)
+    scales, halved = table.predictions(symbols[None])
+    shuffled = np.random.default_rng(1).permutation(200)
+    turned = replace(
+        table, mean_weights=table.mean_weights[:, :, shuffled], scale_weights=table.scale_weights[:, :, shuffled]
+    )
+    for phase, other in zip(table._phases, turned._phases, strict=True):
+        known = np.pad(symbols, ((0, 0), (1, 1), (1, 1))).reshape(200, -1).astype(np.float64)
+        for one, two in zip(table._predicted(phase, known), turned._predicted(other, known[shuffled]), strict=True):
+            np.testing.assert_array_equal(one, two)
+    assert np.abs(halved).max() > 1 << 24, "beyond what float32 holds, so the test could fail"
+    assert (scales == np.rint(scales)).all()
+
+
+# Damage.
+
+
+@pytest.mark.parametrize("use_reference", EACH_CODER)
+@pytest.mark.parametrize("number", range(4))
+def test_every_changed_byte_and_every_cut_is_refused(number: int, use_reference: bool) -> None:
+    tables, payload = golden_tables(), bytes.fromhex(GOLDEN["payloads"][number]["payload"])
+    damaged = [payload[:length] for length in range(len(payload))]
+    for at, mask in itertools.product(range(len(payload)), range(1, 256)):
+        damaged.append(payload[:at] + bytes([payload[at] ^ mask]) + payload[at + 1 :])
+    for data in damaged:
+        with pytest.raises(PayloadError):
+            decode(data, tables, use_reference=use_reference)
+
+
+@pytest.mark.parametrize("use_reference", EACH_CODER)
+@given(body=st.binary(min_size=4, max_size=80), number=st.integers(0, 1))
+@settings(max_examples=200, deadline=None)
+def test_noise_behind_a_good_header_is_refused(use_reference: bool, body: bytes, number: int) -> None:
+    tables = golden_tables()
+    rest = bytes([0x30 | number]) + tables.name + body
+    with pytest.raises(PayloadError):
+        decode(rest[:3] + bytes([-sum(rest) & 0xFF]) + rest[3:], tables, use_reference=use_reference)
+
+
+def test_symbols_over_the_ceiling_are_not_sent() -> None:
+    tables = golden_tables()
+    low = CodecTables(height=3, width=4, levels=(replace(tables.levels[0], max_bytes=20),))
+    with pytest.raises(PayloadError, match="level 0 allows 20") as caught:
+        encode(np.full((2, 3, 4), INT32_MAX, np.int32), low, level=0)
+    assert caught.value.code == "too-large"
+
+
+def test_neighbours_are_worth_bytes_and_without_them_there_is_nothing_to_gain() -> None:
+    """The negative control: with weights of 0 the same symbols take more."""
+    rng = np.random.default_rng(0)
+    smooth = np.rint(np.kron(rng.normal(0, 3, (1, 4, 4)), np.ones((1, 2, 2)))).astype(np.int32)
+    rows = [quantise_prior(ChannelPrior(pmf=2.0 ** -np.abs(np.arange(-12, 13)), first_value=0, escape=1e-6))]
+    weights = np.zeros((2, 1, 1, 4), np.int16)
+    blind = ContextTable(
+        height=8, width=8, mean_weights=weights, scale_weights=weights, mean_bias=np.zeros((1, 1, 1), np.int32),
+        scale_bias=np.zeros((1, 1, 1), np.int32), thresholds=np.zeros(0, np.int32),
+        counts=np.stack(rows).reshape(1, 1, -1), first_value=-12, max_bytes=1000, usual_bits=77,
+    )  # fmt: skip
+    seeing = replace(blind, mean_weights=np.full((2, 1, 1, 4), 1024, np.int16))
+    without, seen = (
+        rate_bits(smooth, CodecTables(height=8, width=8, levels=(table,)), level=0) for table in (blind, seeing)
+    )
+    assert seen < 0.9 * without
+    assert expected_bits(CodecTables(height=8, width=8, levels=(blind,)), level=0) == pytest.approx(77)
+
+
+# What may be wrong with the tables.
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"mean_weights": np.zeros((2, 2, 2, 4), np.int32)}, "mean_weights must be an array of int16"),
+        ({"mean_weights": np.zeros((2, 2, 3, 4), np.int16)}, r"expected \(2, C, C, 4\)"),
+        ({"scale_weights": np.zeros((2, 1, 1, 4), np.int16)}, r"expected \(2, C, C, 4\)"),
+        ({"mean_bias": np.zeros((2, 3, 1), np.int32)}, "biases must be"),
+        ({"thresholds": np.array([3, 2], np.int32)}, "does not fall"),
+        ({"thresholds": np.array([1, 2], np.int32)}, "one bin more"),
+        ({"counts": np.full((2, 2, 1), 1 << 24, np.uint32)}, "2 slots or more"),
+        ({"counts": np.full((2, 2, 4), 1 << 21, np.uint32)}, "add up to"),
+        ({"first_value": 1 << 40}, "first value is"),
+        ({"usual_bits": -1}, "usual_bits is -1"),
+        ({"max_bytes": 0}, "ceiling is 0"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_tables_that_contradict_themselves_are_refused(change: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        replace(golden_tables().levels[0], **change)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda t: {**t, "level0.first_value": t["level0.first_value"].astype(np.uint32)}, r"must be int32 \(1,\)"),
+        (lambda t: {k: v for k, v in t.items() if k != "level1.usual_bits"}, "lack or do not know level1.usual_bits"),
+        (lambda t: {**t, "level0.num_slots": np.zeros(1, np.uint32)}, "lack or do not know level0.num_slots"),
+        (lambda t: {**t, "grid": np.array([4, 3], np.uint32)}, "biases must be"),
+    ],
+    ids=["type", "missing", "of the other kind", "another grid"],
+)
+def test_tensors_that_are_none_are_refused(spoil: Callable[[dict[str, Any]], dict[str, Any]], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        CodecTables.from_tensors(spoil(golden_tables().to_tensors()))
+
+
+def test_levels_of_both_kinds_are_refused() -> None:
+    static = FrequencyTable.from_priors([ChannelPrior(pmf=np.ones(3), first_value=-1)] * 2, max_bytes=100)
+    with pytest.raises(ValueError, match="tables of the same kind"):
+        CodecTables(height=3, width=4, levels=(golden_tables().levels[0], static))
+    with pytest.raises(ValueError, match="latent's height and width"):
+        CodecTables(height=4, width=3, levels=golden_tables().levels)
+
+
+def test_all_that_decides_what_a_payload_means_is_in_the_digest() -> None:
+    tables = golden_tables()
+    first = tables.levels[0]
+    assert isinstance(first, ContextTable)
+    changes: list[dict[str, Any]] = [{"first_value": -2}, {"max_bytes": 4095}]
+    for name in ("mean_weights", "scale_weights", "mean_bias", "scale_bias", "thresholds"):
+        value = getattr(first, name).copy()
+        value.flat[-1] += 1
+        changes.append({name: value})
+    for change in changes:
+        other = replace(tables, levels=(replace(first, **change), *tables.levels[1:]))
+        assert other.digest != tables.digest, change
+
+
+def test_tables_go_to_another_process_after_use() -> None:
+    tables = golden_tables()
+    payload = bytes.fromhex(GOLDEN["payloads"][0]["payload"])
+    decode(payload, tables)
+    other = pickle.loads(pickle.dumps(tables))  # noqa: S301
+    assert other.digest == tables.digest
+    np.testing.assert_array_equal(decode(payload, other).symbols, decode(payload, tables).symbols)
