@@ -1,8 +1,8 @@
 """Milliseconds of a frame, measured: one thread, one frame at a time, in turns with the whole network in one session.
 
 The exits run as on the device: a session for each segment, run only if no exit before it was sure; then a stem's
-session and a head in NumPy. What is compared is the mean over a user's own test frames, each of which leaves where it
-leaves.
+session and a head in NumPy; all in memory that stays. What is compared is the mean over a user's own test frames, each
+of which leaves where it leaves.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from littoral.core.arrays import Frame
 from littoral.core.exit_policy import ServedExit
 from littoral.core.exits import OFF
 from littoral.core.personal import PersonalConfig
+from littoral.core.selection import judge_one
+from littoral.edge.bound import BoundModel, FramePath
 from littoral.train.export import export_model, external_names
 
 Row = dict[str, Any]
@@ -42,34 +44,45 @@ def whole_network(network: nn.Module, spec: InputSpec) -> Step:
 
 
 class Runner:
-    """One frame through a chain, as far as it has to go.
+    """One frame through a chain, as far as it has to go: the device's path (`littoral.edge.exits`), step by step.
 
     Args:
+        path: What runs; of all runners of a chain the same, as a device has one.
         thresholds: Of all exits but the deepest.
     """
 
-    def __init__(self, chain: Chain, policy: Policy, thresholds: Sequence[float]) -> None:
+    def __init__(self, chain: Chain, path: FramePath, policy: Policy, thresholds: Sequence[float]) -> None:
         parts = zip(policy.heads, policy.temperatures, (*thresholds, 0.0), strict=True)
         served = [ServedExit(head=head, temperature=t, threshold=limit) for head, t, limit in parts]
-        self._segments: list[tuple[Step, list[tuple[Step | None, ServedExit]]]] = []
-        for index, segment in enumerate(chain.segments):
-            here = [
-                (exit.stem, each)
-                for exit, each in zip(chain.exits, served, strict=True)
-                if exit.segment == index and each.threshold != OFF
-            ]
-            self._segments.append((segment, here))
+        ends = [exit.segment + 1 for exit in chain.exits]
+        *self._early, self._deep = zip(range(len(ends)), ends, served, strict=True)
+        self._path, self._end = path, len(chain.segments)
 
     def __call__(self, frame_1HWC: Frame) -> int:
-        """Answer a frame; after how many segments."""
+        """Answer a frame; at which exit, the end being the last."""
+        path, position = self._path, 0
         value: Any = frame_1HWC
-        for number, (segment, exits) in enumerate(self._segments):
-            value = segment(value)
-            for stem, exit in exits:
-                spoken = exit.answer((value if stem is None else stem(value))[0])
-                if spoken.confidence >= exit.threshold:
-                    return number
-        return len(self._segments)
+        for i, after, each in self._early:
+            value = path.through(position, after, value)
+            position = after
+            if each.threshold == OFF:
+                continue
+            if each.answer(path.pooled(i, value)).confidence >= each.threshold:
+                return i
+        i, after, deep = self._deep
+        value = path.through(position, after, value)
+        features = path.pooled(i, value)
+        judge_one(path.through(after, self._end, value)[0])  # the network's own word, which the device watches
+        deep.answer(features)
+        return i
+
+
+def path_of(chain: Chain) -> FramePath:
+    """A chain's segments and stems as a device runs them."""
+    return FramePath(
+        BoundModel([step.for_one_frame() for step in chain.segments]),
+        [None if exit.stem is None else exit.stem.for_one_frame() for exit in chain.exits],
+    )
 
 
 def operating_points(
@@ -125,9 +138,9 @@ def latency_rows(
         frames: The user's test frames; as many as shall be timed.
         others: Whole networks to be timed beside, by name: a static smaller model.
     """
-    points = operating_points(chain, seen, config=config)
+    points, path = operating_points(chain, seen, config=config), path_of(chain)
     ways: dict[str, Callable[[Frame], Any]] = {"whole": whole, **(others or {})}
-    ways |= {name: Runner(chain, policy, found.thresholds) for name, policy, found, _ in points}
+    ways |= {name: Runner(chain, path, policy, found.thresholds) for name, policy, found, _ in points}
     spent = timed(ways, frames)
     full_ms = spent["whole"]
     facts = {"user": seen.user.index, "style": seen.user.style, "hard": seen.user.hard}
