@@ -42,6 +42,7 @@ def test_each_segment_and_stem_gives_the_same_bits_in_memory_that_stays(bundle: 
             position = stage.after
             np.testing.assert_array_equal(stays, new)
             np.testing.assert_array_equal(path.pooled(i, stays), stage.pooled(new))
+            np.testing.assert_array_equal(path.features[stage.columns], stage.pooled(new))
         np.testing.assert_array_equal(path.through(position, end, stays), model.through(position, end, new))
 
 

@@ -25,31 +25,33 @@ class BoundSession:
 
     Args:
         given, wanted: Names of the input and the output.
+        to: Where the output goes, contiguous and of its shape; None lets ONNX Runtime find a place.
     """
 
-    def __init__(self, session: ort.InferenceSession, given: str, wanted: str) -> None:
+    def __init__(self, session: ort.InferenceSession, given: str, wanted: str, to: FloatArray | None = None) -> None:
         self._session, self._names = session, (given, wanted)
         self._binding = session.io_binding()
         self._run = session.run_with_iobinding
         self._from: NDArray[Any] | None = None
-        self._to: FloatArray | None = None
+        self._to = to
 
     def __call__(self, value: NDArray[Any]) -> FloatArray:
         """What the session makes of a value. An array that came last time too is read where it lies."""
-        if value is not self._from:
-            return self._bind(value)
-        self._run(self._binding)
-        assert self._to is not None
-        return self._to
+        if value is self._from and self._to is not None:
+            self._run(self._binding)
+            return self._to
+        return self._bind(value)
 
     def _bind(self, value: NDArray[Any]) -> FloatArray:
         """Read from this array from now on, and write where ONNX Runtime puts the output for it."""
         given, wanted = self._names
-        out: FloatArray = self._session.run([wanted], {given: value})[0]
+        if self._to is None:
+            self._to = self._session.run([wanted], {given: value})[0]
         self._binding.bind_ortvalue_input(given, ort.OrtValue.ortvalue_from_numpy(value))
-        self._binding.bind_ortvalue_output(wanted, ort.OrtValue.ortvalue_from_numpy(out))
-        self._from, self._to = value, out
-        return out
+        self._binding.bind_ortvalue_output(wanted, ort.OrtValue.ortvalue_from_numpy(self._to))
+        self._from = value
+        self._run(self._binding)
+        return self._to
 
 
 class BoundModel:
@@ -86,10 +88,18 @@ class FramePath:
         segments: Of which `through` is.
         stems: Of each exit; None where the segment's output is the features.
         model: What the segments are of, for whoever has to notice that it is another.
+        features: Of all exits, side by side, float32, where the stems put them.
     """
 
-    def __init__(self, segments: BoundModel, stems: Sequence[Bound | None], model: object = None) -> None:
+    def __init__(
+        self,
+        segments: BoundModel,
+        stems: Sequence[Bound | None],
+        model: object = None,
+        features: FloatArray | None = None,
+    ) -> None:
         self.through, self.model = segments.through, model
+        self.features = np.zeros(0, np.float32) if features is None else features
         self._stems = tuple(stems)
 
     def pooled(self, i: int, value: FloatArray) -> FloatArray:
@@ -97,3 +107,13 @@ class FramePath:
         stem = self._stems[i]
         features: FloatArray = (value if stem is None else stem(value))[0]
         return features
+
+
+def copier(to: FloatArray) -> Bound:
+    """What copies a value there."""
+
+    def copy(value: NDArray[Any]) -> FloatArray:
+        to[...] = value
+        return to
+
+    return copy

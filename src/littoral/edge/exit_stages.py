@@ -13,7 +13,7 @@ from littoral.bundle.exits import ExitHeads
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.calibration_ring import Seen, as_half
 from littoral.core.exits import ExitCosts
-from littoral.edge.bound import BoundSession, FramePath
+from littoral.edge.bound import BoundSession, FramePath, copier
 from littoral.edge.session import Model, SessionConfig, open_session
 from littoral.errors import ModelOutputError
 
@@ -72,8 +72,14 @@ class ExitStages:
 
     def path(self, model: Model) -> FramePath:
         """A model's segments and the stems for one frame after another; for the thread that answers alone."""
-        stems = [None if each.stem is None else BoundSession(each.stem, _FEATURES, _POOLED) for each in self.all]
-        return FramePath(model.for_one_frame(), stems, model)
+        features = np.zeros((1, self.num_features), dtype=np.float32)
+        stems = [
+            copier(features[:, each.columns])
+            if each.stem is None
+            else BoundSession(each.stem, _FEATURES, _POOLED, to=features[:, each.columns])
+            for each in self.all
+        ]
+        return FramePath(model.for_one_frame(), stems, model, features[0])
 
     @property
     def frame_bytes(self) -> int:

@@ -127,7 +127,7 @@ class ExitRuntime:
         self.calibrates = purpose is Purpose.RING and self.calibration.runs_again
         runs_on = checking or picked or not fits
         self.begins(frame_id)
-        row = recent.features[recent.begin(frame_id)]
+        recent.begin(frame_id)
         value: Any = frame[None]
         position = num_seen = 0
         shadow: list[Spoken] = []
@@ -138,8 +138,6 @@ class ExitRuntime:
             if not fits or (not stage.is_deep and not picked and (runs_on or each.threshold == OFF)):
                 continue
             pooled = path.pooled(i, value)
-            with np.errstate(over="ignore"):
-                row[stage.columns] = pooled
             num_seen += num_seen == i
             if stage.is_deep or (runs_on and checking):
                 continue
@@ -147,6 +145,7 @@ class ExitRuntime:
             if runs_on:
                 shadow.append(spoken)
             elif spoken.confidence >= each.threshold:
+                recent.put(frame_id, num_seen, path.features)
                 recent.end(frame_id, model.version, num_seen, None)
                 self.frames_by_exit[i] += 1
                 return Found(spoken.logits_K, spoken.label, spoken.confidence, spoken.entropy_nats, i, None)
@@ -161,6 +160,7 @@ class ExitRuntime:
                 end = len(self.stages) - 1
                 found = Found(own.logits_K, own.label, own.confidence, own.entropy_nats, end, entropy)
         self.frames_by_exit[found.exit_index] += 1
+        recent.put(frame_id, num_seen, path.features)
         recent.end(frame_id, model.version, num_seen, logits)
         if num_seen == len(self.stages) and (picked or not checking):
             said, sure = [each.label for each in shadow], [each.confidence for each in shadow]

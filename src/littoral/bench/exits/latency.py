@@ -67,17 +67,19 @@ class Runner:
             position = after
             if each.threshold == OFF:
                 continue
-            if each.answer(path.pooled(i, value)).confidence >= each.threshold:
+            spoken = each.answer(path.pooled(i, value))
+            if spoken.confidence >= each.threshold:
+                _ = spoken.logits_K  # an answer has them
                 return i
         i, after, deep = self._deep
         value = path.through(position, after, value)
         features = path.pooled(i, value)
         judge_one(path.through(after, self._end, value)[0])  # the network's own word, which the device watches
-        deep.answer(features)
+        _ = deep.answer(features).logits_K
         return i
 
 
-def path_of(chain: Chain) -> FramePath:
+def frame_path(chain: Chain) -> FramePath:
     """A chain's segments and stems as a device runs them."""
     return FramePath(
         BoundModel([step.for_one_frame() for step in chain.segments]),
@@ -138,7 +140,7 @@ def latency_rows(
         frames: The user's test frames; as many as shall be timed.
         others: Whole networks to be timed beside, by name: a static smaller model.
     """
-    points, path = operating_points(chain, seen, config=config), path_of(chain)
+    points, path = operating_points(chain, seen, config=config), frame_path(chain)
     ways: dict[str, Callable[[Frame], Any]] = {"whole": whole, **(others or {})}
     ways |= {name: Runner(chain, path, policy, found.thresholds) for name, policy, found, _ in points}
     spent = timed(ways, frames)
