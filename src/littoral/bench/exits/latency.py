@@ -31,6 +31,7 @@ from littoral.train.export import export_model, external_names
 
 Row = dict[str, Any]
 RISK = 0.05
+IN_A_ROW = 10
 
 
 def whole_network(network: nn.Module, spec: InputSpec) -> Step:
@@ -143,30 +144,35 @@ def latency_rows(
     points, path = operating_points(chain, seen, config=config), frame_path(chain)
     ways: dict[str, Callable[[Frame], Any]] = {"whole": whole, **(others or {})}
     ways |= {name: Runner(chain, path, policy, found.thresholds) for name, policy, found, _ in points}
-    spent = timed(ways, frames)
-    full_ms = spent["whole"]
+    turns, rows_of = timed(ways, frames), timed(ways, frames, in_a_row=IN_A_ROW)
     facts = {"user": seen.user.index, "style": seen.user.style, "hard": seen.user.hard}
-    rows = [
-        {**facts, "way": name, "ms": round(spent[name], 4), "full_ms": round(full_ms, 4)}
-        for name in ("whole", *(others or {}))
-    ]
+    times = {
+        name: {
+            "ms": round(turns[name], 4),
+            "full_ms": round(turns["whole"], 4),
+            "in_a_row_ms": round(rows_of[name], 4),
+            "in_a_row_full_ms": round(rows_of["whole"], 4),
+        }
+        for name in ways
+    }
+    rows = [{**facts, "way": name, **times[name]} for name in ("whole", *(others or {}))]
     for name, _, found, right in points:
-        rows.append(
-            {
-                **facts,
-                "way": name,
-                "ms": round(spent[name], 4),
-                "full_ms": round(full_ms, 4),
-                "right": round(found.right, 2),
-                "shipped_right": round(right, 2),
-                "compute": round(found.compute, 4),
-            }
-        )
+        right_too = {"right": round(found.right, 2), "shipped_right": round(right, 2)}
+        rows.append({**facts, "way": name, **times[name], **right_too, "compute": round(found.compute, 4)})
     return rows
 
 
-def timed(ways: dict[str, Callable[[Frame], Any]], frames: Frame) -> dict[str, float]:
-    """Milliseconds of each way over all frames; each frame goes through all of them before the next.
+def timed(
+    ways: dict[str, Callable[[Frame], Any]],
+    frames: Frame,
+    *,
+    in_a_row: int = 1,
+    clock_ns: Callable[[], int] = time.perf_counter_ns,
+) -> dict[str, float]:
+    """Milliseconds of each way over all frames, in turns: so many frames go through one way, then through the next.
+
+    With 1 each frame finds the processor's caches full of another way's weights: a device that does other work between
+    two frames. With more it is one that answers frame after frame.
 
     Of the frames that leave at the same place the median counts for each: then another job on the machine, which is in
     the way of a long call more often than of a short one, does not decide the ratio.
@@ -176,14 +182,16 @@ def timed(ways: dict[str, Callable[[Frame], Any]], frames: Frame) -> dict[str, f
             way(frame[None])
     spent: dict[str, dict[int, list[int]]] = {name: {} for name in ways}
     names = list(ways)
-    for number, frame in enumerate(frames):
-        one = np.ascontiguousarray(frame[None])
+    for number, start in enumerate(range(0, len(frames), in_a_row)):
+        some = [np.ascontiguousarray(frame[None]) for frame in frames[start : start + in_a_row]]
         for turn in range(len(names)):
             name = names[(turn + number) % len(names)]
-            begun = time.perf_counter_ns()
-            out = ways[name](one)
-            took = time.perf_counter_ns() - begun
-            spent[name].setdefault(out if isinstance(out, int) else 0, []).append(took)
+            way, times = ways[name], spent[name]
+            for frame in some:
+                begun = clock_ns()
+                out = way(frame)
+                took = clock_ns() - begun
+                times.setdefault(out if isinstance(out, int) else 0, []).append(took)
     return {
         name: sum(len(values) * median(values) for values in places.values()) / len(frames) / 1e6
         for name, places in spent.items()
