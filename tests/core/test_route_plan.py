@@ -38,11 +38,14 @@ def test_a_way_that_is_shut_and_an_exit_that_is_off_are_not_counted_on() -> None
     assert (plan.offload == math.inf).all()
 
 
-def test_distrust_makes_the_device_worth_less_and_never_more_than_certainly_wrong() -> None:
-    plan = make_plan(
-        BY_HAND, step_losses=(0, 0), way_losses=(math.inf,), way_points=(1,), thresholds=(0.7,), local_extra=0.9
-    )
-    assert plan.onward[1] == pytest.approx([(1 + 0.92) / 2, 0.92])
+def test_distrust_makes_an_early_exit_worth_less_and_the_whole_network_not() -> None:
+    shared = {"step_losses": (0, 0.2), "way_losses": (math.inf,), "way_points": (1,), "thresholds": (0.7,)}
+    calm, wary = make_plan(BY_HAND, **shared), make_plan(BY_HAND, **shared, exit_extra=0.9)
+    assert wary.onward[1] == pytest.approx([0.2 + (0.4 + 0.02) / 2, 0.2 + 0.02])
+    assert wary.onward[1] == pytest.approx(calm.onward[1])
+    # A sure frame would leave at the exit for 0.1; distrusted it goes on for 0.22.
+    assert calm.onward[0] == pytest.approx([(0.41 + 0.1) / 2] * 2)
+    assert wary.onward[0] == pytest.approx([(0.41 + 0.22) / 2] * 2)
 
 
 def test_fitted_curves_find_the_rates_they_were_drawn_from() -> None:

@@ -1,8 +1,9 @@
-"""After a sign that the world has changed: leave early only when surer, trust the device less, let more be asked.
+"""After a sign that the world has changed: leave early only when surer, trust early exits less, let more be asked.
 
 Thresholds and curves were made in another world. Until they are made anew (`recheck` of the exits, answers from the
-cloud), early exits must be surer, the device's errors are taken to be more than the curves say, and the byte budget is
-opened; then all of it fades. What opens the budget is bounded, whatever the signal does. Time is counted in frames.
+cloud), early exits must be surer, their errors are taken to be more than the curves say, and the byte budget is opened;
+then all of it fades. The whole network is not distrusted: what shakes it shakes the cloud as well, and frames would be
+sent for nothing. What opens the budget is bounded, whatever the signal does. Time is counted in frames.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class CautionConfig:
     tighten: float = 0.5
     """In full, the distance of a threshold from 1 shrinks by this share: 0.9 becomes 0.95."""
     distrust: float = 0.1
-    """Added to the device's errors in full."""
+    """Added to the errors of early exits in full."""
     budget_factor: float = 3.0
     """The byte budget in full, as a multiple."""
     extra_frames_per_1000: float = 800.0
@@ -43,7 +44,7 @@ class Stance:
 
     level: float = 0.0
     """0 calm to 1 in full."""
-    local_extra: float = 0.0
+    exit_extra: float = 0.0
     budget_factor: float = 1.0
     tighten: float = 0.0
 
@@ -90,5 +91,5 @@ class Caution:
         opened = min((config.budget_factor - 1) * level, max(self._extra, 0.0))
         self._extra -= opened
         return Stance(
-            level=level, local_extra=config.distrust * level, budget_factor=1 + opened, tighten=config.tighten * level
+            level=level, exit_extra=config.distrust * level, budget_factor=1 + opened, tighten=config.tighten * level
         )

@@ -202,7 +202,7 @@ def make_plan(
     way_losses: Sequence[float],
     way_points: Sequence[int],
     thresholds: Sequence[float],
-    local_extra: float = 0.0,
+    exit_extra: float = 0.0,
 ) -> Plan:
     """Backward induction.
 
@@ -211,7 +211,7 @@ def make_plan(
         way_losses: That of an offload without its error; infinite for a way that is shut.
         way_points: The first point at which each way's input is there.
         thresholds: Of each early exit: below it a frame may not be answered there, whatever the curves say.
-        local_extra: Added to the device's errors, as while the world has just changed.
+        exit_extra: Added to the errors of early exits, as while the world has just changed.
     """
     points, bins = curves.local.shape
     ways = len(way_losses)
@@ -230,7 +230,8 @@ def make_plan(
             offload[w, 0] = loss + curves.cloud_mean[w]
             offload[w, :point] = math.inf
     best_offload = offload.min(axis=0) if ways else np.full((points + 1, bins), math.inf)
-    answer = np.where(curves.sure >= limits[:, None], np.minimum(curves.local + local_extra, 1), math.inf)
+    extra = np.array([exit_extra] * (points - 1) + [0.0])
+    answer = np.where(curves.sure >= limits[:, None], np.minimum(curves.local + extra[:, None], 1), math.inf)
     onward = np.empty((points, bins))
     value_B = np.minimum(answer[-1], best_offload[points])
     for p in range(points - 1, 0, -1):

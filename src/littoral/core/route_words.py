@@ -83,7 +83,7 @@ class RouteConfig:
     """Of the device's computing: its power in watts."""
     millijoules_per_byte: float = 0.0
     """Of sending."""
-    audit_share: float = 0.02
+    audit_share: float = 0.01
     """The share of the frames answered here for which the cloud is asked all the same, as a label."""
     margin: float = 0.005
     """An offload must be better by so much loss."""

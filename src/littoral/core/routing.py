@@ -141,7 +141,8 @@ class Router:
         plan = self._planned(thresholds, is_shut=trouble is not None)
         gain, score = self._gain_and_score(moment)
         b = self.curves.bin_of(point - 1, score) if point else 0
-        local = min(float(self.curves.local[point - 1, b]) + self._stance.local_extra, 1.0) if point else math.inf
+        extra = 0.0 if at_end else self._stance.exit_extra  # what shakes the whole network shakes the cloud as well
+        local = min(float(self.curves.local[point - 1, b]) + extra, 1.0) if point else math.inf
         may_answer = at_end or (point > 0 and leaves(moment.confidence, thresholds[point - 1]))
         answer = local if may_answer else math.inf
         onward = math.inf
@@ -270,7 +271,7 @@ class Router:
 
     def _planned(self, thresholds: tuple[float, ...], *, is_shut: bool) -> Plan:
         """The plan of before, unless something has moved that makes a difference."""
-        view, steps, extra = self.known.ways(), self.known.step_losses(), self._stance.local_extra
+        view, steps, extra = self.known.ways(), self.known.step_losses(), self._stance.exit_extra
         seen, now = self._plan_seen, (steps, thresholds, is_shut, extra)
         if self._plan is not None and seen is not None and seen[0] is view and seen[1] == now:
             return self._plan
@@ -284,7 +285,7 @@ class Router:
                 way_losses=key[1],
                 way_points=[way.point for way in self.ways],
                 thresholds=thresholds,
-                local_extra=extra,
+                exit_extra=extra,
             )
             self.num_plans += 1
         return self._plan

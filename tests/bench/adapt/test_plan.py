@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
-from littoral.bench.adapt.methods import is_there
+import pytest
+
+from littoral.bench.adapt.methods import factory_of, is_there
 from littoral.bench.adapt.plan import (
     ALL_METHODS,
     GUARD_STREAMS,
@@ -57,6 +59,19 @@ def test_the_most_telling_row_comes_first_and_none_comes_twice() -> None:
 
 def test_every_planned_method_is_written() -> None:
     assert [row.method for row in FULL if not is_there(row)] == []
+
+
+def test_every_planned_row_is_accepted_by_its_method() -> None:
+    rows = [row for row in full_plan() if row.table != "special"]
+    assert any(row.method == "source" and row.stream == "hostile" for row in rows)
+    for row in rows:
+        assert callable(factory_of(row)), row
+
+
+def test_an_option_that_a_method_does_not_have_is_refused() -> None:
+    row = next(row for row in full_plan() if row.method == "source")
+    with pytest.raises(ValueError, match=r"source takes no options, got \['rate'\]"):
+        factory_of(dataclasses.replace(row, options={"rate": 1}))
 
 
 def test_a_key_names_what_can_change_a_number() -> None:

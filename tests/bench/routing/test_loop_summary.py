@@ -33,7 +33,7 @@ ALL_ROWS = [DEVICE, WEBP, COARSE, OURS, LIKE_WEBP, LOOK, TWO]
 
 
 def test_shares_of_webps_time_and_bytes_at_its_accuracy() -> None:
-    found = summarise(ALL_ROWS)
+    found = summarise(averaged(ALL_ROWS))
     assert list(found)[: len(KEYS)] == list(KEYS)
     assert found["webp_quality"] == "webp 95"  # the one that is most often right
     assert found["latency_over_webp_equal_accuracy"] == pytest.approx(0.25)
@@ -43,22 +43,30 @@ def test_shares_of_webps_time_and_bytes_at_its_accuracy() -> None:
 
 def test_more_than_half_a_point_below_webp_is_no_equal_accuracy_and_says_so() -> None:
     far = {**LIKE_WEBP, "accuracy": 92.4}
-    found = summarise([DEVICE, WEBP, OURS, far])
+    found = summarise(averaged([DEVICE, WEBP, OURS, far]))
     assert found["latency_over_webp_equal_accuracy"] is None
     assert "-0.6 points from webp 95" in found["latency_over_webp_equal_accuracy_reason"]
-    none = summarise([DEVICE, WEBP, OURS])
+    none = summarise(averaged([DEVICE, WEBP, OURS]))
     assert "no price was right often enough" in none["bytes_over_webp_equal_accuracy_reason"]
 
 
 def test_a_policy_that_is_nowhere_worse_is_named_with_its_trace() -> None:
     better = row("below 0.9 split", "offload by confidence", 93.5, 12.0, 49.0)
     elsewhere = {**better, "trace": "fixed"}
-    assert dominating(ALL_ROWS) == []
-    assert dominating([*ALL_ROWS, better]) == [f"{DEFAULT_SETTING.name} < below 0.9 split (wifi-walk, clean)"]
-    assert dominating([*ALL_ROWS, elsewhere]) == []
+
+    def dominating_of(*rows: Row) -> list[str]:
+        return dominating(averaged([*ALL_ROWS, *rows]))
+
+    assert dominating_of() == []
+    by = "wifi-walk, clean: 0.00 points, 0.00 ms, 1.0 B"
+    assert dominating_of(better) == [f"{DEFAULT_SETTING.name} < below 0.9 split ({by})"]
+    assert dominating_of(elsewhere) == []
     ablation = {**better, "policy": "x, no switcher", "family": "ours", "bytes_per_frame": 500.0}
-    assert dominating([*ALL_ROWS, {**better, "accuracy": 93.4}, ablation]) == []
-    assert dominating([*ALL_ROWS, {**better, "is_real": False}]) == []
+    assert dominating_of({**better, "accuracy": 93.4}, ablation) == []
+    assert dominating_of({**better, "is_real": False}) == []
+    # A seed that ours lacks says nothing about the two.
+    assert dominating_of({**better, "accuracy": 93.4}, {**better, "accuracy": 99.0, "seed": 1}) == []
+    assert dominating_of({**better, "seed": 1}) == []
 
 
 def test_gain_is_in_wrong_answers_time_and_bytes_at_the_default_prices() -> None:
@@ -66,7 +74,7 @@ def test_gain_is_in_wrong_answers_time_and_bytes_at_the_default_prices() -> None
     assert loss(DEVICE) == pytest.approx(10 + 100 * prices.ms * 10)
     by_hand = (loss(DEVICE) - loss(OURS)) / (loss(DEVICE) - loss(LOOK))
     assert gain_fraction(ALL_ROWS, "oracle, by look") == pytest.approx(by_hand)
-    found = summarise(ALL_ROWS)
+    found = summarise(averaged(ALL_ROWS))
     assert found["oracle_gain_fraction_min"] == pytest.approx(by_hand, abs=1e-4)
     luck = (loss(LOOK) - loss(TWO)) / (loss(DEVICE) - loss(TWO))
     assert found["oracle_luck_share"] == pytest.approx(luck, abs=1e-4)
@@ -76,10 +84,10 @@ def test_gain_is_in_wrong_answers_time_and_bytes_at_the_default_prices() -> None
 def test_deadline_hits_are_the_least_of_ours_on_the_outage_and_with_no_cloud() -> None:
     outage = {**OURS, "trace": "outage", "deadline_hits": 0.999}
     none = {**OURS, "trace": "outage", "kind": "no-cloud", "deadline_hits": 0.995, "degraded_rate": 0.12}
-    found = summarise([*ALL_ROWS, outage, none])
+    found = summarise(averaged([*ALL_ROWS, outage, none]))
     assert found["deadline_hits_outage"] == pytest.approx(0.995)
     assert found["degraded_share_no_cloud"] == pytest.approx(0.12)
-    assert summarise([*ALL_ROWS, outage])["deadline_hits_outage"] is None
+    assert summarise(averaged([*ALL_ROWS, outage]))["deadline_hits_outage"] is None
 
 
 def test_seeds_become_one_row_with_their_spread() -> None:

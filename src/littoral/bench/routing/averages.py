@@ -12,12 +12,14 @@ PHASES_OF = "wifi-walk"
 """The trace whose phases the document has; those of the others stay in their units' own files."""
 SPREAD = ("accuracy", "latency_ms", "bytes_per_frame")
 """Whose standard deviation over the seeds stands beside the mean, as ``*_sd``."""
+BY_SEED = "by_seed"
 
 
 def averaged(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
     """A row per policy and phase: means over the seeds, in the order of first appearance.
 
-    A policy that a seed lacks (no price was right often enough there) is the mean of the others; ``num_seeds`` says.
+    A policy that a seed lacks (no price was right often enough there) is the mean of the others; ``num_seeds`` says,
+    and `BY_SEED` has what each seed gave, so that policies can be compared on the seeds that both have.
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -34,12 +36,13 @@ def averaged(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
             made[name] = round(fmean(values), 5) if values else None
             if name in SPREAD:
                 made[f"{name}_sd"] = round(stdev(values), 5) if len(values) > 1 else None
+        made[BY_SEED] = {row["seed"]: {name: row[name] for name in SPREAD} for row in group}
         made["commit"] = ", ".join(sorted({row["commit"] for row in group}))
         out.append(made)
     return out
 
 
-_NOT_TOLD = ("timely_accuracy", "latency_ms_sd", "bytes_per_frame_sd", "num_frames", "device_ms_per_frame_sd")
+_NOT_TOLD = (BY_SEED, "is_real", "timely_accuracy", "latency_ms_sd", "bytes_per_frame_sd", "num_frames")
 
 
 def told(rows: Iterable[Row]) -> list[Row]:

@@ -26,6 +26,7 @@ DEVICE, EXITS, CLOUD, SPLIT, CONFIDENCE, ORACLE, OURS = (
 )  # fmt: skip
 FAMILIES = (DEVICE, EXITS, CLOUD, SPLIT, CONFIDENCE, OURS, ORACLE)
 ABLATION = ", no switcher"
+LOOKS = "oracle, by look"
 LEAST_SURE = (0.5, 0.7, 0.9, 0.97)
 EXIT_RISK = 0.05
 """Of the exits of policies that have exits and offload."""
@@ -133,7 +134,7 @@ def oracles(given: Halves, *, deadline_ms: float, prices: Prices) -> list[Conten
                   make=lambda: Oracle("oracle, two", table, deadline_ms=deadline_ms, among="two")),
         priced("oracle, priced", (local, cloud), 0),
         priced("oracle, priced, two", (local, cloud), last),
-        priced("oracle, by look", (likely, cloud_likely), 0),
+        priced(LOOKS, (likely, cloud_likely), 0),
     ]  # fmt: skip
 
 

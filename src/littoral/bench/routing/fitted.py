@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from littoral.bench.routing.channel import VirtualLink
-from littoral.bench.routing.compare import standing
 from littoral.bench.routing.halves import Exits
 from littoral.bench.routing.policies import Ours
 from littoral.bench.routing.run import StreamConfig, play
 from littoral.bench.routing.tables import FrameTable
 from littoral.bench.routing.traces import make_trace
 from littoral.core.caution import Caution
-from littoral.core.exits import disagreement_losses
+from littoral.core.exits import Float64s, disagreement_losses
 from littoral.core.risk import learn_then_test, shared_path
 from littoral.core.route_plan import ErrorCurves, Prices, fit_curves
 from littoral.core.route_words import RouteConfig
@@ -25,7 +24,9 @@ from littoral.train.route_build import cross_scores
 
 RISKS = (0.01, 0.02, 0.05, 0.1)
 DELTA = 0.1
-EXIT_CHOICE_FRAMES = 3_000
+EXIT_CHOICE_FRAMES = 5_000
+SURELY = 2.0
+"""Exits must be better than none by so many standard errors: a stem costs every frame, what it saves is a guess."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,24 +97,29 @@ class FittedSets:
         self._found: dict[tuple[Prices, float], Exits] = {}
 
     def exits_for(self, setting: Setting) -> Exits:
-        """The exits with which the calibration frames cost least at these prices over a link that does not change.
+        """The exits with which the calibration frames cost least at these prices over a link that does not change; none
+        where that is less than `SURELY` standard errors better than none.
 
         What the plan itself expects of a frame is no measure for this: it thinks better of a device the more exits
         that has, since a chain of bins makes more of what a look at the frame will tell than it does.
         """
         key = (setting.prices, setting.risk)
         if key not in self._found:
-            self._found[key] = min(self.by_exits, key=lambda exits: self._loss(exits, setting))
+            losses = {exits: self._losses(exits, setting) for exits in self.by_exits}
+            best = min(losses, key=lambda exits: float(losses[exits].mean()))
+            gain_N = losses[()] - losses[best]
+            is_sure = gain_N.mean() > SURELY * gain_N.std() / np.sqrt(len(gain_N))
+            self._found[key] = best if is_sure else ()
         return self._found[key]
 
-    def _loss(self, exits: Exits, setting: Setting) -> float:
+    def _losses(self, exits: Exits, setting: Setting) -> Float64s:
         table = self.tables[exits].of(slice(0, EXIT_CHOICE_FRAMES))
         policy = self.by_exits[exits].ours(
             table, setting, deadline_ms=self.config.deadline_ms, seed=self.config.seed, learns=False
         )
-        found = standing(play(policy, table, VirtualLink(make_trace("fixed")), self.config))
-        spent = setting.prices.ms * found.latency_ms + setting.prices.byte * found.bytes_per_frame
-        return 1 - found.timely_accuracy + spent
+        played = play(policy, table, VirtualLink(make_trace("fixed")), self.config)
+        spent_N = setting.prices.ms * played.latency_ms + setting.prices.byte * played.num_bytes
+        return np.asarray(1 - (played.right & played.in_time) + spent_N, dtype=np.float64)
 
 
 def fit(table: FrameTable, *, risks: Sequence[float] = RISKS) -> Fitted:

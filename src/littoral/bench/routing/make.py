@@ -16,9 +16,9 @@ from littoral.bench.routing.choose import as_right_as
 from littoral.bench.routing.compare import Standing, standing
 from littoral.bench.routing.contenders import (
     CLOUD,
-    CONFIDENCE,
     DEFAULT_SETTING,
     DEVICE,
+    LOOKS,
     OURS,
     SETTINGS,
     Contender,
@@ -124,8 +124,10 @@ def _contenders(
     settings = [*SETTINGS, *(each.setting for each in chosen if each.setting is not None)]
     rest = others(given, fitted, deadline_ms=unit.deadline_ms)
     if unit.kind == "speed":
-        rest = [one for one in rest if one.family in (DEVICE, CLOUD, CONFIDENCE)]
+        rest = [one for one in rest if one.family in (DEVICE, CLOUD)]
     top = oracles(given, deadline_ms=unit.deadline_ms, prices=DEFAULT_SETTING.prices)
+    if unit.kind == "speed":
+        top = [one for one in top if one.name == LOOKS]
     return [*rest, *ours(given, fitted, settings, **shared), *top], [each.row() for each in chosen]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from littoral.bench.routing.averages import Row
-from littoral.bench.routing.contenders import ABLATION, DEFAULT_SETTING, DEVICE, OURS
+from littoral.bench.routing.averages import BY_SEED, SPREAD, Row
+from littoral.bench.routing.contenders import ABLATION, DEFAULT_SETTING, DEVICE, LOOKS, OURS
 from littoral.bench.routing.traces import KINDS
 
 Summary = dict[str, Any]
@@ -21,7 +21,7 @@ KEYS = (
 )
 WIFI = "wifi-walk"
 SLACK_POINTS = 0.5
-_KNOWS, _KNOWS_ALL, _LOOKS = "oracle, priced, two", "oracle, priced", "oracle, by look"
+_KNOWS, _KNOWS_ALL = "oracle, priced, two", "oracle, priced"
 _TWO = "oracle, two"
 WORDS: Mapping[str, str] = {
     "latency_over_webp_equal_accuracy": "Wi-Fi walk, clean: mean latency of ours, its prices chosen on calibration "
@@ -89,24 +89,32 @@ def settings_of(rows: Iterable[Row]) -> list[Row]:
 
 
 def dominating(rows: Sequence[Row]) -> list[str]:
-    """``ours < other (trace, stream)`` for each pair in which another real policy is nowhere worse."""
+    """Pairs in which another real policy is nowhere worse on the seeds that both have, with what it is better by."""
     out = []
     for trace, stream in dict.fromkeys((row["trace"], row["stream"]) for row in rows):
         here = of(rows, trace, stream)
         for one in settings_of(here):
             for other in here:
-                if other["is_real"] and other["family"] != OURS and _dominates(other, one):
-                    out.append(f"{one['policy']} < {other['policy']} ({trace}, {stream})")
+                better = _better_by(other, one) if other["is_real"] and other["family"] != OURS else ()
+                if better and min(better) >= 0 and max(better) > 0:
+                    points, ms, size = better
+                    by = f"{points:.2f} points, {ms:.2f} ms, {size:.1f} B"
+                    out.append(f"{one['policy']} < {other['policy']} ({trace}, {stream}: {by})")
     return out
 
 
-def _dominates(a: Row, b: Row) -> bool:
-    better: tuple[float, ...] = (
-        a["accuracy"] - b["accuracy"],
-        b["latency_ms"] - a["latency_ms"],
-        b["bytes_per_frame"] - a["bytes_per_frame"],
-    )
-    return min(better) >= 0 and max(better) > 0
+def _better_by(a: Row, b: Row) -> tuple[float, ...]:
+    """What ``a`` has more of accuracy, and less of latency and bytes, on the seeds that both have."""
+    seeds = a[BY_SEED].keys() & b[BY_SEED].keys()
+    if not seeds:
+        return ()
+
+    def mean(row: Row, name: str) -> float:
+        return float(sum(row[BY_SEED][seed][name] for seed in seeds) / len(seeds))
+
+    accuracy, *costs = SPREAD
+    better = (mean(a, accuracy) - mean(b, accuracy), *(mean(b, cost) - mean(a, cost) for cost in costs))
+    return tuple(round(value, 5) for value in better)
 
 
 def against_webp(rows: Sequence[Row]) -> list[Row]:
@@ -174,11 +182,11 @@ def _oracle(rows: Sequence[Row]) -> Summary:
 
     lucks = []
     for here in traces:
-        device, knows, looks = (named(here, name) for name in (DEVICE, _KNOWS, _LOOKS))
+        device, knows, looks = (named(here, name) for name in (DEVICE, _KNOWS, LOOKS))
         if device and knows and looks and loss(device) > loss(knows):
             lucks.append((loss(looks) - loss(knows)) / (loss(device) - loss(knows)))
     return {
-        "oracle_gain_fraction_min": least(_LOOKS),
+        "oracle_gain_fraction_min": least(LOOKS),
         "oracle_two_fraction_min": least(_KNOWS),
         "oracle_all_fraction_min": least(_KNOWS_ALL),
         "oracle_two_accuracy_fraction_min": least(_TWO, lambda row: 100 - float(row["timely_accuracy"])),
