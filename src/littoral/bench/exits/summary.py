@@ -194,7 +194,8 @@ def _latency(units: Units, network: str) -> dict[str, Any]:
 
 
 def _times_faster(rows: Rows, kind: str = "") -> float:
-    return round(sum(row[f"{kind}full_ms"] for row in rows) / sum(row[f"{kind}ms"] for row in rows), 3)
+    full, ours = (sum(float(row[f"{kind}{name}"]) for row in rows) for name in ("full_ms", "ms"))
+    return round(full / ours, 3)
 
 
 def _risk(units: Units, network: str) -> dict[str, Any]:
