@@ -81,6 +81,9 @@ class FakeModel:
         self.world, self.version, self.scale = world, version, scale
         self._last = world.heads().heads[-1]
 
+    def for_one_frame(self) -> FakeModel:
+        return self
+
     def through(self, first: int, last: int, value: Any) -> Any:
         if first == last:
             return value

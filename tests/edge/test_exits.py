@@ -58,7 +58,10 @@ class Counted:
     """A model whose runs of segments are counted."""
 
     def __init__(self, model: Model) -> None:
-        self.model, self.version, self.segments = model, model.version, 0
+        self.model, self.version, self.segments = model.for_one_frame(), model.version, 0
+
+    def for_one_frame(self) -> Counted:
+        return self
 
     def through(self, first: int, last: int, value: Any) -> Any:
         self.segments += last - first

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from littoral.core.arrays import FloatArray
 from littoral.core.exits import OFF
 from littoral.core.heads import LinearHead
-from littoral.core.selection import judge_one
+from littoral.core.selection import PLAIN_FLOATS, judge_one, judge_scores
 
 
 class Gate(Protocol):
@@ -46,7 +46,7 @@ class ServedExit:
     threshold: float = OFF
     gate: Gate | None = None
     personal: bool = False
-    _sharpness: np.float32 = field(init=False, repr=False, compare=False)
+    _sharpness: float = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
@@ -54,18 +54,24 @@ class ServedExit:
         if math.isnan(self.threshold):
             raise ValueError("a threshold is not a number; an exit that is switched off has the threshold infinity")
         with np.errstate(over="ignore"):
-            object.__setattr__(self, "_sharpness", np.float32(1 / self.temperature))
+            object.__setattr__(self, "_sharpness", float(np.float32(1 / self.temperature)))
 
     def answer(self, features_D: FloatArray) -> Spoken:
         """What the exit says of one frame's pooled features."""
-        logits: FloatArray = self.head.weights_KD @ features_D
-        logits += self.head.bias_K
-        logits *= self._sharpness
-        label, confidence, entropy = judge_one(logits)
-        asked = confidence >= self.threshold or self.threshold == OFF
-        if self.gate is not None and asked and not self.gate(features_D):
-            confidence = entropy = math.nan
-        return Spoken(logits, label, confidence, entropy)
+        head, sharpness = self.head, self._sharpness
+        raw: FloatArray = head.weights_KD.dot(features_D)
+        scores: list[float] | FloatArray
+        if len(raw) > PLAIN_FLOATS:
+            scores = (raw + head.bias_K) * sharpness
+            label, confidence, entropy = judge_one(scores)
+        else:  # see `judge_one`
+            scores = [(x + bias) * sharpness for x, bias in zip(raw.tolist(), head.bias_K.tolist(), strict=True)]
+            label, confidence, entropy = judge_scores(scores)
+        if self.gate is not None:
+            asked = confidence >= self.threshold or self.threshold == OFF
+            if asked and not self.gate(features_D):
+                confidence = entropy = math.nan
+        return Spoken(scores, label, confidence, entropy)
 
     def answers(self, features_ND: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
         """How sure, -1 where no frame may leave, and which class, of many frames: ``(N,)`` each."""
@@ -79,15 +85,21 @@ class ServedExit:
         return np.where(finite, sure, -1.0), logits_NK.argmax(axis=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Spoken:
+class Spoken(NamedTuple):
     """An exit's answer to one frame. ``confidence`` is NaN where the frame must go on, and ``entropy_nats`` where the
     exit does not answer for it at all: a shut gate, or logits that are not finite."""
 
-    logits_K: FloatArray
+    scores: Sequence[float] | FloatArray
+    """The logits. Most exits that a frame passes are asked for no array, and making one costs as much as the head."""
     label: int
     confidence: float
     entropy_nats: float
+
+    @property
+    def logits_K(self) -> FloatArray:
+        """float32; made anew each time."""
+        with np.errstate(over="ignore"):
+            return np.array(self.scores, dtype=np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)

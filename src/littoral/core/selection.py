@@ -12,13 +12,15 @@ not per batch, so that batch 1 and batch 64 select alike.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from littoral.core.arrays import FloatArray, Mask
 
-_PLAIN_FLOATS = 64
+PLAIN_FLOATS = 64
+"""Up to so many classes plain floats are faster than arrays."""
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _EMA_KEEP = 0.9
 _EMA_FRAMES = 64.0
@@ -78,7 +80,7 @@ def judge_one(logits_K: FloatArray) -> tuple[int, float, float]:
     Returns:
         The first of the highest scores, its probability, and the entropy; NaN for both where a score is not finite.
     """
-    if len(logits_K) > _PLAIN_FLOATS:
+    if len(logits_K) > PLAIN_FLOATS:
         label = int(logits_K.argmax())
         top = float(logits_K[label])
         lowest = float(logits_K.min())
@@ -90,10 +92,14 @@ def judge_one(logits_K: FloatArray) -> tuple[int, float, float]:
         exponentials = np.exp(shifted)
         total = float(np.add.reduce(exponentials))
         return label, 1.0 / total, max(math.log(total) - float(exponentials.dot(shifted)) / total, 0.0)
-    scores: list[float] = logits_K.tolist()
+    return judge_scores(logits_K.tolist())
+
+
+def judge_scores(scores: Sequence[float]) -> tuple[int, float, float]:
+    """`judge_one` of plain floats."""
     top = max(scores)
     if not math.isfinite(sum(scores)):
-        return int(logits_K.argmax()), math.nan, math.nan
+        return int(np.argmax(scores)), math.nan, math.nan
     total = weighted = 0.0
     for score in scores:
         away = score - top

@@ -13,10 +13,11 @@ from littoral.bundle.exits import ExitHeads
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.calibration_ring import Seen, as_half
 from littoral.core.exits import ExitCosts
+from littoral.edge.bound import BoundSession, FramePath, copier
 from littoral.edge.session import Model, SessionConfig, open_session
 from littoral.errors import ModelOutputError
 
-_POOLED = ["pooled"]
+_FEATURES, _POOLED = "features", "pooled"
 
 
 class Stage(NamedTuple):
@@ -35,7 +36,7 @@ class Stage(NamedTuple):
 
     def pooled_all(self, value: Any) -> FloatArray:
         """The features ``(B, D)`` of several frames."""
-        features: FloatArray = value if self.stem is None else self.stem.run(_POOLED, {"features": value})[0]
+        features: FloatArray = value if self.stem is None else self.stem.run([_POOLED], {_FEATURES: value})[0]
         return features
 
 
@@ -68,6 +69,17 @@ class ExitStages:
         self.costs = _early_costs(heads.costs, num_early=sum(not spec.is_deep for spec in specs))
         self._probe_frames = bundle.probe[0]
         self._end = len(bundle.manifest.segments)
+
+    def path(self, model: Model) -> FramePath:
+        """A model's segments and the stems for one frame after another; for the thread that answers alone."""
+        features = np.zeros((1, self.num_features), dtype=np.float32)
+        stems = [
+            copier(features[:, each.columns])
+            if each.stem is None
+            else BoundSession(each.stem, _FEATURES, _POOLED, to=features[:, each.columns])
+            for each in self.all
+        ]
+        return FramePath(model.for_one_frame(), stems, model, features[0])
 
     @property
     def frame_bytes(self) -> int:

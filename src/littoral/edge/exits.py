@@ -88,14 +88,14 @@ class ExitRuntime:
         heads = ExitHeads.open(bundle)
         self.config, self.shipped = config, replace(heads, moments=())  # they are larger than all else together
         self.parts = self._parts = parts = ExitStages(bundle, self.shipped, session)
-        self.stages, self._end, self._later = parts.all, len(bundle.manifest.segments), later
+        self.stages, self._path, self._end = parts.all, parts.path(model), len(bundle.manifest.segments)
         self.on_world: Callable[[bool], None] = lambda changed: None
         """Told that the alarm rang, or else that thresholds were certified; in either thread."""
         self.control = ExitControl(config.control, seed=config.seed)
         self.recent = RecentFrames(parts.sizes, parts.num_classes)
         self.frames_by_exit = [0] * (len(specs) + 1)
         self._num_classes, self._routed = parts.num_classes, routed
-        self._waiting: deque[_Handed] = deque()
+        self._waiting, self._later = deque[_Handed](), later
         self._told = self._alarmed = False
         self._first_waiting, self._not_before_s = 0, 0.0
         self._swap = threading.Lock()  # taken to put a policy in force, by the thread that answers only in an alarm
@@ -105,9 +105,8 @@ class ExitRuntime:
         self.calibration = Calibration(config.control, parts, levels, model=model, rings=kept.rings, any_sure=routed)
         self.calibrates = False  # the newest frame is one of those that calibrate: nothing may be fitted to it
         policy = self._policy(model.version)
-        if config.start_with_shipped:
-            policy = policy.serving(self.shipped.thresholds[: policy.num_early])
-        self.policy = policy  # in force; read it once for each frame
+        start = self.shipped.thresholds[: policy.num_early]
+        self.policy = policy.serving(start) if config.start_with_shipped else policy  # read it once for each frame
 
     # -- in the thread that answers ------------------------------------------------------------------------------------
 
@@ -120,26 +119,25 @@ class ExitRuntime:
             frame_id: Counts the frames of this run from 1.
         """
         policy, control, recent = self.policy, self.control, self.recent
-        checking = policy.checking
+        if (path := self._path).model is not model:
+            path = self._path = self._parts.path(model)
+        checking, fits = policy.checking, policy.affine_version == model.version
         purpose = control.purpose(checking=checking)  # before anything is looked at
-        fits = policy.affine_version == model.version
         picked = fits and purpose is not Purpose.NOTHING
         self.calibrates = purpose is Purpose.RING and self.calibration.runs_again
         runs_on = checking or picked or not fits
         self.begins(frame_id)
-        row = recent.features[recent.begin(frame_id)]
+        recent.begin(frame_id)
         value: Any = frame[None]
         position = num_seen = 0
         shadow: list[Spoken] = []
         pooled: FloatArray | None = None
         for i, (stage, each) in enumerate(zip(self.stages, policy.exits, strict=True)):
-            value = model.through(position, stage.after, value)
+            value = path.through(position, stage.after, value)
             position = stage.after
             if not fits or (not stage.is_deep and not picked and (runs_on or each.threshold == OFF)):
                 continue
-            pooled = stage.pooled(value)
-            with np.errstate(over="ignore"):
-                row[stage.columns] = pooled
+            pooled = path.pooled(i, value)
             num_seen += num_seen == i
             if stage.is_deep or (runs_on and checking):
                 continue
@@ -147,10 +145,11 @@ class ExitRuntime:
             if runs_on:
                 shadow.append(spoken)
             elif spoken.confidence >= each.threshold:
+                recent.put(frame_id, num_seen, path.features)
                 recent.end(frame_id, model.version, num_seen, None)
                 self.frames_by_exit[i] += 1
                 return Found(spoken.logits_K, spoken.label, spoken.confidence, spoken.entropy_nats, i, None)
-        logits: FloatArray = model.through(position, self._end, value)[0]
+        logits: FloatArray = path.through(position, self._end, value)[0].copy()  # the caller may keep it
         label, confidence, entropy = judge_one(logits)
         found = Found(logits, label, confidence, entropy, len(self.stages), entropy)
         if entropy != entropy:
@@ -161,6 +160,7 @@ class ExitRuntime:
                 end = len(self.stages) - 1
                 found = Found(own.logits_K, own.label, own.confidence, own.entropy_nats, end, entropy)
         self.frames_by_exit[found.exit_index] += 1
+        recent.put(frame_id, num_seen, path.features)
         recent.end(frame_id, model.version, num_seen, logits)
         if num_seen == len(self.stages) and (picked or not checking):
             said, sure = [each.label for each in shadow], [each.confidence for each in shadow]

@@ -6,6 +6,7 @@ place is taken again 64 frames later.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -103,6 +104,7 @@ class RecentFrames:
 
     def __init__(self, sizes: Sequence[int], num_classes: int) -> None:
         self.features = np.zeros((NUM_RECENT, sum(sizes)), dtype=np.float16)
+        self._ends = (0, *itertools.accumulate(sizes))
         self.logits = np.zeros((NUM_RECENT, num_classes), dtype=np.float32)
         self._ids = [0] * NUM_RECENT
         self._versions = [0] * NUM_RECENT
@@ -114,6 +116,12 @@ class RecentFrames:
         place = frame_id % NUM_RECENT
         self._ids[place] = 0
         return place
+
+    def put(self, frame_id: int, num_seen: int, features: FloatArray) -> None:
+        """Between the two: the features of the earliest exits; one that is too large for float16 becomes infinite."""
+        end = self._ends[num_seen]
+        with np.errstate(over="ignore"):
+            self.features[frame_id % NUM_RECENT, :end] = features[:end]
 
     def end(self, frame_id: int, version: int, num_seen: int, logits_K: FloatArray | None) -> None:
         """All that is known of the frame is in its place."""

@@ -21,6 +21,7 @@ from littoral.core.affine import NormLayer
 from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.core.drift import batch_norm_layers
 from littoral.core.recall import MEAN_SQUARE_SUFFIX, MEAN_SUFFIX, fingerprint_layer, fingerprint_of_moments
+from littoral.edge.bound import BoundModel, BoundSession
 from littoral.errors import BundleError
 
 
@@ -87,10 +88,11 @@ class Model:
     ) -> None:
         tensors = {**bundle.weights, **(values or {})}
         self.version = version
-        self._steps = []
+        self._steps, self._sessions = [], []
         for segment in bundle.manifest.segments:
             session = open_session(bundle.read(segment.file), segment.tensors, tensors, config or SessionConfig())
             self._steps.append((session.run, segment.input, [segment.output]))
+            self._sessions.append((session, segment.input, segment.output))
 
     def run(self, frames_BHWC: Frame) -> FloatArray:
         """Logits ``(B, K)`` of uint8 frames ``(B, H, W, C)``."""
@@ -112,6 +114,10 @@ class Model:
         for run, name, outputs in self._steps[first:last]:
             (value,) = run(outputs, {name: value})
         return value
+
+    def for_one_frame(self) -> BoundModel:
+        """The same segments for one frame after another, in memory of their own; for one thread."""
+        return BoundModel([BoundSession(*each) for each in self._sessions])
 
 
 class FingerprintModel:

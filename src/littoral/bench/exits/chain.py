@@ -9,19 +9,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from onnxruntime import InferenceSession
 
 from littoral.bundle import Bundle
 from littoral.bundle.exits import ExitHeads
 from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.core.exits import ExitCosts, Float64s
 from littoral.core.heads import LinearHead, SourceMoments
+from littoral.edge.bound import BoundSession
 from littoral.edge.session import open_session
 
 _BATCH = 100
-Step = Callable[[Any], FloatArray]
+
+
+class Step(Protocol):
+    """A part of what runs: one value in, one out."""
+
+    def __call__(self, value: Any, /) -> FloatArray: ...
+
+    def for_one_frame(self) -> Callable[[Any], FloatArray]:
+        """As a device runs it, in memory that stays."""
+        ...
+
+
+class SessionStep:
+    """A session of one input and one output."""
+
+    def __init__(self, session: InferenceSession, given: str, wanted: str) -> None:
+        self._parts = session, given, wanted
+        self._run, self._given, self._wanted = session.run, given, [wanted]
+
+    def __call__(self, value: Any) -> FloatArray:
+        (out,) = self._run(self._wanted, {self._given: value})
+        result: FloatArray = out
+        return result
+
+    def for_one_frame(self) -> BoundSession:
+        return BoundSession(*self._parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,14 +160,6 @@ def _segment_steps(bundle: Bundle, values: Tensors) -> tuple[Step, ...]:
     )
 
 
-def step_of(skeleton: bytes, names: Sequence[str], tensors: Any, given: str, wanted: str) -> Step:
+def step_of(skeleton: bytes, names: Sequence[str], tensors: Any, given: str, wanted: str) -> SessionStep:
     """A session of one graph, as a function of its one input."""
-    run = open_session(skeleton, names, tensors).run
-    outputs = [wanted]
-
-    def step(value: Any) -> FloatArray:
-        (out,) = run(outputs, {given: value})
-        result: FloatArray = out
-        return result
-
-    return step
+    return SessionStep(open_session(skeleton, names, tensors), given, wanted)

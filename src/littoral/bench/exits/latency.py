@@ -1,8 +1,8 @@
 """Milliseconds of a frame, measured: one thread, one frame at a time, in turns with the whole network in one session.
 
 The exits run as on the device: a session for each segment, run only if no exit before it was sure; then a stem's
-session and a head in NumPy. What is compared is the mean over a user's own test frames, each of which leaves where it
-leaves.
+session and a head in NumPy; all in memory that stays. What is compared is the mean over a user's own test frames, each
+of which leaves where it leaves.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ from littoral.core.arrays import Frame
 from littoral.core.exit_policy import ServedExit
 from littoral.core.exits import OFF
 from littoral.core.personal import PersonalConfig
+from littoral.core.selection import judge_one
+from littoral.edge.bound import BoundModel, FramePath
 from littoral.train.export import export_model, external_names
 
 Row = dict[str, Any]
 RISK = 0.05
+IN_A_ROW = 10
 
 
 def whole_network(network: nn.Module, spec: InputSpec) -> Step:
@@ -42,34 +45,47 @@ def whole_network(network: nn.Module, spec: InputSpec) -> Step:
 
 
 class Runner:
-    """One frame through a chain, as far as it has to go.
+    """One frame through a chain, as far as it has to go: the device's path (`littoral.edge.exits`), step by step.
 
     Args:
+        path: What runs; of all runners of a chain the same, as a device has one.
         thresholds: Of all exits but the deepest.
     """
 
-    def __init__(self, chain: Chain, policy: Policy, thresholds: Sequence[float]) -> None:
+    def __init__(self, chain: Chain, path: FramePath, policy: Policy, thresholds: Sequence[float]) -> None:
         parts = zip(policy.heads, policy.temperatures, (*thresholds, 0.0), strict=True)
         served = [ServedExit(head=head, temperature=t, threshold=limit) for head, t, limit in parts]
-        self._segments: list[tuple[Step, list[tuple[Step | None, ServedExit]]]] = []
-        for index, segment in enumerate(chain.segments):
-            here = [
-                (exit.stem, each)
-                for exit, each in zip(chain.exits, served, strict=True)
-                if exit.segment == index and each.threshold != OFF
-            ]
-            self._segments.append((segment, here))
+        ends = [exit.segment + 1 for exit in chain.exits]
+        *self._early, self._deep = zip(range(len(ends)), ends, served, strict=True)
+        self._path, self._end = path, len(chain.segments)
 
     def __call__(self, frame_1HWC: Frame) -> int:
-        """Answer a frame; after how many segments."""
+        """Answer a frame; at which exit, the end being the last."""
+        path, position = self._path, 0
         value: Any = frame_1HWC
-        for number, (segment, exits) in enumerate(self._segments):
-            value = segment(value)
-            for stem, exit in exits:
-                spoken = exit.answer((value if stem is None else stem(value))[0])
-                if spoken.confidence >= exit.threshold:
-                    return number
-        return len(self._segments)
+        for i, after, each in self._early:
+            value = path.through(position, after, value)
+            position = after
+            if each.threshold == OFF:
+                continue
+            spoken = each.answer(path.pooled(i, value))
+            if spoken.confidence >= each.threshold:
+                _ = spoken.logits_K  # an answer has them
+                return i
+        i, after, deep = self._deep
+        value = path.through(position, after, value)
+        features = path.pooled(i, value)
+        judge_one(path.through(after, self._end, value)[0])  # the network's own word, which the device watches
+        _ = deep.answer(features).logits_K
+        return i
+
+
+def frame_path(chain: Chain) -> FramePath:
+    """A chain's segments and stems as a device runs them."""
+    return FramePath(
+        BoundModel([step.for_one_frame() for step in chain.segments]),
+        [None if exit.stem is None else exit.stem.for_one_frame() for exit in chain.exits],
+    )
 
 
 def operating_points(
@@ -125,33 +141,38 @@ def latency_rows(
         frames: The user's test frames; as many as shall be timed.
         others: Whole networks to be timed beside, by name: a static smaller model.
     """
-    points = operating_points(chain, seen, config=config)
+    points, path = operating_points(chain, seen, config=config), frame_path(chain)
     ways: dict[str, Callable[[Frame], Any]] = {"whole": whole, **(others or {})}
-    ways |= {name: Runner(chain, policy, found.thresholds) for name, policy, found, _ in points}
-    spent = timed(ways, frames)
-    full_ms = spent["whole"]
+    ways |= {name: Runner(chain, path, policy, found.thresholds) for name, policy, found, _ in points}
+    turns, rows_of = timed(ways, frames), timed(ways, frames, in_a_row=IN_A_ROW)
     facts = {"user": seen.user.index, "style": seen.user.style, "hard": seen.user.hard}
-    rows = [
-        {**facts, "way": name, "ms": round(spent[name], 4), "full_ms": round(full_ms, 4)}
-        for name in ("whole", *(others or {}))
-    ]
+    times = {
+        name: {
+            "ms": round(turns[name], 4),
+            "full_ms": round(turns["whole"], 4),
+            "in_a_row_ms": round(rows_of[name], 4),
+            "in_a_row_full_ms": round(rows_of["whole"], 4),
+        }
+        for name in ways
+    }
+    rows = [{**facts, "way": name, **times[name]} for name in ("whole", *(others or {}))]
     for name, _, found, right in points:
-        rows.append(
-            {
-                **facts,
-                "way": name,
-                "ms": round(spent[name], 4),
-                "full_ms": round(full_ms, 4),
-                "right": round(found.right, 2),
-                "shipped_right": round(right, 2),
-                "compute": round(found.compute, 4),
-            }
-        )
+        right_too = {"right": round(found.right, 2), "shipped_right": round(right, 2)}
+        rows.append({**facts, "way": name, **times[name], **right_too, "compute": round(found.compute, 4)})
     return rows
 
 
-def timed(ways: dict[str, Callable[[Frame], Any]], frames: Frame) -> dict[str, float]:
-    """Milliseconds of each way over all frames; each frame goes through all of them before the next.
+def timed(
+    ways: dict[str, Callable[[Frame], Any]],
+    frames: Frame,
+    *,
+    in_a_row: int = 1,
+    clock_ns: Callable[[], int] = time.perf_counter_ns,
+) -> dict[str, float]:
+    """Milliseconds of each way over all frames, in turns: so many frames go through one way, then through the next.
+
+    With 1 each frame finds the processor's caches full of another way's weights: a device that does other work between
+    two frames. With more it is one that answers frame after frame.
 
     Of the frames that leave at the same place the median counts for each: then another job on the machine, which is in
     the way of a long call more often than of a short one, does not decide the ratio.
@@ -161,14 +182,16 @@ def timed(ways: dict[str, Callable[[Frame], Any]], frames: Frame) -> dict[str, f
             way(frame[None])
     spent: dict[str, dict[int, list[int]]] = {name: {} for name in ways}
     names = list(ways)
-    for number, frame in enumerate(frames):
-        one = np.ascontiguousarray(frame[None])
+    for number, start in enumerate(range(0, len(frames), in_a_row)):
+        some = [np.ascontiguousarray(frame[None]) for frame in frames[start : start + in_a_row]]
         for turn in range(len(names)):
             name = names[(turn + number) % len(names)]
-            begun = time.perf_counter_ns()
-            out = ways[name](one)
-            took = time.perf_counter_ns() - begun
-            spent[name].setdefault(out if isinstance(out, int) else 0, []).append(took)
+            way, times = ways[name], spent[name]
+            for frame in some:
+                begun = clock_ns()
+                out = way(frame)
+                took = clock_ns() - begun
+                times.setdefault(out if isinstance(out, int) else 0, []).append(took)
     return {
         name: sum(len(values) * median(values) for values in places.values()) / len(frames) / 1e6
         for name, places in spent.items()

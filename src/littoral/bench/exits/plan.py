@@ -51,8 +51,9 @@ def full_plan() -> list[ExitUnit]:
     ]
     units += [ExitUnit(kind="labels", network=SMALL, count=NUM_USERS, options=LABELS_OPTIONS)]
     units += [
-        ExitUnit(kind="latency", network=network, first=first, count=BLOCK, options={"frames": 150})
+        ExitUnit(kind="latency", network=network, seed=seed, first=first, count=BLOCK, options={"frames": 150})
         for network in (LARGE, SMALL)
+        for seed in SEEDS
         for first in range(0, NUM_USERS, BLOCK)
     ]
     return units

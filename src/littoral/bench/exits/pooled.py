@@ -94,6 +94,9 @@ class _PooledStem:
     def __call__(self, maps: FloatArray) -> FloatArray:
         return self.project(_pool(maps, self.grid))
 
+    def for_one_frame(self) -> _PooledStem:
+        return self
+
     def project(self, means: FloatArray) -> FloatArray:
         projected = (means - self.mean) @ self.projection
         return projected.astype(np.float32, copy=False)
