@@ -7,6 +7,7 @@ import re
 import typing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from littoral.bundle import (
@@ -25,6 +26,7 @@ from littoral.bundle import (
 from littoral.core.affine import NormLayer
 from littoral.core.answers import decode_answer
 from littoral.core.detections import Detections
+from littoral.core.sample_labels import MAX_LABELS, MAX_LABELS_BYTES, decode_labels, encode_label, encode_labels
 from littoral.core.tasks import Detection
 from littoral.wire.envelope import MAX_FRAME_BYTES, decode_frame, encode_frame
 from littoral.wire.messages import OFFLOAD_CODES, Ack, DurableMessage, Message, from_frame, to_frame
@@ -69,6 +71,18 @@ def test_the_example_answer_is_what_the_code_reads() -> None:
     found = decode_answer(Detection(num_classes=2, input_height=8, input_width=8), example)
     assert isinstance(found, Detections)
     assert (found.boxes_N4.tolist(), found.scores_N.tolist(), found.labels_N.tolist()) == ([[1, 2, 3, 4]], [0.5], [1])
+
+
+def test_the_example_labels_are_what_the_code_writes_and_reads() -> None:
+    block = re.search(r"^```text\n(54 01 .*?)^```", WIRE, re.MULTILINE | re.DOTALL)
+    assert block is not None
+    octets = [re.match(r"((?:[0-9a-f]{2} )+) ", line) for line in block[1].splitlines()]
+    example = bytes.fromhex("".join(match[1] for match in octets if match))
+    assert example == encode_labels([(bytes(range(1, 9)), encode_label(np.eye(10)[7]))])
+    (label,) = decode_labels(example, 10)
+    assert (label.key, label.label) == (bytes(range(1, 9)), 7)
+    for limit in (MAX_LABELS, f"{MAX_LABELS_BYTES:,}"):
+        assert re.search(rf"at most {limit}\b", WIRE)
 
 
 @pytest.mark.parametrize("code", OFFLOAD_CODES)

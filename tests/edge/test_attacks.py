@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attacks import hostile_answers, hostile_frames, hostile_tables, hostile_updates
+from attacks import hostile_answers, hostile_frames, hostile_labels, hostile_tables, hostile_updates
 from attacks.target import BOUND, Target, make_version
 from littoral.core.answers import encode_answer
 from littoral.core.tasks import Classification
@@ -77,6 +77,19 @@ def test_an_honest_answer_is_taken() -> None:
     assert hostile_answers.read(task, encode_answer(task, np.zeros(task.output_shape, np.float32))) == "taken"
 
 
+@pytest.mark.parametrize("name", hostile_labels.LABELS)
+def test_hostile_labels_are_refused_in_little_memory_and_so_is_an_honest_one_that_comes_with_them(name: str) -> None:
+    data = hostile_labels.LABELS[name]
+    assert hostile_labels.read(data) == "refused"
+    assert hostile_labels.memory_to_read(data) < hostile_labels.MAX_MEMORY_BYTES
+    if data.startswith(b"T\x01"):
+        assert hostile_labels.read(hostile_labels.message(hostile_labels.GOOD, data[2:])) == "refused"
+
+
+def test_honest_labels_are_taken() -> None:
+    assert hostile_labels.read(hostile_labels.message(hostile_labels.GOOD, hostile_labels.GOOD)) == "taken"
+
+
 @pytest.mark.parametrize("name", hostile_tables.WITHOUT_A_KEY)
 def test_hostile_tables_are_refused(tmp_path: Path, name: str) -> None:
     assert hostile_tables.attack(tmp_path / "b", hostile_tables.WITHOUT_A_KEY[name], signed=False) == "refused"
@@ -97,8 +110,9 @@ def test_the_scripts_show_what_became_of_each(capsys: pytest.CaptureFixture[str]
     hostile_frames.main()
     hostile_answers.main()
     hostile_tables.main()
+    hostile_labels.main()
     out = capsys.readouterr().out
     assert "the device serves version 5" in out
     shown = (VERSIONS, hostile_updates.ENVELOPES, hostile_frames.FRAMES, hostile_frames.LIES)
-    tables = (hostile_tables.WITHOUT_A_KEY, hostile_tables.SIGNED)
+    tables = (hostile_tables.WITHOUT_A_KEY, hostile_tables.SIGNED, hostile_labels.LABELS)
     assert out.count("\n") == 1 + sum(map(len, (*shown, *tables))) + len(hostile_answers.all_answers())

@@ -19,6 +19,7 @@ from littoral.bundle import Bundle
 from littoral.cli.main import main
 from littoral.core.detections import Detections
 from littoral.core.tasks import Task
+from littoral.edge.candidate import probe
 from littoral.edge.dense import DenseAnswer, judge
 from littoral.edge.device import Device, DeviceConfig
 from littoral.edge.http import answer_as_dict
@@ -69,7 +70,7 @@ def test_a_version_is_probed_by_the_tasks_metric(dense_bundles: Path, task: Task
     with Device(bundle) as device:
         maintenance = device._maintenance
         same, none, broken = (
-            maintenance._probe(maintenance._build({name: change(value) for name, value in source.items()}))
+            probe(bundle, maintenance._build({name: change(value) for name, value in source.items()}))
             for change in (lambda v: v, lambda v: -2 * v - 1, lambda v: np.full_like(v, np.nan))
         )
     assert same == pytest.approx(1.0, abs=0.01)

@@ -102,6 +102,77 @@ def test_with_the_users_label_it_is_known_who_was_right(first: str) -> None:
     assert bench.learned() == [1, 2], "the cloud helped; it harmed; of the third nothing is known yet"
 
 
+# The teacher's word on samples of frames that the cloud was asked for.
+
+
+def test_answers_to_frames_whose_samples_are_on_their_way_wait_for_the_teachers_word() -> None:
+    bench = Bench(None)
+    for frame_id in (1, 2, 3):
+        bench.learning.awaits(frame_id)
+    bench.answered(200)
+    num_others = len(bench.learned())
+    bench.learning.told(1, 1)
+    bench.learning.told(2, 0)
+    bench.settle()
+    assert bench.learned()[num_others:] == [1, 2], "the cloud helped; it harmed"
+    bench.learning.not_told(3)
+    bench.settle()
+    assert bench.learned()[num_others + 2 :] == [1, 2], "as without a label: one of two"
+    learner = bench.learning._learner
+    assert learner is not None
+    parts = learner._weights[num_others : num_others + 4]
+    np.testing.assert_allclose([*parts[:2], parts[2:].sum()], 1.0, rtol=1e-6, err_msg="each counts as one frame")
+
+
+def test_the_teachers_word_changes_what_a_frame_says_and_not_how_much_it_counts() -> None:
+    """An audited frame stands for the others that could have been: whether its sample was answered changes nothing."""
+    totals = []
+    for told in (True, False):
+        bench = Bench(None)
+        bench.learning.awaits(1)
+        bench.answered(1, propensity=0.25)
+        if told:
+            bench.learning.told(1, 1)
+        bench.learning.close()
+        learner = bench.learning._learner
+        assert learner is not None
+        totals.append(learner._weights[: learner.size].sum())
+    np.testing.assert_allclose(totals, 4.0, rtol=1e-6)
+
+
+def test_the_teachers_word_on_a_frame_that_the_cloud_was_not_asked_for_teaches_the_switcher_nothing() -> None:
+    bench = Bench(None)
+    for frame_id in range(1, 200):
+        bench.learning.awaits(frame_id)
+        bench.learning.told(frame_id, 1)
+    bench.learning.close()
+    assert bench.learned() == []
+
+
+@pytest.mark.parametrize("first", ["user", "teacher"])
+def test_the_users_word_comes_before_the_teachers_unless_it_was_learned_from(first: str) -> None:
+    bench = Bench(None)
+    bench.learning.awaits(1)
+    bench.answered(1)
+    if first == "user":
+        bench.learning.labelled(1, 0)
+        bench.settle()
+    bench.learning.told(1, 1)
+    if first == "teacher":
+        bench.learning.labelled(1, 0)
+    bench.settle()
+    bench.learning.close()
+    assert bench.learned() == [2], "the user says that the cloud harmed"
+
+
+def test_what_waits_when_a_device_stops_is_learned_from_as_it_is() -> None:
+    bench = Bench(None)
+    bench.learning.awaits(1)
+    bench.answered(1)
+    bench.learning.close()
+    assert set(bench.learned()) == {1, 2}
+
+
 def test_pings_teach_the_switcher_nothing() -> None:
     bench = Bench(None)
     bench.answered(100, propensity=None)

@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 
 from littoral.errors import LinkRefused, ProtocolError
 from littoral.wire.envelope import decode_frame, encode_frame
-from littoral.wire.link import AckedUpTo, Backoff, Close, DeviceLink, GotVersion, Opened, Send
+from littoral.wire.link import AckedUpTo, Backoff, Close, DeviceLink, GotLabels, GotVersion, Opened, Send
 from littoral.wire.messages import (
     NONCE_BYTES,
+    TAKES_LABELS,
     Ack,
     Challenge,
     Credit,
     Hello,
+    Labels,
     Message,
     Refusal,
     Sample,
@@ -43,18 +45,19 @@ def sample(frame_id: int) -> Sample:
     return Sample(frame_id=frame_id, version=0, predicted=0, entropy_nats=0.5, coding="raw", image=b"x" * 20, scene=0)
 
 
-def make_link() -> DeviceLink:
+def make_link(takes: int = 0) -> DeviceLink:
     return DeviceLink(
         device_id="d-1",
         bundle_digest=b"b" * 32,
         outbox_stream=STREAM,
         highest_version=lambda: 4,
         sign=lambda data: data,
+        takes=takes,
     )
 
 
-def opened(welcome: Welcome = WELCOME) -> DeviceLink:
-    link = make_link()
+def opened(welcome: Welcome = WELCOME, *, takes: int = 0) -> DeviceLink:
+    link = make_link(takes)
     link.on_connected()
     link.on_bytes(encoded(Challenge(nonce=b"n" * NONCE_BYTES)))
     link.on_bytes(encoded(welcome))
@@ -143,6 +146,41 @@ def test_a_version_is_handed_over_as_it_came() -> None:
     assert opened().on_bytes(encoded(version)) == [GotVersion(version)]
 
 
+# Labels.
+
+LABELS = Labels(labels=b"T\x01")
+
+
+def test_labels_are_handed_over_as_they_came_to_a_device_that_said_it_takes_them() -> None:
+    link = opened(takes=TAKES_LABELS)
+    assert link.on_bytes(encoded(LABELS)) == [GotLabels(b"T\x01")]
+    assert (link.state, link.ignored_labels) == ("open", 0)
+
+
+def test_labels_that_nobody_takes_are_counted_and_end_nothing() -> None:
+    link = opened()
+    assert link.on_bytes(encoded(LABELS)) == []
+    assert (link.state, link.ignored_labels) == ("open", 1)
+
+
+def test_a_session_sends_the_same_number_of_bytes_with_labels_and_without() -> None:
+    """To the byte, message by message: what a device takes is said in a byte that every Hello has."""
+    sent: list[list[int]] = []
+    for takes in (0, TAKES_LABELS):
+        link = make_link(takes)
+        link.on_connected()
+        actions = link.on_bytes(encoded(Challenge(nonce=b"n" * NONCE_BYTES)))
+        link.on_bytes(encoded(WELCOME))
+        for sequence in range(1, 9):
+            actions += link.offer([(sequence, encoded(sample(sequence), sequence=sequence))])
+            link.on_bytes(encoded(LABELS))
+            link.on_bytes(encoded(Ack(sequence=sequence)))
+        sent.append([len(action.data) for action in actions if isinstance(action, Send)])
+        assert link.state == "open"
+    assert len(sent[0]) == 9
+    assert sent[0] == sent[1]
+
+
 @pytest.mark.parametrize("state", ["waiting-challenge", "waiting-welcome", "open"])
 def test_a_refusal_closes_in_any_state_and_says_when_to_try_again(state: str) -> None:
     link = make_link()
@@ -168,11 +206,13 @@ def test_a_refusal_closes_in_any_state_and_says_when_to_try_again(state: str) ->
         Version(manifest=b"", signature=b"", payload=b""),
         Hello(device_id="", bundle_digest=b"", highest_version=0, outbox_stream=0, signature=b""),
         sample(1),
+        LABELS,
     ],
-    ids=["challenge", "short-challenge", "welcome", "ack", "version", "hello", "sample"],
+    ids=["challenge", "short-challenge", "welcome", "ack", "version", "hello", "sample", "labels"],
 )
 def test_a_message_out_of_turn_ends_the_session(state: str, message: Message) -> None:
-    allowed = {"waiting-challenge": ["Challenge"], "waiting-welcome": ["Welcome"], "open": ["Ack", "Version"]}[state]
+    in_session = ["Ack", "Version", "Labels"]
+    allowed = {"waiting-challenge": ["Challenge"], "waiting-welcome": ["Welcome"], "open": in_session}[state]
     if type(message).__name__ in allowed and message != Challenge(nonce=b"short"):
         return
     link = make_link()

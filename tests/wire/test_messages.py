@@ -27,13 +27,16 @@ from littoral.wire.envelope import (
 from littoral.wire.messages import (
     MAX_CODE_CHARS,
     MAX_DEADLINE_MS,
+    MAX_LABELS_BYTES,
     MAX_SPLIT,
     MAX_TEXT_CHARS,
+    TAKES_LABELS,
     Ack,
     Challenge,
     Credit,
     DurableMessage,
     Hello,
+    Labels,
     Message,
     Offload,
     OffloadAnswer,
@@ -72,6 +75,7 @@ EXAMPLES: list[Message] = [
     Scene(scene=4, version=2, fingerprint=b"\x00\x38\x00\x3c"),
     Offload(request=1000, split=1, version=3, payload=b"\x4c\x10\xde\xad\xbe\xef\x20", deadline_ms=150),
     OffloadAnswer(request=1000, code="ok", message="", answer=b"A\x01" + bytes(8), queue_ms=0.5, compute_ms=6.25),
+    Labels(labels=b"T\x01" + bytes(range(8)) + b"\x01\x07\x00\xff\xff"),
 ]
 IDS = [type(message).__name__ for message in EXAMPLES]
 
@@ -134,6 +138,24 @@ def test_the_counters_of_a_router_have_golden_bytes_too_and_an_older_side_passes
     )
 
 
+def test_what_a_device_takes_costs_its_hello_no_byte_and_older_sides_do_not_see_it() -> None:
+    hello = typing.cast(Hello, EXAMPLES[IDS.index("Hello")])
+    taking = dataclasses.replace(hello, takes=TAKES_LABELS)
+    plain, longer = framed(hello), framed(taking)
+    assert len(longer) == len(plain)
+    assert [a != b for a, b in zip(plain, longer, strict=True)].index(True) == 7, "element 5, the frame's deadline"
+    assert sum(a != b for a, b in zip(plain, longer, strict=True)) == 1
+    assert from_frame(decode_frame(longer)) == taking
+    older = from_frame(dataclasses.replace(decode_frame(longer), deadline_ms=0))
+    assert older == hello, "a side that does not look at it reads the same Hello"
+
+
+def test_bits_that_are_not_known_yet_are_read() -> None:
+    hello = dataclasses.replace(typing.cast(Hello, EXAMPLES[IDS.index("Hello")]), takes=127)
+    assert len(framed(hello)) == len(framed(dataclasses.replace(hello, takes=0)))
+    assert from_frame(decode_frame(framed(hello))) == hello
+
+
 def test_the_claim_that_a_device_signs_never_changes() -> None:
     assert hello_message(b"n" * 32, "d-7", b"\xab" * 32, 7).hex() == f"94c420{'6e' * 32}a3642d37c420{'ab' * 32}07"
 
@@ -145,6 +167,7 @@ BY_HINT = {bytes: BYTES, int: COUNT, str: TEXT, float: st.floats(allow_nan=False
 NARROWER = {
     "split": st.integers(0, MAX_SPLIT),
     "deadline_ms": st.integers(1, MAX_DEADLINE_MS),
+    "takes": st.integers(0, MAX_DEADLINE_MS),
     "code": st.text(max_size=MAX_CODE_CHARS),
     "exit_state": st.text(max_size=MAX_CODE_CHARS),
     "queue_ms": st.floats(0, MAX_DEADLINE_MS),
@@ -240,7 +263,7 @@ def test_trailing_fields_that_are_not_known_are_ignored(message: Message) -> Non
     assert from_frame(decode_frame(later)) == message
 
 
-@pytest.mark.parametrize("kind", [0, 14, 255])
+@pytest.mark.parametrize("kind", [0, 15, 255])
 def test_a_type_that_is_not_known_is_refused(kind: int) -> None:
     with pytest.raises(ProtocolError, match="unknown type"):
         from_frame(decode_frame(encode_frame(Frame(type=kind, body=msgpack.packb([])))))
@@ -373,10 +396,11 @@ def test_a_request_without_a_deadline_is_refused() -> None:
         (ANSWER, {"message": "x" * (MAX_TEXT_CHARS + 1)}),
         (ANSWER, {"queue_ms": -0.5}),
         (ANSWER, {"compute_ms": 1e300}),
+        (Labels(labels=b""), {"labels": bytes(MAX_LABELS_BYTES + 1)}),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
-def test_a_field_of_a_request_over_its_limit_is_refused(message: Message, change: dict[str, object]) -> None:
+def test_a_field_over_its_limit_is_refused(message: Message, change: dict[str, object]) -> None:
     (name,) = change
     with pytest.raises(ProtocolError, match=name):
         from_frame(to_frame(dataclasses.replace(message, **change)))  # type: ignore[arg-type]

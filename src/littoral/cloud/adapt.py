@@ -29,6 +29,7 @@ from littoral.cloud.teacher import (
 )
 from littoral.core.affine import affine_names, clip_to_envelope, diff, encode_delta
 from littoral.core.arrays import FloatArray, Frame, Tensors
+from littoral.core.sample_labels import encode_label
 from littoral.errors import BundleError, ModelOutputError
 from littoral.models.factory import load_model
 from littoral.models.frames import normalise
@@ -118,8 +119,10 @@ class Worker:
         layers = self.bundle.manifest.norm_layers
         payload = encode_delta(diff(affine, self.bundle.source_affine, layers), layers)
         state = self._state(optimisers)
+        said = targets[: len(new)].double().softmax(1).cpu().numpy()
+        labels = tuple(encode_label(row) for row in said) if np.isfinite(said).all() else ()
         report["seconds"] = time.perf_counter() - started
-        return AdaptResult(state=state, payload=payload, report=report)
+        return AdaptResult(state=state, payload=payload, report=report, labels=labels)
 
     def logits(
         self, frames: Frame, *, role: Literal["student", "teacher"], affine: Tensors | None = None

@@ -225,6 +225,7 @@ class Cloud:
             config=self.config.adapt,
             domains=self.config.domains,
             on_version=self._on_version,
+            on_labels=self._hub.labels_made,
         )
         self._hub.on_recorded = cohort.poke
         cohort.start()

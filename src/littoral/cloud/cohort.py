@@ -2,7 +2,8 @@
 
 Nothing is remembered here that the record does not hold: the replay memory is filled again from recorded samples, in
 their order, and a job that was begun and not finished is done again with the same result. Samples of a version that was
-held back are consumed and never enter replay; a sample that cannot be decoded any more is left out of both.
+held back are consumed and never enter replay; a sample that cannot be decoded any more is left out of both. What the
+teacher answered goes back to the devices once its version is committed, and only where that is shipped.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from littoral.cloud.domains import DomainConfig, start_version
 from littoral.cloud.executors import Executor
 from littoral.cloud.images import decode_image
 from littoral.cloud.jobs import AdaptConfig, AdaptJob, AdaptResult
+from littoral.cloud.labels import LabelOf
 from littoral.cloud.ledger import Claim, Head, Ledger, NewVersion, StoredSample
 from littoral.cloud.reissue import forgotten, reissue
 from littoral.cloud.shares import loudest, newest_by_turns, oldest_by_turns, plan
 from littoral.core.arrays import Frame
 from littoral.core.recall import encode_fingerprint, fingerprint_layer
 from littoral.core.replay import ReplayBuffer
+from littoral.core.sample_labels import sample_key
 from littoral.errors import FrameError, LittoralError, StorageError
 
 if TYPE_CHECKING:
@@ -80,6 +83,7 @@ class Cohort:
     Args:
         domains: Where a domain's versions begin, and what is replayed.
         on_version: Called after each commit, from the cohort's thread.
+        on_labels: Likewise, after it, with the teacher's answers.
         clock: Seconds since the epoch.
         sole_worker: Nobody else works on this record (the cloud locks its state folder), so an open job is one that a
             worker left when it died and need not wait for its lease.
@@ -96,11 +100,13 @@ class Cohort:
         config: AdaptConfig,
         domains: DomainConfig | None = None,
         on_version: Callable[[Outcome], None] = lambda outcome: None,
+        on_labels: Callable[[list[LabelOf]], None] = lambda labels: None,
         clock: Callable[[], float] = time.time,
         sole_worker: bool = True,
     ) -> None:
         self._bundle, self._ledger, self._executor, self._check = bundle, ledger, executor, check
-        self._key, self._config, self._on_version, self._clock = key, config, on_version, clock
+        self._key, self._config, self._clock = key, config, clock
+        self._on_version, self._on_labels = on_version, on_labels
         self._domains = domains or DomainConfig()
         self._replay: ReplayBuffer | None = None
         self._sole_worker = sole_worker
@@ -191,11 +197,12 @@ class Cohort:
     def _work(self, claim: Claim) -> Outcome | None:
         stored, frames = self._decode(claim.job)
         replay = self._load_replay()
+        newest = newest_by_turns([sample.device_id for sample in stored], self._config.batch_size)
         if len(stored) < MIN_FRAMES:
             reason = f"only {len(stored)} of {claim.num_samples} samples can be decoded; a job needs {MIN_FRAMES}"
             new: NewVersion | None = _held(reason, AdaptResult(state=b"", payload=b"", report={}), {})
         else:
-            new = self._make(claim, *self._job(claim, stored, frames, replay))
+            new = self._make(claim, *self._job(claim, stored, frames, newest, replay))
         if new is None:
             return None
         if lost := claim.num_samples - len(stored):
@@ -204,7 +211,7 @@ class Cohort:
             return None
         if new.status == "shipped":
             _remember(replay, stored, frames, claim.domain)
-        return self._tell(
+        outcome = self._tell(
             Outcome(
                 version=claim.head_version + 1,
                 domain=claim.domain,
@@ -212,18 +219,25 @@ class Cohort:
                 reason=new.reason,
             )
         )
+        if outcome.shipped:
+            self._on_labels(_labels_of([stored[i] for i in newest], new.labels))
+        return outcome
 
     def _job(
-        self, claim: Claim, stored: Sequence[StoredSample], frames: Frame, replay: ReplayBuffer
+        self,
+        claim: Claim,
+        stored: Sequence[StoredSample],
+        frames: Frame,
+        newest: Sequence[int],
+        replay: ReplayBuffer,
     ) -> tuple[AdaptJob, Frame]:
-        """The job on a claim's samples, and frames of others for the gate: a function of the record."""
-        newest = newest_by_turns([sample.device_id for sample in stored], self._config.batch_size)
+        """The job on the newest of a claim's samples, and frames of others for the gate: a function of the record."""
         replay_of = claim.domain if self._domains.replay == "own" else None
         rng, seed = job_seeds(self._config.seed, claim.head_version)
         job = AdaptJob(
             base_version=claim.base_version,
             state=self._ledger.state(claim.base_version),
-            new_frames=frames[newest],
+            new_frames=frames[list(newest)],
             replay_frames=replay.sample(
                 replay_count(replay.kept(domain=replay_of), len(newest), self._config), rng, domain=replay_of
             ),
@@ -267,6 +281,7 @@ class Cohort:
             state=result.state,
             report=_plain(result.report),
             verdict=_plain(verdict.report),
+            labels=result.labels,
         )
 
     def _sign(self, payload: bytes, version: int, domain: int) -> SignedVersion:
@@ -315,6 +330,16 @@ class Cohort:
 def _remember(replay: ReplayBuffer, stored: Sequence[StoredSample], frames: Frame, domain: int) -> None:
     for sample, frame in zip(stored, frames, strict=True):
         replay.add(frame, device=sample.device_id, label=sample.predicted, domain=domain)
+
+
+def _labels_of(samples: Sequence[StoredSample], labels: Sequence[bytes]) -> list[LabelOf]:
+    """Whose each of the teacher's answers is; none where the adapter gave none."""
+    if len(labels) != len(samples):
+        return []
+    return [
+        LabelOf(device_id=sample.device_id, key=sample_key(sample.image), label=label)
+        for sample, label in zip(samples, labels, strict=True)
+    ]
 
 
 def _held(reason: str, result: AdaptResult, verdict: Mapping[str, float]) -> NewVersion:

@@ -74,7 +74,11 @@ def _summary(document: Document) -> str:
             f"{totals['online']} / {totals['devices']}",
             f"bundle {document['bundle']['name']} {document['bundle']['digest'][:12]}",
         ),
-        ("samples recorded", f"{totals['samples']:,}", f"{_bytes(totals['sample_bytes'])} of images"),
+        (
+            "samples recorded",
+            f"{totals['samples']:,}",
+            f"{_bytes(totals['sample_bytes'])} of images; {totals['labels_sent']:,} labels sent back",
+        ),
         ("came up", _bytes(sum(link["up"].values())), _purposes(link["up"])),
         ("went down", _bytes(sum(link["down"].values())), _purposes(link["down"])),
     ]

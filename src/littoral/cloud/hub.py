@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import collections
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from littoral.bundle import Manifest
 from littoral.cloud.keys import SignedEnvelope
+from littoral.cloud.labels import LabelDesk, LabelOf
 from littoral.cloud.ledger import Ledger, ShippedVersion
 from littoral.cloud.metrics import Metrics
 from littoral.cloud.store import Store
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from littoral.cloud.session import Session
 
 RATE_WINDOW_S = 120
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,11 @@ class Presence:
     online: bool = False
     last_seen: float | None = None
     status: Status | None = None
+    takes_labels: bool = True
+    """As its newest Hello said."""
+
+
+_UNSEEN = Presence()
 
 
 class Hub:
@@ -84,6 +91,7 @@ class Hub:
         self.on_recorded, self.clock = on_recorded, clock
         self.metrics = Metrics(ledger.cohort)
         self.tails = Tails({}, manifest.make_task(), TailConfig(), self.metrics)
+        self.labels = LabelDesk()
         self.sessions: dict[str, Session] = {}
         self.presence: dict[str, Presence] = {}
         self.num_handshakes = 0
@@ -111,6 +119,12 @@ class Hub:
         self.sessions[device_id] = session
         self.see(device_id).online = True
         self.metrics.set_online(len(self.sessions))
+
+    def takes_labels(self, device_id: str, takes: bool) -> None:
+        """What a device's Hello says of labels; what waits for one that takes none is dropped."""
+        self.see(device_id).takes_labels = takes
+        if not takes:
+            self._count_dropped(lambda: self.labels.forget(device_id))
 
     def leave(self, device_id: str, session: Session) -> None:
         """A session ended; if another one took its place nothing changes."""
@@ -159,6 +173,28 @@ class Hub:
         by_second = {second: count for second, count in list(self._rates)}
         now = int(self.clock())
         return [by_second.get(second, 0) for second in range(now - RATE_WINDOW_S + 1, now + 1)]
+
+    def labels_made(self, labels: Sequence[LabelOf]) -> None:
+        """The teacher answered samples. May be called from any thread."""
+        if labels and self.loop is not None and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._labels_made, labels)
+
+    def _labels_made(self, labels: Sequence[LabelOf]) -> None:
+        wanted = [each for each in labels if self.presence.get(each.device_id, _UNSEEN).takes_labels]
+        self.metrics.count_labels("dropped", len(labels) - len(wanted))
+        for device_id in self._count_dropped(lambda: self.labels.put(wanted, self.clock())):
+            if (session := self.sessions.get(device_id)) is not None:
+                session.taught.set()
+
+    def next_labels(self, device_id: str) -> tuple[bytes, int] | None:
+        """The next message of labels for a device, and how many are in it; the caller says when they are sent."""
+        return self._count_dropped(lambda: self.labels.take(device_id, self.clock()))
+
+    def _count_dropped(self, work: Callable[[], T]) -> T:
+        before = self.labels.num_dropped
+        result = work()
+        self.metrics.count_labels("dropped", self.labels.num_dropped - before)
+        return result
 
     def version_made(self, domain: int, *, shipped: bool) -> None:
         """The cohort made a version of a domain. May be called from any thread."""

@@ -112,11 +112,15 @@ class AdaptJob:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptResult:
-    """What a job made. ``payload`` is the coded delta to the source affine values: what would ship."""
+    """What a job made. ``payload`` is the coded delta to the source affine values: what would ship.
+
+    ``labels`` are the teacher's answers to the new frames (`littoral.core.sample_labels.encode_label`), or none.
+    """
 
     state: bytes
     payload: bytes
     report: dict[str, float | str]
+    labels: tuple[bytes, ...] = ()
 
 
 def as_dict(config: AdaptConfig) -> dict[str, object]:

@@ -61,7 +61,7 @@ class StoredSample:
 
 @dataclass(frozen=True, kw_only=True)
 class NewVersion:
-    """What a finished job leaves behind. ``signed`` is None for a version that is held back."""
+    """What a finished job leaves behind. ``signed`` is None for a version that is held back; labels are not kept."""
 
     status: Status
     reason: str
@@ -70,6 +70,7 @@ class NewVersion:
     state: bytes
     report: dict[str, Any]
     verdict: dict[str, Any]
+    labels: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,11 @@ class Metrics:
             "littoral_malformed", "Durable messages acknowledged and dropped", ["cohort", "purpose"],
             registry=self.registry,
         )  # fmt: skip
+        self.num_labels = {"sent": 0, "dropped": 0}
+        self._labels = Counter(
+            "littoral_labels", "Teacher's answers to samples, by what became of them", ["cohort", "outcome"],
+            registry=self.registry,
+        )  # fmt: skip
         self._refusals = Counter("littoral_refusals", "Sessions refused", ["cohort", "code"], registry=self.registry)
         self._versions = Counter("littoral_versions", "Versions made", ["cohort", "status"], registry=self.registry)
         self._online = Gauge("littoral_devices_online", "Open sessions", ["cohort"], registry=self.registry)
@@ -69,6 +74,11 @@ class Metrics:
 
     def count_malformed(self, purpose: str) -> None:
         self._malformed.labels(self.cohort, purpose).inc()
+
+    def count_labels(self, outcome: Literal["sent", "dropped"], count: int) -> None:
+        """Dropped: their device takes none, or did not come for them in time."""
+        self.num_labels[outcome] += count
+        self._labels.labels(self.cohort, outcome).inc(count)
 
     def count_refusal(self, code: str) -> None:
         self._refusals.labels(self.cohort, code).inc()

@@ -1,8 +1,8 @@
 """One device's session over a WebSocket: prove who you are, then send in order, be acknowledged, get versions.
 
 Requests are answered beside that, each in a task of its own: they wait for no commit, and nothing waits for them.
-An Ack leaves only after the commit of what it acknowledges was synced. Whatever breaks a rule ends the session with a
-Refusal that says why; nothing is answered by silence.
+An Ack leaves only after the commit of what it acknowledges was synced. Labels go, a short message at a time, when
+nothing else does. Whatever breaks a rule ends the session with a Refusal that says why; nothing is answered by silence.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ from littoral.wire.envelope import CONTROL_STREAM, MAX_FRAME_BYTES, Frame, decod
 from littoral.wire.messages import (
     HELLO_PURPOSE,
     NONCE_BYTES,
+    TAKES_LABELS,
     Ack,
     Challenge,
     DurableMessage,
     Hello,
+    Labels,
     Message,
     Offload,
     OffloadAnswer,
@@ -54,11 +56,14 @@ PURPOSES: dict[type, str] = {
     Version: "version",
     Offload: "offload",
     OffloadAnswer: "answer",
+    Labels: "labels",
 }
 RETRY_AFTER_MS = {"busy": 30_000, "storage": 10_000}
 """By Refusal code; the others need a person."""
 PROTOCOL_RETRY_MS = 5_000
 """After bytes that broke the wire format: they may have been damaged on the way, so one may try again."""
+QUIET_POLL_S = 0.02
+"""How often labels that wait look whether the socket is free."""
 INLINE_BODY_BYTES = 65_536
 """Images in larger messages are decoded off the event loop."""
 
@@ -72,6 +77,9 @@ class Session:
         self._socket, self._hub = socket, hub
         self.news = asyncio.Event()
         """Set when there may be a newer version to send."""
+        self.taught = asyncio.Event()
+        """Set when there may be labels to send."""
+        self._takes_labels = False
         self._device: EnrolledDevice | None = None
         self._stream = CONTROL_STREAM
         self._highest_version = 0
@@ -128,7 +136,8 @@ class Session:
                 envelope_signature=self._hub.envelope.signature,
             )
         )
-        tasks = [asyncio.create_task(work) for work in (self._read(), self._commit(), self._push(), self._watch())]
+        works = [self._read(), self._commit(), self._push(), self._watch()]
+        tasks = [asyncio.create_task(work) for work in (*works, *([self._teach()] if self._takes_labels else []))]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -157,6 +166,8 @@ class Session:
         hub.metrics.count_bytes("up", "control", len(data))
         device = self._admit(hello, nonce)
         self._stream, self._highest_version = hello.outbox_stream, hello.highest_version
+        self._takes_labels = bool(hello.takes & TAKES_LABELS)
+        hub.takes_labels(device.id, self._takes_labels)
         return device
 
     def _admit(self, hello: Hello, nonce: bytes) -> EnrolledDevice:
@@ -180,7 +191,7 @@ class Session:
             raise LinkRefused("protocol", "an outbox cannot have stream 0, which is control")
         return device
 
-    # -- the four things that go on in a session -----------------------------------------------------------------------
+    # -- the five things that go on in a session -----------------------------------------------------------------------
 
     async def _read(self) -> None:
         while True:
@@ -295,6 +306,24 @@ class Session:
                 self._highest_version = newest.version
             await self.news.wait()
             self.news.clear()
+
+    async def _teach(self) -> None:
+        while True:
+            while self._name in self._hub.labels:
+                await self._quiet()
+                if (waiting := self._hub.next_labels(self._name)) is None:
+                    break
+                self._check_revoked()
+                await self._send(Labels(labels=waiting[0]))
+                self._hub.metrics.count_labels("sent", waiting[1])
+            await self.taught.wait()
+            self.taught.clear()
+
+    async def _quiet(self) -> None:
+        """Wait until nothing is being sent, answered, or about to be acknowledged."""
+        await asyncio.sleep(0)
+        while self._sending.locked() or self._offloads or self._in_flight_bytes:
+            await asyncio.sleep(QUIET_POLL_S)
 
     def _check_revoked(self) -> None:
         """End the session if the device was revoked since it began."""

@@ -78,6 +78,13 @@ class DeviceStatus(NamedTuple):
     """Of all requests to the cloud."""
     refits: int = 0
     """How often the switcher was fitted anew, in all runs."""
+    sample_labels: int = 0
+    """Of a device with exits: answers of the teacher to uploaded samples that the heads learn from."""
+    sample_labels_unused: int = 0
+    """Those that taught no head: to a sample that is not known or not any more, to one answered before, or of a frame
+    on which the user's or the cloud's word was heard already."""
+    sample_labels_refused: int = 0
+    """Messages of such answers that were none, or too many at a time; nothing of them counted."""
 
 
 @dataclass
@@ -138,7 +145,7 @@ def read_counters(
         selected, overflowed: Frames chosen as published, and those of them that found no room.
         offloaded: Frames that the cloud answered, and those that it should have.
     """
-    outbox, link, exits, routing = m.outbox, m.link, m.exits, m.routing
+    outbox, link, exits, routing, labels = m.outbox, m.link, m.exits, m.routing, m.labels
     routed = None if routing is None else routing.counters
     chooser = m.chooser
     selector = None if chooser is None else chooser.selector
@@ -183,4 +190,7 @@ def read_counters(
         pings=routed.pings if routed else 0,
         payload_bytes=routing.requests.payload_bytes if routing else 0,
         refits=routing.learning.num_refits if routing else 0,
+        sample_labels=labels.num_taught if labels else 0,
+        sample_labels_unused=labels.num_unused if labels else 0,
+        sample_labels_refused=labels.num_refused + labels.num_flooded if labels else 0,
     )

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -129,20 +129,22 @@ class PendingFrames:
 
     def clear(self) -> None:
         """Forget all frames, and their bytes."""
-        for place in range(len(self._ids)):
-            self._slots.write(place, self._blank)
-        self._ids.clear()
+        self.rewrite(lambda frame: None)
 
-    def remove_day(self, day: int) -> bool:
-        """Forget the frames of a day; whether there were any."""
-        frames = list(self)
-        others = [frame for frame in frames if frame.day != day]
-        if len(others) == len(frames):
-            return False
-        self.clear()
-        for frame in others:
-            self.add(frame)
-        return True
+    def rewrite(self, change: Callable[[SeenFrame], SeenFrame | None]) -> bool:
+        """Change every frame, one in memory at a time; None forgets it, and its bytes. Whether any was forgotten."""
+        before, kept = len(self._ids), list[int]()
+        try:
+            for place in range(before):
+                frame = change(SeenFrame.from_bytes(self._slots.read(place), self._classes))
+                if frame is not None:
+                    self._slots.write(len(kept), frame.to_bytes(self._classes))
+                    kept.append(frame.frame_id)
+            for place in range(len(kept), before):
+                self._slots.write(place, self._blank)
+        finally:
+            self._ids = kept
+        return len(kept) < before
 
     def close(self) -> None:
         self._slots.close()

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from littoral.bundle.exits import ExitHeads
-from littoral.core.calibration_ring import RingFrame
+from littoral.core.calibration_ring import NO_LABEL, RingFrame
 from littoral.core.exit_policy import ExitPolicy, ServedExit
 from littoral.core.head_levels import SourceLevels
+from littoral.core.head_memory import FeatureMap, fit_feature_map
+from littoral.edge.awaited_labels import AwaitedLabels
 from littoral.edge.exit_calibration import LESSONS, RingSlots
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exit_files import ExitFolder, PendingFrames, SlotFile
 from littoral.edge.exit_stages import ExitStages
 from littoral.edge.personal import PersonalHeads
+from littoral.edge.recent import SeenFrame
 from littoral.edge.session import Model
 from littoral.edge.versions import Files
 from littoral.errors import LittoralError, StorageError
@@ -29,11 +35,28 @@ class Kept(NamedTuple):
 
     Attributes:
         rings: Of the frames that calibrate, and of the lessons.
+        awaited: Frames whose samples the teacher has not answered; there with `pending`.
     """
 
     rings: tuple[RingSlots, RingSlots] = (RingSlots(), RingSlots())
     pending: PendingFrames | None = None
     personal: PersonalHeads | None = None
+    awaited: AwaitedLabels | None = None
+
+    def teach(self, frame: SeenFrame, today: int) -> bool:
+        """Have a frame wait to be learned from, with somebody's word on it; whether it does."""
+        if self.pending is None or not frame.num_seen or not np.isfinite(frame.features).all():
+            return False
+        taught = self.pending.add(replace(frame, day=frame.day or today))
+        if taught and self.awaited is not None:
+            self.awaited.taught(frame.frame_id)
+        return taught
+
+    def remove_day(self, day: int) -> bool:
+        """Forget the frames of a day that were not learned from; whether there were any."""
+        waiting = [each for each in (self.pending, self.awaited) if each is not None]
+        found = [each.rewrite(lambda frame: None if frame.day == day else frame) for each in waiting]
+        return any(found)
 
     def close(self) -> None:
         """Close the files; what waits in them is gone."""
@@ -85,7 +108,7 @@ def open_kept(
     except StorageError as error:
         log.warning("the shipped heads serve, and nothing is learned: %s", error)
         return kept
-    return kept._replace(pending=pending, personal=personal)
+    return kept._replace(pending=pending, personal=personal, awaited=AwaitedLabels())
 
 
 def policy_of(shipped: ExitHeads, personal: PersonalHeads | None, version: int, *, has_deep: bool) -> ExitPolicy:
@@ -102,11 +125,33 @@ def policy_of(shipped: ExitHeads, personal: PersonalHeads | None, version: int, 
 
 
 def take_heads_along(kept: Kept, parts: ExitStages, old: Model, new: Model) -> None:
-    """What was learned follows to another affine version; what waits to be learned from is of the old one and gone."""
-    if kept.personal is None or kept.pending is None:
+    """What was learned follows to another affine version, and so do the frames that somebody else than the old network
+    has a word on, or will have; what the old network said of the others is gone."""
+    if kept.personal is None or kept.pending is None or kept.awaited is None:
         return
-    kept.pending.clear()
+    follow: Callable[[SeenFrame], SeenFrame | None] = _forgotten
     try:
-        kept.personal.move(new.version, parts.probe_features(old), parts.probe_features(new))
+        before, after = parts.probe_features(old), parts.probe_features(new)
+        kept.personal.move(new.version, before, after)
+        maps = [fit_feature_map(*pair) for pair in zip(before, after, strict=True)]
+        follow = functools.partial(_moved, since=old.version, version=new.version, maps=maps)
     except LittoralError as error:
         log.warning("personal heads do not follow to version %d, the shipped serve: %s", new.version, error)
+    kept.pending.rewrite(lambda frame: follow(frame) if frame.by_cloud or frame.label != NO_LABEL else None)
+    kept.awaited.rewrite(follow)
+
+
+def _forgotten(frame: SeenFrame) -> SeenFrame | None:
+    return None
+
+
+def _moved(frame: SeenFrame, *, since: int, version: int, maps: Sequence[FeatureMap]) -> SeenFrame | None:
+    """A frame as another version would have seen it; None where it was not seen under the one before."""
+    if frame.version != since:
+        return None
+    features, start = np.zeros_like(frame.features), 0
+    for feature_map in maps[: frame.num_seen]:
+        columns = slice(start, start + len(feature_map.scale_D))
+        features[columns] = feature_map(frame.features[columns])
+        start = columns.stop
+    return replace(frame, version=version, features=features)

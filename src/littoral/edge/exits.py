@@ -87,7 +87,7 @@ class ExitRuntime:
             )
         heads = ExitHeads.open(bundle)
         self.config, self.shipped = config, replace(heads, moments=())  # they are larger than all else together
-        self._parts = parts = ExitStages(bundle, self.shipped, session)
+        self.parts = self._parts = parts = ExitStages(bundle, self.shipped, session)
         self.stages, self._end, self._later = parts.all, len(bundle.manifest.segments), later
         self.on_world: Callable[[bool], None] = lambda changed: None
         """Told that the alarm rang, or else that thresholds were certified; in either thread."""
@@ -100,7 +100,7 @@ class ExitRuntime:
         self._first_waiting, self._not_before_s = 0, 0.0
         self._swap = threading.Lock()  # taken to put a policy in force, by the thread that answers only in an alarm
         levels = [SourceLevels.of(moments) for moments in heads.moments]  # all exits' lie in memory, once
-        self._kept = kept = open_kept(state_dir, config, heads, levels, parts, model, files)
+        self.kept = kept = open_kept(state_dir, config, heads, levels, parts, model, files)
         self._pending, self._personal = kept.pending, kept.personal
         self.calibration = Calibration(config.control, parts, levels, model=model, rings=kept.rings, any_sure=routed)
         self.calibrates = False  # the newest frame is one of those that calibrate: nothing may be fitted to it
@@ -278,7 +278,7 @@ class ExitRuntime:
         calibration.model = new
         if old.version == new.version:
             return lambda: None
-        take_heads_along(self._kept, self._parts, old, new)
+        take_heads_along(self.kept, self._parts, old, new)
         policy, stays = self._policy(new.version), same_world and calibration.runs_again
         policy = calibration.follow(policy, self.policy, self.control, stays=stays)
 
@@ -298,8 +298,7 @@ class ExitRuntime:
         """
         self._drain()
         found = self.calibration.remove_day(day)
-        if self._pending is not None:
-            found = self._pending.remove_day(day) or found
+        found = self.kept.remove_day(day) or found
         if self._personal is not None:
             try:
                 found = self._personal.forget(day) or found
@@ -309,7 +308,7 @@ class ExitRuntime:
 
     def close(self) -> None:
         """Close the files; what waits in them is gone."""
-        self._kept.close()
+        self.kept.close()
 
     def take(self) -> None:
         """Take what the thread that answers has handed over; certify and learn when it is time."""
@@ -336,17 +335,17 @@ class ExitRuntime:
             elif self._pending is not None and frame.version == self.policy.affine_version:
                 self._pending.add(replace(frame, day=day, stands_for=handed.stands_for))
 
-    def teach(self, frame: SeenFrame) -> None:
-        """What the cloud says of a frame: weighs as the network's word does, and the ring hears nothing of it."""
-        self._label(frame)
+    def teach(self, frame: SeenFrame) -> bool:
+        """What the user or the cloud says of a frame; whether heads will learn from it.
 
-    def _label(self, frame: SeenFrame) -> None:
+        The cloud's word weighs as the network's does, and the ring hears nothing of it.
+        """
         self._drain()  # the frame itself comes first
         in_ring = frame.frame_id in self.ring if frame.by_cloud else self.ring.label(frame.frame_id, frame.label)
-        if in_ring or self._pending is None:
-            return
-        if np.isfinite(frame.features).all() and frame.num_seen:
-            self._pending.add(replace(frame, day=self.config.today()))
+        return not in_ring and self.kept.teach(frame, self.config.today())
+
+    def _label(self, frame: SeenFrame) -> None:
+        self.teach(frame)
 
     def _try(self) -> None:
         """Put thresholds in force if they can be certified."""

@@ -30,7 +30,7 @@ from littoral.edge.outbox import Outbox
 from littoral.errors import LinkError, LinkRefused, UpdateRejected
 from littoral.wire.envelope import MAX_FRAME_BYTES
 from littoral.wire.link import Backoff, DeviceLink
-from littoral.wire.messages import HELLO_PURPOSE, Offload, Status
+from littoral.wire.messages import HELLO_PURPOSE, TAKES_LABELS, Offload, Status
 
 log = logging.getLogger("littoral.edge.link")
 
@@ -101,7 +101,7 @@ class CloudLink:
 
     @property
     def bytes_by_purpose(self) -> dict[str, int]:
-        """Up: hello, status, sample, receipt, scene, offload. Down: version, control, answer.
+        """Up: hello, status, sample, receipt, scene, offload. Down: version, labels, control, answer.
 
         ``overhead`` is HTTP, framing and pings, both ways.
         """
@@ -120,9 +120,12 @@ class CloudLink:
         on_envelope: Callable[[Envelope], None],
         on_version: Callable[[SignedVersion], None],
         status: Callable[[], Status],
+        on_labels: Callable[[bytes], None] | None = None,
     ) -> None:
         """Start the thread. The callables are called from it and must be quick.
 
+        Args:
+            on_labels: Given what comes of the teacher's answers; without it the cloud is not asked to send any.
         Raises:
             RuntimeError: started before.
         """
@@ -136,6 +139,7 @@ class CloudLink:
             on_envelope=on_envelope,
             on_version=on_version,
             status=status,
+            on_labels=on_labels,
         )
         outbox.on_stored = self.wake
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="littoral-link", daemon=True)
@@ -278,6 +282,7 @@ class CloudLink:
             outbox_stream=self._ports.outbox.stream,
             highest_version=self._ports.highest_version,
             sign=functools.partial(identity.key.sign, HELLO_PURPOSE),
+            takes=0 if self._ports.on_labels is None else TAKES_LABELS,
         )
         async with connect(
             websocket_url(self.url, SESSION_PATH),

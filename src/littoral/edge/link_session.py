@@ -29,6 +29,7 @@ from littoral.wire.link import (
     Answered,
     Close,
     DeviceLink,
+    GotLabels,
     GotVersion,
     Opened,
     RequestFailed,
@@ -54,6 +55,8 @@ class Ports:
     on_envelope: Callable[[Envelope], None]
     on_version: Callable[[SignedVersion], None]
     status: Callable[[], Status]
+    on_labels: Callable[[bytes], None] | None = None
+    """None: the device takes no labels."""
 
 
 Outcome = OffloadAnswer | str
@@ -155,6 +158,7 @@ class LinkSession:
         purpose = "control" if self._link.ignored_answers == ignored else "answer"
         for action in actions:
             purpose = "version" if isinstance(action, GotVersion) else purpose
+            purpose = "labels" if isinstance(action, GotLabels) else purpose
             purpose = "answer" if isinstance(action, Answered) else purpose
         self._owner._purposes[purpose] += len(data)
         await self._do(actions)
@@ -172,6 +176,9 @@ class LinkSession:
                     self._ports.outbox.ack(sequence)
                 case GotVersion(Version(manifest=manifest, signature=signature, payload=payload)):
                     self._ports.on_version(SignedVersion(manifest=manifest, signature=signature, payload=payload))
+                case GotLabels(labels):
+                    assert self._ports.on_labels is not None
+                    self._ports.on_labels(labels)
                 case Answered(answer):
                     self._tell(answer.request, answer)
                 case RequestFailed(request, code):

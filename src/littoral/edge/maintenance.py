@@ -7,6 +7,7 @@ frames for the outbox, takes new versions through the updater, and puts a new mo
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -15,7 +16,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
@@ -25,6 +25,7 @@ import numpy as np
 from littoral.bundle import Bundle, Envelope, RouteTables, SignedVersion
 from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.core.product import ProductConfig, ProductSelector
+from littoral.edge.candidate import Candidate, probe
 from littoral.edge.choose import Chooser, Waiting
 from littoral.edge.counters import wire_status
 from littoral.edge.exit_config import ExitConfig
@@ -37,6 +38,7 @@ from littoral.edge.route import Routing
 from littoral.edge.route_open import open_routing
 from littoral.edge.scenes import Scenes
 from littoral.edge.session import Model, release_memory
+from littoral.edge.teacher_labels import TeacherLabels
 from littoral.edge.updater import Updater
 from littoral.edge.versions import VersionStore
 from littoral.errors import LittoralError
@@ -51,15 +53,6 @@ log = logging.getLogger(__name__)
 _NICENESS = 10
 Task = Callable[[], None]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A version built but not yet in service: as it would serve, and as the probe sees it."""
-
-    affine: Tensors
-    live: Model
-    probed: Model
 
 
 class Maintenance:
@@ -101,7 +94,7 @@ class Maintenance:
                 bundle,
                 VersionStore(state_dir),
                 build=self._build,
-                probe=self._probe,
+                probe=functools.partial(probe, bundle),
                 install=self._install,
                 fits=self.scenes.fits,
                 config=config.updater,
@@ -113,6 +106,7 @@ class Maintenance:
             self._follower = Follower(bundle, config, affine=lambda: self._affine)
         self.model = self._model(affine, version)
         self.exits: ExitRuntime | None = None
+        self.labels: TeacherLabels | None = None
         self.routing: Routing | None = None
 
         shape = (config.statistics_batch_frames, *bundle.manifest.input.shape)
@@ -195,6 +189,7 @@ class Maintenance:
         self.exits = ExitRuntime(
             self.bundle, config, model=model, session=session, state_dir=folder, later=later, routed=routed
         )
+        self.labels = TeacherLabels(self.exits, later=later)
         return self.exits
 
     def open_routing(self, tables: RouteTables) -> Routing:
@@ -216,6 +211,7 @@ class Maintenance:
             on_envelope=lambda envelope: self._tasks.put(lambda: self._set_envelope(envelope)),
             on_version=lambda signed: self._tasks.put(lambda: self._receive(signed)),
             status=lambda: wire_status(self._status(), self.exits),
+            on_labels=self.labels.came if self.labels is not None and self.labels.takes else None,
         )
 
     def rebuild(self) -> None:
@@ -300,6 +296,8 @@ class Maintenance:
         )
         assert self.outbox is not None
         taken = self.outbox.put(sample, value=value)
+        if taken and self.labels is not None:  # a task of its own: what goes wrong there is none of the sample's
+            self._tasks.put(functools.partial(self.labels.sent, image, frame_id, frame))
         self._wake()
         return wire_bytes(sample) if taken else None
 
@@ -369,24 +367,8 @@ class Maintenance:
         self._put_into_service(self._model(affine, version), affine)
 
     def _build(self, affine: dict[str, FloatArray]) -> Candidate:
-        """The candidate as it would serve here, and as the probe sees it: with the source's statistics."""
         live, probed = self._model(affine, 0), Model(self.bundle, affine, config=self.config.session)
         return Candidate(affine=affine, live=live, probed=probed)
-
-    def _probe(self, candidate: Candidate) -> float:
-        """How much of the source's answers is kept, by the task's metric: of a classifier the share of the labels.
-
-        NaN when an output is not finite.
-        """
-        frames, metric = self.bundle.probe[0], self.task.metric()
-        if not np.isfinite(candidate.live.run(frames[:1])).all():
-            return math.nan
-        for frame, truth in zip(frames, self.bundle.probe_truths, strict=True):  # a device may not hold a large batch
-            outputs = candidate.probed.run(frame[None])
-            if not np.isfinite(outputs).all():
-                return math.nan
-            metric.update(self.task.answers(outputs), [truth])
-        return float(metric.value())
 
     def _install(self, candidate: Candidate, version: int) -> None:
         candidate.live.version = version

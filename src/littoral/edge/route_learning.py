@@ -4,6 +4,11 @@ The user's own word comes first for both. For the switcher an answer waits as lo
 newest 64; then it is learned from as it is, with the chance that its frame had of being asked for. All of it is done in
 the background thread, on a switcher of its own; what is fitted comes into force by one assignment, and is on the disk
 then. A power cut costs what came since.
+
+Where the tables hold answers against the teacher's, the teacher's word on a sample says who was right as the user's
+does, and comes after it. It may take minutes: answers to such frames wait for it, as many as
+`littoral.edge.awaited_labels` remembers. They count with the chance that they had of being asked for, whether it comes
+or not, and no frame counts that was not asked for (docs/adr/0024 says why).
 """
 
 from __future__ import annotations
@@ -56,7 +61,7 @@ class RouteLearning:
         self,
         serving: Switcher | None,
         *,
-        teach: Callable[[SeenFrame], None] | None = None,
+        teach: Callable[[SeenFrame], object] | None = None,
         folder: Path | None,
         later: Callable[[Callable[[], None]], None],
         refit_every: int = 64,
@@ -69,6 +74,7 @@ class RouteLearning:
         self._come: deque[Answered] = deque()
         self._waiting: dict[int, Answered] = {}
         self._truths: dict[int, int] = {}
+        self._sampled: set[int] = set()
         self._learner = None if serving is None else self._load(serving)
         self._since = 0
         if self._learner is not None:
@@ -95,16 +101,27 @@ class RouteLearning:
 
     # -- in the background thread --------------------------------------------------------------------------------------
 
+    def awaits(self, frame_id: int) -> None:
+        """A frame's sample is on its way: `told` or `not_told` follows."""
+        self._sampled.add(frame_id)
+
+    def told(self, frame_id: int, label: int) -> None:
+        """The teacher's word on a frame, which counts as right unless the user says otherwise."""
+        self._drain()
+        if frame_id in self._waiting:
+            self._truths.setdefault(frame_id, label)
+        self._sampled.discard(frame_id)
+
+    def not_told(self, frame_id: int) -> None:
+        """The teacher will not say what is on a frame, or nobody will know any more which frame it was."""
+        self._sampled.discard(frame_id)
+
     def take(self) -> None:
         """Take in what has come, and learn of the frames that nobody will label any more."""
-        while self._come:
-            what = self._come.popleft()
-            if what.seen is not None and self._teach is not None:
-                self._teach(what.seen)
-            if what.propensity is not None:
-                self._waiting[what.frame_id] = what
+        self._drain()
         oldest = self.newest - NUM_RECENT
-        for frame_id in [each for each in self._waiting if each in self._truths or each <= oldest]:
+        waits = self._sampled
+        for frame_id in [i for i in self._waiting if i in self._truths or (i <= oldest and i not in waits)]:
             what = self._waiting.pop(frame_id)
             if self._learner is not None:
                 self._learn(self._learner, what, self._truths.pop(frame_id, None))
@@ -115,8 +132,17 @@ class RouteLearning:
     def close(self) -> None:
         """Learn of all that came, and keep it. The background thread has ended."""
         self.newest += NUM_RECENT
+        self._sampled.clear()
         self.take()
         self._refit(1)
+
+    def _drain(self) -> None:
+        while self._come:
+            what = self._come.popleft()
+            if what.seen is not None and self._teach is not None:
+                self._teach(what.seen)
+            if what.propensity is not None:
+                self._waiting[what.frame_id] = what
 
     def _label(self, frame_id: int, label: int) -> None:
         self._truths[frame_id] = label

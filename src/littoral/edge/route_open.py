@@ -91,6 +91,8 @@ def open_routing(
 
     requests = Requests(link, router, encoders, bundle.manifest.make_task(), keep_ms=config.deadline_ms, learn=learn)
     learning = RouteLearning(router.switcher, teach=exits.teach, folder=state_dir / "route", later=later)
+    if tables.wrong_by == "teacher" and m.labels is not None:
+        m.labels.settle_for(learning)
     routing = Routing(
         router,
         requests,

@@ -11,7 +11,8 @@ it by (device, stream, sequence).
 
 Requests (`Offload`) go at any time in an open session, need no credit, are never sent again, and end in exactly one
 action: `Answered`, or `RequestFailed` when their time is up or the session ends. An answer to a request that is not
-pending is counted and ignored: it came too late, twice, or from a cloud that makes things up.
+pending is counted and ignored: it came too late, twice, or from a cloud that makes things up. So are `Labels` that the
+device did not say it takes.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from littoral.wire.messages import (
     MAX_DEADLINE_MS,
     MAX_SPLIT,
     NONCE_BYTES,
+    TAKES_LABELS,
     Ack,
     Challenge,
     Credit,
     Hello,
+    Labels,
     Message,
     Offload,
     OffloadAnswer,
@@ -81,6 +84,13 @@ class GotVersion:
 
 
 @dataclass(frozen=True)
+class GotLabels:
+    """The teacher's answers to samples came. Nothing of them was checked but their outer form."""
+
+    labels: bytes
+
+
+@dataclass(frozen=True)
 class Close:
     """End the connection. ``retry_after_ms`` is what the cloud asked for: None if nothing, 0 for "not by yourself"."""
 
@@ -106,7 +116,7 @@ class RequestFailed:
     code: Literal["away", "timeout", "busy"]
 
 
-Action = Send | Opened | AckedUpTo | GotVersion | Answered | RequestFailed | Close
+Action = Send | Opened | AckedUpTo | GotVersion | GotLabels | Answered | RequestFailed | Close
 
 MAX_REQUESTS = 8
 """Requests of one device that may be pending; the cloud has the same limit (`littoral.cloud.hub.Limits`)."""
@@ -122,6 +132,7 @@ class DeviceLink:
         highest_version: Gives the highest affine version seen so far, asked at each Hello.
         sign: Signs the bytes of `hello_message` with the device key.
         max_requests: How many requests may be pending.
+        takes: As in the `Hello`.
     """
 
     def __init__(
@@ -133,17 +144,20 @@ class DeviceLink:
         highest_version: Callable[[], int],
         sign: Callable[[bytes], bytes],
         max_requests: int = MAX_REQUESTS,
+        takes: int = 0,
     ) -> None:
         self.outbox_stream = outbox_stream
         self._device_id = device_id
         self._bundle_digest = bundle_digest
         self._highest_version = highest_version
         self._sign = sign
-        self._max_requests = max_requests
+        self._max_requests, self._takes = max_requests, takes
         self._pending: dict[int, float] = {}
         self._highest_request = 0
         self.ignored_answers = 0
         """Answers to requests that were not pending."""
+        self.ignored_labels = 0
+        """Messages of labels that nobody takes."""
         self.state: State = "closed"
         self._forget_flight()
 
@@ -197,6 +211,11 @@ class DeviceLink:
                 self.ignored_answers += 1
                 return []
             return [Answered(message)]
+        if isinstance(message, Labels):
+            if not self._takes & TAKES_LABELS:
+                self.ignored_labels += 1
+                return []
+            return [GotLabels(message.labels)]
         return [GotVersion(expect(message, Version))]
 
     def _on_challenge(self, challenge: Challenge) -> list[Action]:
@@ -209,6 +228,7 @@ class DeviceLink:
             highest_version=self._highest_version(),
             outbox_stream=self.outbox_stream,
             signature=self._sign(claim),
+            takes=self._takes,
         )
         self.state = "waiting-welcome"
         return [_send(hello, "hello")]

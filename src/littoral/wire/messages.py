@@ -1,12 +1,13 @@
 """The messages, each a frozen dataclass and a msgpack array of its fields in order.
 
-    cloud -> device   Challenge  Welcome  Refusal  Ack  Credit  Version  OffloadAnswer
+    cloud -> device   Challenge  Welcome  Refusal  Ack  Credit  Version  OffloadAnswer  Labels
     device -> cloud   Hello  Status  Offload   and, durable, by way of the outbox:   Sample  Receipt  Scene
 
 A session: the cloud sends Challenge; the device answers Hello, signed with its device key; the cloud answers Welcome or
 Refusal. Then the device sends durable messages in order while its bytes in flight are below the credit, the cloud
 acknowledges cumulatively *after* its commit is synced, and sends Version whenever there is one newer than the device
-has. An Offload goes at any time, needs no credit, is kept by neither side, and is answered by one OffloadAnswer.
+has. An Offload goes at any time, needs no credit, is kept by neither side, and is answered by one OffloadAnswer. Labels
+come when the teacher has answered samples, to a device whose Hello says that it takes them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ MAX_TEXT_CHARS = 512
 MAX_CODE_CHARS = 32
 MAX_SPLIT = 255
 MAX_DEADLINE_MS = 3_600_000
+MAX_LABELS_BYTES = 4_096
+TAKES_LABELS = 1
+"""Bit of `Hello.takes`: the device reads `Labels`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +47,9 @@ class Hello:
     """The device names itself. ``signature`` covers `hello_message` under the device key.
 
     ``highest_version`` is the highest affine version that the device has seen, so the cloud sends only newer ones.
-    ``outbox_stream`` is the stream of its durable messages.
+    ``outbox_stream`` is the stream of its durable messages. ``takes`` has a bit for each kind of message that this
+    device reads and an older one does not (`TAKES_LABELS`); bits that are not known are passed over. The frame carries
+    it in a byte that every Hello has, so saying it costs nothing: an older device says 0, an older cloud does not look.
     """
 
     TYPE: ClassVar[int] = 2
@@ -52,6 +58,7 @@ class Hello:
     highest_version: int
     outbox_stream: int
     signature: bytes
+    takes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +224,17 @@ class OffloadAnswer:
     compute_ms: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """What the teacher answered to samples that the device uploaded: what `littoral.core.sample_labels` writes.
+
+    Kept by neither side, sent at most once, and only to a device that takes it.
+    """
+
+    TYPE: ClassVar[int] = 14
+    labels: bytes
+
+
 OFFLOAD_CODES = ("ok", "overloaded", "late", "damaged", "too-large", "other-tables", "unknown-split", "failed")
 
 Message = (
@@ -233,6 +251,7 @@ Message = (
     | Scene
     | Offload
     | OffloadAnswer
+    | Labels
 )
 DurableMessage = Sample | Receipt | Scene
 
@@ -245,9 +264,11 @@ _MIN_FIELDS = {
     kind: sum(f.default is dataclasses.MISSING for f in dataclasses.fields(kind)) for kind in _BY_TYPE.values()
 }
 """Of a kind. Fields with a default were added later: an older side leaves them out, and so do we where we can."""
-_IN_FRAME = "deadline_ms"
-"""The one field of a message that the frame carries and not the body."""
-_BODY_FIELDS = {kind: [field for field in fields if field[0] != _IN_FRAME] for kind, fields in _FIELDS.items()}
+_IN_FRAME: dict[type[Message], str] = {Offload: "deadline_ms", Hello: "takes"}
+"""The one field of a message that the frame carries, as its ``deadline_ms``, and not the body."""
+_BODY_FIELDS = {
+    kind: [field for field in fields if field[0] != _IN_FRAME.get(kind)] for kind, fields in _FIELDS.items()
+}
 _TOP: dict[tuple[type[Message], str], int] = {
     (Offload, "split"): MAX_SPLIT,
     (Status, "exit_state"): MAX_CODE_CHARS,
@@ -255,8 +276,10 @@ _TOP: dict[tuple[type[Message], str], int] = {
     (OffloadAnswer, "message"): MAX_TEXT_CHARS,
     (OffloadAnswer, "queue_ms"): MAX_DEADLINE_MS,
     (OffloadAnswer, "compute_ms"): MAX_DEADLINE_MS,
+    (Labels, "labels"): MAX_LABELS_BYTES,
 }
-"""The most that a number may be, and that a text may have of characters; numbers of these are not below 0 either."""
+"""The most that a number may be, a text have of characters, and bytes be long; numbers of these are not below 0
+either."""
 
 M = TypeVar("M", bound=Message)
 
@@ -269,12 +292,14 @@ def hello_message(nonce: bytes, device_id: str, bundle_digest: bytes, outbox_str
 
 def to_frame(message: Message, *, stream: int = CONTROL_STREAM, sequence: int = 0) -> Frame:
     """Wrap a message for the wire. A durable message takes its outbox's stream and its sequence there."""
+    in_frame = _IN_FRAME.get(type(message), "")
     values = [getattr(message, name) for name, _ in _BODY_FIELDS[type(message)]]
-    later = [field.default for field in dataclasses.fields(message)][_MIN_FIELDS[type(message)] :]
+    later = [each.default for each in dataclasses.fields(message) if each.name != in_frame]
+    later = later[_MIN_FIELDS[type(message)] :]
     while later and values[-1] == later.pop():
         values.pop()
     body: bytes = msgpack.packb(values)
-    deadline_ms = message.deadline_ms if isinstance(message, Offload) else 0
+    deadline_ms = getattr(message, in_frame) if in_frame else 0
     return Frame(type=message.TYPE, stream=stream, sequence=sequence, deadline_ms=deadline_ms, body=body)
 
 
@@ -309,12 +334,15 @@ def from_frame(frame: Frame) -> Message:
         elif isinstance(value, float):
             good = good and math.isfinite(value)
         top = _TOP.get((kind, name))
-        if not good or (top is not None and not 0 <= (len(value) if isinstance(value, str) else value) <= top):
+        size = len(value) if isinstance(value, str | bytes) else value
+        if not good or (top is not None and not 0 <= size <= top):
             raise ProtocolError(
                 f"{kind.__name__}.{name} is {value!r:.40}, expected {expected.__name__}"
                 + ("" if top is None else f" of at most {top}")
             )
     known = {name: value for (name, _), value in zip(fields, values, strict=False)}
+    if kind is Hello:
+        known["takes"] = frame.deadline_ms
     if kind is not Offload:
         return kind(**known)
     if not 1 <= frame.deadline_ms <= MAX_DEADLINE_MS:
