@@ -336,14 +336,15 @@ class Maintenance:
             seen = follower.fingerprint(batch)
             if not follower.changing(seen):  # how unsure it is in a new world says nothing of an old world's version
                 self._observe(mean_entropy, num_frames)
-            follower.follow(batch, labels, seen, self._look)
+            if follower.follow(batch, labels, seen, self._look):
+                self._changed_world()
             self._serve(self._affine, self.model.version)
         finally:
             self._measuring = False
 
     def _look(self, fingerprint: FloatArray, drifted: bool) -> bool:
         served, first, tell = self._affine, self.scenes.number == 0, self._put_receipt
-        self._looking = True
+        self._looking = not drifted  # exits' frames are of this world alone where it was new with the batch before
         try:
             opened = self.scenes.look(fingerprint, drifted=drifted, updater=self.updater, tell=tell, uplink=self.uplink)
         finally:
@@ -352,12 +353,16 @@ class Maintenance:
             if self.chooser is not None:
                 self.chooser.enter(self.scenes.number)
             self._wake()
-        if drifted or (opened and not first):
-            if self.routing is not None:
-                self.routing.world(True)
-            if self.exits is not None:
-                self.exits.recheck("the world changed")
+        if opened and not first and not drifted:
+            self._changed_world()
         return self._affine is not served
+
+    def _changed_world(self) -> None:
+        """Frames are not like those before; what comes from now on says what exits are worth."""
+        if self.routing is not None:
+            self.routing.world(True)
+        if self.exits is not None:
+            self.exits.recheck("the world changed")
 
     # -- models --------------------------------------------------------------------------------------------------------
 
