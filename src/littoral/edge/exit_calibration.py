@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
-
 from littoral.core.arrays import Frame
 from littoral.core.calibration_ring import CalibrationRing, RingFrame, RingScores, Slots
 from littoral.core.exit_choice import MOST_EXITS, Choice, choose_exits

@@ -117,8 +117,7 @@ class Maintenance:
 
         shape = (config.statistics_batch_frames, *bundle.manifest.input.shape)
         self._stride = config.statistics_stride_frames
-        self._filling: Frame = np.empty(shape, np.uint8)
-        self._resting: Frame = np.empty(shape, np.uint8)
+        self._filling, self._resting = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
         self._labels: list[int] = []
         self._filled = self._seen = 0
         self._entropy_sum, self._entropy_count = 0.0, 0
@@ -358,7 +357,6 @@ class Maintenance:
         return self._affine is not served
 
     def _changed_world(self) -> None:
-        """Frames are not like those before; what comes from now on says what exits are worth."""
         if self.routing is not None:
             self.routing.world(True)
         if self.exits is not None:
@@ -379,10 +377,7 @@ class Maintenance:
         return Candidate(affine=affine, live=live, probed=probed)
 
     def _probe(self, candidate: Candidate) -> float:
-        """How much of the source's answers is kept, by the task's metric: of a classifier the share of the labels.
-
-        NaN when an output is not finite.
-        """
+        """How much of the source's answers the task's metric says is kept; NaN when an output is not finite."""
         frames, metric = self.bundle.probe[0], self.task.metric()
         if not np.isfinite(candidate.live.run(frames[:1])).all():
             return math.nan
