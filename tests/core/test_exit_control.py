@@ -246,6 +246,16 @@ def test_with_a_full_ring_an_exit_that_costs_more_than_it_saves_is_left_out_and_
     assert early.thresholds[0] != OFF
 
 
+def test_exits_that_other_frames_have_chosen_are_used_and_the_whole_ring_certifies() -> None:
+    confidences = np.tile([0.2, 0.99, 1.0], (256, 1))
+    scores = scored(confidences[:, :2], np.zeros((256, 2), dtype=bool))
+    costs = ExitCosts(segment_macs=(10, 10, 100), head_macs=(30, 1, 0))
+    found = certify(scores, ControlConfig(), costs=costs, kept=(False, True))
+    assert isinstance(found, Certified)
+    assert found.thresholds[0] == OFF
+    assert found.num_frames == 256
+
+
 def test_exits_that_are_worse_than_the_shipped_network_are_not_certified_with_labels_or_without() -> None:
     scores = labelled(250, early_right=0.6, shipped_right=0.9)
     assert isinstance(certify(scores, ControlConfig()), NotCertified)

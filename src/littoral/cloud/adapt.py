@@ -62,9 +62,8 @@ class Worker:
         torch.set_num_threads(self.config.threads)
         self.student = self._load(bundle.manifest.student, "student")
         self.teacher = self._load(bundle.manifest.teacher, "teacher")
-        self._exits: TaughtExits | None = None
-        if self.config.exit_weight and bundle.manifest.exits:
-            self._exits = TaughtExits(bundle, self.student).to(self.device)
+        exits = TaughtExits.of(bundle, self.student) if self.config.exit_weight else None
+        self._exits = None if exits is None else exits.to(self.device)
         self._source = {role: _copy_state(model) for role, model in self._models()}
         self._start = {role: dict(state) for role, state in self._source.items()}
         if bundle.manifest.rehearsed_file is not None:

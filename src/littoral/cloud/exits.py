@@ -1,12 +1,13 @@
 """A bundle's early exits on the cloud's student: their answers learn from the teacher together with the network's own.
 
-A device's stems and heads do not change in the field. What reaches them does, with each version: so a student that is
-fitted to the teacher at its end alone leaves exits behind, and in another world fewer frames are sure there.
+A device's stems and heads do not change in the field. What reaches them does, with each version: a student that is
+fitted to the teacher at its end alone leaves them behind, and in another world fewer frames are sure there.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,54 +16,70 @@ from littoral.bundle import Bundle
 from littoral.bundle.exits import ExitHeads
 from littoral.models.exit_graphs import GraphStem
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+log = logging.getLogger(__name__)
 
 
 class TaughtExits(nn.Module):
-    """The early exits, frozen, fed by a student whenever it runs while `watch` was called last.
+    """Early exits, frozen, that answer whenever a student runs between `watch` and `answers`.
 
-    Raises:
-        BundleError: the bundle's heads are not what they should be.
-        ValueError: a stem has a layer that is not known, or the student lacks a module on which an exit stands.
+    Args:
+        places: The student's modules on whose outputs they stand.
+        stems, heads: Of each.
     """
 
-    def __init__(self, bundle: Bundle, student: nn.Module) -> None:
+    def __init__(self, places: Sequence[nn.Module], stems: Sequence[nn.Module], heads: Sequence[nn.Linear]) -> None:
         super().__init__()
-        early = [(i, spec) for i, spec in enumerate(bundle.manifest.exits) if not spec.is_deep]
-        heads = ExitHeads.open(bundle).heads
-        self._seen: list[list[Tensor]] = [[] for _ in early]
+        self._stems, self._heads = nn.ModuleList(stems), nn.ModuleList(heads)
+        self._said: list[list[Tensor]] = [[] for _ in places]
         self._watches = False
-        self._stems, self._heads = nn.ModuleList(), nn.ModuleList()
-        for place, (index, spec) in enumerate(early):
-            name = bundle.manifest.segments[spec.segment].output
-            try:
-                module = student.get_submodule(name)
-            except AttributeError as error:
-                raise ValueError(f"exit {index} stands on {name!r}, which the student does not have") from error
-            module.register_forward_hook(self._keeper(place))
-            head = nn.Linear(heads[index].num_features, heads[index].num_classes)
-            with torch.no_grad():
-                head.weight.copy_(torch.from_numpy(heads[index].weights_KD.copy()))
-                head.bias.copy_(torch.from_numpy(heads[index].bias_K.copy()))
-            self._stems.append(nn.Identity() if spec.stem_file is None else GraphStem(bundle.read(spec.stem_file)))
-            self._heads.append(head)
         self.requires_grad_(False)
+        for index, place in enumerate(places):
+            place.register_forward_hook(self._listener(index))
+
+    @classmethod
+    def of(cls, bundle: Bundle, student: nn.Module) -> TaughtExits | None:
+        """A bundle's, on its student; None where it has none, or where they cannot be run here: that is logged.
+
+        Raises:
+            BundleError: the bundle's heads are not what they should be.
+        """
+        early = [(index, spec) for index, spec in enumerate(bundle.manifest.exits) if not spec.is_deep]
+        if not early:
+            return None
+        shipped, modules = ExitHeads.open(bundle).heads, dict(student.named_modules())
+        places, stems, heads = list[nn.Module](), list[nn.Module](), list[nn.Linear]()
+        for index, spec in early:
+            name = bundle.manifest.segments[spec.segment].output
+            if name not in modules:
+                log.warning("exits are not taught: exit %d stands on %r, no module of the student", index, name)
+                return None
+            try:
+                stem = nn.Identity() if spec.stem_file is None else GraphStem(bundle.read(spec.stem_file))
+            except ValueError as error:
+                log.warning("exits are not taught: exit %d: %s", index, error)
+                return None
+            head = nn.Linear(shipped[index].num_features, shipped[index].num_classes)
+            with torch.no_grad():
+                head.weight.copy_(torch.tensor(shipped[index].weights_KD))
+                head.bias.copy_(torch.tensor(shipped[index].bias_K))
+            places.append(modules[name])
+            stems.append(stem)
+            heads.append(head)
+        return cls(places, stems, heads)
 
     def watch(self) -> None:
-        """Keep what reaches the exits from the next forward pass on."""
-        self._seen = [[] for _ in self._seen]
+        """Answer from the student's next forward pass on."""
+        self._said = [[] for _ in self._said]
         self._watches = True
 
     def answers(self) -> list[Tensor]:
-        """Each exit's logits ``(B, K)``, with gradient, of all frames since `watch`; then no more is kept."""
-        seen, self._seen, self._watches = self._seen, [[] for _ in self._seen], False
-        pairs = zip(self._stems, self._heads, seen, strict=True)
-        return [head(stem(torch.cat(values))) for stem, head, values in pairs]
+        """Each exit's logits ``(B, K)``, with gradient, for all frames since `watch`; then they are silent again."""
+        said, self._said, self._watches = self._said, [[] for _ in self._said], False
+        return [torch.cat(parts) for parts in said]
 
-    def _keeper(self, place: int) -> Callable[[nn.Module, object, Tensor], None]:
-        def keep(module: nn.Module, given: object, value: Tensor) -> None:
-            if self._watches:
-                self._seen[place].append(value)
+    def _listener(self, index: int) -> Callable[[nn.Module, object, Tensor], None]:
+        def listen(module: nn.Module, given: object, value: Tensor) -> None:
+            if self._watches:  # a copy: what comes after may change the value in its place
+                self._said[index].append(self._heads[index](self._stems[index](value.clone())))
 
-        return keep
+        return listen
