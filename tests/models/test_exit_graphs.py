@@ -36,8 +36,10 @@ def test_a_stem_gives_what_it_gave_before_it_was_exported(kind: Any, channels: i
 
 
 @pytest.mark.parametrize(
-    ("op", "given"), [("Sin", {}), ("Conv", {"auto_pad": "SAME_UPPER"}), ("Gemm", {"alpha": 2.0})], ids=["op", "pad", "gemm"]
-)  # fmt: skip
+    ("op", "given"),
+    [("Sin", {}), ("Conv", {"auto_pad": "SAME_UPPER"}), ("Gemm", {"alpha": 2.0})],
+    ids=["op", "pad", "gemm"],
+)
 def test_a_layer_that_is_not_known_is_refused_and_not_guessed(op: str, given: dict[str, Any]) -> None:
     inputs = ["features"] if op == "Sin" else ["features", "weight"]
     kind = onnx.TensorProto.FLOAT
