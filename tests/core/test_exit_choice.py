@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from littoral.core.exit_choice import kept_exits, path_of
+from littoral.core.exit_choice import choose_exits, kept_exits, path_of
 from littoral.core.exits import OFF, ExitCosts, Float64s
 
 N = 200
@@ -36,6 +36,22 @@ def test_where_nothing_reaches_the_risk_all_are_kept() -> None:
     assert kept_exits(sure, losses, costs(1), max_risk=0.0) == (True, True)
 
 
+def test_a_choice_for_a_world_keeps_the_last_early_exit_unless_nothing_is_saved_with_it() -> None:
+    """The first exit alone is the cheapest by a little; the last one decides how many leave."""
+    sure, losses = frames(0.5, 0.9)
+    end_is_cheap = ExitCosts(segment_macs=(100, 800, 10), head_macs=(1, 11, 1))
+    assert kept_exits(sure, losses, end_is_cheap, max_risk=0.02) == (True, False)
+    found = choose_exits(sure, losses, end_is_cheap, max_risk=0.02)
+    assert found is not None
+    assert found.kept == (True, True)
+    assert found.compute_share < 1
+    dear = ExitCosts(segment_macs=(100, 800, 10), head_macs=(1, 2000, 1))
+    other = choose_exits(sure, losses, dear, max_risk=0.02)
+    assert other is not None
+    assert other.kept == (True, False)
+    assert choose_exits(sure, np.ones_like(losses), costs(1), max_risk=0.02) is None
+
+
 def test_exits_that_were_dropped_are_off_all_along_the_path() -> None:
     path = path_of((False, True))
     assert (path[:, 0] == OFF).all()
@@ -45,3 +61,5 @@ def test_exits_that_were_dropped_are_off_all_along_the_path() -> None:
 def test_too_many_exits_for_a_choice_are_refused() -> None:
     with pytest.raises(ValueError, match="1 to 8 early exits, got 9"):
         kept_exits(np.ones((5, 10)), np.zeros((5, 10)), costs(1), max_risk=0.0)
+    with pytest.raises(ValueError, match="1 to 8 early exits, got 9"):
+        choose_exits(np.ones((5, 10)), np.zeros((5, 10)), costs(1), max_risk=0.0)

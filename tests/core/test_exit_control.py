@@ -89,11 +89,12 @@ def test_the_promised_risk_is_held_after_a_change_of_the_world_because_of_the_re
     parts = ((600, BEFORE), (2400, AFTER))
     risks = {}
     for recheck in (True, False):
-        lives = [live(replace(CONFIG, recheck=recheck), seed=seed, parts=parts) for seed in range(12)]
+        count = 40 if recheck else 12  # a promise that may fail once in ten needs more than twelve
+        lives = [live(replace(CONFIG, recheck=recheck), seed=seed, parts=parts) for seed in range(count)]
         risks[recheck] = [life.wrong[600:].mean() for life in lives if life.serving[500:600].all()]
         rung = [life.control.num_alarms for life in lives if life.serving[500:600].all()]
         assert min(rung) >= 1, "the alarm notices in either case"
-    assert len(risks[True]) > 8
+    assert len(risks[True]) > 30
     assert np.mean(np.array(risks[True]) > CONFIG.risk) <= CONFIG.delta
     assert min(risks[False]) > CONFIG.risk
 
@@ -129,14 +130,14 @@ def test_the_coin_is_tossed_whatever_the_frame_holds_and_comes_up_as_often_as_is
     assert coins == [(Purpose.RING, Purpose.HEADS)[i % 2] for i in range(len(coins))]
 
 
-def test_while_checking_every_second_frame_calibrates_and_the_others_teach() -> None:
+def test_while_checking_two_of_three_frames_calibrate_and_the_others_teach() -> None:
     control = ExitControl(CONFIG)
-    assert [control.purpose(checking=True) for _ in range(4)] == [Purpose.RING, Purpose.HEADS] * 2
+    assert [control.purpose(checking=True) for _ in range(6)] == [Purpose.RING, Purpose.RING, Purpose.HEADS] * 2
     assert control.num_shadow == 0
     for _ in range(CONFIG.ring_frames):
         control.keep()
     later = [control.purpose(checking=True) for _ in range(80)]
-    assert (later.count(Purpose.RING), later.count(Purpose.HEADS)) == (10, 10), "a full ring did not do: less haste"
+    assert (later.count(Purpose.RING), later.count(Purpose.HEADS)) == (14, 6), "a full ring did not do: less haste"
 
 
 @pytest.mark.parametrize("audit_share", [0.02, 0.05])
@@ -243,6 +244,16 @@ def test_with_a_full_ring_an_exit_that_costs_more_than_it_saves_is_left_out_and_
     early = certify(scores.take(np.arange(256) < 255), ControlConfig(), costs=costs)
     assert isinstance(early, Certified)
     assert early.thresholds[0] != OFF
+
+
+def test_exits_that_other_frames_have_chosen_are_used_and_the_whole_ring_certifies() -> None:
+    confidences = np.tile([0.2, 0.99, 1.0], (256, 1))
+    scores = scored(confidences[:, :2], np.zeros((256, 2), dtype=bool))
+    costs = ExitCosts(segment_macs=(10, 10, 100), head_macs=(30, 1, 0))
+    found = certify(scores, ControlConfig(), costs=costs, kept=(False, True))
+    assert isinstance(found, Certified)
+    assert found.thresholds[0] == OFF
+    assert found.num_frames == 256
 
 
 def test_exits_that_are_worse_than_the_shipped_network_are_not_certified_with_labels_or_without() -> None:

@@ -398,7 +398,7 @@ def test_a_version_that_breaks_the_promise_does_not_serve_with_exits_and_the_fra
     bench.model = new
     assert (exits.state, exits.policy.affine_version, len(exits.ring)) == ("checking", 9, kept)
     assert (exits.control.num_rechecks, exits.control.num_alarms) == (1, 0)
-    bench.show(range(300))
+    bench.show(range(100))
     assert (exits.state, len(exits.ring)) == ("checking", 60)
     exits.prepare(FakeModel(world, version=10))()  # type: ignore[arg-type]
     assert exits.state == "serving", "a full ring is asked again with the next version"

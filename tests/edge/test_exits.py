@@ -256,8 +256,8 @@ def test_a_label_of_a_frame_in_the_ring_judges_and_teaches_nobody(bundle: Bundle
         assert [device.feedback(answer.frame_id, 3) for answer in answers] == [True] * 8
         assert device.settle()
         exits = runtime(device)
-        assert [frame.label for frame in exits.ring.frames()] == [3] * 4
-        assert [frame.label for frame in exits._pending] == [3] * 4
+        assert [frame.label for frame in exits.ring.frames()] == [3] * 6
+        assert [frame.label for frame in exits._pending] == [3] * 2
         in_ring = {frame.frame_id for frame in exits.ring.frames()}
         assert not in_ring & {frame.frame_id for frame in exits._pending}
 

@@ -17,6 +17,7 @@ from safetensors.numpy import save as save_safetensors
 from torch import Tensor, nn
 
 from littoral.bundle import Bundle, TorchModel
+from littoral.cloud.exits import TaughtExits
 from littoral.cloud.jobs import AdaptConfig, AdaptJob, AdaptResult
 from littoral.cloud.teacher import (
     divergence_from_teacher,
@@ -62,6 +63,8 @@ class Worker:
         torch.set_num_threads(self.config.threads)
         self.student = self._load(bundle.manifest.student, "student")
         self.teacher = self._load(bundle.manifest.teacher, "teacher")
+        exits = TaughtExits.of(bundle, self.student) if self.config.exit_weight else None
+        self._exits = None if exits is None else exits.to(self.device)
         self._source = {role: _copy_state(model) for role, model in self._models()}
         self._start = {role: dict(state) for role, state in self._source.items()}
         if bundle.manifest.rehearsed_file is not None:
@@ -219,9 +222,21 @@ class Worker:
         """One step; the loss and the divergence from the teacher (nats) before it, both at the step's temperature."""
         config = self.config
         learn(self.student, True)
-        logits = self._by_parts(self.student, new, replay)
-        temperature = fitted_temperature(logits.detach(), targets) if config.fitted_temperature else 1.0
-        logits = logits / temperature
+        if self._exits is not None:
+            self._exits.watch()
+        logits, loss = self._loss(self._by_parts(self.student, new, replay), targets)
+        for exit_logits in [] if self._exits is None else self._exits.answers():
+            loss = loss + config.exit_weight * self._loss(exit_logits, targets)[1]
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        learn(self.student, False)
+        return float(loss.detach()), float(divergence_from_teacher(logits.detach(), targets).mean())
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits at the temperature at which they differ least from the teacher's, and their loss."""
+        config = self.config
+        logits = logits / (fitted_temperature(logits.detach(), targets) if config.fitted_temperature else 1.0)
         loss = student_loss(
             logits,
             targets,
@@ -230,11 +245,7 @@ class Worker:
             label_weight=config.label_weight,
             mean_one=config.mean_one_weights,
         )
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        learn(self.student, False)
-        return float(loss.detach()), float(divergence_from_teacher(logits.detach(), targets).mean())
+        return logits, loss
 
     def _by_parts(self, model: nn.Module, new: Tensor, replay: Tensor) -> Tensor:
         """Where new and replayed frames are of different domains, each part has its own batch statistics."""

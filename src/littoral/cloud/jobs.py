@@ -49,6 +49,8 @@ class AdaptConfig:
     entropy_weight: float = 0.0
     distillation_weight: float = 3.0
     label_weight: float = 1.0
+    exit_weight: float = 0.2
+    """Of each early exit's loss beside that of the network's end, where a bundle has exits; 0: they are left alone."""
     fitted_temperature: bool = True
     """Hold the student's answers against the teacher's at the temperature at which they differ least, so that few steps
     go into how sure the student is and more into what it says."""
@@ -90,6 +92,7 @@ class AdaptConfig:
             optimiser="sgd",
             student_lr=0.0025,
             entropy_weight=3.0,
+            exit_weight=0.0,
             fitted_temperature=False,
             mean_one_weights=False,
             normalisation="renorm",

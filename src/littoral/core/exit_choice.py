@@ -1,7 +1,8 @@
 """Which exits are worth having? A stem and a head cost something for every frame that passes them.
 
 Of all subsets of the early exits the one is kept that costs least at a risk, on frames that certify nothing afterwards.
-What comes out is a path for `littoral.core.risk`: one threshold for the exits that are kept, the others off.
+What comes out is a path for `littoral.core.risk`: one threshold for the exits that are kept, the others off. A device
+chooses anew in each world (`choose_exits`), and keeps the last early exit there.
 
 Source: the choice of classifiers in Laskaridis et al. 2020 (HAPI) and Leontiadis et al. 2021; by exhaustion here.
 """
@@ -9,6 +10,8 @@ Source: the choice of classifiers in Laskaridis et al. 2020 (HAPI) and Leontiadi
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,21 +34,66 @@ def kept_exits(confidences_NE: Float64s, losses_NE: Float64s, costs: ExitCosts, 
     Raises:
         ValueError: more than `MOST_EXITS` early exits: there would be too many subsets.
     """
+    found = _cheapest(confidences_NE, losses_NE, costs, max_risk, _subsets(confidences_NE))
+    return found.kept if found is not None and found.compute_share < 1 else (True,) * (confidences_NE.shape[1] - 1)
+
+
+class Choice(NamedTuple):
+    """Which early exits to keep, and what they cost with the best threshold in hindsight, over the whole network."""
+
+    kept: tuple[bool, ...]
+    compute_share: float
+
+
+def choose_exits(confidences_NE: Float64s, losses_NE: Float64s, costs: ExitCosts, *, max_risk: float) -> Choice | None:
+    """The cheapest subset with the last early exit; where none such saves anything, the cheapest of all.
+
+    A hundred frames do not tell apart subsets that differ by a few hundredths of the work. Among these the last early
+    exit decides how many frames leave at all: it knows most, and its head costs least beside what it saves.
+
+    Args:
+        confidences_NE, losses_NE, max_risk: As for `kept_exits`.
+    Returns:
+        None where no subset reaches the risk.
+    Raises:
+        ValueError: as `kept_exits`.
+    """
+    subsets = _subsets(confidences_NE)
+    found = _cheapest(confidences_NE, losses_NE, costs, max_risk, [each for each in subsets if each[-1]])
+    if found is not None and found.compute_share < 1:
+        return found
+    other = _cheapest(confidences_NE, losses_NE, costs, max_risk, [each for each in subsets if not each[-1]])
+    pair = [each for each in (found, other) if each is not None]
+    return min(pair, key=lambda each: each.compute_share) if pair else None
+
+
+def _subsets(confidences_NE: Float64s) -> list[tuple[bool, ...]]:
+    """Of the early exits, the largest first; the empty one is not among them."""
     num_early = confidences_NE.shape[1] - 1
     if not 1 <= num_early <= MOST_EXITS:
         raise ValueError(f"a choice is made of 1 to {MOST_EXITS} early exits, got {num_early}")
-    path = shared_path(num_early + 1)[1:]
+    return list(itertools.product((True, False), repeat=num_early))[:-1]
+
+
+def _cheapest(
+    confidences_NE: Float64s,
+    losses_NE: Float64s,
+    costs: ExitCosts,
+    max_risk: float,
+    subsets: Iterable[tuple[bool, ...]],
+) -> Choice | None:
+    path = shared_path(confidences_NE.shape[1])[1:]
     steps = path[:: max(1, len(path) // _SEARCHED)]
-    rows, best = np.arange(len(losses_NE)), 1.0
-    kept: tuple[bool, ...] = (True,) * num_early
-    for subset in itertools.product((True, False), repeat=num_early):
-        for step in steps if any(subset) else ():
+    rows = np.arange(len(losses_NE))
+    best: Choice | None = None
+    for subset in subsets:
+        for step in steps:
             thresholds = [float(limit) if on else OFF for limit, on in zip(step, subset, strict=True)]
             leaving = exit_indices(confidences_NE, thresholds)
             share = compute_share(leaving, costs, thresholds)
-            if share < best and losses_NE[rows, leaving].mean() <= max_risk:
-                best, kept = share, subset
-    return kept
+            if (best is None or share < best.compute_share) and losses_NE[rows, leaving].mean() <= max_risk:
+                best = Choice(subset, share)
+    return best
 
 
 def path_of(kept: tuple[bool, ...]) -> Float64s:

@@ -1,7 +1,7 @@
 """When may frames leave early? A state machine without a clock, whose coin is seeded.
 
-    checking   every exit is off; frames go by turns to the calibration ring and to the heads. Left when thresholds
-               are certified on enough frames of the ring.
+    checking   every exit is off; two of three frames go to the calibration ring, the third to the heads. Left when
+               thresholds are certified on enough frames of the ring.
     serving    thresholds are in force. A coin is tossed for every frame before anything is looked at; one that it picks
                runs through the whole network (a *shadow run*). So these frames are like the whole traffic, whatever
                the exits do: they go by turns to the ring and to the heads, and all of them are watched by an alarm.
@@ -50,6 +50,8 @@ from littoral.core.risk import (
 _TOSS = 1 << 32
 _SELDOM = 8
 """While checking, once a full ring did not do, two of so many frames go on to ring and heads: exits cost time too."""
+_CHECKING_TURNS = 3
+"""While checking, one of so many frames goes to the heads: a certificate waits for the ring, and exits are off."""
 _BISECTIONS = 40
 _CHOICE_EVERY = 5
 """Of a full ring's frames, every so-manieth says which exits pay."""
@@ -136,6 +138,7 @@ class ExitControl:
     num_alarms: int = 0
     alarm: RiskAlarm | None = None
     _turn: int = 0
+    _checked: int = 0
     _tried_at: int = 0
     _limit: int = field(init=False)
 
@@ -148,10 +151,11 @@ class ExitControl:
         if checking:
             if self.num_fresh >= self.config.ring_frames and self.num_frames % _SELDOM > 1:
                 return Purpose.NOTHING
-        elif draw(self.seed, self.num_frames, _TOSS) >= self._limit:
+            self._checked += 1
+            return Purpose.HEADS if self._checked % _CHECKING_TURNS == 0 else Purpose.RING
+        if draw(self.seed, self.num_frames, _TOSS) >= self._limit:
             return Purpose.NOTHING
-        else:
-            self.num_shadow += 1
+        self.num_shadow += 1
         self._turn ^= 1
         return Purpose.RING if self._turn else Purpose.HEADS
 
@@ -272,6 +276,7 @@ def certify(
     share_of_delta: float = 1.0,
     costs: ExitCosts | None = None,
     any_sure: bool = False,
+    kept: tuple[bool, ...] | None = None,
 ) -> Certified | NotCertified:
     """Thresholds that keep the promise, from a ring's frames.
 
@@ -283,6 +288,7 @@ def certify(
         share_of_delta: Of the deltas, for one of several tries.
         costs: Of the early exits and the end. With a full ring exits that do not pay are left out, as a fifth of its
             frames says, which then certify nothing. Where leaving early would save nothing, all exits stay off.
+        kept: The early exits to use, where other frames than the ring's have said which pay; all of the ring certifies.
         any_sure: For thresholds that a router may obey or not: `worst_first`. A router itself leaves out what does not
             pay, so all exits are kept.
     """
@@ -290,7 +296,9 @@ def certify(
     count, delta = len(scores.shipped_N), config.delta * share_of_delta
     if count < config.min_calibration:
         return _none(path, f"{count} frames are in the ring, {config.min_calibration} are needed")
-    if costs is not None and not any_sure and count >= config.ring_frames and path.shape[1] <= MOST_EXITS:
+    if kept is not None:
+        path = path_of(kept)
+    elif costs is not None and not any_sure and count >= config.ring_frames and path.shape[1] <= MOST_EXITS:
         chosen = np.arange(count) % _CHOICE_EVERY == 0
         confidences, losses = scores.confidences_NE[chosen], disagreement_losses(scores.answers_NE[chosen])
         path = path_of(kept_exits(confidences, losses, costs, max_risk=config.risk))

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
-
 from littoral.core.arrays import Frame
 from littoral.core.calibration_ring import CalibrationRing, RingFrame, RingScores, Slots
+from littoral.core.exit_choice import MOST_EXITS, Choice, choose_exits
 from littoral.core.exit_control import ControlConfig, ExitControl, Purpose, certify, disagreements
 from littoral.core.exit_policy import ExitPolicy
 from littoral.core.head_levels import FeatureSums, SourceLevels, levelled
@@ -117,16 +116,23 @@ class Calibration:
     def certify(self, policy: ExitPolicy, *, share_of_delta: float = 1.0) -> Tried:
         """Thresholds for these heads, the shipped among them levelled where that does better on the lessons.
 
+        The lessons also say which exits pay in this world: the others stay off. A router chooses for itself.
+
         The frames are run again through the network that serves, or is about to: versions came and statistics went on
         since they were kept.
         """
         model = self.model
         for ring in self._rings() if self.runs_again else []:
             ring.run_again(model.version, lambda pixels: self._parts.run_again(model, pixels))
-        policy = self._levelled(policy)
+        policy, kept = self._fitted(policy)
         scores = self.ring.scores(policy)
         found = certify(
-            scores, self.config, share_of_delta=share_of_delta, costs=self._parts.costs, any_sure=self._any_sure
+            scores,
+            self.config,
+            share_of_delta=share_of_delta,
+            costs=self._parts.costs,
+            any_sure=self._any_sure,
+            kept=kept,
         )
         return Tried(policy, found, scores)
 
@@ -156,10 +162,19 @@ class Calibration:
     def _rings(self) -> list[CalibrationRing]:
         return [ring for ring in (self.ring, self._lessons) if ring is not None]
 
-    def _levelled(self, policy: ExitPolicy) -> ExitPolicy:
+    def _fitted(self, policy: ExitPolicy) -> tuple[ExitPolicy, tuple[bool, ...] | None]:
+        """The policy, levelled where the lessons say so, and the exits to use; None: they say nothing of these."""
         lessons = self._lessons
         if lessons is None or len(lessons) < MIN_LESSONS:
-            return policy
+            return policy, None
+        other = self._levelled(policy, lessons)
+        before, after = self._choice(policy, lessons), self._choice(other, lessons)
+        if before is None or (after is not None and after.compute_share < before.compute_share):
+            policy, before = other, after
+        chooses = before is not None and not self._any_sure and policy.num_early <= MOST_EXITS
+        return policy, before.kept if before is not None and chooses else None
+
+    def _levelled(self, policy: ExitPolicy, lessons: CalibrationRing) -> ExitPolicy:
         sums = FeatureSums(self._parts.num_features, self._num_classes)
         for frame in lessons.frames():
             sums.add(frame.features, frame.shipped)
@@ -171,13 +186,13 @@ class Calibration:
             where = stage.columns
             head = levelled(exits[i].head, self._sources[i], sums.counts_K, mean[where], spread[where])
             exits[i] = replace(exits[i], head=head)
-        other = replace(policy, exits=tuple(exits))
-        return other if self._work(other) < self._work(policy) else policy
+        return replace(policy, exits=tuple(exits))
 
-    def _work(self, policy: ExitPolicy) -> float:
-        """The least mean work at which the lessons keep the promise, with hindsight."""
-        assert self._lessons is not None
-        confidences, losses = disagreements(self._lessons.scores(policy), any_sure=self._any_sure)
-        path = shared_path(confidences.shape[1])
-        found = best_in_hindsight(path, confidences, losses, self._parts.costs, max_risk=self.config.risk)
-        return np.inf if found is None else found.compute_share
+    def _choice(self, policy: ExitPolicy, lessons: CalibrationRing) -> Choice | None:
+        """The exits with the least mean work at which the lessons keep the promise, with hindsight."""
+        confidences, losses = disagreements(lessons.scores(policy), any_sure=self._any_sure)
+        costs, max_risk = self._parts.costs, self.config.risk
+        if not self._any_sure and policy.num_early <= MOST_EXITS:
+            return choose_exits(confidences, losses, costs, max_risk=max_risk)
+        found = best_in_hindsight(shared_path(confidences.shape[1]), confidences, losses, costs, max_risk=max_risk)
+        return None if found is None else Choice((True,) * policy.num_early, found.compute_share)

@@ -61,19 +61,21 @@ class Follower:
         """Whether the world changes with the batch of this fingerprint; ask before `follow`."""
         return self._estimate.changing(seen)
 
-    def follow(self, batch_BHWC: Frame, labels: list[int], seen: FloatArray, look: Look) -> None:
+    def follow(self, batch_BHWC: Frame, labels: list[int], seen: FloatArray, look: Look) -> bool:
         """Take a batch of the newest frames into the estimate; see `StatisticsEstimate.update`.
 
         Args:
             labels: What was answered for each of them.
             seen: Their fingerprint.
+        Returns:
+            True when drift was found.
         """
 
         def measure(statistics: Tensors, alpha: float) -> Tensors:
             frames = self._representative(batch_BHWC, labels, afresh=self._estimate.afresh)
             return self._measure(frames, statistics, alpha)
 
-        self._estimate.update(measure, len(batch_BHWC), seen=seen, look=look)
+        return self._estimate.update(measure, len(batch_BHWC), seen=seen, look=look)
 
     def _representative(self, batch_BHWC: Frame, labels: list[int], *, afresh: bool) -> Frame:
         """The batch itself, or as many frames of all classes that this world has shown where the batch has few."""

@@ -111,8 +111,7 @@ class Maintenance:
 
         shape = (config.statistics_batch_frames, *bundle.manifest.input.shape)
         self._stride = config.statistics_stride_frames
-        self._filling: Frame = np.empty(shape, np.uint8)
-        self._resting: Frame = np.empty(shape, np.uint8)
+        self._filling, self._resting = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
         self._labels: list[int] = []
         self._filled = self._seen = 0
         self._entropy_sum, self._entropy_count = 0.0, 0
@@ -334,14 +333,15 @@ class Maintenance:
             seen = follower.fingerprint(batch)
             if not follower.changing(seen):  # how unsure it is in a new world says nothing of an old world's version
                 self._observe(mean_entropy, num_frames)
-            follower.follow(batch, labels, seen, self._look)
+            if follower.follow(batch, labels, seen, self._look):
+                self._changed_world()
             self._serve(self._affine, self.model.version)
         finally:
             self._measuring = False
 
     def _look(self, fingerprint: FloatArray, drifted: bool) -> bool:
         served, first, tell = self._affine, self.scenes.number == 0, self._put_receipt
-        self._looking = True
+        self._looking = not drifted  # exits' frames are of this world alone where it was new with the batch before
         try:
             opened = self.scenes.look(fingerprint, drifted=drifted, updater=self.updater, tell=tell, uplink=self.uplink)
         finally:
@@ -350,12 +350,15 @@ class Maintenance:
             if self.chooser is not None:
                 self.chooser.enter(self.scenes.number)
             self._wake()
-        if drifted or (opened and not first):
-            if self.routing is not None:
-                self.routing.world(True)
-            if self.exits is not None:
-                self.exits.recheck("the world changed")
+        if opened and not first and not drifted:
+            self._changed_world()
         return self._affine is not served
+
+    def _changed_world(self) -> None:
+        if self.routing is not None:
+            self.routing.world(True)
+        if self.exits is not None:
+            self.exits.recheck("the world changed")
 
     # -- models --------------------------------------------------------------------------------------------------------
 
