@@ -62,6 +62,29 @@ def test_fitted_curves_find_the_rates_they_were_drawn_from() -> None:
     assert [curves.bin_of(0, value) for value in (0.01, 0.2, 0.99, math.nan)] == [0, 2, 4, 0]
 
 
+def test_a_gain_that_was_predicted_keeps_bins_from_gaining_by_luck() -> None:
+    """An offload gains two percent in the hardest twentieth and nothing elsewhere; curves of 3,000 frames each."""
+    lucky = {True: 0.0, False: 0.0}
+    for seed in range(20):
+        rng = np.random.default_rng([seed, 5])
+        ease = rng.random(3_000)
+        gains = np.where(ease < 0.05, 0.02, 0.0)
+        wrong = (rng.random(3_000) < 0.3 * (1 - ease)).astype(float)
+        cloud = (rng.random(3_000) < 0.3 * (1 - ease) - gains).astype(float)
+        for predicts in lucky:
+            curves = fit_curves(
+                ease[:, None], wrong[:, None], cloud[:, None], gains_NP=gains[:, None] if predicts else None
+            )
+            lucky[predicts] += float((curves.local[0, 6:] - curves.cloud[0, 0, 6:]).max()) / 20
+    assert lucky[False] > 0.015  # the best of what gains nothing
+    assert lucky[True] < lucky[False] / 2
+
+
+def test_predicted_gains_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match="predicted gains are finite"):
+        fit_curves(np.ones((50, 1)), np.zeros((50, 1)), np.zeros((50, 1)), gains_NP=np.zeros((50, 2)))
+
+
 def test_few_frames_make_bins_of_one_size_so_that_none_is_nearly_empty() -> None:
     sure = np.linspace(0, 1, 64)[:, None]
     curves = fit_curves(sure, np.zeros((64, 1)), np.zeros((64, 0)), num_bins=8)

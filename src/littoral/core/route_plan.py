@@ -34,6 +34,9 @@ tells frames apart is at the unsure end, and most frames are sure."""
 _BISECTIONS, _STEEPEST = 60, 400.0
 _WAY_FRAMES = 100.0
 """So many frames of what a way differs by everywhere are added to what it differs by in a bin."""
+_GAIN_FRAMES = 1_000.0
+"""So many frames of what the switcher predicts are added to what an offload gains in a bin: a percent or two decides, and
+a bin of a hundred frames tells that from nothing by luck alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +106,7 @@ def fit_curves(
     cloud_wrong_NW: NDArray[np.floating],
     *,
     scores_NP: Float64s | None = None,
+    gains_NP: Float64s | None = None,
     num_bins: int = 20,
     prior_frames: float = 4.0,
 ) -> ErrorCurves:
@@ -110,7 +114,8 @@ def fit_curves(
 
     Ways differ by less than bins of few frames do by luck, and a router takes whichever was lucky, at any number of
     bytes. So no error may rise with the score, the cloud's neither: what is easy here is not harder there. And a way's
-    error is that of all ways and what it differs by, as far as that is beyond chance.
+    error is that of all ways and what it differs by, as far as that is beyond chance. With ``gains_NP`` what an offload
+    gains in a bin is drawn towards what was predicted: of many bins that gain nothing some look as if they did.
 
     A chain from bin to bin forgets where a frame came from: one that was sure at an exit is right more often than
     others of the bin that it comes to. Going on would look worse than it is, and frames would leave too early. So the
@@ -123,6 +128,8 @@ def fit_curves(
         cloud_wrong_NW: The same of the answer that each way brings.
         scores_NP: What the bins are of: higher where the device needs the cloud less (`littoral.core.switcher`); by
             default the confidences.
+        gains_NP: By how much an offload makes a right answer likelier, as predicted by a switcher that has not seen the
+            frame; None: nobody predicts.
         num_bins: Narrower at the unsure end; fewer where confidences are equal.
         prior_frames: So many frames of the point's mean are added to each bin, so that no bin promises perfection.
     Raises:
@@ -140,6 +147,8 @@ def fit_curves(
     scores = confidences_NP if scores_NP is None else scores_NP
     if scores.shape != (n, points) or not np.isfinite(scores).all():
         raise ValueError(f"scores are finite and of shape {(n, points)}, got {scores.shape}")
+    if gains_NP is not None and (gains_NP.shape != (n, points) or not np.isfinite(gains_NP).all()):
+        raise ValueError(f"predicted gains are finite and of shape {(n, points)}, got {gains_NP.shape}")
     edges = np.quantile(scores, _shares(num_bins, n)[1:-1], axis=0).T
     bins = np.stack([np.searchsorted(edges[p], scores[:, p], side="right") for p in range(points)], axis=1)
     member_PBN = bins.T[:, None, :] == np.arange(num_bins)[None, :, None]
@@ -159,6 +168,11 @@ def fit_curves(
         for p in range(points):
             by_bin = (member_PBN[p] @ differs_N + _WAY_FRAMES * differs) / (counts_PB[p] + _WAY_FRAMES)
             cloud[w, p] = np.clip(_never_rises(rates(pooled_N, p) + by_bin, counts_PB[p]), 0, 1)
+            if gains_NP is not None:
+                predicted = member_PBN[p] @ (gains_NP[:, p] - differs) / np.maximum(counts_PB[p], 1)
+                counted = local[p] - cloud[w, p]
+                gain = (counts_PB[p] * counted + _GAIN_FRAMES * predicted) / (counts_PB[p] + _GAIN_FRAMES)
+                cloud[w, p] = np.clip(_never_rises(local[p] - gain, counts_PB[p]), 0, 1)
     onward = np.zeros((points - 1, num_bins, num_bins))
     for p in range(points - 1):
         moved = member_PBN[p].astype(np.float64) @ member_PBN[p + 1].T.astype(np.float64)

@@ -151,7 +151,12 @@ def make_tables(
     cloud_right_N = 1 - cloud_wrong_NW.mean(axis=1)  # of an offload by some way, whichever it will be
     scores_NP = cross_scores(features_NPF, 1 - wrong_NP, cloud_right_N)
     curves = fit_curves(
-        probabilities.max(axis=2), wrong_NP, cloud_wrong_NW, scores_NP=scores_NP, num_bins=source.num_bins
+        probabilities.max(axis=2),
+        wrong_NP,
+        cloud_wrong_NW,
+        scores_NP=scores_NP,
+        gains_NP=1 - scores_NP,
+        num_bins=source.num_bins,
     )
     fitted = fit_switcher(features_NPF, 1 - wrong_NP, cloud_right_N)
     shipped = ShippedSwitcher(coefficients=_rounded(fitted.coefficients), precision=_rounded(fitted.precision))

@@ -138,7 +138,7 @@ def fit(table: FrameTable, *, risks: Sequence[float] = RISKS) -> Fitted:
         return learn_then_test(path, sure, losses, level=risk, delta=DELTA, test="binomial").thresholds
 
     return Fitted(
-        curves=fit_curves(table.confidences_NP, wrong, cloud_wrong, scores_NP=scores),
+        curves=fit_curves(table.confidences_NP, wrong, cloud_wrong, scores_NP=scores, gains_NP=1 - scores),
         plain_curves=fit_curves(table.confidences_NP, wrong, cloud_wrong),
         switcher=switcher,
         thresholds={risk: certified(risk) for risk in risks},
