@@ -35,8 +35,8 @@ _BISECTIONS, _STEEPEST = 60, 400.0
 _WAY_FRAMES = 100.0
 """So many frames of what a way differs by everywhere are added to what it differs by in a bin."""
 _GAIN_FRAMES = 1_000.0
-"""So many frames of what the switcher predicts are added to what an offload gains in a bin: a percent or two decides, and
-a bin of a hundred frames tells that from nothing by luck alone."""
+"""So many frames of what the switcher predicts are added to what an offload gains in a bin: a percent or two decides,
+and a bin of a hundred frames tells that from nothing by luck alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
