@@ -52,6 +52,6 @@ with Device(bundle, state_dir=f"{out}-state", config=DeviceConfig(adapt_statisti
             device.feedback(answer.frame_id, int(truths[shown[number]]))
         device.settle()  # only so that a short example shows what happens over hours
     status = device.status()
-for name, part in (("first", slice(None, 200)), ("last", slice(-300, None))):
+for name, part in (("first", slice(None, 150)), ("last", slice(-300, None))):
     print(f"{name} frames: {np.mean(right[part]):.0%} right, {np.mean(np.less(at[part], 2)):.0%} left early")
 print(f"{status.exit_state}, by exit {status.frames_by_exit}, {status.personal_heads} personal heads serve")

@@ -14,7 +14,7 @@ from littoral.core.head_state import write_state
 from littoral.core.personal import PersonalConfig, PersonalHead
 from littoral.edge.exit_config import ExitConfig
 
-NUM_FRAMES, TODAY = 224, 11
+NUM_FRAMES, TODAY = 360, 11
 LIMIT = 256 * 1024
 
 

@@ -22,6 +22,8 @@ from littoral.core.heads import with_one
 
 Floats = NDArray[np.floating]
 _ROWS = 16
+_PIECE = 256
+"""So many values of a day's sums are looked at together where they lie on the disk."""
 
 
 @dataclass
@@ -227,7 +229,13 @@ class Evidence:
             self.older = oldest
             return
         older = self.older
-        older.gram = older.gram + oldest.gram
+        gram = older.gram
+        if gram.dtype != np.float64 or not gram.flags.writeable:
+            gram = gram.astype(np.float64)
+        for start in range(0, len(gram), _PIECE):  # no third one of these at a time: memory is short on a device
+            part = gram[start : start + _PIECE]
+            part += oldest.piece(start, len(part))
+        older.gram = gram
         older.targets_AK = older.targets_AK + oldest.targets_AK
         older.weights_K += oldest.weights_K
         frames = [older.shares.num_frames, oldest.shares.num_frames]

@@ -10,7 +10,6 @@ Source: the choice of classifiers in Laskaridis et al. 2020 (HAPI) and Leontiadi
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +33,7 @@ def kept_exits(confidences_NE: Float64s, losses_NE: Float64s, costs: ExitCosts, 
     Raises:
         ValueError: more than `MOST_EXITS` early exits: there would be too many subsets.
     """
-    found = _cheapest(confidences_NE, losses_NE, costs, max_risk, _subsets(confidences_NE))
+    found = _cheapest(confidences_NE, losses_NE, costs, max_risk, (True, False))
     return found.kept if found is not None and found.compute_share < 1 else (True,) * (confidences_NE.shape[1] - 1)
 
 
@@ -58,21 +57,12 @@ def choose_exits(confidences_NE: Float64s, losses_NE: Float64s, costs: ExitCosts
     Raises:
         ValueError: as `kept_exits`.
     """
-    subsets = _subsets(confidences_NE)
-    found = _cheapest(confidences_NE, losses_NE, costs, max_risk, [each for each in subsets if each[-1]])
+    found = _cheapest(confidences_NE, losses_NE, costs, max_risk, (True,))
     if found is not None and found.compute_share < 1:
         return found
-    other = _cheapest(confidences_NE, losses_NE, costs, max_risk, [each for each in subsets if not each[-1]])
+    other = _cheapest(confidences_NE, losses_NE, costs, max_risk, (False,))
     pair = [each for each in (found, other) if each is not None]
     return min(pair, key=lambda each: each.compute_share) if pair else None
-
-
-def _subsets(confidences_NE: Float64s) -> list[tuple[bool, ...]]:
-    """Of the early exits, the largest first; the empty one is not among them."""
-    num_early = confidences_NE.shape[1] - 1
-    if not 1 <= num_early <= MOST_EXITS:
-        raise ValueError(f"a choice is made of 1 to {MOST_EXITS} early exits, got {num_early}")
-    return list(itertools.product((True, False), repeat=num_early))[:-1]
 
 
 def _cheapest(
@@ -80,13 +70,20 @@ def _cheapest(
     losses_NE: Float64s,
     costs: ExitCosts,
     max_risk: float,
-    subsets: Iterable[tuple[bool, ...]],
+    last: tuple[bool, ...],
 ) -> Choice | None:
+    """Of the subsets, the largest first, whose last early exit is one of ``last``; the empty one is not among them."""
+    num_early = confidences_NE.shape[1] - 1
+    if not 1 <= num_early <= MOST_EXITS:
+        raise ValueError(f"a choice is made of 1 to {MOST_EXITS} early exits, got {num_early}")
     path = shared_path(confidences_NE.shape[1])[1:]
-    steps = path[:: max(1, len(path) // _SEARCHED)]
+    steps = path[:: max(1, len(path) // _SEARCHED)].copy()
+    del path
     rows = np.arange(len(losses_NE))
     best: Choice | None = None
-    for subset in subsets:
+    for subset in itertools.product((True, False), repeat=num_early):  # one at a time: memory is short on a device
+        if subset[-1] not in last or not any(subset):
+            continue
         for step in steps:
             thresholds = [float(limit) if on else OFF for limit, on in zip(step, subset, strict=True)]
             leaving = exit_indices(confidences_NE, thresholds)

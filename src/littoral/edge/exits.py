@@ -87,7 +87,7 @@ class ExitRuntime:
             )
         heads = ExitHeads.open(bundle)
         self.config, self.shipped = config, replace(heads, moments=())  # they are larger than all else together
-        self.parts = self._parts = parts = ExitStages(bundle, self.shipped, session)
+        self.parts = parts = ExitStages(bundle, self.shipped, session)
         self.stages, self._path, self._end = parts.all, parts.path(model), len(bundle.manifest.segments)
         self.on_world: Callable[[bool], None] = lambda changed: None
         """Told that the alarm rang, or else that thresholds were certified; in either thread."""
@@ -120,7 +120,7 @@ class ExitRuntime:
         """
         policy, control, recent = self.policy, self.control, self.recent
         if (path := self._path).model is not model:
-            path = self._path = self._parts.path(model)
+            path = self._path = self.parts.path(model)
         checking, fits = policy.checking, policy.affine_version == model.version
         purpose = control.purpose(checking=checking)  # before anything is looked at
         picked = fits and purpose is not Purpose.NOTHING
@@ -278,7 +278,7 @@ class ExitRuntime:
         calibration.model = new
         if old.version == new.version:
             return lambda: None
-        take_heads_along(self.kept, self._parts, old, new)
+        take_heads_along(self.kept, self.parts, old, new)
         policy, stays = self._policy(new.version), same_world and calibration.runs_again
         policy = calibration.follow(policy, self.policy, self.control, stays=stays)
 

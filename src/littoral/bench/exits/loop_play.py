@@ -116,7 +116,7 @@ class LoopDevice:
     @property
     def full_macs(self) -> int:
         """Of the network without exits."""
-        return self.exits._parts.costs.full_macs
+        return self.exits.parts.costs.full_macs
 
     @property
     def model(self) -> Model:
@@ -160,7 +160,7 @@ class LoopDevice:
         return int(model.through(stage.after, self.exits._end, value)[0].argmax())
 
     def _macs(self, policy: ExitPolicy, left_at: int | None, audited: bool) -> float:
-        costs = self.exits._parts.costs
+        costs = self.exits.parts.costs
         if left_at is not None:
             return float(costs.leaving(policy.thresholds)[left_at])
         thresholds = (0.0,) * policy.num_early if audited else policy.thresholds
