@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
@@ -153,7 +154,7 @@ class ConfidenceOffload(Fixed):
         return self._locally(moment)
 
 
-class Foreseen(Fixed):
+class Foreseen(Fixed, ABC):
     """Chooses at once, when a frame comes, where it leaves or by which way it goes: it knows what the link will do.
 
     Args:
@@ -180,9 +181,9 @@ class Foreseen(Fixed):
             return Decision(action="exit", reason="sure")
         return Decision(action="go-on", reason="unsure")
 
+    @abstractmethod
     def _choose(self, frame: int, elapsed_ms: float, now_ms: float, peek: Peek) -> None:
         """Set the way, or the exit to leave at."""
-        raise NotImplementedError
 
 
 class Oracle(Foreseen):
