@@ -526,6 +526,7 @@ def test_splits_are_trained_on_the_teacher_and_a_routers_frames_are_looked_at_fi
 
     asked: dict[str, Any] = {}
     cuts: list[Any] = []
+    deadzones: list[Any] = []
 
     def build(**arguments: Any) -> None:
         asked.update(arguments)
@@ -533,6 +534,7 @@ def test_splits_are_trained_on_the_teacher_and_a_routers_frames_are_looked_at_fi
 
     def make_split(network: Any, _spec: Any, frames: Any, labels: Any, **told: Any) -> str:
         cuts.append((told["cut"], told["epochs"], told["seed"], len(frames), len(labels), network.factory))
+        deadzones.append(told["deadzones"])
         return f"split of {told['cut']}"
 
     monkeypatch.setattr("littoral.train.build.build_bundle", build)
@@ -551,6 +553,10 @@ def test_splits_are_trained_on_the_teacher_and_a_routers_frames_are_looked_at_fi
     assert asked["splits"] == ["split of a", "split of b.0"]
     assert cuts == [(cut, 3, 5, 2, 2, "torch.nn:Flatten") for cut in ("a", "b.0")]
     assert (len(asked["router"].frames), asked["router"].labels.tolist()) == (200, [0, 1] * 100)
+    assert deadzones == [None, None], "the build chooses them"
+    assert "seen" in said(*common, *teacher, "--split", "a", "--split-deadzones", "0,.1,.1,.2")[2]
+    assert deadzones[2] == (0.0, 0.1, 0.1, 0.2)
+    assert "expected numbers by commas" in said(*common, *teacher, "--split", "a", "--split-deadzones", "much")[2]
     assert "seen" in said(*common, *teacher)[2]
     assert (asked["splits"], asked["router"]) == ([], None), "without the words there are none"
     cuts.clear()

@@ -9,6 +9,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load as load_safetensors
 from torch import nn
 from traced import network, random_frames
 
@@ -27,6 +28,7 @@ from littoral.train import split as split_module
 from littoral.train.encoder import check_latents, export_encoder
 from littoral.train.run import open_session, run_chain
 from littoral.train.split import build_split
+from littoral.train.tables import TableOptions
 
 NETWORK = {"width": 4, "num_classes": 10, "depth": 1}
 FACTORY = "littoral.models.zoo:small_cnn"
@@ -72,7 +74,8 @@ def sources(student):
             tail = to_split_tail(bottleneck.eval(), tail_of(student.model, "blocks.0"))
             kwargs = split_tail_kwargs(bottleneck, {"factory": FACTORY, "kwargs": NETWORK, "cut": "blocks.0"})
             factory = "littoral.models.bottleneck:make_split_tail"
-            made.append(SplitSource(bottleneck, TorchSource(tail, factory, kwargs), segment))
+            plain = TableOptions(deadzones=())  # as torch rounds, to compare with it
+            made.append(SplitSource(bottleneck, TorchSource(tail, factory, kwargs), segment, plain))
     return made
 
 
@@ -220,6 +223,30 @@ def test_without_labels_bytes_are_measured_and_accuracy_is_not(alone, frames, so
     monkeypatch.setattr(split_module, "export_encoder", exported)
     told = alone(0, sources[0], frames=frames[:8], truths=None).metrics
     assert set(told) == {"split0.encoder_macs", *(f"split0.level{level}.payload_bytes" for level in range(LEVELS))}
+
+
+def test_deadzones_are_chosen_by_held_back_frames_and_given_ones_are_kept(
+    alone, frames, sources, exported, monkeypatch
+):
+    monkeypatch.setattr(split_module, "export_encoder", exported)
+    seen = []
+
+    def fit_codec(*args, held_NCHW, **told):
+        seen.append(held_NCHW)
+        return honest(*args, held_NCHW=held_NCHW, **told)
+
+    honest = split_module.fit_codec
+    monkeypatch.setattr(split_module, "fit_codec", fit_codec)
+    source = changed(sources[0], held=frames[8:24], tables=TableOptions(deadzones=(0.0, 0.1, 0.2)))
+    made = alone(0, source, frames=frames[:8], truths=None)
+    tensors = load_safetensors(made.files[made.spec.codec_file])
+    assert tensors["deadzones"].tolist() == pytest.approx([0, 0.1, 0.2])
+    alone(0, changed(source, held=None, tables=TableOptions()), frames=frames[8:24], truths=None)
+    held, nothing = seen
+    assert nothing is None
+    assert held.shape == (16, 6, 4, 4)
+    with pytest.raises(ValueError, match="source_frames are uint8"):
+        alone(0, changed(source, held=frames[:, 1:]), frames=frames[:8], truths=None)
 
 
 def test_a_graph_that_differs_from_torch_fails_the_build(student, frames, sources, exported, tmp_path, monkeypatch):

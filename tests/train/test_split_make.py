@@ -15,6 +15,7 @@ from littoral.models.factory import load_model, state_arrays
 from littoral.models.frames import normalise
 from littoral.models.parts import head_of
 from littoral.models.zoo import small_cnn
+from littoral.train import split_make
 from littoral.train.options import TorchSource
 from littoral.train.split_make import Shift, fitting_bottleneck, make_split
 
@@ -82,6 +83,30 @@ def test_it_learns_what_the_network_answers_and_leaves_it_as_it_was() -> None:
         outputs = tail(symbols.float(), torch.full((3,), 3))
         torch.testing.assert_close(outputs, made.tail.module(symbols.float(), torch.full((3,), 3)))
     assert outputs.shape == (3, 3)
+
+
+def test_a_twentieth_of_many_frames_is_held_back_for_deadzones_and_none_where_these_are_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec, trained = square(16, 1), []
+    frames = random_frames(spec, 2560)
+    labels = (np.arange(2560) % 3).astype(np.int64)
+    monkeypatch.setattr(split_make, "train_split", lambda _recipe, _parts, data, **_told: trained.append(data))
+    made = make_split(network(), spec, frames, labels, cut="blocks.0")
+    assert (len(trained[0].frames), made.tables.deadzones) == (2432, None)
+    assert made.held is not None
+    rest = {(frame.tobytes(), label) for frame, label in zip(trained[0].frames, trained[0].targets, strict=True)}
+    assert rest < {(frame.tobytes(), label) for frame, label in zip(frames, labels, strict=True)}
+    both = {frame.tobytes() for frame, _ in zip(made.held, range(128), strict=True)} | {frame for frame, _ in rest}
+    assert both == {frame.tobytes() for frame in frames}, "none twice, none lost"
+    few = make_split(network(), spec, frames[:-1], None, cut="blocks.0")
+    assert (few.held, len(trained[1].frames)) == (None, 2559), "too few to spare any"
+    given = [make_split(network(), spec, frames, labels, cut="blocks.0", deadzones=d) for d in ((0.1,), (0.0,))]
+    assert [each.tables.deadzones for each in given] == [(0.1,) * 4, ()]
+    assert [len(data.frames) for data in trained[2:]] == [2560, 2560]
+    for wrong in ((0.1, 0.1), (0.5,), (-0.1, 0, 0, 0.1)):
+        with pytest.raises(ValueError, match="expected one for all levels or 4"):
+            make_split(network(), spec, frames, labels, cut="blocks.0", deadzones=wrong)
 
 
 def test_frames_are_moved_and_not_mirrored() -> None:

@@ -63,6 +63,12 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--split-epochs", type=int, default=20, help="over the frames (default: %(default)s)")
     parser.add_argument(
+        "--split-deadzones",
+        metavar="D,D,D,D",
+        help="how far beyond a half a split rounds up: of the four levels, the coarsest first, or one for all, 0 for "
+        "none (default: chosen by bytes and answers)",
+    )
+    parser.add_argument(
         "--router",
         type=Path,
         metavar="FILE",
@@ -170,11 +176,23 @@ def _splits(args: argparse.Namespace, teacher: Any, spec: Any, frames: Any, trut
         )
     from littoral.train.split_make import make_split
 
+    given = args.split_deadzones
+    try:
+        deadzones = None if given is None else tuple(float(part) for part in given.split(","))
+    except ValueError as error:
+        raise ValueError(f"--split-deadzones is {given!r}, expected numbers by commas") from error
     made: list[Any] = []
     for cut in args.split:
         _say(f"split {len(made)}: training, the cloud goes on after {cut}")
         made.append(
-            make_split(teacher, spec, frames, truths, cut=cut, epochs=args.split_epochs, seed=args.seed, progress=_say)
+            make_split(
+                *(teacher, spec, frames, truths),
+                cut=cut,
+                epochs=args.split_epochs,
+                deadzones=deadzones,
+                seed=args.seed,
+                progress=_say,
+            )
         )
     return made
 

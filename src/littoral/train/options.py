@@ -48,13 +48,15 @@ class SplitSource:
 
     ``tail`` is the `littoral.models.bottleneck.SplitTail` that goes with ``bottleneck``. With a ``segment`` the encoder
     takes that segment's output, else normalised frames. That a segment's output moves when the student adapts is
-    allowed: encoder and tail stay as they are.
+    allowed: encoder and tail stay as they are. ``held``, uint8 ``(N, H, W, C)``, are frames that it was not trained on;
+    where there are some, the deadzones are chosen by them and not by source frames, which it may know by heart.
     """
 
     bottleneck: Bottleneck
     tail: TorchSource
     segment: int | None = None
     tables: TableOptions = field(default_factory=TableOptions)
+    held: Frame | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -46,7 +46,7 @@ from littoral.train.cuts import total_macs
 from littoral.train.encoder import run_encoder
 from littoral.train.options import RouterSource
 from littoral.train.run import frames_at_a_time, open_session, rounded
-from littoral.train.split import tail_outputs
+from littoral.train.split_answers import tail_outputs
 
 ROUTE_FILE = "route.safetensors"
 FOLDS = 5

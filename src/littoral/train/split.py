@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-import torch
 from torch import nn
 
 from littoral.bundle import InputSpec, SplitCodec, SplitSpec, TorchModel
@@ -20,11 +19,13 @@ from littoral.core.truths import Truths
 from littoral.errors import BundleError, PayloadError
 from littoral.models.factory import load_model, state_arrays
 from littoral.train.cuts import total_macs
+from littoral.train.deadzones import fit_codec
+from littoral.train.distortions import distortion_of
 from littoral.train.encoder import check_latents, export_encoder, run_encoder
 from littoral.train.options import SplitSource
 from littoral.train.run import MAX_RELATIVE_ERROR, frames_at_a_time, open_session, relative_error, rounded, run_chain
-from littoral.train.sample import metric_values
-from littoral.train.tables import build_codec
+from littoral.train.sample import check_frames, metric_values
+from littoral.train.split_answers import tail_outputs
 from littoral.train.write import tensors_to_bytes
 
 CHECKED_FRAMES = 64
@@ -57,7 +58,8 @@ def build_split(
     Args:
         index: The split's number in the bundle.
         segments: The bundle's segments as a device runs them.
-        frames: Source frames, uint8 ``(N, H, W, C)``; tables and metrics are made of all of them.
+        frames: Source frames, uint8 ``(N, H, W, C)``; tables and metrics are made of all of them, and deadzones chosen
+            by them where the source has no others.
         truths: What the task's metric takes, one for each frame, or None.
     Raises:
         ValueError: the segment, the encoder or the tail do not fit the bundle.
@@ -89,7 +91,19 @@ def build_split(
     state = state_arrays(source.tail.module)
     tail = _rebuilt(model, state, source, latents[: len(some)], gains, task)
     progress(f"split {index}: tables of {len(gains)} levels from {len(frames)} frames")
-    codec = build_codec(source.bottleneck, latents, source.tables)
+    held = None
+    if source.held is not None:
+        check_frames(input, source.held)
+        held = np.concatenate([run_encoder(session, value) for value in _Values(start, source.held)])
+    codec = fit_codec(
+        source.bottleneck,
+        tail,
+        latents,
+        distortion_of(task),
+        source.tables,
+        held_NCHW=held,
+        progress=lambda line: progress(f"split {index}: {line}"),
+    )
     metrics = {f"split{index}.encoder_macs": float(total_macs(encoder.graph))}
     for level in range(codec.num_levels):
         size, value = _measure(codec, level, latents, tail, task, truths, at_a_time)
@@ -155,28 +169,6 @@ def _rebuilt(
             f"outputs that differ by {error:.1e} of their scale from the module's own; the two are not the same network"
         )
     return made
-
-
-def tail_outputs(model: nn.Module, symbols_BCHW: FloatArray, level: int) -> FloatArray:
-    """What a tail gives for symbols of one level, on the CPU; the module's modes are put back."""
-    modes = {module: module.training for module in model.modules()}
-    parameter = next(model.parameters(), torch.zeros(()))
-    try:
-        with torch.no_grad():
-            symbols = torch.from_numpy(symbols_BCHW).to(parameter.device)
-            levels = torch.full((len(symbols),), level, device=parameter.device)
-            outputs = model.eval()(symbols, levels)
-    except RuntimeError as error:
-        raise ValueError(f"the split's tail does not take symbols of {symbols_BCHW.shape[1:]}: {error}") from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    if not isinstance(outputs, torch.Tensor) or outputs.ndim < 2 or len(outputs) != len(symbols_BCHW):
-        came = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-        raise ValueError(
-            f"for {len(symbols_BCHW)} latents the split's tail gives {came}, expected one tensor of outputs"
-        )
-    return np.asarray(outputs.float().cpu().numpy())
 
 
 def _measure(

@@ -1,11 +1,12 @@
-"""What a split answers to frames in memory: for measuring it before it is in a bundle."""
+"""What a split answers to frames in memory, and its tail to symbols: for measuring it before it is in a bundle."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from littoral.core.arrays import FloatArray
 from littoral.models.frames import normalise
 from littoral.train.split_data import SplitData, SplitNetworks
 
@@ -35,3 +36,25 @@ def answer_split(
     for module, mode in zip(modules, modes, strict=True):
         module.train(mode)
     return torch.cat(outputs), torch.cat(bits)
+
+
+def tail_outputs(model: nn.Module, symbols_BCHW: FloatArray, level: int) -> FloatArray:
+    """What a tail gives for symbols of one level, on the CPU; the module's modes are put back."""
+    modes = {module: module.training for module in model.modules()}
+    parameter = next(model.parameters(), torch.zeros(()))
+    try:
+        with torch.no_grad():
+            symbols = torch.from_numpy(symbols_BCHW).to(parameter.device)
+            levels = torch.full((len(symbols),), level, device=parameter.device)
+            outputs = model.eval()(symbols, levels)
+    except RuntimeError as error:
+        raise ValueError(f"the split's tail does not take symbols of {symbols_BCHW.shape[1:]}: {error}") from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    if not isinstance(outputs, torch.Tensor) or outputs.ndim < 2 or len(outputs) != len(symbols_BCHW):
+        came = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        raise ValueError(
+            f"for {len(symbols_BCHW)} latents the split's tail gives {came}, expected one tensor of outputs"
+        )
+    return np.asarray(outputs.float().cpu().numpy())

@@ -23,6 +23,7 @@ from littoral.train.options import SplitSource, TorchSource
 from littoral.train.sample import check_frames
 from littoral.train.split_data import Frames, ShiftAndFlip, SplitData, SplitNetworks
 from littoral.train.split_recipe import product_recipe
+from littoral.train.tables import TableOptions
 
 PATCH = 4
 """Side of the encoder's first step; each of its later ones halves height and width."""
@@ -30,6 +31,8 @@ _LATENT = 24
 RATE_WEIGHTS = (5e-4, 1.5e-4, 4e-5, 1e-5)
 _TUNED_PIXELS = 1024
 """Of the frames for which these weights are right; a bit of a larger frame costs less."""
+_HELD_SHARE, _FEWEST_HELD, _MOST_HELD = 20, 128, 1024
+"""One frame in so many is held back from the training, if that makes enough, for choosing deadzones."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,14 @@ def make_split(
     cut: str,
     epochs: int = 20,
     mirror: bool = False,
+    deadzones: tuple[float, ...] | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> SplitSource:
     """Make a classifier's split at a module and train it: four levels in one encoder, the tail trained along.
+
+    Of 2,560 frames and more, a twentieth but at most 1,024 are held back from the training: the build chooses the
+    levels' deadzones by them.
 
     Args:
         network: What the cloud finishes; also the teacher of the split. Not touched.
@@ -68,10 +75,16 @@ def make_split(
         labels: int64 ``(N,)``; None: the network alone teaches.
         cut: The module of the network after which the tail begins; its output is a map ``(C, H, W)``.
         mirror: Also train on mirrored frames, where that does not make another thing of what they show.
+        deadzones: Of the four levels, the coarsest first, or one for all; nothing for none. None: the build chooses.
     Raises:
-        ValueError: there is no such module, its output is no map, or frames are smaller than 8 x 8.
+        ValueError: there is no such module, its output is no map, frames are smaller than 8 x 8, or there is not a
+            deadzone for each level.
     """
     check_frames(spec, frames)
+    tables = TableOptions(deadzones=_of_levels(deadzones))
+    held = None
+    if deadzones is None:
+        frames, labels, held = _hold_back(frames, labels, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         bottleneck = fitting_bottleneck(network, spec, cut)
@@ -87,7 +100,29 @@ def make_split(
         "littoral.models.bottleneck:make_split_tail",
         split_tail_kwargs(bottleneck, whole),
     )
-    return SplitSource(bottleneck, tail)
+    return SplitSource(bottleneck, tail, tables=tables, held=held)
+
+
+def _of_levels(deadzones: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    if deadzones is None or not any(deadzones):
+        return None if deadzones is None else ()
+    found = deadzones * len(RATE_WEIGHTS) if len(deadzones) == 1 else deadzones
+    if len(found) != len(RATE_WEIGHTS) or not all(0 <= each < 0.5 for each in found):
+        raise ValueError(
+            f"deadzones are {deadzones}, expected one for all levels or {len(RATE_WEIGHTS)}, the coarsest's first, "
+            "each of at least 0 and below 0.5"
+        )
+    return found
+
+
+def _hold_back(frames: Frame, labels: np.ndarray | None, seed: int) -> tuple[Frame, np.ndarray | None, Frame | None]:
+    """Frames and labels to train on, and frames held back; None of too few."""
+    count = min(len(frames) // _HELD_SHARE, _MOST_HELD)
+    if count < _FEWEST_HELD:
+        return frames, labels, None
+    trained = np.ones(len(frames), np.bool_)
+    trained[np.random.default_rng(seed).permutation(len(frames))[:count]] = False
+    return frames[trained], None if labels is None else labels[trained], frames[~trained]
 
 
 def fitting_bottleneck(network: TorchSource, spec: InputSpec, cut: str) -> Bottleneck:

@@ -24,6 +24,30 @@ _MOST_HELD = 256
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeadzoneOptions:
+    """How `littoral.train.deadzones` chooses each level's deadzone."""
+
+    sizes: tuple[float, ...] = (0.05, 0.1, 0.15, 0.2)
+    """What is tried beside none, from the smallest on."""
+    least_saving: float = 0.02
+    """One is taken if it spares this share of the level's bytes beyond what the loss by it is worth."""
+    most_frames: int = 2048
+    most_symbols: int = 1 << 21
+    """Of large latents fewer frames are looked at,"""
+    least_frames: int = 32
+    """but so many."""
+
+    def __post_init__(self) -> None:
+        if list(self.sizes) != sorted(set(self.sizes)) or not all(0 < size < 0.5 for size in self.sizes):
+            raise ValueError(f"sizes of deadzones are {self.sizes}, expected climbing ones above 0 and below 0.5")
+        if not (0 <= self.least_saving < 1 and 1 <= self.least_frames <= self.most_frames):
+            raise ValueError(
+                "0 <= least_saving < 1 and 1 <= least_frames <= most_frames must hold, got "
+                f"{self.least_saving}, {self.least_frames} and {self.most_frames}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TableOptions:
     """How tables are made."""
 
@@ -40,8 +64,11 @@ class TableOptions:
     """How tables that look at neighbours are fitted; None for none."""
     least_saving: float = 0.02
     """They are taken if they spare this share of the bits of the source's last quarter, fitted to the rest."""
-    deadzones: tuple[float, ...] = ()
-    """Per level, of the rounding (`littoral.bundle.split.to_symbols`); none where it is empty."""
+    deadzones: tuple[float, ...] | None = None
+    """Per level, of the rounding (`littoral.bundle.split.to_symbols`); none where it is empty. None: they are chosen,
+    if there is a tail to choose by (`littoral.train.deadzones.fit_codec`)."""
+    choice: DeadzoneOptions = field(default_factory=DeadzoneOptions)
+    """How, where they are."""
 
     def __post_init__(self) -> None:
         if not (self.prior_share >= 0 and self.prior_symbols > 0 and self.most_values >= 2):
@@ -57,7 +84,7 @@ class TableOptions:
 
 
 def build_codec(bottleneck: Bottleneck, latents_NCHW: FloatArray, options: TableOptions = TableOptions()) -> SplitCodec:
-    """Gains and tables of a trained bottleneck.
+    """Gains and tables of a trained bottleneck, with the deadzones that the options say; none where they say to choose.
 
     Args:
         latents_NCHW: float32, what its encoder makes of source frames; at least one.
@@ -74,7 +101,7 @@ def build_codec(bottleneck: Bottleneck, latents_NCHW: FloatArray, options: Table
     priors = [bottleneck.channel_priors(level) for level in range(bottleneck.num_levels)]
     height, width = latents_NCHW.shape[2:]
     tables = build_tables([list(of_level) for of_level in symbols], priors, height=height, width=width, options=options)
-    return SplitCodec(tables=tables, gains=gains_LC, deadzones=options.deadzones)
+    return SplitCodec(tables=tables, gains=gains_LC, deadzones=options.deadzones or ())
 
 
 def build_tables(
@@ -101,10 +128,10 @@ def build_tables(
     stacked = [np.stack(frames) for frames in symbols]
     if any(frames.shape[2:] != (height, width) for frames in stacked):
         raise ValueError(f"symbols of {[frames.shape[2:] for frames in stacked]} came for a grid of {height} x {width}")
-    if _contexts_pay(stacked, priors, options):
-        tables = _context_tables(stacked, options)
+    if contexts_pay(stacked, priors, options):
+        tables = context_tables(stacked, options)
     else:
-        tables = _static_tables(stacked, priors, options)
+        tables = static_tables(stacked, priors, options)
     levels: list[FrequencyTable | ContextTable] = []
     for number, frames in enumerate(stacked):
         bits = [rate_bits(frame, tables, level=number) for frame in frames]
@@ -116,9 +143,10 @@ def build_tables(
     return replace(tables, levels=tuple(levels))
 
 
-def _static_tables(
+def static_tables(
     stacked: Sequence[Symbols], priors: Sequence[Sequence[ChannelPrior]], options: TableOptions
 ) -> CodecTables:
+    """A table per channel, without ceilings; of each level the symbols ``(N, C, H, W)`` and the channels' priors."""
     levels = tuple(
         FrequencyTable.from_priors(
             [mixed(frames[:, c], prior, options) for c, prior in enumerate(of_level)], max_bytes=MAX_PAYLOAD_BYTES
@@ -129,20 +157,21 @@ def _static_tables(
     return CodecTables(height=height, width=width, levels=levels)
 
 
-def _context_tables(stacked: Sequence[Symbols], options: TableOptions) -> CodecTables:
+def context_tables(stacked: Sequence[Symbols], options: TableOptions) -> CodecTables:
+    """Tables that look at neighbours, without ceilings."""
     assert options.contexts is not None
     height, width = stacked[0].shape[2:]
     levels = tuple(fit_contexts(frames, options.contexts) for frames in stacked)
     return CodecTables(height=height, width=width, levels=levels)
 
 
-def _contexts_pay(stacked: Sequence[Symbols], priors: Sequence[Sequence[ChannelPrior]], options: TableOptions) -> bool:
+def contexts_pay(stacked: Sequence[Symbols], priors: Sequence[Sequence[ChannelPrior]], options: TableOptions) -> bool:
     """Whether contexts spare bits on frames that neither kind of table was fitted to."""
     if options.contexts is None or not all(options.contexts.fits(*frames.shape) for frames in stacked):
         return False
     seen = [frames[: len(frames) * 3 // 4] for frames in stacked]
     held = [frames[len(frames) * 3 // 4 :][:_MOST_HELD] for frames in stacked]
-    kinds = _static_tables(seen, priors, options), _context_tables(seen, options)
+    kinds = static_tables(seen, priors, options), context_tables(seen, options)
     static, contexts = (
         sum(rate_bits(frame, tables, level=n) for n, frames in enumerate(held) for frame in frames) for tables in kinds
     )

@@ -15,7 +15,7 @@ from littoral.bench.split.dense_full import DenseTraining, train_dense  # noqa: 
 from littoral.bench.split.dense_networks import DenseNetwork  # noqa: E402
 from littoral.bench.split.dense_pilot import PilotConfig, teacher_maps, train_pilot  # noqa: E402
 from littoral.bench.split.dense_shapes import DenseShape, dense_bottleneck  # noqa: E402
-from littoral.bench.split.dense_split import bytes_over, dense_tables, split_rows  # noqa: E402
+from littoral.bench.split.dense_split import bytes_over, codec_of_dense, split_rows  # noqa: E402
 from littoral.bench.split.make import make_unit  # noqa: E402
 from littoral.bench.split.plan import quick_plan  # noqa: E402
 from littoral.bundle.manifest import InputSpec  # noqa: E402
@@ -93,8 +93,10 @@ def test_a_segmentation_split_is_trained_measured_and_goes_on_from_its_checkpoin
     for name, value in segmenter.model.state_dict().items():
         assert torch.equal(value, before[name]), name  # the teacher stands still
     data = Segmented(names=tuple("abcd"), frames=list(frames), truths=list(truths))
-    tables = dense_tables(bottleneck, segmenter, frames)
-    coarse, fine = split_rows(bottleneck, tail, segmenter, tables, data)
+    said: list[str] = []
+    codec = codec_of_dense(bottleneck, tail, segmenter, frames, said.append)
+    assert said[0] == "deadzones of 2 levels by 4 frames"
+    coarse, fine = split_rows(bottleneck, tail, segmenter, codec, data)
     assert 0 < coarse["bytes"] < fine["bytes"]
     assert 0 <= coarse["miou"] <= 100
     patches, strided, block, last = 64 * 48 * 4, 16 * 36 * 4, 2 * 16 * 36 * 4, 16 * 4 * 3
@@ -106,7 +108,7 @@ def test_a_detector_is_distilled_without_labels(detector: DenseNetwork, frames: 
     bottleneck, tail = train_dense(detector, frames, None, config, shapes={"toy": SHAPE})
     truth = BoxTruth(np.array([[0, 0, 8, 8]], np.float32), np.array([0]))
     data = Boxed(names=("a", "b"), frames=list(frames[:2]), truths=[truth] * 2)
-    rows = split_rows(bottleneck, tail, detector, dense_tables(bottleneck, detector, frames), data)
+    rows = split_rows(bottleneck, tail, detector, codec_of_dense(bottleneck, tail, detector, frames), data)
     assert [row["level"] for row in rows] == [0, 1]
     assert all(0 <= row["ap50"] <= 100 for row in rows)
 

@@ -18,11 +18,12 @@ from littoral.bench.split.plan import (
     quick_plan,
 )
 from littoral.bench.split.table import fingerprint_of
-from littoral.bench.split.training import DEADZONE, tables_of
+from littoral.bench.split.training import tables_of
 from littoral.models.architectures import product
 from littoral.models.bottleneck import count_macs
 from littoral.models.parts import head_of
 from littoral.models.zoo import resnet20
+from littoral.train.tables import TableOptions
 
 
 @pytest.mark.parametrize("given", INPUTS)
@@ -83,9 +84,9 @@ def test_a_codec_s_numbers_do_not_hang_on_how_a_split_is_trained() -> None:
     assert "littoral.bench.split.training" in modules_of(split)
 
 
-def test_the_product_s_finer_levels_round_with_a_deadzone_and_its_rivals_do_not() -> None:
-    tables = {unit.name: tables_of(unit.training).deadzones for unit in full_plan() if unit.kind == "split"}
-    assert tables["split product/layer2.1 20 epochs seed 0"] == (0.0, DEADZONE, DEADZONE, DEADZONE)
-    singles = [tables[f"split product_single/pixels-rate{level} 20 epochs seed 0"] for level in range(4)]
-    assert singles == [(0.0,), (DEADZONE,), (DEADZONE,), (DEADZONE,)], "as the model for all rates, or they compare ill"
-    assert tables["split parity/beta0.32 20 epochs seed 0"] == ()
+def test_the_product_s_deadzones_are_chosen_as_a_build_chooses_them_and_its_rivals_have_none() -> None:
+    tables = {unit.name: tables_of(unit.training) for unit in full_plan() if unit.kind == "split"}
+    for name, options in tables.items():
+        expected = TableOptions() if name.startswith("split product/") else TableOptions(deadzones=())
+        assert options == expected, name
+    assert tables["split product/layer2.1 20 epochs seed 0"].deadzones is None, "to be chosen"

@@ -6,12 +6,11 @@ Axes: N frames, B batch, C channels of the latent, h and w its height and width.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from littoral.bench.dense_data import Boxed, Segmented
@@ -19,22 +18,31 @@ from littoral.bench.split.codecs import Sizes
 from littoral.bench.split.curves import Curve, bytes_at
 from littoral.bench.split.dense_networks import DenseNetwork
 from littoral.bench.split.dense_rows import Row, accuracy_of, count, prepared, scores
-from littoral.core.arrays import Frame
+from littoral.bundle import SplitCodec
+from littoral.core.arrays import FloatArray, Frame
 from littoral.core.codec import decode, encode
-from littoral.core.codec_tables import CodecTables
 from littoral.models.bottleneck import Bottleneck, SplitTail, count_macs, to_split_tail
 from littoral.models.frames import normalise
-from littoral.train.tables import build_codec
+from littoral.train.deadzones import fit_codec
+from littoral.train.distortions import distortion_of
+from littoral.train.tables import TableOptions
 
 
-def dense_tables(bottleneck: Bottleneck, network: DenseNetwork, frames: Sequence[Frame]) -> CodecTables:
-    """The integer tables of a bottleneck, from the symbols of training frames of the input's size and its prior."""
+def codec_of_dense(
+    bottleneck: Bottleneck,
+    tail: nn.Module,
+    network: DenseNetwork,
+    frames: Sequence[Frame],
+    say: Callable[[str], None] = lambda _line: None,
+) -> SplitCodec:
+    """Deadzones and integer tables, as a build makes them, of training frames of the input's size."""
     latents = np.concatenate([_latent(bottleneck, network, frame).numpy() for frame in frames])
-    return build_codec(bottleneck, latents).tables
+    cloud = to_split_tail(bottleneck, tail)
+    return fit_codec(bottleneck, cloud, latents, distortion_of(network.task), TableOptions(), progress=say)
 
 
 def split_rows(
-    bottleneck: Bottleneck, tail: nn.Module, network: DenseNetwork, tables: CodecTables, data: Segmented | Boxed
+    bottleneck: Bottleneck, tail: nn.Module, network: DenseNetwork, codec: SplitCodec, data: Segmented | Boxed
 ) -> list[Row]:
     """A row per level, the coarsest first. The tail sees what the payloads decode to, nothing else."""
     cloud = to_split_tail(bottleneck, tail)
@@ -44,12 +52,12 @@ def split_rows(
     seconds = np.zeros((bottleneck.num_levels, 3))
     for frame, truth in zip(data.frames, data.truths, strict=True):
         began = time.process_time()
-        latent = _latent(bottleneck, network, prepared(network, frame))
+        latent = _latent(bottleneck, network, prepared(network, frame))[0].numpy()
         encoded = time.process_time() - began
         for level in levels:
             began = time.process_time()
-            payload = encode(_symbols(bottleneck, latent, level), tables, level=level)
-            symbols = decode(payload, tables).symbols
+            payload = encode(codec.symbols(latent, level), codec.tables, level=level)
+            symbols = codec.padded(decode(payload, codec.tables).symbols)
             middle = time.process_time()
             outputs = _outputs(cloud, symbols, level)
             seconds[level] += encoded, middle - began, time.process_time() - middle
@@ -108,16 +116,7 @@ def _latent(bottleneck: Bottleneck, network: DenseNetwork, frame: Frame) -> torc
     return bottleneck.latent(normalise(torch.from_numpy(np.array(frame[None])), network.input))
 
 
-def _symbols(bottleneck: Bottleneck, latent_BCHW: torch.Tensor, level: int) -> NDArray[np.int32]:
-    """Of the channels that the level keeps, ``(kept, h, w)``."""
-    symbols = bottleneck.symbols(latent_BCHW, torch.tensor([level]))[0, : bottleneck.kept[level]]
-    array: NDArray[np.int32] = symbols.numpy()
-    return array
-
-
 @torch.inference_mode()
-def _outputs(cloud: SplitTail, symbols: NDArray[Any], level: int) -> NDArray[np.float32]:
-    padded = np.zeros((1, cloud.gains.shape[1], *symbols.shape[1:]), np.float32)
-    padded[0, : len(symbols)] = symbols
-    outputs: NDArray[np.float32] = cloud(torch.from_numpy(padded), torch.tensor([level])).numpy()
+def _outputs(cloud: SplitTail, symbols_CHW: FloatArray, level: int) -> FloatArray:
+    outputs: FloatArray = cloud(torch.from_numpy(symbols_CHW[None]), torch.tensor([level])).numpy()
     return outputs

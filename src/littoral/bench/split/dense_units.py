@@ -23,7 +23,7 @@ from littoral.bench.split.dense_full import DenseTraining, train_dense
 from littoral.bench.split.dense_networks import DenseNetwork, load_dense_network
 from littoral.bench.split.dense_rows import Row, accuracy_of, cloud_only_row, device_only_row, picture_rows, prepared
 from littoral.bench.split.dense_shapes import DENSE_SHAPES
-from littoral.bench.split.dense_split import dense_tables, split_rows
+from littoral.bench.split.dense_split import codec_of_dense, split_rows
 from littoral.bench.split.material import SplitMaterial
 from littoral.bench.split.unit import SplitUnit
 from littoral.core.arrays import Frame
@@ -70,7 +70,7 @@ def dense_split(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> dict[st
         if not by.exists():
             by.write_text(commit())
     some = [frames[place] for place in np.linspace(0, len(frames) - 1, min(_TABLE_FRAMES, len(frames))).astype(int)]
-    rows = split_rows(bottleneck, tail, network, dense_tables(bottleneck, network, some), data)
+    rows = split_rows(bottleneck, tail, network, codec_of_dense(bottleneck, tail, network, some, say), data)
     return {**_result(rows), "trained_commit": by.read_text()}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from littoral.bench.alone import alone
 from littoral.bench.split.material import FACTORY, INPUT, KWARGS, STUDENT, SplitMaterial
-from littoral.bench.split.training import Trained, tables_of
+from littoral.bench.split.training import Trained
 from littoral.bench.streams.cifar import CLASS_NAMES
 from littoral.bundle import Bundle
 from littoral.cloud.tail import Tail
@@ -20,6 +20,7 @@ from littoral.edge.encoder import SplitEncoder
 from littoral.edge.session import SessionConfig, open_session
 from littoral.train.build import build_bundle
 from littoral.train.options import BuildOptions, SplitSource, TorchSource
+from littoral.train.tables import TableOptions
 
 SOURCE_FRAMES = 600
 MAKE_SPLIT_TAIL = "littoral.models.bottleneck:make_split_tail"
@@ -50,7 +51,7 @@ class Fielded:
                         trained.bottleneck.cpu(),
                         TorchSource(trained.tail.cpu(), MAKE_SPLIT_TAIL, trained.tail_kwargs),
                         None if segment is None else 0,
-                        tables_of(trained.training),
+                        TableOptions(deadzones=trained.codec.deadzones),
                     )
                 ],
                 options=BuildOptions(

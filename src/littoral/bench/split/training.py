@@ -26,14 +26,18 @@ from littoral.bench.split.material import (
     torch_device,
 )
 from littoral.bench.split.unit import Training
+from littoral.bench.streams.cifar import CLASS_NAMES
 from littoral.bundle import SplitCodec
 from littoral.core.arrays import FloatArray, Frame
+from littoral.core.tasks import Classification
 from littoral.models import architectures
 from littoral.models.bottleneck import Bottleneck, SplitTail, split_tail_kwargs, to_split_tail
 from littoral.models.entropy import UniformPrior
 from littoral.models.frames import normalise
 from littoral.models.parts import head_of, tail_of
 from littoral.train.bottleneck import train_split
+from littoral.train.deadzones import fit_codec
+from littoral.train.distortions import distortion_of
 from littoral.train.split_data import SplitData, SplitNetworks
 from littoral.train.split_losses import ClassifierDistortion
 from littoral.train.split_recipe import (
@@ -45,14 +49,12 @@ from littoral.train.split_recipe import (
     parity_recipe,
     product_recipe,
 )
-from littoral.train.tables import TableOptions, build_codec
+from littoral.train.tables import TableOptions
 
 CUT = "layer2"
 """The tail begins after it, where a training says nothing else: 32 channels of 16 x 16."""
 TABLE_FRAMES = 2_000
-DEADZONE, COARSE_WEIGHT = 0.1, 5e-4
-"""Of the product's levels, but those of so large a weight on the rate, where it costs more than it spares. Chosen on
-the first 1,500 test frames, and the same on the others."""
+TASK = Classification(num_classes=len(CLASS_NAMES))
 _STILL = 2.0**14
 """A gain at which rounding is nothing, for a network whose latent is its own scores."""
 _BATCH = 250
@@ -114,12 +116,21 @@ def train_or_load(training: Training, material: SplitMaterial, tell: Say = lambd
     frames, _ = material.first("train", min(TABLE_FRAMES, training.frames))
     if training.method == "channel_reduction":
         _calibrate_8_bit(bottleneck, head, frames)
-    codec = build_codec(bottleneck, _latents(bottleneck, head, frames), tables_of(training))
     tail_of_teacher = {"factory": FACTORY[training.teacher], "kwargs": KWARGS, "cut": training.options.get("cut", CUT)}
+    cloud = to_split_tail(bottleneck, tail)
+    epochs_done = training.epochs * training.frames
+    codec = fit_codec(
+        bottleneck,
+        cloud,
+        _latents(bottleneck, head, frames),
+        distortion_of(TASK),
+        tables_of(training),
+        progress=lambda line: tell(epochs_done, epochs_done, line),
+    )
     return Trained(
         training=training,
         bottleneck=bottleneck,
-        tail=to_split_tail(bottleneck, tail),
+        tail=cloud,
         head=head,
         codec=codec,
         tail_kwargs=split_tail_kwargs(bottleneck, tail_of_teacher),
@@ -128,11 +139,8 @@ def train_or_load(training: Training, material: SplitMaterial, tell: Say = lambd
 
 
 def tables_of(training: Training) -> TableOptions:
-    """How the tables of a training's codec are made: the product's finer levels round with a deadzone."""
-    if training.method not in ("product", "product_single"):
-        return TableOptions()
-    weights = training.options["rate_weights"]
-    return TableOptions(deadzones=tuple(0.0 if weight >= COARSE_WEIGHT else DEADZONE for weight in weights))
+    """How the tables of a training's codec are made: as a build makes them, but that rivals have no deadzones."""
+    return TableOptions() if training.method == "product" else TableOptions(deadzones=())
 
 
 def train_local(

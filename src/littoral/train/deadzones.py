@@ -1,0 +1,198 @@
+"""Which deadzone each level of a split rounds with: the one that pays, at the price that the levels set themselves.
+
+Axes: N frames, B batch, C channels, H height, W width, L levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from littoral.bundle.split import SplitCodec, to_symbols
+from littoral.core.arrays import FloatArray
+from littoral.core.codec import predict_bytes, rate_bits
+from littoral.core.codec_tables import CodecTables
+from littoral.models.bottleneck import Bottleneck
+from littoral.train.split_answers import tail_outputs
+from littoral.train.split_losses import Distortion
+from littoral.train.tables import TableOptions, build_codec, context_tables, contexts_pay, static_tables
+
+_BATCH = 64
+_MOST_HELD = 1 << 26
+"""Values of answers that are kept and not made anew for each trial."""
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A level that is rounded in one way, on the mean over frames."""
+
+    payload_bytes: float
+    """What tables fitted to its symbols predict."""
+    loss: float
+    """How far the answers are from those to the latents as they are, not rounded."""
+
+
+def fit_codec(
+    bottleneck: Bottleneck,
+    tail: nn.Module,
+    latents_NCHW: FloatArray,
+    distortion: Distortion,
+    options: TableOptions,
+    *,
+    held_NCHW: FloatArray | None = None,
+    progress: Progress = lambda _line: None,
+) -> SplitCodec:
+    """Gains, deadzones and tables of a trained split: `build_codec` after the deadzones were chosen, if they are to be.
+
+    Args:
+        tail: The `littoral.models.bottleneck.SplitTail` that goes with the bottleneck.
+        latents_NCHW: float32, what the encoder makes of source frames; at least one. Tables are fitted to them.
+        distortion: The task's, called without targets: `littoral.train.distortions.distortion_of`.
+        held_NCHW: Of frames that the split was not trained on, to choose deadzones by; without it, by the others.
+    Raises:
+        ModelOutputError: a latent is not finite.
+        ValueError: the numbers do not fit each other or the codec's limits.
+    """
+    if options.deadzones is None:
+        seen = latents_NCHW if held_NCHW is None else held_NCHW
+        found = choose_deadzones(bottleneck, tail, seen, distortion, options, progress=progress)
+        options = replace(options, deadzones=found)
+    return build_codec(bottleneck, latents_NCHW, options)
+
+
+def choose_deadzones(
+    bottleneck: Bottleneck,
+    tail: nn.Module,
+    latents_NCHW: FloatArray,
+    distortion: Distortion,
+    options: TableOptions,
+    *,
+    progress: Progress = lambda _line: None,
+) -> tuple[float, ...]:
+    """For each level the size that spares most bytes beyond what the loss by it is worth (`price_of_loss`).
+
+    A loss is the task's distance from the tail's own answers to latents that are not rounded, so nothing need be known
+    of the frames. Sizes are tried from the smallest on, until one spares less than its loss is worth.
+
+    Args:
+        latents_NCHW: The first so many as ``options.choice`` says are looked at.
+    Returns:
+        One for each level, or nothing where no level has any. A single level has none: nothing says what a loss is
+        worth there.
+    """
+    choice, num_levels = options.choice, bottleneck.num_levels
+    if num_levels < 2 or not choice.sizes:
+        return ()
+    size = int(np.prod(latents_NCHW.shape[1:]))
+    count = min(max(choice.most_symbols // size, choice.least_frames), choice.most_frames)
+    trials = _Trials(bottleneck, tail, latents_NCHW[:count], distortion, options)
+    progress(f"deadzones of {num_levels} levels by {len(trials.latents)} frames")
+    plain = [trials.run(level, 0.0) for level in range(num_levels)]
+    found = []
+    for level, before in enumerate(plain):
+        deadzone, spared = _best(trials, plain, level)
+        found.append(deadzone)
+        progress(
+            f"level {level}, {before.payload_bytes:.4g} bytes rounded to the nearest: "
+            + (f"a deadzone of {deadzone:g} spares {spared:.3g} beyond its loss" if deadzone else "no deadzone pays")
+        )
+    return tuple(found) if any(found) else ()
+
+
+def price_of_loss(plain: Sequence[Trial], level: int) -> float | None:
+    """What a unit of loss is worth at a level, in bytes: what the step from the next coarser level costs and gives.
+
+    Frames may be sent at one level or the other, so any point between the two can be had without a deadzone; one that
+    lies above costs more than it spares. The coarsest level has no coarser one: its price is that of the step from it,
+    where a loss is worth more bytes than below, so that the error is on the side of no deadzone.
+
+    Args:
+        plain: Of at least 2 levels, rounded to the nearest, the coarsest first.
+    Returns:
+        None where the finer level takes no more bytes, or loses no less.
+    """
+    coarse, fine = plain[max(level - 1, 0)], plain[max(level, 1)]
+    more_bytes, less_loss = fine.payload_bytes - coarse.payload_bytes, coarse.loss - fine.loss
+    return more_bytes / less_loss if more_bytes > 0 and less_loss > 0 else None
+
+
+def spared_bytes(before: Trial, after: Trial, price: float) -> float:
+    """Bytes that go, less those that the change of the loss is worth."""
+    return before.payload_bytes - after.payload_bytes - price * (after.loss - before.loss)
+
+
+def _best(trials: _Trials, plain: Sequence[Trial], level: int) -> tuple[float, float]:
+    """The size, 0 for none, and the bytes that it spares."""
+    choice, before = trials.options.choice, plain[level]
+    price = price_of_loss(plain, level)
+    best, most = 0.0, 0.0
+    for deadzone in () if price is None else choice.sizes:
+        spared = spared_bytes(before, trials.run(level, deadzone), price or 0.0)
+        if not spared > 0:
+            break
+        if spared > most:
+            best, most = deadzone, spared
+    return (best, most) if most >= choice.least_saving * before.payload_bytes else (0.0, 0.0)
+
+
+class _Trials:
+    """Rounds, codes and answers the same latents again and again."""
+
+    def __init__(
+        self,
+        bottleneck: Bottleneck,
+        tail: nn.Module,
+        latents_NCHW: FloatArray,
+        distortion: Distortion,
+        options: TableOptions,
+    ) -> None:
+        self.latents, self.options = latents_NCHW, options
+        self._kept, self._tail, self._distortion = bottleneck.kept, tail, distortion
+        self._gains_LC = np.ascontiguousarray(bottleneck.gains.detach().cpu().float().numpy())
+        self._priors = [bottleneck.channel_priors(level) for level in range(bottleneck.num_levels)]
+        plain = [self._symbols(level, 0.0) for level in range(bottleneck.num_levels)]
+        self._contexts = contexts_pay(plain, self._priors, options)
+        self._held: dict[int, Tensor] = {}
+
+    def run(self, level: int, deadzone: float) -> Trial:
+        """A level with a deadzone."""
+        symbols = self._symbols(level, deadzone)
+        tables = self._tables(symbols, level)
+        sizes = [predict_bytes(rate_bits(frame, tables, level=0)) for frame in symbols]
+        return Trial(float(np.mean(sizes)), self._loss(symbols, level))
+
+    def _symbols(self, level: int, deadzone: float) -> np.ndarray:
+        kept = self._kept[level]
+        return to_symbols(self.latents[:, :kept], self._gains_LC[level, :kept], deadzone)
+
+    def _tables(self, symbols: np.ndarray, level: int) -> CodecTables:
+        if self._contexts:
+            return context_tables([symbols], self.options)
+        return static_tables([symbols], [self._priors[level]], self.options)
+
+    def _loss(self, symbols: np.ndarray, level: int) -> float:
+        total = 0.0
+        for start in range(0, len(symbols), _BATCH):
+            part = symbols[start : start + _BATCH]
+            padded = np.zeros((len(part), *self.latents.shape[1:]), np.float32)
+            padded[:, : part.shape[1]] = part
+            outputs = torch.from_numpy(tail_outputs(self._tail, padded, level))
+            total += float(self._distortion(outputs, self._answers(start), None).sum())
+        return total / len(symbols)
+
+    def _answers(self, start: int) -> Tensor:
+        """To a batch of latents as they are, in the finest level's steps."""
+        if start in self._held:
+            return self._held[start]
+        finest = len(self._gains_LC) - 1
+        scaled = self.latents[start : start + _BATCH] * self._gains_LC[finest, :, None, None]
+        scaled[:, self._kept[finest] :] = 0
+        answers = torch.from_numpy(tail_outputs(self._tail, scaled, finest))
+        if answers.numel() * (len(self._held) + 1) <= _MOST_HELD:
+            self._held[start] = answers
+        return answers

@@ -1,0 +1,140 @@
+"""Deadzones of a split's levels: one is taken if it spares more than its loss is worth by the levels' own price."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from torch import Tensor, nn
+
+from littoral.models.bottleneck import Bottleneck, to_split_tail
+from littoral.models.entropy import FactorisedPrior
+from littoral.train.deadzones import Trial, choose_deadzones, fit_codec, price_of_loss, spared_bytes
+from littoral.train.tables import DeadzoneOptions, TableOptions
+
+USUAL = TableOptions(contexts=None)
+"""Tables per channel are enough here, and quicker."""
+NONE = dataclasses.replace(USUAL, deadzones=())
+PLAIN = (Trial(60.0, 0.5), Trial(100.0, 0.1), Trial(200.0, 0.05))
+
+
+def test_a_loss_is_worth_what_the_step_from_the_next_coarser_level_costs() -> None:
+    assert [price_of_loss(PLAIN, level) for level in range(3)] == pytest.approx([100, 100, 2000])
+    assert price_of_loss((Trial(60.0, 0.5), Trial(60.0, 0.1)), 1) is None, "a finer level that costs nothing"
+    assert price_of_loss((Trial(60.0, 0.5), Trial(100.0, 0.5)), 1) is None, "and one that gives nothing"
+
+
+def test_what_a_mix_of_two_levels_gives_too_spares_nothing() -> None:
+    """Half of the frames at each level: a deadzone that does the same is not worth having."""
+    half = Trial(80.0, 0.3)
+    assert spared_bytes(PLAIN[1], half, price=100) == pytest.approx(0)
+    assert spared_bytes(PLAIN[1], dataclasses.replace(half, payload_bytes=79.0), price=100) == pytest.approx(1)
+    assert spared_bytes(PLAIN[1], dataclasses.replace(half, loss=0.29), price=100) == pytest.approx(1)
+
+
+def bottleneck_of(*gains: float, channels: int = 2) -> Bottleneck:
+    """Whose encoder and decoder change nothing."""
+    prior = FactorisedPrior(len(gains), channels)
+    return Bottleneck(
+        nn.Identity(),
+        nn.Identity(),
+        prior,
+        num_channels=channels,
+        num_levels=len(gains),
+        starting_gains=gains,
+    ).eval()
+
+
+class Sum(nn.Module):
+    """Of a frame's features, each weighed by what ``of`` makes of it: ``(B, 1)``."""
+
+    def __init__(self, of: str) -> None:
+        super().__init__()
+        self.of = of
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.of == "large":  # what is little says nothing
+            features = features * (features.abs() > 3)
+        return features.flatten(1)[:, :, None]
+
+
+def squared(outputs: Tensor, reference: Tensor, targets: Tensor | None) -> Tensor:
+    """A distortion."""
+    assert targets is None, "nothing is known of the frames"
+    return (outputs - reference).square().flatten(1).mean(1)
+
+
+def sparse_latents(num: int = 300) -> np.ndarray:
+    """Most values are little, some are large: a source for which a deadzone is made."""
+    rng = np.random.default_rng(0)
+    little, large = rng.normal(0, 0.6, (num, 2, 4, 4)), rng.choice([-6.0, 6.0], (num, 2, 4, 4))
+    return np.where(rng.random((num, 2, 4, 4)) < 0.1, large + rng.normal(0, 1, little.shape), little).astype(np.float32)
+
+
+def chosen(bottleneck: Bottleneck, of: str, options: TableOptions = USUAL, **told: object) -> tuple[float, ...]:
+    tail = to_split_tail(bottleneck, Sum(of))
+    return choose_deadzones(bottleneck, tail, sparse_latents(), squared, options, **told)  # type: ignore[arg-type]
+
+
+def test_where_small_values_say_nothing_the_largest_is_taken_and_where_they_do_none() -> None:
+    said: list[str] = []
+    assert chosen(bottleneck_of(0.25, 1.0), "large", progress=said.append)[1] == 0.2
+    assert "by 300 frames" in said[0]
+    assert "a deadzone of 0.2 spares" in said[2]
+    uniform = np.random.default_rng(1).uniform(-8, 8, (300, 2, 4, 4)).astype(np.float32)
+    bottleneck = bottleneck_of(0.25, 1.0)
+    found = choose_deadzones(bottleneck, to_split_tail(bottleneck, Sum("all")), uniform, squared, USUAL)
+    assert found == (), "of a level source no value is likelier for being nearer to 0, so nothing is spared"
+
+
+def test_a_saving_below_the_least_one_is_none() -> None:
+    dear = dataclasses.replace(USUAL, choice=DeadzoneOptions(least_saving=0.9))
+    assert chosen(bottleneck_of(0.25, 1.0), "large", dear) == ()
+
+
+def test_a_single_level_has_no_price_and_no_deadzone() -> None:
+    assert chosen(bottleneck_of(1.0), "large") == ()
+
+
+def test_what_is_given_is_taken_and_nothing_is_tried() -> None:
+    bottleneck, latents = bottleneck_of(0.25, 1.0), sparse_latents()
+
+    def never(*_args: object) -> Tensor:
+        raise AssertionError("a trial")
+
+    for given in ((0.1, 0.3), ()):
+        codec = fit_codec(bottleneck, nn.Identity(), latents, never, dataclasses.replace(USUAL, deadzones=given))
+        assert codec.deadzones == pytest.approx(given)
+
+
+def test_they_are_chosen_by_held_back_frames_where_there_are_some_and_tables_fitted_to_the_others() -> None:
+    bottleneck, latents = bottleneck_of(0.25, 1.0), sparse_latents()
+    tail = to_split_tail(bottleneck, Sum("large"))
+    assert fit_codec(bottleneck, tail, latents, squared, USUAL).deadzones[1] > 0
+    level = np.random.default_rng(1).choice([-5.0, 5.0], latents.shape).astype(np.float32)
+    by_held = fit_codec(bottleneck, tail, latents, squared, USUAL, held_NCHW=level)
+    assert by_held.deadzones == (), "no value of theirs is near an edge of rounding"
+    assert by_held.tables.digest == fit_codec(bottleneck, tail, latents, squared, NONE).tables.digest
+
+
+def test_the_codec_that_is_fitted_takes_fewer_bytes_than_one_that_rounds_to_the_nearest() -> None:
+    """With tables by neighbours, as a build makes them."""
+    bottleneck, latents = bottleneck_of(0.25, 1.0), sparse_latents()
+    tail = to_split_tail(bottleneck, Sum("large"))
+    sizes = [
+        sum(len(codec.encode(latent, 1)) for latent in latents)
+        for codec in (
+            fit_codec(bottleneck, tail, latents, squared, TableOptions()),
+            fit_codec(bottleneck, tail, latents, squared, TableOptions(deadzones=())),
+        )
+    ]
+    assert sizes[0] < 0.95 * sizes[1]
+
+
+@pytest.mark.parametrize("sizes", [(0.2, 0.1), (0.1, 0.1), (0.0, 0.1), (0.1, 0.5)], ids=str)
+def test_sizes_that_make_no_sense_are_refused(sizes: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"climbing ones above 0 and below 0\.5"):
+        DeadzoneOptions(sizes=sizes)
+    with pytest.raises(ValueError, match="least_saving"):
+        DeadzoneOptions(least_saving=1.0)
