@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from littoral.models.bottleneck import Bottleneck, to_split_tail
 from littoral.models.entropy import FactorisedPrior
-from littoral.train.deadzones import Trial, choose_deadzones, fit_codec, price_of_loss, spared_bytes
+from littoral.train.deadzones import Trial, best_size, choose_deadzones, fit_codec, price_of_loss
 from littoral.train.tables import DeadzoneOptions, TableOptions
 
 USUAL = TableOptions(contexts=None)
@@ -25,12 +25,22 @@ def test_a_loss_is_worth_what_the_step_from_the_next_coarser_level_costs() -> No
     assert price_of_loss((Trial(60.0, 0.5), Trial(100.0, 0.5)), 1) is None, "and one that gives nothing"
 
 
-def test_what_a_mix_of_two_levels_gives_too_spares_nothing() -> None:
-    """Half of the frames at each level: a deadzone that does the same is not worth having."""
-    half = Trial(80.0, 0.3)
-    assert spared_bytes(PLAIN[1], half, price=100) == pytest.approx(0)
-    assert spared_bytes(PLAIN[1], dataclasses.replace(half, payload_bytes=79.0), price=100) == pytest.approx(1)
-    assert spared_bytes(PLAIN[1], dataclasses.replace(half, loss=0.29), price=100) == pytest.approx(1)
+def tried(spared: float, loss: float, *sizes: float) -> dict[float, Trial]:
+    """Of a level of 100 bytes: what deadzones spare is so many times their size, their loss of its square."""
+    return {size: Trial(100.0 - spared * size, 0.1 + loss * size**2) for size in sizes}
+
+
+@pytest.mark.parametrize("price", [100, 1000], ids=str)
+def test_the_size_is_where_one_more_byte_spared_costs_as_much_loss_as_a_byte_is_worth(price: float) -> None:
+    size, spared = best_size(PLAIN[1], tried(200, 10.0, 0.1, 0.2), price)
+    assert size == pytest.approx(200 / (2 * price * 10.0), abs=0.005)
+    assert spared == pytest.approx(200 * size - price * 10.0 * size**2)
+
+
+def test_what_costs_nothing_is_taken_as_far_as_it_was_tried_and_what_spares_nothing_is_not() -> None:
+    assert best_size(PLAIN[1], tried(200, 0.0, 0.1, 0.2), 100) == pytest.approx((0.2, 40))
+    assert best_size(PLAIN[1], tried(-50, 0.0, 0.1, 0.2), 100) == (0.0, 0.0)
+    assert best_size(PLAIN[1], tried(200, float("nan"), 0.1, 0.2), 100) == (0.0, 0.0)
 
 
 def bottleneck_of(*gains: float, channels: int = 2) -> Bottleneck:
@@ -132,9 +142,9 @@ def test_the_codec_that_is_fitted_takes_fewer_bytes_than_one_that_rounds_to_the_
     assert sizes[0] < 0.95 * sizes[1]
 
 
-@pytest.mark.parametrize("sizes", [(0.2, 0.1), (0.1, 0.1), (0.0, 0.1), (0.1, 0.5)], ids=str)
+@pytest.mark.parametrize("sizes", [(0.1,), (0.1, 0.1), (0.0, 0.1), (0.1, 0.5)], ids=str)
 def test_sizes_that_make_no_sense_are_refused(sizes: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match=r"climbing ones above 0 and below 0\.5"):
+    with pytest.raises(ValueError, match=r"two or more above 0 and below 0\.5"):
         DeadzoneOptions(sizes=sizes)
     with pytest.raises(ValueError, match="least_saving"):
         DeadzoneOptions(least_saving=1.0)

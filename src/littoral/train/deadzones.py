@@ -5,7 +5,7 @@ Axes: N frames, B batch, C channels, H height, W width, L levels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -74,10 +74,10 @@ def choose_deadzones(
     *,
     progress: Progress = lambda _line: None,
 ) -> tuple[float, ...]:
-    """For each level the size that spares most bytes beyond what the loss by it is worth (`price_of_loss`).
+    """For each level the size that spares most bytes beyond what its loss is worth (`price_of_loss`, `best_size`).
 
     A loss is the task's distance from the tail's own answers to latents that are not rounded, so nothing need be known
-    of the frames. Sizes are tried from the smallest on, until one spares less than its loss is worth.
+    of the frames.
 
     Args:
         latents_NCHW: The first so many as ``options.choice`` says are looked at.
@@ -86,7 +86,7 @@ def choose_deadzones(
         worth there.
     """
     choice, num_levels = options.choice, bottleneck.num_levels
-    if num_levels < 2 or not choice.sizes:
+    if num_levels < 2:
         return ()
     size = int(np.prod(latents_NCHW.shape[1:]))
     count = min(max(choice.most_symbols // size, choice.least_frames), choice.most_frames)
@@ -95,11 +95,15 @@ def choose_deadzones(
     plain = [trials.run(level, 0.0) for level in range(num_levels)]
     found = []
     for level, before in enumerate(plain):
-        deadzone, spared = _best(trials, plain, level)
-        found.append(deadzone)
+        price = price_of_loss(plain, level)
+        deadzone, spared = 0.0, 0.0
+        if price is not None:
+            deadzone, spared = best_size(before, {size: trials.run(level, size) for size in choice.sizes}, price)
+        pays = deadzone > 0 and spared >= choice.least_saving * before.payload_bytes
+        found.append(deadzone if pays else 0.0)
         progress(
             f"level {level}, {before.payload_bytes:.4g} bytes rounded to the nearest: "
-            + (f"a deadzone of {deadzone:g} spares {spared:.3g} beyond its loss" if deadzone else "no deadzone pays")
+            + (f"a deadzone of {deadzone:g} spares {spared:.3g} beyond its loss" if pays else "no deadzone pays")
         )
     return tuple(found) if any(found) else ()
 
@@ -121,23 +125,28 @@ def price_of_loss(plain: Sequence[Trial], level: int) -> float | None:
     return more_bytes / less_loss if more_bytes > 0 and less_loss > 0 else None
 
 
-def spared_bytes(before: Trial, after: Trial, price: float) -> float:
-    """Bytes that go, less those that the change of the loss is worth."""
-    return before.payload_bytes - after.payload_bytes - price * (after.loss - before.loss)
+def best_size(before: Trial, tried: Mapping[float, Trial], price: float) -> tuple[float, float]:
+    """The deadzone that spares most bytes less ``price`` times the loss by it, and how many these are.
 
+    A value that a deadzone of d moves lies within d of an edge of rounding: there are as many of them as d is large,
+    and the square of the error of each grows by up to 2 d. So what is spared is taken for ``a d - b d^2`` and the loss
+    for ``c d^2``, fitted to all sizes: a small one's own loss is too little to be measured on a few thousand frames.
 
-def _best(trials: _Trials, plain: Sequence[Trial], level: int) -> tuple[float, float]:
-    """The size, 0 for none, and the bytes that it spares."""
-    choice, before = trials.options.choice, plain[level]
-    price = price_of_loss(plain, level)
-    best, most = 0.0, 0.0
-    for deadzone in () if price is None else choice.sizes:
-        spared = spared_bytes(before, trials.run(level, deadzone), price or 0.0)
-        if not spared > 0:
-            break
-        if spared > most:
-            best, most = deadzone, spared
-    return (best, most) if most >= choice.least_saving * before.payload_bytes else (0.0, 0.0)
+    Args:
+        before: Without a deadzone.
+        tried: By size, two or more.
+    Returns:
+        The size, from 0 to the largest that was tried, in hundredths; and the bytes.
+    """
+    sizes = np.array(sorted(tried))
+    spared = np.array([before.payload_bytes - tried[size].payload_bytes for size in sizes.tolist()])
+    losses = np.array([tried[size].loss - before.loss for size in sizes.tolist()])
+    (slope, bend), *_ = np.linalg.lstsq(np.stack([sizes, sizes**2], axis=1), spared, rcond=None)
+    bend -= price * float(losses @ sizes**2 / (sizes**2 @ sizes**2))
+    candidates = np.arange(round(100 * float(sizes[-1])) + 1) / 100
+    worth = slope * candidates + bend * candidates**2
+    best = int(worth.argmax())
+    return (float(candidates[best]), float(worth[best])) if np.isfinite(worth[best]) else (0.0, 0.0)
 
 
 class _Trials:
