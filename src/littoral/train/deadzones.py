@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from littoral.bundle.split import SplitCodec, to_symbols
 from littoral.core.arrays import FloatArray
-from littoral.core.codec import predict_bytes, rate_bits
+from littoral.core.codec import Symbols, predict_bytes, rate_bits
 from littoral.core.codec_tables import CodecTables
 from littoral.models.bottleneck import Bottleneck
 from littoral.train.split_answers import tail_outputs
@@ -53,14 +53,15 @@ def fit_codec(
         tail: The `littoral.models.bottleneck.SplitTail` that goes with the bottleneck.
         latents_NCHW: float32, what the encoder makes of source frames; at least one. Tables are fitted to them.
         distortion: The task's, called without targets: `littoral.train.distortions.distortion_of`.
-        held_NCHW: Of frames that the split was not trained on, to choose deadzones by; without it, by the others.
+        held_NCHW: Of frames that the split was not trained on, for the losses by deadzones; without it, the others.
     Raises:
         ModelOutputError: a latent is not finite.
         ValueError: the numbers do not fit each other or the codec's limits.
     """
     if options.deadzones is None:
-        seen = latents_NCHW if held_NCHW is None else held_NCHW
-        found = choose_deadzones(bottleneck, tail, seen, distortion, options, progress=progress)
+        found = choose_deadzones(
+            bottleneck, tail, latents_NCHW, distortion, options, held_NCHW=held_NCHW, progress=progress
+        )
         options = replace(options, deadzones=found)
     return build_codec(bottleneck, latents_NCHW, options)
 
@@ -72,6 +73,7 @@ def choose_deadzones(
     distortion: Distortion,
     options: TableOptions,
     *,
+    held_NCHW: FloatArray | None = None,
     progress: Progress = lambda _line: None,
 ) -> tuple[float, ...]:
     """For each level the size that spares most bytes beyond what its loss is worth (`price_of_loss`, `best_size`).
@@ -81,6 +83,7 @@ def choose_deadzones(
 
     Args:
         latents_NCHW: The first so many as ``options.choice`` says are looked at.
+        held_NCHW: The same, for the losses; bytes are those of the others.
     Returns:
         One for each level, or nothing where no level has any. A single level has none: nothing says what a loss is
         worth there.
@@ -90,8 +93,12 @@ def choose_deadzones(
         return ()
     size = int(np.prod(latents_NCHW.shape[1:]))
     count = min(max(choice.most_symbols // size, choice.least_frames), choice.most_frames)
-    trials = _Trials(bottleneck, tail, latents_NCHW[:count], distortion, options)
-    progress(f"deadzones of {num_levels} levels by {len(trials.latents)} frames")
+    coded = latents_NCHW[:count]
+    answered = coded if held_NCHW is None else held_NCHW[:count]
+    trials = _Trials(bottleneck, tail, coded, answered, distortion, options)
+    progress(
+        f"deadzones of {num_levels} levels by {len(answered)} {'source' if held_NCHW is None else 'held back'} frames"
+    )
     plain = [trials.run(level, 0.0) for level in range(num_levels)]
     found = []
     for level, before in enumerate(plain):
@@ -150,45 +157,48 @@ def best_size(before: Trial, tried: Mapping[float, Trial], price: float) -> tupl
 
 
 class _Trials:
-    """Rounds, codes and answers the same latents again and again."""
+    """Rounds and codes the same latents again and again, and answers the same, or others."""
 
     def __init__(
         self,
         bottleneck: Bottleneck,
         tail: nn.Module,
-        latents_NCHW: FloatArray,
+        coded_NCHW: FloatArray,
+        answered_NCHW: FloatArray,
         distortion: Distortion,
         options: TableOptions,
     ) -> None:
-        self.latents, self.options = latents_NCHW, options
+        self._coded, self._answered, self._options = coded_NCHW, answered_NCHW, options
         self._kept, self._tail, self._distortion = bottleneck.kept, tail, distortion
         self._gains_LC = np.ascontiguousarray(bottleneck.gains.detach().cpu().float().numpy())
         self._priors = [bottleneck.channel_priors(level) for level in range(bottleneck.num_levels)]
-        plain = [self._symbols(level, 0.0) for level in range(bottleneck.num_levels)]
+        plain = [self._symbols(coded_NCHW, level, 0.0) for level in range(bottleneck.num_levels)]
         self._contexts = contexts_pay(plain, self._priors, options)
         self._held: dict[int, Tensor] = {}
 
     def run(self, level: int, deadzone: float) -> Trial:
         """A level with a deadzone."""
-        symbols = self._symbols(level, deadzone)
+        symbols = self._symbols(self._coded, level, deadzone)
         tables = self._tables(symbols, level)
         sizes = [predict_bytes(rate_bits(frame, tables, level=0)) for frame in symbols]
+        if self._answered is not self._coded:
+            symbols = self._symbols(self._answered, level, deadzone)
         return Trial(float(np.mean(sizes)), self._loss(symbols, level))
 
-    def _symbols(self, level: int, deadzone: float) -> np.ndarray:
+    def _symbols(self, latents_NCHW: FloatArray, level: int, deadzone: float) -> Symbols:
         kept = self._kept[level]
-        return to_symbols(self.latents[:, :kept], self._gains_LC[level, :kept], deadzone)
+        return to_symbols(latents_NCHW[:, :kept], self._gains_LC[level, :kept], deadzone)
 
-    def _tables(self, symbols: np.ndarray, level: int) -> CodecTables:
+    def _tables(self, symbols: Symbols, level: int) -> CodecTables:
         if self._contexts:
-            return context_tables([symbols], self.options)
-        return static_tables([symbols], [self._priors[level]], self.options)
+            return context_tables([symbols], self._options)
+        return static_tables([symbols], [self._priors[level]], self._options)
 
-    def _loss(self, symbols: np.ndarray, level: int) -> float:
+    def _loss(self, symbols: Symbols, level: int) -> float:
         total = 0.0
         for start in range(0, len(symbols), _BATCH):
             part = symbols[start : start + _BATCH]
-            padded = np.zeros((len(part), *self.latents.shape[1:]), np.float32)
+            padded = np.zeros((len(part), *self._answered.shape[1:]), np.float32)
             padded[:, : part.shape[1]] = part
             outputs = torch.from_numpy(tail_outputs(self._tail, padded, level))
             total += float(self._distortion(outputs, self._answers(start), None).sum())
@@ -199,7 +209,7 @@ class _Trials:
         if start in self._held:
             return self._held[start]
         finest = len(self._gains_LC) - 1
-        scaled = self.latents[start : start + _BATCH] * self._gains_LC[finest, :, None, None]
+        scaled = self._answered[start : start + _BATCH] * self._gains_LC[finest, :, None, None]
         scaled[:, self._kept[finest] :] = 0
         answers = torch.from_numpy(tail_outputs(self._tail, scaled, finest))
         if answers.numel() * (len(self._held) + 1) <= _MOST_HELD:

@@ -95,7 +95,7 @@ def test_a_segmentation_split_is_trained_measured_and_goes_on_from_its_checkpoin
     data = Segmented(names=tuple("abcd"), frames=list(frames), truths=list(truths))
     said: list[str] = []
     codec = codec_of_dense(bottleneck, tail, segmenter, frames, said.append)
-    assert said[0] == "deadzones of 2 levels by 4 frames"
+    assert said[0] == "deadzones of 2 levels by 4 source frames"
     coarse, fine = split_rows(bottleneck, tail, segmenter, codec, data)
     assert 0 < coarse["bytes"] < fine["bytes"]
     assert 0 <= coarse["miou"] <= 100
