@@ -77,4 +77,4 @@ def test_a_quick_run_says_that_its_accuracies_mean_nothing(tmp_path: Path) -> No
     (folder / "split.json").write_text(json.dumps(quick))
     assert make_docs.main([], tmp_path) == 0
     page = (tmp_path / "docs" / "results" / "split.md").read_text()
-    assert "Its accuracies mean nothing.** All 9 units are there." in page
+    assert "Its numbers mean nothing.** All 9 units are there." in page
