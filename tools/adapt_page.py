@@ -77,6 +77,42 @@ def wide(rows: Rows, table: Callable[..., str]) -> list[str]:
     return out
 
 
+def readme_table(document: dict[str, Any], table: TableMaker) -> str:
+    """The methods on the continual stream, for people who read one page."""
+    told = {
+        "source": "nothing adapts",
+        "device_statistics": "our device's statistics alone",
+        "roid": "ROID, trained on the device",
+        "parity_paper": "CEMA, as its paper states it",
+        "parity_shipped": "CEMA, as its code runs",
+        "product": "**Littoral**",
+        "teacher_everything": "the teacher itself, adapted on every frame",
+    }
+    rows = [row for row in document["rows"] if "accuracy" in row and row["stream"] == "continual"]
+    of_teacher = [row for row in rows if row["teacher"] in ("resnet56_augmix", None)]
+    kind = "headline" if {row["method"] for row in of_teacher if row["table"] == "headline"} >= set(told) else "wide"
+    chosen = [row for row in of_teacher if row["table"] == kind]
+    if not chosen:
+        return "No row of the continual stream is there yet."
+    lines = []
+    for method, words in told.items():
+        if group := [row for row in chosen if row["method"] == method]:
+            ways = [
+                f"{fmean(row[to] / row['frames'] for row in group):.0f}" for to in ("uplink_bytes", "downlink_bytes")
+            ]
+            trains = fmean(row["backward_passes"] for row in group)
+            lines.append([words, f"{fmean(row['accuracy'] for row in group):.1f}", *ways, "yes" if trains else "no"])
+    seeds = ", ".join(map(str, sorted({row["seed"] for row in chosen})))
+    words = (
+        "ResNet-20 on CIFAR-10, 15 corruptions at severity 5 one after another, "
+        f"{chosen[0]['frames_per_shift']:,} frames each, a ResNet-56 made robust by augmentation as teacher, seeds: "
+        f"{seeds}. Other streams, fleets and a hostile device: [docs/results/adapt.md](docs/results/adapt.md). Made by "
+        "`littoral bench adapt`."
+    )
+    head = ["fifteen worlds in a row", "right, %", "kB up per 1,000 frames", "kB down", "backward passes on the device"]
+    return table(head, lines) + "\n\n" + words
+
+
 def fleet(rows: Rows, table: Callable[..., str]) -> list[str]:
     """Eight devices in four domains."""
     chosen = [row for row in rows if row["devices"] > 1]

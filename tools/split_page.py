@@ -65,6 +65,30 @@ def points(rows: Rows, table: Callable[..., str]) -> list[str]:
     return ["## Splits", words, table(head, lines)]
 
 
+def readme_table(document: dict[str, Any], table: TableMaker) -> str:
+    """The product's levels, each beside the smallest picture that is as often right, for people who read one page."""
+    rows = document["rows"]
+    lines: Rows = []
+    levels = [row for row in rows if (row["kind"], row["method"]) == ("split", "product")]
+    pictures = [row for row in rows if (row["kind"], row["method"]) == ("codec", "webp")]
+    for level in sorted({row["level"] for row in levels}):
+        group = [row for row in levels if row["level"] == level]
+        right = fmean(row["accuracy"] for row in group)
+        as_right = [row for row in pictures if row["accuracy"] >= right]
+        smallest = min(as_right, key=lambda row: float(row["bytes"]), default=None)
+        picture = ["none is", ""] if smallest is None else [smallest["quality"], f"{smallest['bytes']:.0f}"]
+        lines.append([level, f"{right:.1f}", _mean(group, "bytes", 0), *picture])
+    ends = {row["method"]: f"{row['accuracy']:.1f}" for row in rows if row["kind"] == "fixed"}
+    words = (
+        "CIFAR-10. ResNet-20 runs on the device; ResNet-56 in the cloud finishes what two of its three stages made of "
+        f"the frame, or answers the picture. The device alone is right on {ends.get('device_only', '?')} %, the cloud "
+        f"given the frame without loss on {ends.get('cloud_lossless', '?')}. All of it: "
+        "[docs/results/split.md](docs/results/split.md). Made by `littoral bench split`."
+    )
+    head = ["a split's level", "right, %", "bytes a frame", "WebP as often right: quality", "bytes"]
+    return table(head, lines) + "\n\n" + words
+
+
 def local(rows: Rows, table: Callable[..., str]) -> list[str]:
     """What sends nothing, and what sends everything."""
     chosen = [row for row in rows if row["kind"] in ("fixed", "local_only")]

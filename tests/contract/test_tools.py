@@ -237,7 +237,10 @@ def test_the_page_of_adapt_has_its_plot_and_says_what_is_missing(tmp_path: Path)
     folder = tmp_path / "benchmarks" / "results"
     folder.mkdir(parents=True)
     (folder / "adapt.json").write_text(json.dumps(adapt_document(["wide sar/mixed (4)"])))
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- adapt -->\n<!-- /adapt -->\n")
     assert make_docs.main([], tmp_path) == 0
+    assert "| ROID, trained on the device | 60.0 |" in readme.read_text()
     page = (tmp_path / "docs" / "results" / "adapt.md").read_text()
     assert "5 of 9 rows are there. Missing: wide sar/mixed (4)." in page
     assert "| continual | resnet56_augmix | product | 2 | 60.50 (1.00) | 8.0 | 20.0 |" in page
