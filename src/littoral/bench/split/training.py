@@ -27,6 +27,7 @@ from littoral.bench.split.material import (
 )
 from littoral.bench.split.unit import Training
 from littoral.bench.streams.cifar import CLASS_NAMES
+from littoral.bench.unit import config_of
 from littoral.bundle import SplitCodec
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.tasks import Classification
@@ -174,7 +175,7 @@ def _run(training: Training, material: SplitMaterial, tell: Say) -> tuple[_Plann
     planned = _plan(training, material)
     folder = material.work / "trained" / f"{training.folder}-{_digest(planned)}"
     with alone(folder):
-        (folder / "config.json").write_text(json.dumps(training.config(), indent=1))
+        (folder / "config.json").write_text(json.dumps(config_of(training), indent=1))
         train_split(
             planned.recipe,
             planned.networks,
