@@ -162,7 +162,8 @@ def test_the_tables_units_are_made_of_the_network_and_of_the_folders_frames(
     points = {}
     for unit in quick_plan():
         if unit.kind.startswith("dense_"):
-            points[f"{unit.method}/{unit.variant}"] = make_unit(unit, tmp_path, tmp_path / "work", lambda *told: None)["points"]
+            made = make_unit(unit, tmp_path, tmp_path / "work", lambda *told: None)
+            points[f"{unit.method}/{unit.variant}"] = made["points"]
     assert list(points) == ["device_only/cgnet", "webp/cgnet", "dense/cgnet", "cloud_lossless/cgnet"]
     ((nothing,), webp, split, (everything,)) = points.values()
     assert (nothing["bytes"], nothing["accuracy"]) == (0, everything["accuracy"])
