@@ -17,6 +17,7 @@ from typing import Self, cast
 import numpy as np
 
 from littoral.bundle import Bundle
+from littoral.bundle.images import LOSSLESS, check_coding
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.drift import StatisticsConfig
 from littoral.core.product import ProductConfig
@@ -28,7 +29,6 @@ from littoral.edge.counters import DeviceStatus, read_counters
 from littoral.edge.dense import DenseAnswer, Judged, judge
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exits import ExitRuntime
-from littoral.edge.images import LOSSLESS, check_coding
 from littoral.edge.link import CloudLink
 from littoral.edge.maintenance import Maintenance
 from littoral.edge.offload import Encoder, Finished, Offloading, open_encoder
@@ -60,7 +60,7 @@ class DeviceConfig:
     adapt_statistics: bool = True
     """False serves the source's statistics for ever."""
     uplink_coding: str = LOSSLESS
-    """How a chosen frame is coded: ``lossless`` takes what is smallest; see `littoral.edge.images.encode_image`."""
+    """How a chosen frame is coded: ``lossless`` takes what is smallest; see `littoral.bundle.images.encode_image`."""
     outbox_capacity_bytes: int = 16 * 1024 * 1024
     max_waiting_bytes: int = 8 * 1024 * 1024
     """The most raw bytes of frames that wait in memory for the background thread. With a byte budget these are frames
