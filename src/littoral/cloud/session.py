@@ -28,6 +28,7 @@ from littoral.wire.messages import (
     HELLO_PURPOSE,
     NONCE_BYTES,
     TAKES_LABELS,
+    TAKES_PICTURES,
     Ack,
     Challenge,
     DurableMessage,
@@ -134,6 +135,7 @@ class Session:
                 credit_bytes=self._hub.limits.credit_bytes,
                 envelope=self._hub.envelope.data,
                 envelope_signature=self._hub.envelope.signature,
+                takes=TAKES_PICTURES if self._hub.tails.takes_pictures else 0,
             )
         )
         works = [self._read(), self._commit(), self._push(), self._watch()]
