@@ -13,6 +13,7 @@
 - A link that is down, that is too slow for the deadline, or of which nothing recent is known is not used
   (`littoral.core.route_link.LinkLatch`); the device answers, and a ping behind such an answer finds out more.
 - No byte is spent that the budget has not.
+- No picture is sent to a cloud that answers none.
 
 Pure but for its own state: no clock, no random numbers; times and the audit's coin are passed in.
 """
@@ -134,6 +135,7 @@ class Router:
                 f"point {moment.point} with {len(moment.thresholds)} thresholds came, expected 0 to {points} with "
                 f"{points - 1}"
             )
+        self.known.takes_pictures(moment.pictures)
         point, at_end = moment.point, moment.point == points
         remaining_ms = self.config.deadline_ms - self.config.spare_ms - moment.elapsed_ms
         thresholds = self._stance.thresholds(moment.thresholds)
@@ -148,8 +150,8 @@ class Router:
         onward = math.inf
         if not at_end and self.known.step_high_ms[point] <= remaining_ms:
             onward = float(plan.onward[point, b])
-        if gain is None and point and self.ways:
-            gain = local - float(self.curves.cloud[:, point - 1, b].min())
+        if gain is None and point and (open_ways := self._open_from(points)):
+            gain = local - float(self.curves.cloud[open_ways, point - 1, b].min())
         offload = self._best_offload(moment, plan, b, local, remaining_ms, trouble)
         here = min(answer, onward)
         if offload.loss < here - self.config.margin:
@@ -238,7 +240,7 @@ class Router:
         self, moment: Moment, plan: Plan, b: int, local: float, remaining_ms: float, trouble: LinkTrouble | None
     ) -> _Offload:
         point, view = moment.point, self.known.ways()
-        here = [w for w, way in enumerate(self.ways) if way.point <= point]
+        here = self._open_from(point)
         if not here or moment.asked:
             return _Offload(way=None, loss=math.inf, why_not="asked" if moment.asked else "no-way")
         errors = self.curves.cloud[:, point - 1, b].tolist() if point else self.curves.cloud_mean.tolist()
@@ -295,13 +297,18 @@ class Router:
         losses = []
         for w, way in enumerate(self.ways):
             late = sum(self.known.step_ms[: way.point]) + view.high_ms[w] > self._allowed_ms
-            shut = is_shut or late or not view.affordable[w]
+            shut = is_shut or late or not view.affordable[w] or not view.is_open[w]
             losses.append(math.inf if shut else self.config.prices.ms * view.expected_ms[w] + view.prices[w])
         return tuple(losses)
 
+    def _open_from(self, point: int) -> list[int]:
+        """The ways that can be taken at a point."""
+        is_open = self.known.ways().is_open
+        return [w for w, way in enumerate(self.ways) if way.point <= point and is_open[w]]
+
     def _smallest(self, point: int, least_bytes: float = 0.0) -> int | None:
         affordable, size = self.known.ways().affordable, self.known.size
-        here = [w for w, way in enumerate(self.ways) if way.point <= point and affordable[w] and size(w) >= least_bytes]
+        here = [w for w in self._open_from(point) if affordable[w] and size(w) >= least_bytes]
         return min(here, key=size, default=None)
 
     def _ping_way(self, point: int) -> int | None:
