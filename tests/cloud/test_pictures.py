@@ -1,4 +1,4 @@
-"""Pictures in the cloud: the teacher answers each as if it were alone, and what is no picture is refused with a code."""
+"""Pictures in the cloud: the teacher answers each as if it were alone; what is no picture is refused with a code."""
 
 from __future__ import annotations
 

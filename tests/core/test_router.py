@@ -312,3 +312,17 @@ def test_a_picture_that_cannot_be_taken_does_not_hold_the_link_for_quick() -> No
 def test_a_picture_is_of_the_frame() -> None:
     with pytest.raises(ValueError, match="there at point 0"):
         Way(split=0, level=0, point=1, num_bytes=10, coding="png")
+
+
+def test_the_teacher_is_expected_to_take_as_long_as_it_took_and_a_tail_not_so_long() -> None:
+    made = router(ways=PICTURED)
+    for number in range(40):
+        way, compute_ms = (0, 3.0) if number % 2 else (2, 60.0)
+        now_ms = 10.0 * number
+        ticket = made.sent(way, 100, encode_ms=1.0, now_ms=now_ms)
+        made.answered(ticket, 20.0 + compute_ms, queue_ms=0.0, compute_ms=compute_ms, now_ms=now_ms)
+    expected = made.known.ways().expected_ms
+    assert expected[2] - expected[0] == pytest.approx(57.0, abs=3.0)
+    assert expected[1] == pytest.approx(expected[0], abs=3.0), "one tail serves all levels of a split"
+    alone = router(ways=(*WAYS[:2], replace(WAYS[2], split=0, level=2)))
+    assert alone.known._compute == [], "one network needs no estimate beside the link's"

@@ -71,6 +71,18 @@ def has_webp() -> bool:
         return False
 
 
+def served(coding: str, channels: int) -> str:
+    """The coding, or `LOSSLESS` where it does not serve so many channels or this Pillow lacks it."""
+    if lossy := _LOSSY.fullmatch(coding):
+        return coding if channels == 3 and (lossy[1] == "jpeg" or has_webp()) else LOSSLESS
+    return coding if coding in _exact_codings(channels) else LOSSLESS
+
+
+def _exact_codings(channels: int) -> list[str]:
+    png = ["png"] if channels in _PNG_CHANNELS else []
+    return ["raw", *png, *(["webp"] if channels == 3 and has_webp() else [])]
+
+
 def encode_image(frame_HWC: Frame, coding: str = LOSSLESS) -> tuple[str, bytes]:
     """Code a frame.
 
@@ -82,16 +94,12 @@ def encode_image(frame_HWC: Frame, coding: str = LOSSLESS) -> tuple[str, bytes]:
     Returns:
         What the wire calls it, ``raw``, ``png``, ``webp`` or ``jpeg``, and the bytes; never more than the raw ones.
     """
-    channels, lossy = frame_HWC.shape[2], _LOSSY.fullmatch(coding)
-    codings = [
-        "raw",
-        *(["png"] if channels in _PNG_CHANNELS else []),
-        *(["webp"] if channels == 3 and has_webp() else []),
-    ]
-    if lossy is not None and channels == 3 and (lossy[1] == "jpeg" or has_webp()):
+    channels = frame_HWC.shape[2]
+    coding = served(coding, channels)
+    if lossy := _LOSSY.fullmatch(coding):
         found = [("raw", _raw(frame_HWC)), (lossy[1], _lossy(frame_HWC, lossy[1], int(lossy[2])))]
     else:
-        wanted = ["raw", coding] if coding in codings else codings
+        wanted = _exact_codings(channels) if coding == LOSSLESS else ["raw", coding]
         found = [(name, _EXACT[name](frame_HWC)) for name in dict.fromkeys(wanted)]
     return min(found, key=lambda pair: len(pair[1]))
 

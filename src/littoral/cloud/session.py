@@ -227,6 +227,8 @@ class Session:
     async def _take_request(self, request: Offload, arrived_ms: float) -> None:
         """Begin to answer a request; one too many is refused before the next message is read."""
         self._check_revoked()
+        if request.coding:
+            self._hub.metrics.count_picture()
         if len(self._offloads) >= self._hub.limits.max_requests:
             message = f"a device may have {self._hub.limits.max_requests} requests in flight"
             return await self._send_answer(offload_answer(request, refusal("overloaded", message)))

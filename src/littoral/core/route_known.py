@@ -50,6 +50,11 @@ class RouteKnown:
         self._sizes = [_started(way.num_bytes) for way in ways]
         self._encode = [_started(way.encode_ms) for way in ways]
         self._is_picture, self._pictures = [way.is_picture for way in ways], config.pictures
+        groups = [None if way.is_picture else way.split for way in ways]
+        shared = {group: Ewma() for group in groups}
+        self._compute = [shared[group] for group in groups] if len(shared) > 1 else []
+        """What the cloud computes for each way: its teacher longer than a tail. One network needs no estimate of its
+        own, the link has it."""
         self._out_bytes = 0
         self._ways: WaysView | None = None
         self.step_ms, self.step_high_ms = [0.0] * len(self._steps), [0.0] * len(self._steps)
@@ -98,6 +103,12 @@ class RouteKnown:
         self._out_bytes -= ticket.num_bytes
         self._ways = None
 
+    def computed(self, way: int, compute_ms: float) -> None:
+        """The cloud answered, and says how long it computed."""
+        if self._compute:
+            self._compute[way].add(max(compute_ms, 0.0))
+            self._ways = None
+
     @property
     def energy_price(self) -> float:
         """Of a millijoule, in loss."""
@@ -120,13 +131,13 @@ class RouteKnown:
         byte = config.prices.byte + (self.bytes.price if self.bytes else 0.0)
         millijoule = self.energy_price
         view = WaysView([], [], [], [], [], None)
-        for size_ewma, encode_ewma, is_picture in zip(self._sizes, self._encode, self._is_picture, strict=True):
-            view.is_open.append(self._pictures or not is_picture)
+        for way, (size_ewma, encode_ewma) in enumerate(zip(self._sizes, self._encode, strict=True)):
+            view.is_open.append(self._pictures or not self._is_picture[way])
             size, encode = size_ewma.mean or 0.0, encode_ewma.mean or 0.0
             through = int(size) + self._out_bytes  # it waits behind what is still out
-            high = self.link.high_ms(through, deviations)
-            view.expected_ms.append(encode + (self.link.predict_ms(through) or 0.0))
-            view.high_ms.append(math.inf if high is None else encode + high)
+            high, more = self.link.high_ms(through, deviations), encode + self._more_compute_ms(way)
+            view.expected_ms.append(max(more + (self.link.predict_ms(through) or 0.0), 0.0))
+            view.high_ms.append(math.inf if high is None else more + high)
             energy = size * config.millijoules_per_byte + encode * config.millijoules_per_ms
             view.prices.append(size * byte + energy * millijoule)
             can = (not self.bytes or self.bytes.can(size)) and (not self.energy or self.energy.can(energy))
@@ -135,6 +146,11 @@ class RouteKnown:
         quickest = min(known, default=math.inf)
         self._ways = replace(view, quickest_high_ms=None if quickest == math.inf else quickest)
         return self._ways
+
+    def _more_compute_ms(self, way: int) -> float:
+        """By how much longer the cloud computes for a way than for what it was asked lately."""
+        own, all_ways = self._compute[way].mean if self._compute else None, self.link.compute_ms.mean
+        return 0.0 if own is None or all_ways is None else own - all_ways
 
     def _look_at(self, step: int) -> None:
         self.step_ms[step] = self._steps[step].mean or 0.0

@@ -54,8 +54,8 @@ class Way:
         point: The first point at which what it encodes is there; 0 for frames.
         num_bytes: Of a payload, at first; what is sent moves it.
         encode_ms: At first; what is measured moves it.
-        coding: Of a picture, for the cloud's whole teacher: as `littoral.bundle.images.encode_image` takes it; empty for
-            a split point's payload.
+        coding: Of a picture, for the cloud's whole teacher, as `littoral.bundle.images.encode_image` takes it; empty
+            for a split point's payload.
     """
 
     split: int

@@ -108,6 +108,7 @@ class Router:
         self.known.closed(ticket)
         through = ticket.num_bytes + ticket.bytes_ahead
         self.known.link.answered(through, elapsed_ms, queue_ms=queue_ms, compute_ms=compute_ms, now_ms=now_ms)
+        self.known.computed(ticket.way, compute_ms)
         self.latch.answered(in_time=elapsed_ms <= self.config.link.open_margin * self._allowed_ms)
 
     def refused(self, ticket: Ticket) -> None:

@@ -1,10 +1,13 @@
-"""The device's half of a split: a frame, or what a segment gave, becomes the bytes of a payload."""
+"""The device's half of an offload: a frame, or what a segment gave, becomes the bytes of a payload or a picture."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
 from littoral.bundle import Bundle, SplitCodec
+from littoral.bundle.images import check_coding, encode_image
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.codec import predict_bytes, rate_bits
 from littoral.edge.session import SessionConfig, open_session
@@ -104,3 +107,34 @@ class SplitEncoder:
             ValueError: another shape or type, or no such level.
         """
         return self.codec.encode(latent_CHW, level)
+
+
+class Picture(NamedTuple):
+    """A frame as bytes, and how it is coded, as the wire calls it."""
+
+    coding: str
+    image: bytes
+
+
+class PictureEncoder:
+    """Frames become pictures for the cloud's teacher.
+
+    Args:
+        coding: As `littoral.bundle.images.encode_image` takes it.
+    """
+
+    segment: int | None = None
+    """It takes frames."""
+
+    def __init__(self, coding: str) -> None:
+        self.coding = check_coding(coding)
+
+    def encode(self, value: FloatArray | Frame, level: int) -> Picture:
+        """The picture of a frame, uint8 ``(1, H, W, C)``. It has no levels: each coding is a way of its own."""
+        frame: Frame = value[0]
+        return Picture(*encode_image(frame, self.coding))
+
+
+def payload_of(made: bytes | Picture) -> tuple[bytes, str]:
+    """The bytes to send, and their coding: empty for a split point's payload."""
+    return (made.image, made.coding) if isinstance(made, Picture) else (made, "")
