@@ -326,3 +326,28 @@ def test_the_teacher_is_expected_to_take_as_long_as_it_took_and_a_tail_not_so_lo
     assert expected[1] == pytest.approx(expected[0], abs=3.0), "one tail serves all levels of a split"
     alone = router(ways=(*WAYS[:2], replace(WAYS[2], split=0, level=2)))
     assert alone.known._compute == [], "one network needs no estimate beside the link's"
+
+
+def test_which_level_goes_is_kept_and_whether_a_picture_goes_is_decided_for_each_frame() -> None:
+    """Unsure frames are right by the picture alone; the others by any way. Hysteresis would stay with the payload."""
+    rng = np.random.default_rng(5)
+    n = 20_000
+    hard = rng.random(n) < 0.3
+    sure = np.where(hard, 0.2, 0.8)[:, None] + 0.1 * rng.random((n, 3))
+    wrong = (rng.random((n, 3)) < np.where(hard, 0.6, 0.4)[:, None]).astype(float)
+    tail = rng.random(n) < np.where(hard, 0.5, 0.05)
+    cloud = np.stack([tail, tail, rng.random(n) < 0.05], axis=1).astype(float)
+    curves = fit_curves(sure, wrong, cloud, num_bins=4)
+    ways = (WAYS[0], WAYS[1], replace(WAYS[2], split=0, num_bytes=20_000, coding="png"))
+    made = Router(curves, ways, STEP_MS, replace(CONFIG, prices=Prices(ms=0.0001, byte=1e-6)))
+    for number in range(6):
+        made.new_frame()
+        hear(made, number % 2, rtt_ms=10.0, now_ms=-60.0 + 10 * number)
+
+    def way_of(confidence: float) -> int | None:
+        made.new_frame()
+        return made.route(at(3, confidence)).way
+
+    assert [way_of(0.85) for _ in range(20)] == [0] * 20
+    assert way_of(0.25) == 2, "the first frame that needs the teacher"
+    assert way_of(0.85) == 0, "and the next that does not"

@@ -259,10 +259,21 @@ class Router:
             why_not = "link-slow"
             if view.high_ms[w] <= remaining_ms:
                 losses[w] = errors[w] + self.config.prices.ms * view.expected_ms[w] + view.prices[w]
-        way = self.sticky[point].choose(losses)
+        way = self._kept_or_picture(point, losses)
         if way is None:
             return _Offload(way=None, loss=math.inf, why_not=why_not)
         return _Offload(way=way, loss=losses[way], why_not="device-better")
+
+    def _kept_or_picture(self, point: int, losses: list[float]) -> int | None:
+        """The best way: of a split's levels the one in use, by hysteresis; a picture wherever it is worth more.
+
+        Which level is best hangs on the link, and wanders. Whether the teacher is needed hangs on the frame, as whether
+        the cloud is: it is decided for each.
+        """
+        pictures = [w for w, way in enumerate(self.ways) if way.is_picture and losses[w] < math.inf]
+        levels = [math.inf if way.is_picture else loss for way, loss in zip(self.ways, losses, strict=True)]
+        kept = self.sticky[point].choose(levels)
+        return min((*pictures, *([] if kept is None else [kept])), key=lambda w: losses[w], default=None)
 
     def _trouble(self, moment: Moment) -> LinkTrouble | None:
         return self.latch.trouble(

@@ -24,7 +24,7 @@ Exits = tuple[str, ...]
 EXIT_SETS: tuple[Exits, ...] = (("layer1.2", "layer2.2"), ("layer1.2",), ("layer2.0",), ())
 """Of the trained exits those that a device may have: a stem costs every frame that passes it, and which are worth
 that depends on what time is worth."""
-PICTURES_OF_OURS = ("webp 100", "png")
+PICTURES_OF_OURS = ("webp 95", "png")
 """The pictures that are ways of ours too, beside the splits: one that loses something, and one that does not."""
 STREAMS = ("clean", "drift")
 SIGN_AFTER = 64
