@@ -23,6 +23,7 @@ from littoral.core.route_words import Moment, RouteConfig
 from littoral.core.switcher import Switcher, all_switch_features, fit_switcher
 from littoral.models.factory import load_model
 from littoral.models.frames import normalise
+from littoral.train import route_build as route_build_module
 from littoral.train.options import RouterSource
 from littoral.train.route_build import (
     FOLDS,
@@ -304,3 +305,17 @@ def test_who_wants_no_pictures_has_the_tables_of_before(routeless: Bundle, tmp_p
 def test_pictures_that_cannot_be_are_refused(pictures: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="picture"):
         dataclasses.replace(SOURCE, pictures=pictures)
+
+
+def test_pictures_that_are_too_large_to_send_are_no_way(
+    routeless: Bundle, answers: RouteAnswers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = answers.payload_bytes_NW[:, -1]
+    monkeypatch.setattr(route_build_module, "MAX_PICTURE_BYTES", int(np.median(sizes)))
+    some = measure_answers(routeless, FRAMES, ("lossless",))
+    over = sizes > np.median(sizes)
+    assert (some.payload_bytes_NW[:, -1] == np.where(over, 0, sizes)).all()
+    own = answers.probabilities_NPK[:, -1].argmax(axis=1)
+    np.testing.assert_array_equal(some.cloud_answers_NW[over, -1], own[over])
+    monkeypatch.setattr(route_build_module, "MAX_PICTURE_BYTES", 1)
+    assert measure_answers(routeless, FRAMES, ("lossless",)).pictures == ()

@@ -30,6 +30,8 @@ _LOSSY = re.compile(r"(webp|jpeg)-([1-9][0-9]?|100)")
 _PNG_CHANNELS = (1, 3, 4)
 _WEBP_QUALITY, _WEBP_METHOD = 50, 2
 """The effort: more of it takes three times as long and saves nothing at 32 x 32."""
+MAX_PICTURE_BYTES = 262_144
+"""Of a picture that is offloaded: a device sends none that is larger, and no router is built for one."""
 CODINGS = ("raw", "png", "webp", "jpeg")
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _IHDR = struct.Struct(">I4sIIBBBBB")

@@ -71,7 +71,7 @@ class RouteKnown:
         if self.bytes or self.energy:
             self._ways = None
 
-    def takes_pictures(self, pictures: bool) -> None:
+    def set_pictures(self, pictures: bool) -> None:
         """Whether the cloud of now answers pictures; where the configuration has none it does not matter."""
         if (open_now := pictures and self.config.pictures) != self._pictures:
             self._pictures, self._ways = open_now, None

@@ -136,7 +136,7 @@ class Router:
                 f"point {moment.point} with {len(moment.thresholds)} thresholds came, expected 0 to {points} with "
                 f"{points - 1}"
             )
-        self.known.takes_pictures(moment.pictures)
+        self.known.set_pictures(moment.pictures)
         point, at_end = moment.point, moment.point == points
         remaining_ms = self.config.deadline_ms - self.config.spare_ms - moment.elapsed_ms
         thresholds = self._stance.thresholds(moment.thresholds)

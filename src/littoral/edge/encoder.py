@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from littoral.bundle import Bundle, SplitCodec
-from littoral.bundle.images import check_coding, encode_image
+from littoral.bundle.images import MAX_PICTURE_BYTES, check_coding, encode_image
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.codec import predict_bytes, rate_bits
 from littoral.edge.session import SessionConfig, open_session
-from littoral.errors import BundleError
+from littoral.errors import BundleError, PayloadError
 
 _KINDS = {"tensor(uint8)": np.dtype(np.uint8), "tensor(float)": np.dtype(np.float32)}
 
@@ -130,9 +130,20 @@ class PictureEncoder:
         self.coding = check_coding(coding)
 
     def encode(self, value: FloatArray | Frame, level: int) -> Picture:
-        """The picture of a frame, uint8 ``(1, H, W, C)``. It has no levels: each coding is a way of its own."""
+        """The picture of a frame, uint8 ``(1, H, W, C)``. It has no levels: each coding is a way of its own.
+
+        Raises:
+            PayloadError: ``too-large``. Let the device answer.
+        """
         frame: Frame = value[0]
-        return Picture(*encode_image(frame, self.coding))
+        picture = Picture(*encode_image(frame, self.coding))
+        if len(picture.image) > MAX_PICTURE_BYTES:
+            raise PayloadError(
+                "too-large",
+                f"the picture has {len(picture.image)} bytes as {self.coding!r}, at most {MAX_PICTURE_BYTES} go to the "
+                "cloud; take one that loses more",
+            )
+        return picture
 
 
 def payload_of(made: bytes | Picture) -> tuple[bytes, str]:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from littoral.bundle import Bundle, InputSpec, RouteTables, SplitCodec
 from littoral.bundle.bundle import MANIFEST_FILE
 from littoral.bundle.exits import ExitHeads, exit_costs
-from littoral.bundle.images import decode_image, encode_image, served
+from littoral.bundle.images import MAX_PICTURE_BYTES, decode_image, encode_image, served
 from littoral.bundle.route_tables import WrongBy, early_exits, point_temperatures, way_places
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.codec import decode
@@ -178,7 +178,8 @@ def make_tables(
         ways.append(Way(split=split, level=level, point=point, num_bytes=size, encode_ms=rounded(encode_ms)))
     encode_ms = rounded(_CODING_MS + bundle.manifest.input.num_bytes * _PIXEL_MS)
     for level, coding in enumerate(answers.pictures):
-        size = rounded(float(answers.payload_bytes_NW[:, len(places) + level].mean()))
+        sizes_N = answers.payload_bytes_NW[:, len(places) + level]
+        size = rounded(float(sizes_N[sizes_N > 0].mean()))
         ways.append(Way(split=0, level=level, point=0, num_bytes=size, encode_ms=encode_ms, coding=coding))
     tables = RouteTables(
         curves=dataclasses.replace(
@@ -236,11 +237,15 @@ def measure_answers(bundle: Bundle, frames: Frame, pictures: tuple[str, ...] = (
     if pictures:
         teacher, channels = _Teacher(bundle), frames.shape[3]
         codings = dict.fromkeys(served(coding, channels) for coding in pictures)
-        columns = [(coding, *teacher.picture_answers(frames, coding)) for coding in codings]
+        own = probabilities[:, -1].argmax(axis=1)
+        columns = [(coding, *teacher.picture_answers(frames, coding, own)) for coding in codings]
+        columns = [column for column in columns if column[2].any()]
+        if not columns and not parts.places:
+            raise ValueError(f"every picture is larger than {MAX_PICTURE_BYTES} bytes; give pictures that lose more")
         columns.sort(key=lambda column: float(column[2].mean()))
         pictures = tuple(coding for coding, _, _ in columns)
-        labels = np.concatenate([labels, np.stack([column[1] for column in columns], axis=1)], axis=1)
-        sizes = np.concatenate([sizes, np.stack([column[2] for column in columns], axis=1)], axis=1)
+        labels = np.column_stack([labels, *(column[1] for column in columns)])
+        sizes = np.column_stack([sizes, *(column[2] for column in columns)])
     return RouteAnswers(
         probabilities_NPK=probabilities, cloud_answers_NW=labels, payload_bytes_NW=sizes, pictures=pictures
     )
@@ -336,11 +341,16 @@ class _Teacher:
         parts = [self._labels(frames[start : start + count], start) for start in range(0, len(frames), count)]
         return np.concatenate(parts)
 
-    def picture_answers(self, frames: Frame, coding: str) -> tuple[Indices, NDArray[np.int64]]:
-        """Labels of what a cloud sees of the frames, and how many bytes each takes."""
+    def picture_answers(self, frames: Frame, coding: str, own_N: Indices) -> tuple[Indices, NDArray[np.int64]]:
+        """Labels of what a cloud sees of the frames, and how many bytes each takes.
+
+        A picture that is too large is not sent: the device's own label counts, and 0 bytes.
+        """
         coded = [encode_image(frame, coding) for frame in frames]
         seen = np.stack([decode_image(name, image, self.input) for name, image in coded])
-        return self.answers(seen), np.array([len(image) for _, image in coded], np.int64)
+        sizes_N = np.array([len(image) for _, image in coded], np.int64)
+        fits_N = sizes_N <= MAX_PICTURE_BYTES
+        return np.where(fits_N, self.answers(seen), own_N), np.where(fits_N, sizes_N, 0)
 
     def _labels(self, frames: Frame, first: int) -> Indices:
         with torch.inference_mode():
