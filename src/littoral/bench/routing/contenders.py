@@ -94,11 +94,13 @@ def _as_split(plain: FrameTable, way: int, given: Halves) -> FrameTable:
 
 
 def _offloads(given: Halves) -> list[tuple[int, Exits]]:
-    """Which ways are taken below a confidence: the finest and the coarsest level of the first split, the best WebP."""
+    """Which ways are taken below a confidence: the finest and the coarsest level of the first split, the best WebP, and
+    what loses nothing, since ours has that too."""
     names = [way.name for way in given.plain.ways]
     levels = [w for w in given.splits if names[w].rsplit(" ", 1)[0] == names[0].rsplit(" ", 1)[0]]
     webp = webp_ways(given.plain)
-    return [(levels[-1], ()), (levels[-1], EXIT_SETS[1]), (levels[0], ()), *((w, ()) for w in webp[-1:])]
+    pictures = [*webp[-1:], *(w for w, name in enumerate(names) if name == "png")]
+    return [(levels[-1], ()), (levels[-1], EXIT_SETS[1]), (levels[0], ()), *((w, ()) for w in pictures)]
 
 
 def webp_ways(table: FrameTable) -> list[int]:
