@@ -46,12 +46,24 @@ def with_tables(bundle: Bundle, tables: RouteTables, out: Path) -> Bundle:
     return Bundle.open(out, require_cloud=True)
 
 
-def drawn_tables(bundle: Bundle, *, num_frames: int = 600, seed: int = 0, wrong_by: WrongBy = "labels") -> RouteTables:
-    """Tables that fit a bundle's exits and splits, drawn and not measured: deeper is surer, the cloud surer still."""
+def drawn_tables(
+    bundle: Bundle,
+    *,
+    num_frames: int = 600,
+    seed: int = 0,
+    wrong_by: WrongBy = "labels",
+    pictures: tuple[str, ...] = (),
+) -> RouteTables:
+    """Tables that fit a bundle's exits and splits, drawn and not measured: deeper is surer, the cloud surer still.
+
+    Args:
+        pictures: Codings of more ways.
+    """
     rng = np.random.default_rng(seed)
     points = len(early_exits(bundle.manifest)) + 1
     levels = [SplitCodec.open(bundle, index).num_levels for index in range(len(bundle.manifest.splits))]
-    places = way_places(bundle.manifest, levels)
+    places = (*way_places(bundle.manifest, levels), *((0, level, 0) for level in range(len(pictures))))
+    codings = [""] * (len(places) - len(pictures)) + list(pictures)
     truths_N, hard_N = rng.integers(0, 10, num_frames), rng.random(num_frames)
     logits_NPK = rng.standard_normal((num_frames, points, 10))
     logits_NPK[np.arange(num_frames), :, truths_N] += 6 * (1 - hard_N)[:, None] * np.linspace(0.5, 1, points)
@@ -64,8 +76,8 @@ def drawn_tables(bundle: Bundle, *, num_frames: int = 600, seed: int = 0, wrong_
     return RouteTables(
         curves=fit_curves(sure_NP, wrong_NP, cloud_NW, scores_NP=switcher.scores(features), num_bins=8),
         ways=tuple(
-            Way(split=split, level=level, point=point, num_bytes=100.0 * (1 + level), encode_ms=0.5)
-            for split, level, point in places
+            Way(split=split, level=level, point=point, num_bytes=100.0 * (1 + level), encode_ms=0.5, coding=coding)
+            for (split, level, point), coding in zip(places, codings, strict=True)
         ),
         step_ms=tuple(np.linspace(1, 2, points).tolist()),
         switcher=switcher,

@@ -145,6 +145,7 @@ class FakeLink:
     rig: Rig
     fate: Callable[[dict[str, Any]], list[tuple[float, OffloadAnswer | str]]] = lambda asked: []
     connected: bool = True
+    takes_pictures: bool = True
     asked: list[dict[str, Any]] = field(default_factory=list)
 
     def offload(self, payload: bytes, *, done: Callable[[Any], None], **asked: Any) -> None:

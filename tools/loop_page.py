@@ -53,14 +53,17 @@ def page(name: str, document: dict[str, Any], table: TableMaker, facts: FactsMak
 def policies(rows: Rows, table: Callable[..., str]) -> str:
     """All policies of one trace."""
     head = ["policy", "right", "in time", "mean ms", "p50", "p95", "p99", "bytes", "device ms", "exit", "finish",
-            "cloud", "degraded"]  # fmt: skip
+            "cloud", "by pictures", "degraded"]  # fmt: skip
+    shown = any("picture_rate" in row for row in rows)  # rows of before have none
+    head = head if shown else [name for name in head if name != "by pictures"]
+    rates = ("exit", "finish", "cloud", *(["picture"] if shown else []), "degraded")
     lines = []
     for row in sorted(rows, key=lambda row: list(_MARKS).index(row["family"])):
         lines.append(
             [row["policy"], _spread(row, "accuracy", 2), f"{100 * row['deadline_hits']:.2f} %",
              _spread(row, "latency_ms", 1), *(f"{row[f'latency_ms_p{p}']:.1f}" for p in (50, 95, 99)),
              _spread(row, "bytes_per_frame", 0), f"{row['device_ms_per_frame']:.1f}",
-             *(f"{row[f'{name}_rate']:.0%}" for name in ("exit", "finish", "cloud", "degraded"))]
+             *(f"{row.get(f'{name}_rate', 0):.0%}" for name in rates)]
         )  # fmt: skip
     return table(head, lines)
 

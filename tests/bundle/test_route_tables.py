@@ -112,7 +112,7 @@ def test_a_changed_byte_of_the_tables_is_refused(routed: Bundle, tmp_path: Path)
         pytest.param(
             {"exits": (), "heads_file": None, "exit_promise": None, "segment_macs": ()}, "no exits", id="exits"
         ),
-        pytest.param({"splits": ()}, "no splits", id="splits"),
+        pytest.param({"splits": (), "teacher": None}, "a teacher", id="teacher"),
         pytest.param({"route_file": "nothing.safetensors"}, "expected a listed file", id="not-listed"),
         pytest.param({"route_file": "cloud/student.safetensors"}, "outside cloud/", id="of-the-cloud"),
         pytest.param({"route_file": 3}, "route_file is int", id="no-name"),
@@ -149,7 +149,7 @@ def test_tables_of_other_splits_are_refused(
     routeless: Bundle, tables: RouteTables, tmp_path: Path, change: Callable[[RouteTables], RouteTables]
 ) -> None:
     bundle = with_tables(routeless, change(tables), tmp_path / "b")  # every hash is right
-    with pytest.raises(BundleError, match="its splits are"):
+    with pytest.raises(BundleError, match=r"has ways .*, expected "):
         RouteTables.open(bundle)
 
 
@@ -233,3 +233,71 @@ def test_values_that_cannot_be_are_refused(
 def test_bytes_that_are_no_tables_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="tables"):
         RouteTables.from_bytes(data)
+
+
+# Pictures.
+
+CODINGS = ("webp-90", "lossless")
+
+
+@pytest.fixture(scope="module")
+def pictured(routeless: Bundle) -> RouteTables:
+    return drawn_tables(routeless, pictures=CODINGS)
+
+
+def test_ways_that_are_pictures_come_back_with_their_codings(
+    routeless: Bundle, pictured: RouteTables, tmp_path: Path
+) -> None:
+    again = RouteTables.open(with_tables(routeless, pictured, tmp_path / "b"))
+    assert again.ways == pictured.ways
+    assert [way.coding for way in again.ways if way.is_picture] == list(CODINGS)
+    assert again.to_bytes() == pictured.to_bytes()
+    assert again.router().ways == pictured.ways
+
+
+def test_tables_without_pictures_have_the_bytes_that_they_had(tables: RouteTables, pictured: RouteTables) -> None:
+    assert "ways.coding" not in tensors_of(tables)
+    assert tensors_of(pictured)["ways.coding"].shape == (len(pictured.ways), 16)
+
+
+def test_a_bundle_without_splits_has_pictures_alone(routeless: Bundle, tmp_path: Path) -> None:
+    bare = dataclasses.replace(routeless, manifest=dataclasses.replace(routeless.manifest, splits=()))
+    made = with_tables(bare, drawn_tables(bare, pictures=CODINGS), tmp_path / "b")
+    assert [way.coding for way in RouteTables.open(Bundle.open(made.path)).ways] == list(CODINGS)
+
+
+def without_teacher(bundle: Bundle) -> Bundle:
+    return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, teacher=None))
+
+
+def test_pictures_for_a_teacher_that_is_not_there_are_refused(
+    routeless: Bundle, pictured: RouteTables, tmp_path: Path
+) -> None:
+    bundle = with_tables(routeless, pictured, tmp_path / "b")
+    with pytest.raises(BundleError, match="a teacher that it has not"):
+        RouteTables.open(without_teacher(bundle))
+
+
+def coded(*texts: str, width: int = 16) -> np.ndarray:
+    return np.stack([np.frombuffer(text.encode().ljust(width, b"\0"), np.uint8) for text in texts])
+
+
+@pytest.mark.parametrize(
+    ("codings", "words"),
+    [
+        pytest.param(coded(*[""] * 6, "gif", "png"), "a picture is coded as", id="of-no-coding"),
+        pytest.param(coded(*[""] * 6, "png", "png"), "each with another coding", id="twice"),
+        pytest.param(coded("png", *[""] * 6, "webp"), "pictures come last", id="before-a-split"),
+        pytest.param(coded(*[""] * 7, "png", width=8), "expected ASCII", id="narrower"),
+        pytest.param(coded(*[""] * 5, "webp", "png"), "expected ASCII", id="of-fewer-ways"),
+        pytest.param(coded(*[""] * 8).astype(np.uint16), "expected ASCII", id="of-another-type"),
+        pytest.param(coded(*[""] * 6, "png", "\xff"), "expected ASCII", id="no-ascii"),
+    ],
+)  # fmt: skip
+def test_codings_that_cannot_be_are_refused(
+    pictured: RouteTables, routeless: Bundle, tmp_path: Path, codings: np.ndarray, words: str
+) -> None:
+    tensors = tensors_of(pictured) | {"ways.coding": codings}
+    assert len(pictured.ways) == 8
+    with pytest.raises((ValueError, BundleError), match=words):
+        RouteTables.open(with_tables(routeless, RouteTables.from_bytes(save(tensors)), tmp_path / "b"))

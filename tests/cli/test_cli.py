@@ -103,7 +103,7 @@ def test_wrong_usage_ends_with_2_and_says_the_usage(words: list[str], capsys: py
         (["edge", "x", "folder", "--http", "0"], "give one of FOLDER, --stdin and --http"),
         (["edge", "x", "folder", "--cloud", "https://c"], "--cloud needs --state"),
         (["edge", "x", "folder", "--offload", "0"], "--offload needs --cloud"),
-        (["edge", "x", "folder", "--deadline", "50"], "is of --offload and --route"),
+        (["edge", "x", "folder", "--deadline", "50"], "is of --offload, --picture and --route"),
         (["edge", "x", "folder", "--split", "1"], "--split is of --offload"),
         (["edge", "x", "folder", "--route"], "--route needs --cloud, which some frames are for"),
         (["edge", "x", "folder", "--price-ms", "1"], "are of --route"),
@@ -115,6 +115,16 @@ def test_wrong_usage_ends_with_2_and_says_the_usage(words: list[str], capsys: py
         (
             ["edge", "x", "folder", "--cloud", "https://c", "--state", "s", "--exits", "--offload", "0"],
             "leave out one of --exits and --offload",
+        ),
+        (["edge", "x", "folder", "--picture", "png"], "--picture needs --cloud"),
+        (["edge", "x", "folder", "--no-pictures"], "--no-pictures is of --route"),
+        (
+            ["edge", "x", "folder", "--cloud", "https://c", "--state", "s", "--picture", "png", "--offload", "0"],
+            "leave out one of --offload and --picture",
+        ),
+        (
+            ["edge", "x", "folder", "--cloud", "https://c", "--state", "s", "--route", "--picture", "png"],
+            "leave out one of --route and --picture",
         ),
     ],
     ids=[
@@ -129,6 +139,10 @@ def test_wrong_usage_ends_with_2_and_says_the_usage(words: list[str], capsys: py
         "risk-without-exits",
         "route-and-offload",
         "exits-and-offload",
+        "picture-without-cloud",
+        "no-pictures-without-route",
+        "picture-and-offload",
+        "route-and-picture",
     ],
 )
 def test_a_device_without_a_clear_source_or_state_ends_with_2(said: Said, words: list[str], told: str) -> None:
@@ -560,7 +574,11 @@ def test_splits_are_trained_on_the_teacher_and_a_routers_frames_are_looked_at_fi
     assert "seen" in said(*common, *teacher)[2]
     assert (asked["splits"], asked["router"]) == ([], None), "without the words there are none"
     cuts.clear()
-    assert "there are no splits" in said(*common, *teacher, "--exits", "1", *router)[2]
+    alone: list[Any] = ["--exits", "1", *router, "--pictures"]
+    assert "nobody to ask" in said(*common, *teacher, *alone, "none")[2]
+    assert "a picture is coded as" in said(*common, *teacher, *alone, "gif")[2]
+    assert "seen" in said(*common, *teacher, *alone, "png,lossless")[2]
+    assert (asked["splits"], asked["router"].pictures) == ([], ("png", "lossless"))
     assert "there are no exits" in said(*common, *teacher, *splits, *router)[2]
     assert "at least 200" in said(*common, *teacher, *splits, "--exits", "1", "--router", tmp_path / "few.npz")[2]
     assert cuts == [], "nothing is trained for a router that cannot be made"

@@ -13,9 +13,9 @@ import pytest
 from cloud_peer import LAYER, SMALL, FakeGate, FakeWorker, enrolled, image, png, sample, until
 
 from littoral.bundle import Bundle, SigningKey
+from littoral.bundle.images import decode_image
 from littoral.cloud.cohort import Cohort, Outcome, job_seeds, replay_count
 from littoral.cloud.executors import InlineExecutor
-from littoral.cloud.images import decode_image
 from littoral.cloud.jobs import AdaptConfig, AdaptJob, AdaptResult
 from littoral.cloud.ledger import Ledger, NewVersion
 from littoral.cloud.store import EnrolledDevice, Store

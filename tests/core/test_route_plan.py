@@ -149,3 +149,18 @@ def test_what_does_not_fit_is_refused() -> None:
         fit_curves(np.full((20, 1), np.nan), np.ones((20, 1)), np.ones((20, 1)))
     with pytest.raises(ValueError, match="thresholds are for"):
         make_plan(BY_HAND, step_losses=(0, 0), way_losses=(0.1,), way_points=(1,), thresholds=())
+
+
+def test_a_better_way_is_thought_to_gain_where_the_ways_are_wrong_and_not_where_all_are_right() -> None:
+    """The unsure bin has too few frames to count it: what is counted everywhere is told apart by how hard it is."""
+    rng = np.random.default_rng(3)
+    n = 3_000
+    hard = np.linspace(1, 0, n) ** 3
+    sure, device = (1 - hard)[:, None], (rng.random((n, 1)) < 0.6 * hard[:, None]).astype(float)
+    cloud = np.stack([rng.random(n) < 0.5 * hard, rng.random(n) < 0.25 * hard], axis=1).astype(float)
+    gains = (0.6 * hard - 0.375 * hard)[:, None]
+    curves = fit_curves(sure, device, cloud, gains_NP=gains, num_bins=20)
+    better_B = curves.cloud[0, 0] - curves.cloud[1, 0]
+    assert better_B[0] == pytest.approx(0.25, abs=0.08), "a quarter, of the hardest frames"
+    assert abs(better_B[-1]) < 0.02
+    assert curves.cloud_mean[0] - curves.cloud_mean[1] == pytest.approx(0.0625, abs=0.02), "of all of them"

@@ -249,3 +249,105 @@ def test_what_does_not_belong_together_is_refused() -> None:
 def test_a_point_that_is_not_there_is_refused(point: int, thresholds: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="expected 0 to 3 with 2"):
         router().route(replace(at(0), thresholds=thresholds, point=point))
+
+
+# Pictures of whole frames.
+
+PICTURED = (WAYS[0], WAYS[1], replace(WAYS[2], split=0, num_bytes=40, coding="webp-90"))
+"""The picture is the smallest of the ways, so that whoever may take it does."""
+
+
+def ways_taken(made: Router, **changes: object) -> set[int | None]:
+    """By frames of all kinds: offloaded, audited and pinged."""
+    taken: set[int | None] = set()
+    for number in range(60):
+        now_ms = 40.0 * number
+        made.new_frame()
+        for point in range(4):
+            decision = made.route(at(point, 0.1 + 0.8 * (number % 2), now_ms=now_ms, coin=0.0, **changes))
+            taken |= {decision.way, decision.ask}
+            if decision.action == "offload":
+                hear(made, decision.way or 0, rtt_ms=20.0, now_ms=now_ms)
+            if decision.action != "go-on":
+                break
+    return taken - {None}
+
+
+@pytest.mark.parametrize("is_open", [True, False], ids=["open", "not-yet"])
+def test_a_picture_goes_neither_as_an_offload_nor_as_an_audit_nor_as_a_ping_to_a_cloud_that_answers_none(
+    is_open: bool,
+) -> None:
+    config = replace(CONFIG, audit_share=1.0)
+
+    def made(config: RouteConfig = config) -> Router:
+        return opened(config, ways=PICTURED) if is_open else router(config, PICTURED)
+
+    assert 2 in ways_taken(made()), "it is taken where it may be"
+    assert 2 not in ways_taken(made(), pictures=False)
+    assert 2 not in ways_taken(made(replace(config, pictures=False))), "the user's word"
+
+
+def test_where_pictures_are_the_only_ways_a_cloud_that_answers_none_leaves_no_way() -> None:
+    only = tuple(
+        replace(way, split=0, level=level, point=0, coding=f"webp-{90 + level}") for level, way in enumerate(WAYS)
+    )
+    last = whole_frame(opened(ways=only), (0.2, 0.1, 0.1), pictures=False)[-1]
+    assert (last.action, last.reason, last.degraded) == ("finish", "no-way", False)
+    asked = whole_frame(opened(ways=only), (0.2, 0.1, 0.1))[-1]
+    assert (asked.action, asked.reason) == ("offload", "cloud-better")
+    down = whole_frame(opened(ways=only), (0.2, 0.1, 0.1), connected=False)[-1]
+    assert (down.reason, down.degraded) == ("link-down", True)
+
+
+def test_a_picture_that_cannot_be_taken_does_not_hold_the_link_for_quick() -> None:
+    """The latch asks for the quickest way; here the payloads are too slow for the deadline and the picture is not."""
+    slow = tuple(replace(way, encode_ms=0.0 if way.is_picture else 200.0) for way in PICTURED)
+    made = opened(ways=slow)
+    for pictures, why in ((True, None), (False, "link-slow")):
+        made.new_frame()
+        made.route(at(0, pictures=pictures))
+        assert made._trouble(at(0, pictures=pictures)) == why
+
+
+def test_a_picture_is_of_the_frame() -> None:
+    with pytest.raises(ValueError, match="there at point 0"):
+        Way(split=0, level=0, point=1, num_bytes=10, coding="png")
+
+
+def test_the_teacher_is_expected_to_take_as_long_as_it_took_and_a_tail_not_so_long() -> None:
+    made = router(ways=PICTURED)
+    for number in range(40):
+        way, compute_ms = (0, 3.0) if number % 2 else (2, 60.0)
+        now_ms = 10.0 * number
+        ticket = made.sent(way, 100, encode_ms=1.0, now_ms=now_ms)
+        made.answered(ticket, 20.0 + compute_ms, queue_ms=0.0, compute_ms=compute_ms, now_ms=now_ms)
+    expected = made.known.ways().expected_ms
+    assert expected[2] - expected[0] == pytest.approx(57.0, abs=3.0)
+    assert expected[1] == pytest.approx(expected[0], abs=3.0), "one tail serves all levels of a split"
+    alone = router(ways=(*WAYS[:2], replace(WAYS[2], split=0, level=2)))
+    assert alone.known._compute == [], "one network needs no estimate beside the link's"
+
+
+def test_which_level_goes_is_kept_and_whether_a_picture_goes_is_decided_for_each_frame() -> None:
+    """Unsure frames are right by the picture alone; the others by any way. Hysteresis would stay with the payload."""
+    rng = np.random.default_rng(5)
+    n = 20_000
+    hard = rng.random(n) < 0.3
+    sure = np.where(hard, 0.2, 0.8)[:, None] + 0.1 * rng.random((n, 3))
+    wrong = (rng.random((n, 3)) < np.where(hard, 0.6, 0.4)[:, None]).astype(float)
+    tail = rng.random(n) < np.where(hard, 0.5, 0.05)
+    cloud = np.stack([tail, tail, rng.random(n) < 0.05], axis=1).astype(float)
+    curves = fit_curves(sure, wrong, cloud, num_bins=4)
+    ways = (WAYS[0], WAYS[1], replace(WAYS[2], split=0, num_bytes=20_000, coding="png"))
+    made = Router(curves, ways, STEP_MS, replace(CONFIG, prices=Prices(ms=0.0001, byte=1e-6)))
+    for number in range(6):
+        made.new_frame()
+        hear(made, number % 2, rtt_ms=10.0, now_ms=-60.0 + 10 * number)
+
+    def way_of(confidence: float) -> int | None:
+        made.new_frame()
+        return made.route(at(3, confidence)).way
+
+    assert [way_of(0.85) for _ in range(20)] == [0] * 20
+    assert way_of(0.25) == 2, "the first frame that needs the teacher"
+    assert way_of(0.85) == 0, "and the next that does not"

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from littoral.bundle import images
+from littoral.bundle.images import encode_image
 from littoral.core.arrays import Frame
-from littoral.edge import images
 from littoral.edge.device import DeviceConfig
-from littoral.edge.images import encode_image
 
 
 def smooth(channels: int, side: int = 32) -> Frame:
@@ -80,5 +80,5 @@ def test_a_lossy_coding_is_smaller_and_near_and_only_for_colour(coding: str, nam
 
 @pytest.mark.parametrize("wrong", ["", "gif", "jpeg", "webp-0", "webp-101", "jpeg-090", "PNG", "webp-80 "])
 def test_a_coding_that_there_is_not_is_refused(wrong: str) -> None:
-    with pytest.raises(ValueError, match="uplink_coding is 'lossless'"):
+    with pytest.raises(ValueError, match="a picture is coded as 'lossless'"):
         DeviceConfig(uplink_coding=wrong)

@@ -21,6 +21,7 @@ from websockets.sync.server import ServerConnection
 from attacks import hostile_answers
 from attacks.target import STRANGER, make_bundle
 from littoral.bundle import Bundle
+from littoral.bundle.images import decode_image, encode_image
 from littoral.core.answers import encode_answer
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.selection import SelectionConfig
@@ -75,6 +76,7 @@ class CloudInMyHead:
     outcome: Outcome | None = None
     delay_s: float = 0.0
     connected: bool = True
+    takes_pictures: bool = True
     last_error: str | None = None
     bytes_up: int = 0
     bytes_down: int = 0
@@ -552,3 +554,56 @@ def test_a_request_overtakes_the_samples_that_wait_and_few_bytes_are_in_flight_b
         far.lose_acks = False
         send(far.socket, Ack(sequence=2))
         device.wait(lambda: device.outbox.acked == 20)
+
+
+# Pictures of whole frames.
+
+
+@contextmanager
+def picturing(tiny: Bundle, state: Path, cloud: CloudInMyHead, coding: str = "lossless") -> Iterator[Device]:
+    settings = DeviceConfig(
+        adapt_statistics=False, offload=OffloadConfig(mode="always", picture=coding, deadline_ms=PATIENT_MS)
+    )
+    with Device(tiny, state_dir=state, link=cloud, config=settings) as device:  # type: ignore[arg-type]
+        yield device
+
+
+def test_a_bundle_without_splits_has_its_frames_answered_from_pictures(tiny: Bundle, tmp_path: Path) -> None:
+    cloud, frame = CloudInMyHead(reply(GOOD)), tiny.probe[0][0]
+    assert not tiny.manifest.splits
+    with picturing(tiny, tmp_path, cloud) as device:
+        answers = [device.infer(frame) for _ in range(3)]
+        status = device.status()
+    assert [(one.label, one.source, one.way, one.reason) for one in answers] == [(7, "cloud", "picture", "")] * 3
+    assert (status.offloaded, status.pictures, status.degraded) == (3, 3, 0)
+    for asked in cloud.asked:
+        assert (asked["coding"], asked["payload"]) == encode_image(frame)
+        np.testing.assert_array_equal(decode_image(asked["coding"], asked["payload"], tiny.manifest.input), frame)
+
+
+def test_a_cloud_that_answers_no_pictures_is_not_sent_one_and_the_device_answers(tiny: Bundle, tmp_path: Path) -> None:
+    cloud = CloudInMyHead(reply(GOOD), takes_pictures=False)
+    with picturing(tiny, tmp_path, cloud) as device:
+        answer = device.infer(tiny.probe[0][0])
+        status = device.status()
+    assert (answer.source, answer.degraded, answer.reason, answer.way) == ("device", True, "no-pictures", "")
+    assert cloud.asked == []
+    assert (status.offloaded, status.pictures, status.degraded) == (0, 0, 1)
+
+
+def test_an_answer_by_a_split_says_so(tiny: Bundle, tmp_path: Path) -> None:
+    cloud = CloudInMyHead(reply(GOOD), takes_pictures=False)
+    with offloading(tiny, tmp_path, cloud) as device:
+        answer = device.infer(tiny.probe[0][0])
+    assert (answer.source, answer.way, cloud.asked[0]["coding"]) == ("cloud", "split", "")
+
+
+def test_pictures_that_cannot_be_are_refused_before_the_first_frame(tiny: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a picture is coded as"):
+        OffloadConfig(mode="always", picture="gif")
+    bare = dataclasses.replace(tiny, manifest=dataclasses.replace(tiny.manifest, teacher=None))
+    with (
+        pytest.raises(BundleError, match="no teacher that could answer pictures"),
+        picturing(bare, tmp_path, CloudInMyHead()),
+    ):
+        pass

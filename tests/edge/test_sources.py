@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from littoral.bundle import InputSpec
+from littoral.bundle.images import encode_image
 from littoral.core.arrays import Frame
-from littoral.edge.images import encode_image
 from littoral.edge.sources import MAX_IMAGE_BYTES, Item, decode_image, from_folder, from_frames, from_paths
 from littoral.errors import FrameError, LittoralError
 

@@ -14,7 +14,7 @@ import pytest
 
 from littoral.bundle import Bundle, SplitCodec
 from littoral.core.codec import decode, read_header
-from littoral.edge.encoder import SplitEncoder
+from littoral.edge.encoder import PictureEncoder, SplitEncoder
 from littoral.edge.session import open_session
 from littoral.errors import BundleError, PayloadError
 
@@ -153,3 +153,14 @@ def test_a_fresh_interpreter_encodes_without_torch(bundle: Bundle) -> None:
     assert bytes.fromhex(payload) == SplitEncoder(bundle).encode(bundle.probe[0][:1], 2)
     assert {"torch", "onnx", "scipy"} & set(loaded) == set()
     assert "onnxruntime" in loaded
+
+
+def test_a_picture_over_the_ceiling_is_refused_and_one_below_it_is_the_frame() -> None:
+    rng = np.random.default_rng(0)
+    small, large = (rng.integers(0, 256, size=(1, side, side, 3), dtype=np.uint8) for side in (16, 300))
+    picture = PictureEncoder("raw").encode(small, 0)
+    assert (picture.coding, picture.image) == ("raw", small.tobytes())
+    with pytest.raises(PayloadError, match="take one that loses more") as refused:
+        PictureEncoder("lossless").encode(large, 0)
+    assert refused.value.code == "too-large"
+    assert len(PictureEncoder("jpeg-10").encode(large, 0).image) < 262_144

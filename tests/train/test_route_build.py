@@ -12,13 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from exit_bundles import source_like
 from route_bundles import write_routeless_bundle
 from safetensors.numpy import load, save
 
 from littoral.bundle import Bundle, InputSpec, RouteTables
+from littoral.bundle.images import encode_image
 from littoral.core.route_words import Moment, RouteConfig
 from littoral.core.switcher import Switcher, all_switch_features, fit_switcher
+from littoral.models.factory import load_model
+from littoral.models.frames import normalise
+from littoral.train import route_build as route_build_module
 from littoral.train.options import RouterSource
 from littoral.train.route_build import (
     FOLDS,
@@ -27,6 +32,7 @@ from littoral.train.route_build import (
     cross_scores,
     make_tables,
     measure_answers,
+    way_name,
     write_router,
 )
 
@@ -41,7 +47,7 @@ def routeless(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bu
 
 @pytest.fixture(scope="module")
 def answers(routeless: Bundle) -> RouteAnswers:
-    return measure_answers(routeless, FRAMES)
+    return measure_answers(routeless, FRAMES, SOURCE.pictures)
 
 
 def copy_of(bundle: Bundle, path: Path) -> Bundle:
@@ -92,7 +98,7 @@ def test_the_curves_are_of_what_was_measured(routed: Bundle, answers: RouteAnswe
         sizes = answers.payload_bytes_NW[:, index]
         assert way.num_bytes == pytest.approx(sizes.mean(), rel=1e-5)
         share = (answers.cloud_answers_NW[:, index] != LABELS).mean()
-        assert metrics[f"router.split{way.split}.level{way.level}.wrong"] == pytest.approx(share, rel=1e-5)
+        assert metrics[f"router.{way_name(way)}.wrong"] == pytest.approx(share, rel=1e-5)
         assert tables.curves.cloud_mean[index] == pytest.approx(share, abs=0.04)
 
 
@@ -175,7 +181,7 @@ MODEL = InputSpec(height=16, width=16, channels=1, mean=(0.0,), std=(1.0,))
     ("changes", "words"),
     [
         pytest.param({"has_exits": False}, "there are no exits", id="no-exits"),
-        pytest.param({"has_splits": False}, "there are no splits", id="no-splits"),
+        pytest.param({"has_splits": False, "pictures": ()}, "nobody to ask", id="no-way"),
         pytest.param({"frames": FRAMES[:99], "labels": LABELS[:99]}, "at least 100", id="too-few"),
         pytest.param({"frames": FRAMES[:, :8]}, r"expected uint8 \(N, 16, 16, 1\)", id="shape"),
         pytest.param({"frames": FRAMES.astype(np.float32)}, "float32", id="type"),
@@ -187,7 +193,7 @@ MODEL = InputSpec(height=16, width=16, channels=1, mean=(0.0,), std=(1.0,))
 )
 def test_a_router_that_cannot_be_made_is_refused_before_anything_is_built(changes: dict[str, Any], words: str) -> None:
     has = {name: changes.get(name, True) for name in ("has_exits", "has_splits")}
-    source = dataclasses.replace(SOURCE, **{k: v for k, v in changes.items() if k in ("frames", "labels")})
+    source = dataclasses.replace(SOURCE, **{k: v for k, v in changes.items() if k in ("frames", "labels", "pictures")})
     with pytest.raises(ValueError, match=words):
         check_router(source, MODEL, 10, **has)
     check_router(SOURCE, MODEL, 10, has_exits=True, has_splits=True)
@@ -262,3 +268,54 @@ def test_a_level_that_takes_no_frame_makes_no_router(routeless: Bundle, tmp_path
     none = rewrite(copy_of(routeless, tmp_path / "b"), "codec-0.safetensors", ceiling(14))
     with pytest.raises(ValueError, match="no held-out frame's payload of split 0 at level 0"):
         measure_answers(none, FRAMES)
+
+
+# Pictures.
+
+
+def test_pictures_are_answered_by_the_teacher_through_the_very_bytes(routeless: Bundle, answers: RouteAnswers) -> None:
+    assert answers.pictures == ("lossless",), "of one channel WebP serves nothing, and is the same"
+    spec = routeless.manifest.teacher
+    assert spec is not None
+    model = load_model(spec, routeless.load_tensors(spec.file))
+    with torch.inference_mode():
+        expected = model(normalise(torch.from_numpy(np.array(FRAMES)), routeless.manifest.input)).argmax(1).numpy()
+    np.testing.assert_array_equal(answers.cloud_answers_NW[:, -1], expected)
+    coded = [len(encode_image(frame, "lossless")[1]) for frame in FRAMES]
+    np.testing.assert_array_equal(answers.payload_bytes_NW[:, -1], coded)
+
+
+def test_a_bundle_without_splits_gets_tables_of_pictures(routeless: Bundle, tmp_path: Path) -> None:
+    bare = copy_of(routeless, tmp_path / "b")
+    manifest = dataclasses.replace(bare.manifest, splits=())
+    (bare.path / "bundle.json").write_bytes(manifest.to_json())
+    write_router(bare.path, dataclasses.replace(SOURCE, pictures=("lossless",)), silent)
+    made = Bundle.open(bare.path)
+    assert [way.coding for way in RouteTables.open(made).ways] == ["lossless"]
+    assert "router.picture.lossless.wrong" in made.manifest.source_metrics
+
+
+def test_who_wants_no_pictures_has_the_tables_of_before(routeless: Bundle, tmp_path: Path) -> None:
+    bare = copy_of(routeless, tmp_path / "b")
+    write_router(bare.path, dataclasses.replace(SOURCE, pictures=()), silent)
+    assert not any(way.is_picture for way in RouteTables.open(Bundle.open(bare.path)).ways)
+
+
+@pytest.mark.parametrize("pictures", [("gif",), ("png", "png")], ids=["of-no-coding", "twice"])
+def test_pictures_that_cannot_be_are_refused(pictures: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="picture"):
+        dataclasses.replace(SOURCE, pictures=pictures)
+
+
+def test_pictures_that_are_too_large_to_send_are_no_way(
+    routeless: Bundle, answers: RouteAnswers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = answers.payload_bytes_NW[:, -1]
+    monkeypatch.setattr(route_build_module, "MAX_PICTURE_BYTES", int(np.median(sizes)))
+    some = measure_answers(routeless, FRAMES, ("lossless",))
+    over = sizes > np.median(sizes)
+    assert (some.payload_bytes_NW[:, -1] == np.where(over, 0, sizes)).all()
+    own = answers.probabilities_NPK[:, -1].argmax(axis=1)
+    np.testing.assert_array_equal(some.cloud_answers_NW[over, -1], own[over])
+    monkeypatch.setattr(route_build_module, "MAX_PICTURE_BYTES", 1)
+    assert measure_answers(routeless, FRAMES, ("lossless",)).pictures == ()

@@ -26,11 +26,13 @@ from littoral.wire.envelope import (
 )
 from littoral.wire.messages import (
     MAX_CODE_CHARS,
+    MAX_CODING_CHARS,
     MAX_DEADLINE_MS,
     MAX_LABELS_BYTES,
     MAX_SPLIT,
     MAX_TEXT_CHARS,
     TAKES_LABELS,
+    TAKES_PICTURES,
     Ack,
     Challenge,
     Credit,
@@ -117,6 +119,7 @@ def test_a_field_that_was_added_later_is_sent_only_where_it_says_something() -> 
         {"offloaded": 7, "degraded": 2},
         {"early": 9, "exit_state": "serving"},
         {"finished": 5, "hedged": 1, "labels": 3, "asked": 2, "payload_bytes": 4096},
+        {"pictures": 6},
     ):
         more = dataclasses.replace(status, **later)
         assert len(framed(more)) > len(framed(status))
@@ -150,6 +153,26 @@ def test_what_a_device_takes_costs_its_hello_no_byte_and_older_sides_do_not_see_
     assert older == hello, "a side that does not look at it reads the same Hello"
 
 
+def test_what_a_cloud_takes_costs_its_welcome_no_byte_and_older_sides_do_not_see_it() -> None:
+    welcome = typing.cast(Welcome, EXAMPLES[IDS.index("Welcome")])
+    taking = dataclasses.replace(welcome, takes=TAKES_PICTURES)
+    plain, other = framed(welcome), framed(taking)
+    assert sum(a != b for a, b in zip(plain, other, strict=True)) == 1, "element 5, the frame's deadline"
+    assert from_frame(decode_frame(other)) == taking
+    assert from_frame(dataclasses.replace(decode_frame(other), deadline_ms=0)) == welcome
+
+
+def test_a_picture_says_how_it_is_coded_and_a_payload_has_the_bytes_that_it_had() -> None:
+    payload = typing.cast(Offload, EXAMPLES[IDS.index("Offload")])
+    picture = dataclasses.replace(payload, coding="webp")
+    assert len(framed(picture)) == len(framed(payload)) + 5
+    assert from_frame(decode_frame(framed(picture))) == picture
+    older = msgpack.unpackb(typing.cast(bytes, fields_of(picture)[8]))
+    assert older[:4] == msgpack.unpackb(typing.cast(bytes, fields_of(payload)[8])), "what an older side reads"
+    with pytest.raises(ProtocolError, match=r"Offload\.coding is .*of at most 16"):
+        from_frame(to_frame(dataclasses.replace(payload, coding="c" * 17)))
+
+
 def test_bits_that_are_not_known_yet_are_read() -> None:
     hello = dataclasses.replace(typing.cast(Hello, EXAMPLES[IDS.index("Hello")]), takes=127)
     assert len(framed(hello)) == len(framed(dataclasses.replace(hello, takes=0)))
@@ -169,6 +192,7 @@ NARROWER = {
     "deadline_ms": st.integers(1, MAX_DEADLINE_MS),
     "takes": st.integers(0, MAX_DEADLINE_MS),
     "code": st.text(max_size=MAX_CODE_CHARS),
+    "coding": st.text(max_size=MAX_CODING_CHARS),
     "exit_state": st.text(max_size=MAX_CODE_CHARS),
     "queue_ms": st.floats(0, MAX_DEADLINE_MS),
     "compute_ms": st.floats(0, MAX_DEADLINE_MS),
@@ -255,9 +279,8 @@ def test_any_body_is_a_message_or_a_protocol_error(kind: int, body: bytes) -> No
 @pytest.mark.parametrize("message", EXAMPLES, ids=IDS)
 def test_trailing_fields_that_are_not_known_are_ignored(message: Message) -> None:
     fields = fields_of(message)
-    left_out = (
-        [0, 0, 0, "", 0, 0, 0, 0, 0] if isinstance(message, Status) else []
-    )  # its later fields, which come before what is to come
+    later_fields: dict[type, list[object]] = {Status: [0, 0, 0, "", 0, 0, 0, 0, 0, 0], Offload: [""]}
+    left_out = later_fields.get(type(message), [])  # they come before what is to come
     body = msgpack.packb([*msgpack.unpackb(typing.cast(bytes, fields[8])), *left_out, "new", 7])
     later = raw_frame([*fields[:7], zlib.crc32(body), body, {}, [3], "and this", b"and more of it"])
     assert from_frame(decode_frame(later)) == message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import Counter, deque
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from littoral.wire.envelope import MAX_FRAME_BYTES, decode_frame, encode_frame
 from littoral.wire.link import MAX_REQUESTS, Action, Answered, Close, DeviceLink, RequestFailed, Send
 from littoral.wire.messages import (
     NONCE_BYTES,
+    TAKES_PICTURES,
     Challenge,
     Message,
     Offload,
@@ -269,3 +271,22 @@ def test_requests_do_not_disturb_the_order_of_durable_messages() -> None:
     assert [action.purpose for action in sent if isinstance(action, Send)] == [
         "sample", "sample", "offload", "sample", "sample"
     ]  # fmt: skip
+
+
+# Pictures.
+
+
+def test_a_picture_goes_only_to_a_cloud_that_says_it_answers_such() -> None:
+    link = opened()
+    picture = dataclasses.replace(request(1), coding="webp")
+    assert link.offload(picture, expires_ms=1e9) == [RequestFailed(1, "no-pictures")], "as every older cloud"
+    assert link.num_pending == 0
+    link.on_connected()
+    link.on_bytes(encoded(Challenge(nonce=b"n" * NONCE_BYTES)))
+    link.on_bytes(encoded(dataclasses.replace(WELCOME, takes=TAKES_PICTURES)))
+    assert link.takes_pictures
+    (sent,) = link.offload(dataclasses.replace(picture, request=2), expires_ms=1e9)
+    assert isinstance(sent, Send)
+    assert from_frame(decode_frame(sent.data)) == dataclasses.replace(picture, request=2)
+    link.on_disconnected()
+    assert not link.takes_pictures, "the next cloud says it anew"

@@ -158,6 +158,11 @@ def closing_lines(document: dict[str, Any]) -> list[str]:
         f"Played: a link with a round trip of {config['round_trip_ms']:g} ms at {config['bits_per_second'] / 1e6:g} "
         "Mbit/s" + (f", and devices that sleep to be as slow as {pace / 1e6:g} GMAC/s." if pace is not None else "."),
     ]
+    if summary.get("picture_share"):
+        lines.append(
+            f"{summary['picture_share']:.1f} % of the frames were offloaded as pictures of themselves, for the cloud's "
+            "whole teacher; the other offloads are features."
+        )
     if "outage_frames" in summary:
         away = "was dead" if config["kill_cloud"] else "stood still"
         lines.append(

@@ -31,6 +31,7 @@ from littoral.bundle import Bundle
 from littoral.bundle.route_tables import early_exits
 from littoral.cloud.admin import new_token
 from littoral.cloud.jobs import AdaptConfig, as_dict
+from littoral.edge.answer import PICTURE
 from littoral.errors import LittoralError
 
 
@@ -81,6 +82,8 @@ class DeviceTrack:
     """Who answered each frame (`littoral.bench.mix.WAYS`)."""
     exits: NDArray[np.int8] = field(init=False)
     """At which exit, if the device did."""
+    pictures: NDArray[np.bool_] = field(init=False)
+    """Whether the cloud answered it from a picture."""
     latency_ms: NDArray[np.float32] = field(init=False)
     degraded: NDArray[np.bool_] = field(init=False)
 
@@ -88,7 +91,7 @@ class DeviceTrack:
         count = len(self.answers)
         self.ways = np.full(count, UNANSWERED, dtype=np.int8)
         self.exits, self.latency_ms = np.zeros(count, dtype=np.int8), np.zeros(count, dtype=np.float32)
-        self.degraded = np.zeros(count, dtype=bool)
+        self.degraded, self.pictures = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
 
     def hear(self, line: dict[str, Any]) -> None:
         """Take in a line that the device printed."""
@@ -97,7 +100,7 @@ class DeviceTrack:
             self.answers[at], self.versions[at] = line["label"], line["version"]
             self.ways[at], self.exits[at] = way_of(line, self.num_early), line["exit_index"]
             self.latency_ms[at], self.degraded[at] = line["latency_ms"], line["degraded"]
-            self.answered = line["frame_id"]
+            self.answered, self.pictures[at] = line["frame_id"], line.get("way") == PICTURE
         elif line["type"] == "status":
             self.status = line
             self.history.append((line["frames"], line["selected"], line["bytes_up"], line["bytes_down"]))
@@ -356,9 +359,9 @@ def _document(
 def _routed(tracks: Sequence[DeviceTrack], work: Work, phase: int | None = None) -> dict[str, Any]:
     """Who answered the frames of a phase, or all of them, and what that cost."""
     masks = [np.full(len(t.ways), True) if phase is None else t.stream.phase == phase for t in tracks]
-    ways, exits, latency, degraded = (
+    ways, exits, latency, degraded, pictures = (
         np.concatenate([part[mask] for part, mask in zip(parts, masks, strict=True)])
-        for parts in zip(*((t.ways, t.exits, t.latency_ms, t.degraded) for t in tracks), strict=True)
+        for parts in zip(*((t.ways, t.exits, t.latency_ms, t.degraded, t.pictures) for t in tracks), strict=True)
     )
     spans = [np.flatnonzero(mask)[[0, -1]] for mask in masks]
     up = [bytes_between(t.history, int(span[0]), int(span[1]) + 1) for t, span in zip(tracks, spans, strict=True)]
@@ -366,6 +369,7 @@ def _routed(tracks: Sequence[DeviceTrack], work: Work, phase: int | None = None)
     given = ways != UNANSWERED
     return {
         **{f"{name}_share": round(found[name], 2) for name in WAYS},
+        "picture_share": round(100 * float(pictures[given].mean()), 2) if given.any() else 0.0,
         "latency_ms": round(float(latency[given].mean()), 3) if given.any() else 0.0,
         "uplink_bytes_per_frame": round(sum(up) / max(len(ways), 1), 1),
         "work_share": round(100 * work.share(ways, exits), 2),

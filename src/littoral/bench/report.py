@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -60,7 +61,7 @@ def write_report(result: DemoResult, path: Path) -> None:
         (f"{summary['uplink_bytes'] / 1e3:.0f} kB", "up, counted at the devices' sockets"),
         (f"{summary['downlink_bytes'] / 1e3:.0f} kB", "down"),
         (f"{summary['exit_share']:.0f} %", "of the answers left at an early exit"),
-        (f"{summary['offload_share']:.0f} %", "of the answers came from the cloud"),
+        (f"{summary['offload_share']:.0f} %", "of the answers came from the cloud" + _by_pictures(summary)),
         (f"{summary['latency_ms']:.0f} ms", "from a frame's coming to its answer, mean"),
         (str(summary["unanswered"]), f"frames without an answer; {summary['degraded']} answers are degraded"),
         (str(summary["versions_installed"]), f"installs of new versions on {len(result.tracks)} devices"),
@@ -173,6 +174,11 @@ def _table(result: DemoResult) -> str:
         )
         lines.append(f"<tr><td>{html.escape(row['phase'])}</td><td>{row['frames']}</td>{cells}</tr>")
     return f"<table><tr>{heads}</tr>{''.join(lines)}</table>"
+
+
+def _by_pictures(summary: dict[str, Any]) -> str:
+    share = summary.get("picture_share", 0.0)
+    return f", {share:.0f} % by way of a picture" if share else ""
 
 
 def _mix_table(result: DemoResult) -> str:

@@ -241,8 +241,8 @@ class Manifest:
             _check_split(split, manifest, f"bundle.json.splits[{index}]")
         _check_exits(manifest)
         if manifest.route_file is not None:
-            if not manifest.exits or not manifest.splits:
-                raise BundleError("bundle.json has a route_file, but no exits or no splits; build it again")
+            if not manifest.exits or not (manifest.splits or manifest.teacher):
+                raise BundleError("bundle.json has a route_file, but no exits, or nobody to ask; build it again")
             _check_device_file(manifest.route_file, manifest, "bundle.json.route_file")
         return manifest
 

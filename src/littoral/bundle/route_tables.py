@@ -13,6 +13,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from littoral.bundle.bundle import Bundle
+from littoral.bundle.images import check_coding
 from littoral.bundle.manifest import ExitSpec, Manifest
 from littoral.bundle.split import SplitCodec
 from littoral.core.exits import Float64s
@@ -44,6 +45,9 @@ _KINDS: Mapping[str, tuple[type[np.generic], int]] = {
     "switcher.precision": (np.float64, 4),
 }
 """Every tensor of the file: its type and the number of its axes."""
+_CODINGS, _CODING_CHARS = "ways.coding", 16
+"""One more, where there are pictures: of each way its coding in ASCII, zeros behind it, and only these for a split's
+payload; uint8 ``(W, 16)``. Left out where there are none, so that an older littoral reads such tables too."""
 _SUM_ERROR = 1e-6
 
 
@@ -56,7 +60,8 @@ class RouteTables:
 
     Attributes:
         curves: Counted on held-out frames, by the score of a switcher that was not fitted on the frame.
-        ways: Every split point of the bundle at every level, splits in their order, the coarsest level first.
+        ways: Every split point of the bundle at every level, splits in their order, the coarsest level first; then
+            pictures of the frame, each with another coding, the one of fewest bytes first.
         step_ms: From each point to the next, at first; what is measured moves it.
         switcher: As shipped.
         wrong_by: What answers were held against: the truth, or the bundle's teacher where there were no labels.
@@ -81,6 +86,13 @@ class RouteTables:
             raise ValueError(f"wrong_by is {self.wrong_by!r}, expected one of {_WRONG_BY}")
         if late := [way for way in self.ways if way.point > points]:
             raise ValueError(f"a way starts at point {late[0].point}, the last is {points}")
+        codings = [way.coding for way in self.ways if way.is_picture]
+        for coding in codings:
+            check_coding(coding)
+        if len(set(codings)) < len(codings) or any(
+            way.is_picture for way in self.ways[: len(self.ways) - len(codings)]
+        ):
+            raise ValueError(f"pictures come last, each with another coding; the ways are coded {codings}")
         times = [*self.step_ms, *(way.encode_ms for way in self.ways), *(way.num_bytes for way in self.ways)]
         if not np.isfinite(times).all() or min(self.step_ms) < 0:
             raise ValueError("times and sizes must be finite, and times not below 0")
@@ -98,7 +110,7 @@ class RouteTables:
         """
         name = bundle.manifest.route_file
         if name is None:
-            raise BundleError(f"bundle {bundle.path} has no router; build one with exits, splits and a router")
+            raise BundleError(f"bundle {bundle.path} has no router; build one with exits and a router")
         try:
             tables = cls.from_bytes(bundle.read(name))
         except ValueError as error:
@@ -110,11 +122,14 @@ class RouteTables:
                 f"{points - 1} early exits and the whole network are {points}; build it again"
             )
         levels = [SplitCodec.open(bundle, split).num_levels for split in range(len(bundle.manifest.splits))]
-        expected = way_places(bundle.manifest, levels)
+        pictures = sum(way.is_picture for way in tables.ways)
+        if pictures and bundle.manifest.teacher is None:
+            raise BundleError(f"{name} of bundle {bundle.path} has ways for a teacher that it has not; build it again")
+        expected = (*way_places(bundle.manifest, levels), *((0, level, 0) for level in range(pictures)))
         came = tuple((way.split, way.level, way.point) for way in tables.ways)
         if came != expected:
             raise BundleError(
-                f"{name} of bundle {bundle.path} has ways (split, level, point) {came}, its splits are {expected}; "
+                f"{name} of bundle {bundle.path} has ways (split, level, point) {came}, expected {expected}; "
                 "build it again"
             )
         return tables
@@ -137,6 +152,9 @@ class RouteTables:
             "switcher.coefficients": shipped.coefficients,
             "switcher.precision": shipped.precision,
         }
+        if any(way.is_picture for way in self.ways):
+            padded = b"".join(way.coding.encode("ascii").ljust(_CODING_CHARS, b"\0") for way in self.ways)
+            tensors[_CODINGS] = np.frombuffer(padded, np.uint8).reshape(-1, _CODING_CHARS)
         tensors |= {f"curves.{name}": getattr(self.curves, name) for name in _CURVES}
         return bytes(save_safetensors({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}))
 
@@ -151,6 +169,7 @@ class RouteTables:
             tensors = load_safetensors(data)
         except SafetensorError as error:
             raise ValueError(f"the router's tables are not a safetensors file ({error})") from error
+        codings = tensors.pop(_CODINGS, None)
         if set(tensors) != set(_KINDS):
             odd = sorted(set(tensors) ^ set(_KINDS))
             raise ValueError(f"the router's tables lack the tensor {odd[0]!r}, or should not have it")
@@ -167,14 +186,17 @@ class RouteTables:
         sizes, encode_ms = tensors["ways.num_bytes"].tolist(), tensors["ways.encode_ms"].tolist()
         if places.shape != (len(sizes), 3) or len(encode_ms) != len(sizes):
             raise ValueError(f"{len(sizes)} sizes and {len(encode_ms)} times are for ways of shape {places.shape}")
+        coded = [""] * len(sizes) if codings is None else _codings(codings, len(sizes))
         shipped = ShippedSwitcher(
             coefficients=tensors["switcher.coefficients"], precision=tensors["switcher.precision"]
         )
         return cls(
             curves=ErrorCurves(**{name: tensors[f"curves.{name}"] for name in _CURVES}),
             ways=tuple(
-                Way(split=split, level=level, point=point, num_bytes=size, encode_ms=took)
-                for (split, level, point), size, took in zip(places.tolist(), sizes, encode_ms, strict=True)
+                Way(split=split, level=level, point=point, num_bytes=size, encode_ms=took, coding=coding)
+                for (split, level, point), size, took, coding in zip(
+                    places.tolist(), sizes, encode_ms, coded, strict=True
+                )
             ),
             step_ms=tuple(tensors["step_ms"].tolist()),
             switcher=Switcher(shipped),
@@ -207,6 +229,15 @@ def way_places(manifest: Manifest, levels: list[int]) -> tuple[tuple[int, int, i
             point = 1 + sum(stand < split.segment for stand in stands)
         places += [(index, level, point) for level in range(count)]
     return tuple(places)
+
+
+def _codings(values: NDArray[Any], ways: int) -> list[str]:
+    """The codings of the ways; `ValueError` says what is wrong with the tensor."""
+    if values.dtype != np.uint8 or values.shape != (ways, _CODING_CHARS) or values.max(initial=0) > 127:
+        raise ValueError(
+            f"{_CODINGS} is {values.dtype} {values.shape}, expected ASCII as uint8 {(ways, _CODING_CHARS)}"
+        )
+    return [row.tobytes().rstrip(b"\0").decode("ascii") for row in values]
 
 
 def _check_curves(curves: ErrorCurves) -> None:

@@ -72,7 +72,13 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         "--router",
         type=Path,
         metavar="FILE",
-        help="with exits and splits, a router counted on these frames, on which nothing was trained: .npz as --frames",
+        help="with exits, a router counted on these frames, on which nothing was trained: .npz as --frames",
+    )
+    parser.add_argument(
+        "--pictures",
+        metavar="CODINGS",
+        help="with --router, ways beside the splits: pictures of the frame for the teacher, by commas: lossless, png, "
+        "webp-<q>, jpeg-<q>; none (default: webp-95,lossless)",
     )
     parser.add_argument(
         "--rehearse",
@@ -201,11 +207,16 @@ def _router(args: argparse.Namespace, spec: Any, num_classes: int) -> Any:
     """Held-out frames for a router, or None. Looked at before anything is trained for it."""
     if args.router is None:
         return None
+    from dataclasses import replace
+
     from littoral.train.options import RouterSource
     from littoral.train.route_build import check_router
 
     tensors = _tensors(args.router)
     source = RouterSource(frames=tensors["frames"], labels=tensors.get("labels"))
+    if args.pictures is not None:
+        pictures = () if args.pictures == "none" else tuple(args.pictures.split(","))
+        source = replace(source, pictures=pictures)
     has_exits = args.exits is not None or bool(args.exit)
     check_router(source, spec, num_classes, has_exits=has_exits, has_splits=bool(args.split))
     return source

@@ -176,8 +176,10 @@ def _router_lines(bundle: Bundle) -> list[str]:
         where = "whole network" if p == points else f"exit {p - 1}"
         lines.append(f"  {where}{wrong(f'point{p}')}")
     for way in tables.ways:
-        name = f"split {way.split} level {way.level}, from point {way.point}: {way.num_bytes:.5g} bytes"
-        lines.append(f"  {name}{wrong(f'split{way.split}.level{way.level}')}")
+        name, of = f"split {way.split} level {way.level}, from point {way.point}", f"split{way.split}.level{way.level}"
+        if way.is_picture:
+            name, of = f"picture {way.coding}", f"picture.{way.coding}"
+        lines.append(f"  {name}: {way.num_bytes:.5g} bytes{wrong(of)}")
     return lines
 
 

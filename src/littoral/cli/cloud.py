@@ -25,6 +25,11 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--tls-key", type=Path, help="PEM private key of the certificate")
     parser.add_argument("--new-token", action="store_true", help="print a one-time enrolment token at start")
+    parser.add_argument(
+        "--no-pictures",
+        action="store_true",
+        help="answer payloads of split points only, and load no teacher for pictures",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON lines")
     parser.set_defaults(run=run)
 
@@ -35,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
     from littoral.cloud.cloud import Cloud, CloudConfig
     from littoral.cloud.jobs import AdaptConfig
+    from littoral.cloud.tails import TailConfig
 
     adapt = replace(AdaptConfig.parity() if args.parity else AdaptConfig(), seed=args.seed)
     config = CloudConfig(
@@ -45,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
         tls_certificate=args.tls_certificate,
         tls_key=args.tls_key,
         adapt=adapt,
+        tails=TailConfig(pictures=not args.no_pictures),
     )
     cloud = Cloud(args.bundle, args.state, config)
     token = cloud.new_token() if args.new_token else None

@@ -63,10 +63,16 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         "--split", type=int, metavar="NUMBER", help="with --offload, the split point to offload from (default: 0)"
     )
     parser.add_argument(
+        "--picture",
+        metavar="CODING",
+        help="ask the cloud's teacher to answer each frame from a picture: lossless, png, webp-<q> or jpeg-<q>; "
+        "needs no split point",
+    )
+    parser.add_argument(
         "--deadline",
         type=float,
         metavar="MS",
-        help="with --offload or --route, answer within so long, whoever does (default: 200)",
+        help="with --offload, --picture or --route, answer within so long, whoever does (default: 200)",
     )
     parser.add_argument(
         "--route",
@@ -85,6 +91,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         metavar="SHARE",
         help="with --route, what a byte to the cloud is worth in wrong answers (default: 0.000001)",
     )
+    parser.add_argument("--no-pictures", action="store_true", help="with --route, send no pictures of whole frames")
     parser.add_argument(
         "--exits", action="store_true", help="leave early at the bundle's exits, once that is certified"
     )
@@ -129,8 +136,9 @@ def run(args: argparse.Namespace) -> int:
     if args.diversity_margin is not None and not args.published:
         print("littoral edge: --diversity-margin is a criterion of --published; give both", file=sys.stderr)
         return 2
-    if args.offload is not None and not args.cloud:
-        print("littoral edge: --offload needs --cloud, which is to finish the frames", file=sys.stderr)
+    if (args.offload is not None or args.picture is not None) and not args.cloud:
+        option = "--offload" if args.offload is not None else "--picture"
+        print(f"littoral edge: {option} needs --cloud, which is to finish the frames", file=sys.stderr)
         return 2
     if problem := _ways_to_answer(args):
         print(f"littoral edge: {problem}", file=sys.stderr)
@@ -160,17 +168,23 @@ def run(args: argparse.Namespace) -> int:
 
 def _ways_to_answer(args: argparse.Namespace) -> str | None:
     """What is wrong with the options that say who answers."""
-    offloads, priced = args.offload is not None, args.price_ms is not None or args.price_byte is not None
+    offloads = args.offload is not None or args.picture is not None
+    priced = args.price_ms is not None or args.price_byte is not None
     if args.route and not args.cloud:
         return "--route needs --cloud, which some frames are for; without one give --exits"
     if offloads and (args.route or args.exits):
-        return f"leave out one of {'--route' if args.route else '--exits'} and --offload"
+        asks = "--picture" if args.offload is None else "--offload"
+        return f"leave out one of {'--route' if args.route else '--exits'} and {asks}"
+    if args.offload is not None and args.picture is not None:
+        return "leave out one of --offload and --picture: a frame goes by one way"
     if priced and not args.route:
         return "--price-ms and --price-byte are of --route; give that too"
-    if args.split is not None and not offloads:
+    if args.no_pictures and not args.route:
+        return "--no-pictures is of --route; give that too"
+    if args.split is not None and args.offload is None:
         return "--split is of --offload; give that too"
     if args.deadline is not None and not (offloads or args.route):
-        return "--deadline is of --offload and --route; give one of them too"
+        return "--deadline is of --offload, --picture and --route; give one of them too"
     if (args.risk is not None or args.no_personal) and not (args.exits or args.route):
         return "--risk and --no-personal are of --exits and --route; give one of them too"
     return None
@@ -192,9 +206,9 @@ def _config(args: argparse.Namespace) -> Any:
     else:
         budget = BudgetConfig(bytes_per_1000_frames=None if args.budget is None else 1000 * args.budget)
         selection = ProductConfig(**bounds, budget=budget)
-    if args.offload is not None:
-        more = _given(split=args.split, deadline_ms=args.deadline)
-        device["offload"] = OffloadConfig(mode="always", level=args.offload, **more)
+    if args.offload is not None or args.picture is not None:
+        more = _given(level=args.offload, picture=args.picture, split=args.split, deadline_ms=args.deadline)
+        device["offload"] = OffloadConfig(mode="always", **more)
     if args.exits:
         device["exits"] = _exits(args)
     if args.route:
@@ -215,7 +229,7 @@ def _route(args: argparse.Namespace) -> Any:
     from littoral.core.route_words import RouteConfig
 
     prices = Prices(**_given(ms=args.price_ms, byte=args.price_byte))
-    return RouteConfig(prices=prices, **_given(deadline_ms=args.deadline))
+    return RouteConfig(prices=prices, pictures=not args.no_pictures, **_given(deadline_ms=args.deadline))
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -272,7 +286,10 @@ def _by_whom(answer: Answer | DenseAnswer, args: argparse.Namespace) -> str:
     """Who answered, where that may differ from frame to frame, and why."""
     from littoral.edge.answer import Answer
 
-    who = f", by the {answer.source}" if args.offload is not None or args.route else ""
+    asks = args.offload is not None or args.picture is not None or args.route
+    who = f", by the {answer.source}" if asks else ""
+    if answer.way == "picture":
+        who += " from a picture"
     if isinstance(answer, Answer) and args.exits and answer.source == "device":
         who += f", at exit {answer.exit_index}"
     why = answer.reason if args.route or answer.degraded else ""
@@ -356,8 +373,9 @@ def _print_status(device: Device, args: argparse.Namespace) -> None:
         f"{status.acked} of {status.accepted} messages acked, {status.queued} queued, {status.dropped} dropped, "
         f"{status.bytes_up} bytes up, {status.bytes_down} down"
     )
-    if args.offload is not None or args.route:
-        text += f", {status.offloaded} answered by the cloud, {status.degraded} degraded"
+    if args.offload is not None or args.picture is not None or args.route:
+        text += f", {status.offloaded} answered by the cloud, {status.pictures} of them from pictures"
+        text += f", {status.degraded} degraded"
     if args.route:
         mean_bytes = status.payload_bytes / max(status.frames, 1)
         text += f", {status.finished} finished here, {status.hedged} hedged, {status.labels} labels"

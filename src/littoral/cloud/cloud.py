@@ -86,7 +86,7 @@ class CloudConfig:
 
 
 WorkerFactory = Callable[[Bundle, CloudConfig], tuple[Adapter, Check]]
-TailFactory = Callable[[Bundle, CloudConfig], Mapping[int, RunsTail]]
+TailFactory = Callable[[Bundle, CloudConfig], Mapping[int | None, RunsTail]]
 
 
 def make_worker(bundle: Bundle, config: CloudConfig) -> tuple[Adapter, Check]:
@@ -98,17 +98,25 @@ def make_worker(bundle: Bundle, config: CloudConfig) -> tuple[Adapter, Check]:
     return worker, Gate(bundle, worker).check
 
 
-def make_tails(bundle: Bundle, config: CloudConfig) -> Mapping[int, RunsTail]:
-    """The tails of a bundle's split points, by their numbers. Each has run once, since the first run is slow."""
-    if not bundle.manifest.splits:
-        return {}
-    from littoral.cloud.tail import Tail
+def make_tails(bundle: Bundle, config: CloudConfig) -> Mapping[int | None, RunsTail]:
+    """The tails of a bundle's split points, by their numbers, and under None its teacher for pictures of frames.
 
-    tails = {i: Tail(bundle, i, device=config.device) for i in range(len(bundle.manifest.splits))}
-    for tail in tails.values():
-        tables = tail.codec.tables
-        tail.answer([encode(np.zeros(tables.shape(0), np.int32), tables, level=0)])
-    return tails
+    Each has run once, since the first run is slow.
+    """
+    made: dict[int | None, RunsTail] = {}
+    if bundle.manifest.splits:
+        from littoral.cloud.tail import Tail
+
+        for index in range(len(bundle.manifest.splits)):
+            tail = Tail(bundle, index, device=config.device)
+            tables = tail.codec.tables
+            tail.answer([encode(np.zeros(tables.shape(0), np.int32), tables, level=0)])
+            made[index] = tail
+    if bundle.manifest.teacher is not None and config.tails.pictures:
+        from littoral.cloud.pictures import PictureTeacher
+
+        made[None] = PictureTeacher(bundle, device=config.device)
+    return made
 
 
 class Cloud:
@@ -120,7 +128,7 @@ class Cloud:
         bundle: The bundle's directory, with its cloud part. Signed with our release key if it carries no signature.
         state_dir: Keys and record; locked while the cloud lives.
         worker_factory: Makes the adapter and the gate's check; not called where the bundle's task is not adapted.
-        tail_factory: Makes what answers offloaded requests.
+        tail_factory: Makes what answers offloaded requests, of split points and, under None, pictures.
     Raises:
         LittoralError: the port or the state folder is in use.
         BundleError: the bundle is damaged, signed by another release key, or not the one of this state folder.

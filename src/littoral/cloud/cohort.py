@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from littoral.bundle import Bundle, SignedVersion, SigningKey
+from littoral.bundle.images import decode_image
 from littoral.cloud.domains import DomainConfig, start_version
 from littoral.cloud.executors import Executor
-from littoral.cloud.images import decode_image
 from littoral.cloud.jobs import AdaptConfig, AdaptJob, AdaptResult
 from littoral.cloud.labels import LabelOf
 from littoral.cloud.ledger import Claim, Head, Ledger, NewVersion, StoredSample

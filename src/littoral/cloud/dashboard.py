@@ -245,7 +245,9 @@ def _device_row(device: Mapping[str, Any], document: Document) -> str:
             f"{status['version'] or 'source'}",
             f"{status['frames']:,}",
             f"{status['selected']:,}{share}",
-            *(f"{status[key]:,}" for key in ("queued", "dropped", "statistics_resets", "offloaded", "degraded")),
+            *(f"{status[key]:,}" for key in ("queued", "dropped", "statistics_resets")),
+            _offloaded(status),
+            f"{status['degraded']:,}",
             _early(status),
             _text(status["exit_state"] or "–"),
         ]
@@ -267,11 +269,19 @@ def _routed(status: Mapping[str, Any] | None) -> str:
     frames = max(status["frames"], 1)
     told = {"early": "left early", "finished": "finished on the device", "offloaded": "by the cloud"}
     shares = ", ".join(f"{status[key] / frames:.0%} {text}" for key, text in told.items())
+    if status["pictures"]:
+        shares += f" ({status['pictures'] / frames:.0%} from pictures)"
     return (
         f'<tr class="why"><td></td><td colspan="{_DEVICE_COLUMNS - 1}">routed: {shares}; '
         f"{status['hedged']:,} hedged, {status['labels']:,} labels, {status['asked']:,} asked for behind an answer, "
         f"{_bytes(round(status['payload_bytes'] / frames))} of payloads a frame</td></tr>"
     )
+
+
+def _offloaded(status: Mapping[str, Any]) -> str:
+    """Frames that the cloud answered, and how many of them from pictures."""
+    pictures = f' <span class="note">{status["pictures"]:,} by pictures</span>' if status["pictures"] else ""
+    return f"{status['offloaded']:,}{pictures}"
 
 
 def _early(status: Mapping[str, Any]) -> str:

@@ -42,6 +42,7 @@ def fleet_document(hub: Hub) -> dict[str, Any]:
             "samples": sum(d["samples"] for d in devices),
             "sample_bytes": sum(d["sample_bytes"] for d in devices),
             "labels_sent": hub.metrics.num_labels["sent"],
+            "pictures": hub.metrics.num_pictures,
         },
         "link_bytes": {direction: dict(totals) for direction, totals in hub.metrics.num_bytes.items()},
         "samples_per_second": hub.rates(),

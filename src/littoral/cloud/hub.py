@@ -104,9 +104,10 @@ class Hub:
         self.loop: asyncio.AbstractEventLoop | None = None
         self._rates: collections.deque[list[int]] = collections.deque(maxlen=RATE_WINDOW_S)
 
-    def serve_tails(self, tails: Mapping[int, RunsTail], config: TailConfig) -> Tails:
-        """Answer requests for these split points from now on. Before the first session."""
-        self.tails = Tails(tails, self.manifest.make_task(), config, self.metrics)
+    def serve_tails(self, tails: Mapping[int | None, RunsTail], config: TailConfig) -> Tails:
+        """Answer requests for these split points, and under None pictures, from now on. Before the first session."""
+        most = self.manifest.input.num_bytes
+        self.tails = Tails(tails, self.manifest.make_task(), config, self.metrics, max_picture_bytes=most)
         return self.tails
 
     # -- sessions ----------------------------------------------------------------------------------------------------

@@ -1,147 +1,14 @@
-"""Turn what an untrusted device calls an image into a frame of exactly the bundle's shape.
-
-``raw`` is the frame's bytes in row order; ``png`` is one still 8-bit PNG of 1 or 3 channels; ``webp`` one still WebP
-without alpha and ``jpeg`` one JPEG, both of 3 channels. The size is read from the header and compared before a decoder
-sees a byte, so an image can never cost more memory than a frame.
-"""
+"""What a sample of an untrusted device must keep; its image is `littoral.bundle.images.decode_image`'s."""
 
 from __future__ import annotations
 
-import io
-import struct
-import zlib
-from collections.abc import Callable
-
-import numpy as np
-from PIL import Image
-
 from littoral.bundle import InputSpec
+from littoral.bundle.images import decode_image
 from littoral.core.arrays import Frame
 from littoral.errors import FrameError
 from littoral.wire.messages import Sample
 
-CODINGS = ("raw", "png", "webp", "jpeg")
 MAX_INTEGER = 2**63 - 1
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_IHDR = struct.Struct(">I4sIIBBBBB")
-_COLOUR_TYPE = {1: 0, 3: 2}  # channels -> PNG colour type
-_MODE = {1: "L", 3: "RGB"}
-_RIFF = struct.Struct("<4sI4s4sI")  # "RIFF", bytes that follow, "WEBP", the chunk's name, its bytes
-_VP8_START = b"\x9d\x01\x2a"
-_VP8L_START = 0x2F
-_JPEG_SIZES = frozenset({0xC0, 0xC1, 0xC2})
-"""Markers of a frame header that Pillow decodes: baseline, extended, progressive."""
-_JPEG_SKIPPED = frozenset({0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)})
-"""Markers that may come before it: tables, restart interval, comment, application data."""
-
-
-def decode_image(coding: str, data: bytes, spec: InputSpec) -> Frame:
-    """Decode to uint8 ``spec.shape``.
-
-    Raises:
-        FrameError: an unknown coding, another size, depth or number of channels, an animation, or damaged data.
-    """
-    if coding == "raw":
-        if len(data) != spec.num_bytes:
-            raise FrameError(f"a raw frame of this bundle has {spec.num_bytes} bytes, got {len(data)}")
-        return np.frombuffer(data, dtype=np.uint8).reshape(spec.shape)
-    if coding not in _CHECKS:
-        raise FrameError(f"an image came with coding {coding!r:.40}, expected one of {CODINGS}")
-    _CHECKS[coding](data, spec)
-    try:
-        with Image.open(io.BytesIO(data), formats=[coding.upper()]) as image:
-            still = getattr(image, "n_frames", 1) == 1
-            if image.mode != _MODE[spec.channels] or image.size != (spec.width, spec.height) or not still:
-                raise FrameError(f"a {coding} came that is animated or has a palette or alpha; send one still image")
-            image.load()
-            frame = np.asarray(image, dtype=np.uint8).reshape(spec.shape)
-    except FrameError:
-        raise
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as error:
-        raise FrameError(f"a {coding} came that cannot be decoded ({error})") from error
-    return frame
-
-
-def _check_png(data: bytes, spec: InputSpec) -> None:
-    if spec.channels not in _COLOUR_TYPE:
-        raise FrameError(f"frames of {spec.channels} channels have no PNG coding; send them as 'raw'")
-    if len(data) < len(_PNG_MAGIC) + _IHDR.size or not data.startswith(_PNG_MAGIC):
-        raise FrameError("an image came that is not a PNG")
-    length, kind, width, height, depth, colour, *_ = _IHDR.unpack_from(data, len(_PNG_MAGIC))
-    expected = (13, b"IHDR", spec.width, spec.height, 8, _COLOUR_TYPE[spec.channels])
-    if (length, kind, width, height, depth, colour) != expected:
-        raise FrameError(
-            f"a PNG of {width} x {height}, {depth} bit, colour type {colour} came; this bundle's frames are "
-            f"{spec.width} x {spec.height}, 8 bit, {spec.channels} channels"
-        )
-
-
-def _check_webp(data: bytes, spec: InputSpec) -> None:
-    """One chunk, ``VP8L`` or ``VP8 ``, that fills the file: no animation, no alpha, no metadata."""
-    _refuse_channels("WebP", spec)
-    if len(data) < _RIFF.size + 10:
-        raise FrameError("an image came that is not a WebP")
-    riff, total, webp, chunk, length = _RIFF.unpack_from(data)
-    at = _RIFF.size
-    if (riff, webp) != (b"RIFF", b"WEBP") or total != len(data) - 8 or length + length % 2 != len(data) - at:
-        raise FrameError("an image came that is not a WebP of one chunk; send one still image without metadata")
-    if chunk == b"VP8L" and data[at] == _VP8L_START:
-        (bits,) = struct.unpack_from("<I", data, at + 1)
-        size, alpha = ((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1), bool(bits >> 28)
-    elif chunk == b"VP8 " and data[at + 3 : at + 6] == _VP8_START:
-        width, height = struct.unpack_from("<HH", data, at + 6)
-        size, alpha = (width & 0x3FFF, height & 0x3FFF), bool((width | height) >> 14)  # the upper bits ask for scaling
-    else:
-        raise FrameError(f"a WebP with a chunk {chunk!r} came; send one still image without alpha")
-    if alpha:
-        raise FrameError("a WebP with alpha, of another version or with scaling came; send 3 channels")
-    _check_size("WebP", *size, spec)
-
-
-def _check_jpeg(data: bytes, spec: InputSpec) -> None:
-    """Walk over tables to the frame header; it must be 8 bit, of 3 components and of the frame's size."""
-    _refuse_channels("JPEG", spec)
-    if not data.startswith(b"\xff\xd8"):
-        raise FrameError("an image came that is not a JPEG")
-    at = 2
-    while at + 4 <= len(data):
-        start, marker, length = struct.unpack_from(">BBH", data, at)
-        if start != 0xFF or length < 2:
-            break
-        if marker in _JPEG_SIZES and at + 10 <= len(data):
-            depth, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
-            if (depth, components) != (8, 3):
-                raise FrameError(f"a JPEG of {depth} bit and {components} components came; send 8 bit and 3")
-            return _check_size("JPEG", width, height, spec)
-        if marker not in _JPEG_SKIPPED:
-            break
-        at += 2 + length
-    raise FrameError("a JPEG came without a frame header where one should be")
-
-
-def _refuse_channels(kind: str, spec: InputSpec) -> None:
-    if spec.channels != 3:
-        raise FrameError(f"frames of {spec.channels} channels have no {kind} coding; send them as 'raw' or 'png'")
-
-
-def _check_size(kind: str, width: int, height: int, spec: InputSpec) -> None:
-    if (width, height) != (spec.width, spec.height):
-        raise FrameError(f"a {kind} of {width} x {height} came; this bundle's are {spec.width} x {spec.height}")
-
-
-_CHECKS: dict[str, Callable[[bytes, InputSpec], None]] = {
-    "png": _check_png,
-    "webp": _check_webp,
-    "jpeg": _check_jpeg,
-}
 
 
 def check_sample(sample: Sample, spec: InputSpec, num_classes: int) -> Frame:

@@ -48,6 +48,10 @@ class Metrics:
         self._offloads = Counter("littoral_offloads", "Requests by what they were answered with", ["cohort", "code"],
             registry=self.registry,
         )  # fmt: skip
+        self.num_pictures = 0
+        self._pictures = Counter(
+            "littoral_pictures", "Requests, of all, whose payload is a picture", ["cohort"], registry=self.registry
+        )
         self._batch_size = Histogram(
             "littoral_tail_batch_size", "Requests that a tail ran together", ["cohort"], buckets=_BATCH_SIZES,
             registry=self.registry,
@@ -99,6 +103,11 @@ class Metrics:
     def count_offload(self, code: str) -> None:
         """Only codes that we make ourselves: a label's values must be few."""
         self._offloads.labels(self.cohort, code).inc()
+
+    def count_picture(self) -> None:
+        """A request came whose payload is a picture; what it is answered with is counted as of any other."""
+        self.num_pictures += 1
+        self._pictures.labels(self.cohort).inc()
 
     def observe_batch(self, queue_ms: Sequence[float], compute_ms: float) -> None:
         """A batch has run; ``queue_ms`` has one value for each of its requests."""

@@ -28,6 +28,7 @@ from littoral.wire.messages import (
     HELLO_PURPOSE,
     NONCE_BYTES,
     TAKES_LABELS,
+    TAKES_PICTURES,
     Ack,
     Challenge,
     DurableMessage,
@@ -134,6 +135,7 @@ class Session:
                 credit_bytes=self._hub.limits.credit_bytes,
                 envelope=self._hub.envelope.data,
                 envelope_signature=self._hub.envelope.signature,
+                takes=TAKES_PICTURES if self._hub.tails.takes_pictures else 0,
             )
         )
         works = [self._read(), self._commit(), self._push(), self._watch()]
@@ -225,6 +227,8 @@ class Session:
     async def _take_request(self, request: Offload, arrived_ms: float) -> None:
         """Begin to answer a request; one too many is refused before the next message is read."""
         self._check_revoked()
+        if request.coding:
+            self._hub.metrics.count_picture()
         if len(self._offloads) >= self._hub.limits.max_requests:
             message = f"a device may have {self._hub.limits.max_requests} requests in flight"
             return await self._send_answer(offload_answer(request, refusal("overloaded", message)))

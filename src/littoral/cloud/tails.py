@@ -41,14 +41,21 @@ _WHY = {
 }
 
 
-class RunsTail(Protocol):
-    """What finishes frames: a bundle's decoder and tail, or a stand-in for them."""
+class Picture(NamedTuple):
+    """A frame as a device coded it (`littoral.bundle.images`)."""
 
-    def answer(self, payloads: Sequence[bytes]) -> Sequence[FloatArray | LittoralError]:
+    coding: str
+    image: bytes
+
+
+class RunsTail(Protocol):
+    """What finishes frames: a bundle's decoder and tail, its teacher for pictures, or a stand-in for them."""
+
+    def answer(self, payloads: Sequence[Any]) -> Sequence[FloatArray | LittoralError]:
         """Decode each payload and run them as one batch. Called from one thread at a time.
 
         Args:
-            payloads: From untrusted peers.
+            payloads: From untrusted peers: bytes, or a `Picture` each for what answers such.
         Returns:
             For each, in order, the network's output for that frame without the batch, or what is wrong with it.
         """
@@ -61,7 +68,11 @@ class TailConfig:
 
     batch: BatchConfig = field(default_factory=BatchConfig)
     max_payload_bytes: int = 262_144
-    """A larger payload is refused before it waits; the codec's own ceilings are far below."""
+    """A larger payload is refused before it waits; the codec's own ceilings are far below. A picture has at most as
+    many bytes as its frame, too."""
+    pictures: bool = True
+    """Answer pictures of whole frames with the bundle's teacher, which is loaded for that once more; False tells
+    devices that this cloud takes none."""
 
 
 class Verdict(NamedTuple):
@@ -81,7 +92,7 @@ def refusal(code: str, message: str = "") -> Verdict:
 
 @dataclass(frozen=True, eq=False)
 class _Item:
-    payload: bytes
+    payload: bytes | Picture
     verdict: asyncio.Future[Verdict]
 
 
@@ -102,7 +113,7 @@ class TailBatcher:
         self._timer: asyncio.TimerHandle | None = None
         self._batches: set[asyncio.Task[None]] = set()
 
-    async def answer(self, payload: bytes, *, device: str, arrived_ms: float, deadline_ms: float) -> Verdict:
+    async def answer(self, payload: bytes | Picture, *, device: str, arrived_ms: float, deadline_ms: float) -> Verdict:
         """What became of a payload; times are the event loop's. Never later than the batch that it ran in."""
         item = _Item(payload, asyncio.get_running_loop().create_future())
         request = Request(item=item, device=device, arrived_ms=arrived_ms, deadline_ms=deadline_ms)
@@ -156,7 +167,7 @@ class TailBatcher:
                 request.item.verdict.set_result(verdict._replace(queue_ms=queue_ms, compute_ms=ended_ms - began_ms))
         self._look()
 
-    def _work(self, payloads: Sequence[bytes]) -> list[Verdict]:
+    def _work(self, payloads: Sequence[bytes | Picture]) -> list[Verdict]:
         """Run a batch, in the thread. If it fails as a whole, each member gets a run of its own."""
         try:
             outputs = self._tail.answer(payloads)
@@ -185,25 +196,48 @@ class TailBatcher:
 
 
 class Tails:
-    """All tails of a bundle, by the number of their split point."""
+    """All tails of a bundle, by the number of their split point.
+
+    Args:
+        tails: Under None what answers pictures.
+        max_picture_bytes: A larger picture is refused before it waits: the bytes of a frame.
+    """
 
     def __init__(
-        self, tails: Mapping[int, RunsTail], task: Task[Any, Any], config: TailConfig, metrics: Metrics
+        self,
+        tails: Mapping[int | None, RunsTail],
+        task: Task[Any, Any],
+        config: TailConfig,
+        metrics: Metrics,
+        *,
+        max_picture_bytes: int = 0,
     ) -> None:
         self._max_payload_bytes = config.max_payload_bytes
+        self._max_picture_bytes = min(max_picture_bytes, config.max_payload_bytes)
         self._batchers = {split: TailBatcher(tail, task, config, metrics) for split, tail in tails.items()}
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether there is something that answers them."""
+        return None in self._batchers
 
     async def answer(self, request: Offload, *, device: str, arrived_ms: float) -> OffloadAnswer:
         """The answer to a request that arrived then; it is ready, or refused, by the request's deadline."""
-        batcher = self._batchers.get(request.split)
-        if batcher is None:
+        is_picture = bool(request.coding)
+        batcher = self._batchers.get(None if is_picture else request.split)
+        most = self._max_picture_bytes if is_picture else self._max_payload_bytes
+        if batcher is None and is_picture:
+            verdict = refusal("unknown-split", "this cloud answers no pictures; let the device answer")
+        elif batcher is None:
             verdict = refusal("unknown-split", f"there is no split point {request.split} here; install the same bundle")
-        elif len(request.payload) > self._max_payload_bytes:
-            verdict = refusal("too-large", f"a payload has at most {self._max_payload_bytes} bytes")
+        elif len(request.payload) > most:
+            verdict = refusal("too-large", f"a {'picture' if is_picture else 'payload'} has at most {most} bytes")
         else:
-            deadline_ms = arrived_ms + request.deadline_ms
             verdict = await batcher.answer(
-                request.payload, device=device, arrived_ms=arrived_ms, deadline_ms=deadline_ms
+                Picture(request.coding, request.payload) if is_picture else request.payload,
+                device=device,
+                arrived_ms=arrived_ms,
+                deadline_ms=arrived_ms + request.deadline_ms,
             )
         return offload_answer(request, verdict)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from littoral.core.estimates import Ewma
 from littoral.core.route_budget import RouteBudget
@@ -19,13 +19,15 @@ class WaysView:
     """What is thought of the ways until something is measured; lists by way.
 
     Attributes:
+        is_open: False for a picture where the cloud answers none.
         expected_ms: Encoding, and the answer's way there and back.
         high_ms: The same with the deviations of `LinkConfig`; infinite where nothing is known.
         prices: Bytes and energy, in loss.
         affordable: Whether the budgets have so much.
-        quickest_high_ms: The least of ``high_ms``; None where nothing is known.
+        quickest_high_ms: The least of ``high_ms`` of those that are open; None where nothing is known.
     """
 
+    is_open: list[bool]
     expected_ms: list[float]
     high_ms: list[float]
     prices: list[float]
@@ -47,6 +49,12 @@ class RouteKnown:
         self._steps = [_started(value) for value in step_ms]
         self._sizes = [_started(way.num_bytes) for way in ways]
         self._encode = [_started(way.encode_ms) for way in ways]
+        self._is_picture, self._pictures = [way.is_picture for way in ways], config.pictures
+        groups = [None if way.is_picture else way.split for way in ways]
+        shared = {group: Ewma() for group in groups}
+        self._compute = [shared[group] for group in groups] if len(shared) > 1 else []
+        """What the cloud computes for each way: its teacher longer than a tail. One network needs no estimate of its
+        own, the link has it."""
         self._out_bytes = 0
         self._ways: WaysView | None = None
         self.step_ms, self.step_high_ms = [0.0] * len(self._steps), [0.0] * len(self._steps)
@@ -62,6 +70,11 @@ class RouteKnown:
             self.energy.frame()
         if self.bytes or self.energy:
             self._ways = None
+
+    def set_pictures(self, pictures: bool) -> None:
+        """Whether the cloud of now answers pictures; where the configuration has none it does not matter."""
+        if (open_now := pictures and self.config.pictures) != self._pictures:
+            self._pictures, self._ways = open_now, None
 
     def ran(self, step: int, took_ms: float) -> None:
         """See `Router.ran`."""
@@ -90,6 +103,12 @@ class RouteKnown:
         self._out_bytes -= ticket.num_bytes
         self._ways = None
 
+    def computed(self, way: int, compute_ms: float) -> None:
+        """The cloud answered, and says how long it computed."""
+        if self._compute:
+            self._compute[way].add(max(compute_ms, 0.0))
+            self._ways = None
+
     @property
     def energy_price(self) -> float:
         """Of a millijoule, in loss."""
@@ -111,22 +130,27 @@ class RouteKnown:
         config, deviations = self.config, self.config.link.deviations
         byte = config.prices.byte + (self.bytes.price if self.bytes else 0.0)
         millijoule = self.energy_price
-        view = WaysView([], [], [], [], None)
-        for size_ewma, encode_ewma in zip(self._sizes, self._encode, strict=True):
+        view = WaysView([], [], [], [], [], None)
+        for way, (size_ewma, encode_ewma) in enumerate(zip(self._sizes, self._encode, strict=True)):
+            view.is_open.append(self._pictures or not self._is_picture[way])
             size, encode = size_ewma.mean or 0.0, encode_ewma.mean or 0.0
             through = int(size) + self._out_bytes  # it waits behind what is still out
-            high = self.link.high_ms(through, deviations)
-            view.expected_ms.append(encode + (self.link.predict_ms(through) or 0.0))
-            view.high_ms.append(math.inf if high is None else encode + high)
+            high, more = self.link.high_ms(through, deviations), encode + self._more_compute_ms(way)
+            view.expected_ms.append(max(more + (self.link.predict_ms(through) or 0.0), 0.0))
+            view.high_ms.append(math.inf if high is None else more + high)
             energy = size * config.millijoules_per_byte + encode * config.millijoules_per_ms
             view.prices.append(size * byte + energy * millijoule)
             can = (not self.bytes or self.bytes.can(size)) and (not self.energy or self.energy.can(energy))
             view.affordable.append(can)
-        quickest = min(view.high_ms, default=math.inf)
-        self._ways = WaysView(
-            view.expected_ms, view.high_ms, view.prices, view.affordable, None if quickest == math.inf else quickest
-        )
+        known = [high for high, is_open in zip(view.high_ms, view.is_open, strict=True) if is_open]
+        quickest = min(known, default=math.inf)
+        self._ways = replace(view, quickest_high_ms=None if quickest == math.inf else quickest)
         return self._ways
+
+    def _more_compute_ms(self, way: int) -> float:
+        """By how much longer the cloud computes for a way than for what it was asked lately."""
+        own, all_ways = self._compute[way].mean if self._compute else None, self.link.compute_ms.mean
+        return 0.0 if own is None or all_ways is None else own - all_ways
 
     def _look_at(self, step: int) -> None:
         self.step_ms[step] = self._steps[step].mean or 0.0

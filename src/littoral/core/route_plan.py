@@ -114,8 +114,10 @@ def fit_curves(
 
     Ways differ by less than bins of few frames do by luck, and a router takes whichever was lucky, at any number of
     bytes. So no error may rise with the score, the cloud's neither: what is easy here is not harder there. And a way's
-    error is that of all ways and what it differs by, as far as that is beyond chance. With ``gains_NP`` what an offload
-    gains in a bin is drawn towards what was predicted: of many bins that gain nothing some look as if they did.
+    error is that of all ways and what it differs by, as far as that is beyond chance; where little is counted of it, in
+    the measure of how often the ways are wrong there: on frames that all get right a better network gains nothing. With
+    ``gains_NP`` what an offload gains in a bin is drawn towards what was predicted: of many bins that gain nothing some
+    look as if they did.
 
     A chain from bin to bin forgets where a frame came from: one that was sure at an exit is right more often than
     others of the bin that it comes to. Going on would look worse than it is, and frames would leave too early. So the
@@ -166,10 +168,12 @@ def fit_curves(
         differs = _beyond_chance(float(differs_N.mean()), float(differs_N.var()) / n)
         cloud_mean[w] = min(max(float(pooled_N.mean()) + differs, 0.0), 1.0)
         for p in range(points):
-            by_bin = (member_PBN[p] @ differs_N + _WAY_FRAMES * differs) / (counts_PB[p] + _WAY_FRAMES)
-            cloud[w, p] = np.clip(_never_rises(rates(pooled_N, p) + by_bin, counts_PB[p]), 0, 1)
+            pooled_B = rates(pooled_N, p)
+            differs_B = differs * pooled_B / max(float(pooled_N.mean()), 1e-9)
+            by_bin = (member_PBN[p] @ differs_N + _WAY_FRAMES * differs_B) / (counts_PB[p] + _WAY_FRAMES)
+            cloud[w, p] = np.clip(_never_rises(pooled_B + by_bin, counts_PB[p]), 0, 1)
             if gains_NP is not None:
-                predicted = member_PBN[p] @ (gains_NP[:, p] - differs) / np.maximum(counts_PB[p], 1)
+                predicted = member_PBN[p] @ gains_NP[:, p] / np.maximum(counts_PB[p], 1) - differs_B
                 counted = local[p] - cloud[w, p]
                 gain = (counts_PB[p] * counted + _GAIN_FRAMES * predicted) / (counts_PB[p] + _GAIN_FRAMES)
                 cloud[w, p] = np.clip(_never_rises(local[p] - gain, counts_PB[p]), 0, 1)

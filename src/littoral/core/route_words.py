@@ -50,10 +50,12 @@ class Way:
     """One way of offloading: a split point at a level, or a picture of the frame.
 
     Attributes:
-        split, level: As `littoral.edge.encoder` takes them.
+        split, level: As `littoral.edge.encoder` takes them; of a picture split is 0, and level counts its codings.
         point: The first point at which what it encodes is there; 0 for frames.
         num_bytes: Of a payload, at first; what is sent moves it.
         encode_ms: At first; what is measured moves it.
+        coding: Of a picture, for the cloud's whole teacher, as `littoral.bundle.images.encode_image` takes it; empty
+            for a split point's payload.
     """
 
     split: int
@@ -61,10 +63,18 @@ class Way:
     point: int
     num_bytes: float
     encode_ms: float = 0.0
+    coding: str = ""
 
     def __post_init__(self) -> None:
         if self.point < 0 or self.num_bytes <= 0 or self.encode_ms < 0:
             raise ValueError(f"a way needs point >= 0, num_bytes > 0 and encode_ms >= 0, got {self}")
+        if self.coding and self.point:
+            raise ValueError(f"a picture is of the frame, which is there at point 0, got {self}")
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether the frame itself is sent, as a picture."""
+        return bool(self.coding)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +102,8 @@ class RouteConfig:
     """See `StickyChoice`."""
     deviations: float = 4.0
     """How many of its deviations the device's own time is kept from the deadline."""
+    pictures: bool = True
+    """Send pictures of whole frames too, where the bundle's tables have such ways and the cloud answers them."""
     hedges: bool = True
     """False waits for the cloud with nothing to fall back on: the negative control."""
     link: LinkConfig = field(default_factory=LinkConfig)
@@ -117,6 +129,7 @@ class Moment:
         thresholds: Of the early exits, as certified.
         coin: Drawn from [0, 1) once for the frame, before anything was looked at.
         connected: Whether there is a session.
+        pictures: Whether its cloud answers pictures; True without a session, when nobody says that it does not.
         asked: The cloud was asked for this frame already.
     """
 
@@ -128,6 +141,7 @@ class Moment:
     features: Float64s | None = None
     coin: float = 1.0
     connected: bool = True
+    pictures: bool = True
     asked: bool = False
 
 

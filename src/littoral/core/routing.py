@@ -13,6 +13,7 @@
 - A link that is down, that is too slow for the deadline, or of which nothing recent is known is not used
   (`littoral.core.route_link.LinkLatch`); the device answers, and a ping behind such an answer finds out more.
 - No byte is spent that the budget has not.
+- No picture is sent to a cloud that answers none.
 
 Pure but for its own state: no clock, no random numbers; times and the audit's coin are passed in.
 """
@@ -107,6 +108,7 @@ class Router:
         self.known.closed(ticket)
         through = ticket.num_bytes + ticket.bytes_ahead
         self.known.link.answered(through, elapsed_ms, queue_ms=queue_ms, compute_ms=compute_ms, now_ms=now_ms)
+        self.known.computed(ticket.way, compute_ms)
         self.latch.answered(in_time=elapsed_ms <= self.config.link.open_margin * self._allowed_ms)
 
     def refused(self, ticket: Ticket) -> None:
@@ -134,6 +136,7 @@ class Router:
                 f"point {moment.point} with {len(moment.thresholds)} thresholds came, expected 0 to {points} with "
                 f"{points - 1}"
             )
+        self.known.set_pictures(moment.pictures)
         point, at_end = moment.point, moment.point == points
         remaining_ms = self.config.deadline_ms - self.config.spare_ms - moment.elapsed_ms
         thresholds = self._stance.thresholds(moment.thresholds)
@@ -148,8 +151,8 @@ class Router:
         onward = math.inf
         if not at_end and self.known.step_high_ms[point] <= remaining_ms:
             onward = float(plan.onward[point, b])
-        if gain is None and point and self.ways:
-            gain = local - float(self.curves.cloud[:, point - 1, b].min())
+        if gain is None and point and (open_ways := self._open_from(points)):
+            gain = local - float(self.curves.cloud[open_ways, point - 1, b].min())
         offload = self._best_offload(moment, plan, b, local, remaining_ms, trouble)
         here = min(answer, onward)
         if offload.loss < here - self.config.margin:
@@ -238,7 +241,7 @@ class Router:
         self, moment: Moment, plan: Plan, b: int, local: float, remaining_ms: float, trouble: LinkTrouble | None
     ) -> _Offload:
         point, view = moment.point, self.known.ways()
-        here = [w for w, way in enumerate(self.ways) if way.point <= point]
+        here = self._open_from(point)
         if not here or moment.asked:
             return _Offload(way=None, loss=math.inf, why_not="asked" if moment.asked else "no-way")
         errors = self.curves.cloud[:, point - 1, b].tolist() if point else self.curves.cloud_mean.tolist()
@@ -256,10 +259,21 @@ class Router:
             why_not = "link-slow"
             if view.high_ms[w] <= remaining_ms:
                 losses[w] = errors[w] + self.config.prices.ms * view.expected_ms[w] + view.prices[w]
-        way = self.sticky[point].choose(losses)
+        way = self._kept_or_picture(point, losses)
         if way is None:
             return _Offload(way=None, loss=math.inf, why_not=why_not)
         return _Offload(way=way, loss=losses[way], why_not="device-better")
+
+    def _kept_or_picture(self, point: int, losses: list[float]) -> int | None:
+        """The best way: of a split's levels the one in use, by hysteresis; a picture wherever it is worth more.
+
+        Which level is best hangs on the link, and wanders. Whether the teacher is needed hangs on the frame, as whether
+        the cloud is: it is decided for each.
+        """
+        pictures = [w for w, way in enumerate(self.ways) if way.is_picture and losses[w] < math.inf]
+        levels = [math.inf if way.is_picture else loss for way, loss in zip(self.ways, losses, strict=True)]
+        kept = self.sticky[point].choose(levels)
+        return min((*pictures, *([] if kept is None else [kept])), key=lambda w: losses[w], default=None)
 
     def _trouble(self, moment: Moment) -> LinkTrouble | None:
         return self.latch.trouble(
@@ -295,13 +309,18 @@ class Router:
         losses = []
         for w, way in enumerate(self.ways):
             late = sum(self.known.step_ms[: way.point]) + view.high_ms[w] > self._allowed_ms
-            shut = is_shut or late or not view.affordable[w]
+            shut = is_shut or late or not view.affordable[w] or not view.is_open[w]
             losses.append(math.inf if shut else self.config.prices.ms * view.expected_ms[w] + view.prices[w])
         return tuple(losses)
 
+    def _open_from(self, point: int) -> list[int]:
+        """The ways that can be taken at a point."""
+        is_open = self.known.ways().is_open
+        return [w for w, way in enumerate(self.ways) if way.point <= point and is_open[w]]
+
     def _smallest(self, point: int, least_bytes: float = 0.0) -> int | None:
         affordable, size = self.known.ways().affordable, self.known.size
-        here = [w for w, way in enumerate(self.ways) if way.point <= point and affordable[w] and size(w) >= least_bytes]
+        here = [w for w in self._open_from(point) if affordable[w] and size(w) >= least_bytes]
         return min(here, key=size, default=None)
 
     def _ping_way(self, point: int) -> int | None:

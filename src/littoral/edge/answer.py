@@ -7,6 +7,9 @@ from typing import NamedTuple
 from littoral.core.arrays import FloatArray
 from littoral.core.selection import softmax
 
+SPLIT, PICTURE = "split", "picture"
+"""By which way the cloud answered: its tail a split point's payload, or its teacher a picture."""
+
 
 class Answer(NamedTuple):
     """What the device says of a frame where its bundle is for classification."""
@@ -36,6 +39,8 @@ class Answer(NamedTuple):
     exit_index: int = 0
     """The exit that answered, from 0, the earliest; as many as there are exits where the network's own classifier did,
     or the cloud in its place, so 0 for a device without exits."""
+    way: str = ""
+    """By which way the cloud answered: ``split``, or ``picture`` of the whole frame; "" where the device did."""
 
     @property
     def probabilities(self) -> FloatArray:

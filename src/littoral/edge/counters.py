@@ -11,6 +11,7 @@ from littoral.wire.messages import Status
 if TYPE_CHECKING:
     from littoral.edge.exits import ExitRuntime
     from littoral.edge.maintenance import Maintenance
+    from littoral.edge.offload import Offloading
 
 
 class DeviceStatus(NamedTuple):
@@ -85,6 +86,8 @@ class DeviceStatus(NamedTuple):
     on which the user's or the cloud's word was heard already."""
     sample_labels_refused: int = 0
     """Messages of such answers that were none, or too many at a time; nothing of them counted."""
+    pictures: int = 0
+    """Of the frames that the cloud answered those that it answered from a picture."""
 
 
 @dataclass
@@ -94,6 +97,7 @@ class RouteCounters:
     Attributes:
         finished: Frames that the device answered after the whole network.
         offloaded: Frames that the cloud answered in time.
+        pictures: Of these, those that it answered from a picture.
         degraded: Frames for which the cloud would have been asked and could not be, or did not answer in time, and
             those that had no time for the right answer.
         hedged: Frames with which the device went on while the cloud was asked.
@@ -103,6 +107,7 @@ class RouteCounters:
 
     finished: int = 0
     offloaded: int = 0
+    pictures: int = 0
     degraded: int = 0
     hedged: int = 0
     audits: int = 0
@@ -133,20 +138,22 @@ def wire_status(status: DeviceStatus, exits: ExitRuntime | None) -> Status:
         labels=status.labels,
         asked=status.audits + status.pings,
         payload_bytes=status.payload_bytes,
+        pictures=status.pictures,
     )
 
 
 def read_counters(
-    m: Maintenance, *, frames: int, selected: int, overflowed: int, offloaded: tuple[int, int]
+    m: Maintenance, *, frames: int, selected: int, overflowed: int, offloading: Offloading | None
 ) -> DeviceStatus:
     """All of them, as of now.
 
     Args:
         selected, overflowed: Frames chosen as published, and those of them that found no room.
-        offloaded: Frames that the cloud answered, and those that it should have.
+        offloading: Of a device that has the cloud asked for every frame.
     """
     outbox, link, exits, routing, labels = m.outbox, m.link, m.exits, m.routing, m.labels
     routed = None if routing is None else routing.counters
+    asks = offloading if routed is None else routed
     chooser = m.chooser
     selector = None if chooser is None else chooser.selector
     counters = outbox.counters if outbox else Counters(accepted=0, acked=0, queued=0, dropped=0)
@@ -175,8 +182,9 @@ def read_counters(
         over_budget=selector.num_over_budget if selector else 0,
         bytes_up=link.bytes_up if link else 0,
         bytes_down=link.bytes_down if link else 0,
-        offloaded=offloaded[0] if routed is None else routed.offloaded,
-        degraded=offloaded[1] if routed is None else routed.degraded,
+        offloaded=asks.offloaded if asks else 0,
+        degraded=asks.degraded if asks else 0,
+        pictures=asks.pictures if asks else 0,
         frames_by_exit=list(exits.frames_by_exit) if exits else [],
         shadow_runs=exits.control.num_shadow if exits else 0,
         exit_state=exits.state if exits else "",

@@ -34,6 +34,8 @@ class DenseAnswer(NamedTuple):
     """True where the device had wanted the cloud's answer and had to give its own."""
     reason: str = ""
     """Why an answer is degraded: ``away``, ``timeout``, ``busy``, or what the cloud or the codec said."""
+    way: str = ""
+    """By which way the cloud answered: ``split``, or ``picture`` of the whole frame; "" where the device did."""
 
 
 class Judged(NamedTuple):

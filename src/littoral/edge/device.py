@@ -17,6 +17,7 @@ from typing import Self, cast
 import numpy as np
 
 from littoral.bundle import Bundle
+from littoral.bundle.images import LOSSLESS, check_coding
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.drift import StatisticsConfig
 from littoral.core.product import ProductConfig
@@ -28,7 +29,6 @@ from littoral.edge.counters import DeviceStatus, read_counters
 from littoral.edge.dense import DenseAnswer, Judged, judge
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exits import ExitRuntime
-from littoral.edge.images import LOSSLESS, check_coding
 from littoral.edge.link import CloudLink
 from littoral.edge.maintenance import Maintenance
 from littoral.edge.offload import Encoder, Finished, Offloading, open_encoder
@@ -60,7 +60,7 @@ class DeviceConfig:
     adapt_statistics: bool = True
     """False serves the source's statistics for ever."""
     uplink_coding: str = LOSSLESS
-    """How a chosen frame is coded: ``lossless`` takes what is smallest; see `littoral.edge.images.encode_image`."""
+    """How a chosen frame is coded: ``lossless`` takes what is smallest; see `littoral.bundle.images.encode_image`."""
     outbox_capacity_bytes: int = 16 * 1024 * 1024
     max_waiting_bytes: int = 8 * 1024 * 1024
     """The most raw bytes of frames that wait in memory for the background thread. With a byte budget these are frames
@@ -128,14 +128,9 @@ class Device:
         )
         self._offloading: Offloading | None = None
         if link is not None and encoder is not None and self.config.offload is not None:
+            task, model, finish = self._maintenance.task, self._maintenance.model, None if adapts else self._judge
             self._offloading = Offloading(
-                link,
-                encoder,
-                self._maintenance.task,
-                self.config.offload,
-                model=self._maintenance.model,
-                shape=self._shape,
-                finish=None if adapts else self._judge,
+                link, encoder, task, self.config.offload, model=model, shape=self._shape, finish=finish
             )
         self._exits: ExitRuntime | None = None
         if self.config.exits is not None:
@@ -220,6 +215,7 @@ class Device:
             finished.source,
             offloading is not None and finished.source == "device",
             finished.reason,
+            offloading.way if offloading is not None and finished.source == "cloud" else "",
         )
 
     def _judge(self, output: FloatArray) -> Judged:
@@ -242,7 +238,8 @@ class Device:
         else:
             maintenance.saw_offloaded(frame, label)
         found = Found(logits, label, confidence, entropy, 0, None)
-        return self._given(found, model, started, finished.source, is_own, finished.reason)
+        way = "" if is_own else offloading.way
+        return self._given(found, model, started, finished.source, is_own, finished.reason, way)
 
     def _infer_exits(self, model: Model, frame: Frame, started: int) -> Answer:
         """As `infer`, with no more of the network than the frame needs."""
@@ -258,9 +255,9 @@ class Device:
         maintenance, routing = self._maintenance, self._routing
         assert routing is not None
         self._frames += 1
-        found, source, degraded, reason, in_hand = routing.answer(model, frame, self._frames, started * 1e-6)
+        found, source, degraded, reason, in_hand, way = routing.answer(model, frame, self._frames, started * 1e-6)
         self._saw(maintenance, model, frame, found, in_hand or found)
-        return self._given(found, model, started, source, degraded, reason)
+        return self._given(found, model, started, source, degraded, reason, way)
 
     def _saw(self, maintenance: Maintenance, model: Model, frame: Frame, found: Found, own: Found) -> None:
         """Hand over what an answer tells; and the frame, if it is worth it by what the device made of it itself."""
@@ -283,6 +280,7 @@ class Device:
         source: str = "device",
         degraded: bool = False,
         reason: str = "",
+        way: str = "",
     ) -> Answer:
         return Answer(
             self._frames,
@@ -298,6 +296,7 @@ class Device:
             degraded,
             reason,
             found.exit_index,
+            way,
         )
 
     def feedback(self, frame_id: int, label: int) -> bool:
@@ -353,13 +352,12 @@ class Device:
 
     def status(self) -> DeviceStatus:
         """The counters as of now."""
-        offloading = self._offloading
         return read_counters(
             self._maintenance,
             frames=self._frames,
             selected=self._selected,
             overflowed=self._overflowed,
-            offloaded=(offloading.offloaded, offloading.degraded) if offloading else (0, 0),
+            offloading=self._offloading,
         )
 
     def rebuild(self) -> None:

@@ -1,14 +1,17 @@
-"""The device's half of a split: a frame, or what a segment gave, becomes the bytes of a payload."""
+"""The device's half of an offload: a frame, or what a segment gave, becomes the bytes of a payload or a picture."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
 from littoral.bundle import Bundle, SplitCodec
+from littoral.bundle.images import MAX_PICTURE_BYTES, check_coding, encode_image
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.codec import predict_bytes, rate_bits
 from littoral.edge.session import SessionConfig, open_session
-from littoral.errors import BundleError
+from littoral.errors import BundleError, PayloadError
 
 _KINDS = {"tensor(uint8)": np.dtype(np.uint8), "tensor(float)": np.dtype(np.float32)}
 
@@ -104,3 +107,45 @@ class SplitEncoder:
             ValueError: another shape or type, or no such level.
         """
         return self.codec.encode(latent_CHW, level)
+
+
+class Picture(NamedTuple):
+    """A frame as bytes, and how it is coded, as the wire calls it."""
+
+    coding: str
+    image: bytes
+
+
+class PictureEncoder:
+    """Frames become pictures for the cloud's teacher.
+
+    Args:
+        coding: As `littoral.bundle.images.encode_image` takes it.
+    """
+
+    segment: int | None = None
+    """It takes frames."""
+
+    def __init__(self, coding: str) -> None:
+        self.coding = check_coding(coding)
+
+    def encode(self, value: FloatArray | Frame, level: int) -> Picture:
+        """The picture of a frame, uint8 ``(1, H, W, C)``. It has no levels: each coding is a way of its own.
+
+        Raises:
+            PayloadError: ``too-large``. Let the device answer.
+        """
+        frame: Frame = value[0]
+        picture = Picture(*encode_image(frame, self.coding))
+        if len(picture.image) > MAX_PICTURE_BYTES:
+            raise PayloadError(
+                "too-large",
+                f"the picture has {len(picture.image)} bytes as {self.coding!r}, at most {MAX_PICTURE_BYTES} go to the "
+                "cloud; take one that loses more",
+            )
+        return picture
+
+
+def payload_of(made: bytes | Picture) -> tuple[bytes, str]:
+    """The bytes to send, and their coding: empty for a split point's payload."""
+    return (made.image, made.coding) if isinstance(made, Picture) else (made, "")

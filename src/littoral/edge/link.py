@@ -87,6 +87,8 @@ class CloudLink:
         """True while a session is open and its envelope was verified."""
         self.last_error: str | None = None
         """Why there is no session, or what was wrong last; None once a session is open."""
+        self.takes_pictures = False
+        """Whether the cloud of the open session answers pictures."""
         self.bytes_up = 0
         """Bytes written to the socket, WebSocket framing included, TLS and TCP not."""
         self.bytes_down = 0
@@ -160,16 +162,19 @@ class CloudLink:
         wait_s: float,
         done: Callable[[Outcome], None],
         keep_s: float = 0.0,
+        coding: str = "",
     ) -> None:
         """Ask the cloud to finish a frame. Returns at once.
 
         Args:
-            payload: What the encoder of the split point made.
+            payload: What the encoder of the split point made, or a picture of the frame.
             split: The split point's number in the bundle, 0 to 255.
             version: The affine version that the segments before it ran with.
             deadline_ms: From its arrival in the cloud to the sending of the answer, 1 to 3,600,000.
             wait_s: After so long it is not sent any more, where the socket has not taken it.
             keep_s: So long after that the request is forgotten, and an answer is ignored.
+            coding: Of a picture (`littoral.bundle.images.encode_image`); a cloud that does not take any is not sent it,
+                which ends in ``no-pictures``.
             done: Called with what became of it, from the link's thread or from here; must be quick. It is not called
                 when the link is stopped in this very moment, so wait with a limit of your own.
         """
@@ -179,7 +184,12 @@ class CloudLink:
             if session is None:
                 return done("away")
             request = Offload(
-                request=next(self._requests), split=split, version=version, payload=payload, deadline_ms=deadline_ms
+                request=next(self._requests),
+                split=split,
+                version=version,
+                payload=payload,
+                deadline_ms=deadline_ms,
+                coding=coding,
             )
             session.offload(request, wait_s=wait_s, keep_s=keep_s, done=done)
 
@@ -246,7 +256,7 @@ class CloudLink:
                 log.exception("the link failed; it goes on")
                 self._say("the link failed; see the log")
             finally:
-                was_open, self.connected = self.connected, False
+                was_open, self.connected, self.takes_pictures = self.connected, False, False
                 self._serving = None
             if was_open and asyncio.get_running_loop().time() - began >= self.config.settled_s:
                 backoff.reset()

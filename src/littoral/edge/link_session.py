@@ -61,7 +61,7 @@ class Ports:
 
 Outcome = OffloadAnswer | str
 """What becomes of a request: the cloud's word, or the code of a failure on this side: ``away``, ``timeout``, ``busy``
-(too many pending), ``too-large`` (for a frame)."""
+(too many pending), ``too-large`` (for a frame), ``no-pictures`` (this cloud answers none)."""
 
 
 class FrameWriter:
@@ -246,6 +246,7 @@ class LinkSession:
                 "from an older copy. What is queued is sent again under a new stream"
             )
         self._ports.on_envelope(envelope)
+        self._owner.takes_pictures = self._link.takes_pictures
         self._owner.connected, self._owner.last_error = True, None
         self._owner._serving = self
 

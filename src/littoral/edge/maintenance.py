@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from littoral.bundle import Bundle, Envelope, RouteTables, SignedVersion
+from littoral.bundle.images import encode_image
 from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.core.product import ProductConfig, ProductSelector
 from littoral.edge.candidate import Candidate, probe
@@ -31,7 +32,6 @@ from littoral.edge.counters import wire_status
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exits import ExitRuntime
 from littoral.edge.follow import Follower
-from littoral.edge.images import encode_image
 from littoral.edge.link import CloudLink
 from littoral.edge.outbox import Outbox, wire_bytes
 from littoral.edge.route import Routing

@@ -19,10 +19,11 @@ from littoral.core.answers import decode_answer
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.estimates import Ewma, RoadEstimate
 from littoral.core.tasks import Task
-from littoral.edge.encoder import SplitEncoder
+from littoral.edge.answer import PICTURE, SPLIT
+from littoral.edge.encoder import Picture, PictureEncoder, SplitEncoder, payload_of
 from littoral.edge.offload_config import OffloadConfig
 from littoral.edge.session import Model, SessionConfig
-from littoral.errors import LittoralError, ModelOutputError, ProtocolError
+from littoral.errors import BundleError, LittoralError, ModelOutputError, ProtocolError
 from littoral.wire.messages import MAX_DEADLINE_MS, OFFLOAD_CODES, OffloadAnswer
 
 if TYPE_CHECKING:
@@ -34,13 +35,13 @@ _DEVIATIONS = 4.0
 
 
 class Encoder(Protocol):
-    """What makes the payload: `littoral.edge.encoder.SplitEncoder`, or a stand-in for it."""
+    """What makes the payload: `littoral.edge.encoder.SplitEncoder`, `PictureEncoder`, or a stand-in for them."""
 
     @property
     def segment(self) -> int | None:
         """The segment whose output `encode` takes; None: it takes frames."""
 
-    def encode(self, value: FloatArray | Frame, level: int) -> bytes:
+    def encode(self, value: FloatArray | Frame, level: int) -> bytes | Picture:
         """The payload of a batch of one: uint8 ``(1, H, W, C)`` frames, or the output of `segment`.
 
         Raises:
@@ -59,13 +60,17 @@ def open_encoder(
     """What makes the payloads: the one given, else the bundle's; None where no frame is offloaded.
 
     Raises:
-        BundleError: the bundle has no such split point.
+        BundleError: the bundle has no such split point, or no teacher for pictures.
         ValueError: there is no link, or no such level.
     """
     if config is None or config.mode == "never":
         return None
     if link is None:
         raise ValueError("a device that offloads needs a link to a cloud, and a state_dir")
+    if config.picture and encoder is None:
+        if bundle.manifest.teacher is None:
+            raise BundleError(f"bundle {bundle.path} has no teacher that could answer pictures; offload from a split")
+        return PictureEncoder(config.picture)
     made = encoder or SplitEncoder(bundle, config.split, session)
     if isinstance(made, SplitEncoder) and config.level >= made.num_levels:
         raise ValueError(f"level {config.level} was asked for, the split point has {made.num_levels}")
@@ -136,6 +141,16 @@ class Offloading:
                 self._finish(model.run_from(encoder.segment, value)[0])
             self.rest_ms.add((time.perf_counter() - began) * 1000)
 
+    @property
+    def way(self) -> str:
+        """By which way the cloud answers, as an `littoral.edge.answer.Answer` says it."""
+        return PICTURE if self.config.picture else SPLIT
+
+    @property
+    def pictures(self) -> int:
+        """Frames that the cloud answered from a picture."""
+        return self.offloaded if self.config.picture else 0
+
     def answer(self, model: Model, frame: Frame, started_s: float) -> Finished:
         """The cloud's answer if it is there in time, else the device's own.
 
@@ -163,8 +178,10 @@ class Offloading:
         """The cloud's answer, or the code, a string, that says why there is none."""
         if not self._link.connected:
             return "away"
+        if self.config.picture and not self._link.takes_pictures:
+            return "no-pictures"
         try:
-            payload = self._encoder.encode(value, self.config.level)
+            payload, coding = payload_of(self._encoder.encode(value, self.config.level))
         except LittoralError as error:
             return str(getattr(error, "code", "failed"))
         sent_s = time.perf_counter()
@@ -174,11 +191,12 @@ class Offloading:
         waiter = _Waiter()
         self._link.offload(
             payload,
-            split=self.config.split,
+            split=0 if coding else self.config.split,
             version=version,
             deadline_ms=self._deadline_ms(left_ms, len(payload)),
             wait_s=left_ms / 1000,
             done=waiter.tell,
+            coding=coding,
         )
         outcome = waiter.wait(give_up_s - time.perf_counter())
         self._measure(outcome, len(payload), (time.perf_counter() - sent_s) * 1000)

@@ -34,7 +34,7 @@ from littoral.core.hedge import settle
 from littoral.core.route_words import Decision, Moment
 from littoral.core.routing import Router
 from littoral.core.selection import judge_one
-from littoral.edge.answer import Found
+from littoral.edge.answer import PICTURE, SPLIT, Found
 from littoral.edge.counters import RouteCounters
 from littoral.edge.exits import ExitRuntime
 from littoral.edge.recent import SeenFrame
@@ -59,6 +59,8 @@ class Routed(NamedTuple):
     reason: str
     in_hand: Found | None = None
     """What the device itself had made of a frame that the cloud answered."""
+    way: str = ""
+    """By which way the cloud answered."""
 
 
 @dataclass(eq=False)
@@ -188,6 +190,7 @@ class Routing:
                 features=None if look is None else look.features,
                 coin=trip.coin,
                 connected=self._connected(),
+                pictures=self.requests.takes_pictures(),
                 asked=asked,
             )
         )
@@ -253,7 +256,9 @@ class Routing:
             label, confidence, entropy = judge_one(scores)
             found = Found(scores, label, confidence, entropy, len(self._trail.stages), None)
             in_hand = trip.walk.found if _is_finite(trip.walk) else None
-            return Routed(found, "cloud", False, offload.reason, in_hand)
+            assert request is not None
+            way = PICTURE if self.requests.ways[request.way].is_picture else SPLIT
+            return Routed(found, "cloud", False, offload.reason, in_hand, way)
         return self._own(trip, own or offload.reason, degraded=True)
 
     def _request(self, trip: _Trip, way: int, decision: Decision, gives_up_ms: float) -> Request:
@@ -291,6 +296,7 @@ class Routing:
         counters.degraded += routed.degraded
         if routed.source == "cloud":
             counters.offloaded += 1
+            counters.pictures += routed.way == PICTURE
             return
         counters.finished += routed.found.network_entropy is not None
         self._exits.frames_by_exit[routed.found.exit_index] += 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from littoral.bundle import Bundle, RouteTables
-from littoral.edge.encoder import SplitEncoder
+from littoral.edge.encoder import PictureEncoder, SplitEncoder
 from littoral.edge.exits import ExitRuntime
 from littoral.edge.route import Routing
 from littoral.edge.route_learning import RouteLearning
@@ -74,11 +74,15 @@ def open_routing(
     encoders = {index: SplitEncoder(bundle, index, session) for index in range(len(bundle.manifest.splits))}
     kept = frozenset(each.segment for each in encoders.values() if each.segment is not None)
     trail = Trail(exits.stages, len(bundle.manifest.segments), kept)
-    steps, encode_ms = _measure(bundle, trail, m.model, exits, encoders)
+    timed: dict[int | str, SplitEncoder | PictureEncoder] = dict(encoders.items())
+    timed |= {way.coding: PictureEncoder(way.coding) for way in tables.ways if way.is_picture}
+    steps, encode_ms = _measure(bundle, trail, m.model, exits, timed)
     router = replace(
         tables,
         step_ms=tuple(statistics.median(took) for took in steps),
-        ways=tuple(replace(way, encode_ms=encode_ms.get(way.split, way.encode_ms)) for way in tables.ways),
+        ways=tuple(
+            replace(way, encode_ms=encode_ms.get(way.coding or way.split, way.encode_ms)) for way in tables.ways
+        ),
     ).router(config)
     for point, times in enumerate(steps):
         for took_ms in times:
@@ -113,13 +117,18 @@ def _measure(
     trail: Trail,
     model: Model,
     exits: ExitRuntime,
-    encoders: Mapping[int, SplitEncoder],
-) -> tuple[list[list[float]], dict[int, float]]:
-    """What each step takes, in several runs, and each split's encoder at its finest level, in milliseconds."""
+    encoders: Mapping[int | str, SplitEncoder | PictureEncoder],
+) -> tuple[list[list[float]], dict[int | str, float]]:
+    """What each step takes, in several runs, and each split's encoder at its finest level, in milliseconds.
+
+    Args:
+        encoders: By split point, and of pictures by coding. These are timed on noise, of which none takes longer.
+    """
     policy, row = exits.policy, np.zeros(exits.recent.features.shape[1], dtype=np.float16)
     steps: list[list[float]] = [[] for _ in trail.ends]
-    encode: dict[int, list[float]] = {index: [] for index in encoders}
+    encode: dict[int | str, list[float]] = {index: [] for index in encoders}
     frame = np.zeros(bundle.manifest.input.shape, np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, size=(1, *frame.shape), dtype=np.uint8)
     for run in range(_WARM_RUNS):
         walk = Walk(trail, model, frame, policy, row)
         while not walk.is_whole:
@@ -130,7 +139,10 @@ def _measure(
         for index, encoder in encoders.items():
             began_ms = clock_ms()
             with contextlib.suppress(LittoralError):  # the codec may refuse what no camera sees
-                encoder.encode(walk.input_of(encoder.segment), encoder.num_levels - 1)
+                if isinstance(encoder, PictureEncoder):
+                    encoder.encode(noise, 0)
+                else:
+                    encoder.encode(walk.input_of(encoder.segment), encoder.num_levels - 1)
                 if run:
                     encode[index].append(clock_ms() - began_ms)
     return steps, {index: statistics.median(took) for index, took in encode.items() if took}

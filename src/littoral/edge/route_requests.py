@@ -24,6 +24,7 @@ from littoral.core.route_words import Ticket, Way
 from littoral.core.routing import Router
 from littoral.core.selection import judge_one
 from littoral.core.tasks import Task
+from littoral.edge.encoder import PictureEncoder, payload_of
 from littoral.edge.offload import Encoder
 from littoral.edge.recent import SeenFrame
 from littoral.edge.route_walk import Look
@@ -109,7 +110,7 @@ class Requests:
     """All requests of a device.
 
     Args:
-        encoders: By split point.
+        encoders: By split point. What codes pictures is made of the ways.
         keep_ms: How long after it was given up a request's answer is still taken, as a label.
         learn: Called in the thread that answers with each request that the cloud answered.
     """
@@ -128,10 +129,15 @@ class Requests:
     ) -> None:
         self.inbox = inbox or Inbox()
         self.payload_bytes = self.num_sent = 0
-        self._link, self._router, self._encoders, self._task = link, router, encoders, task
+        self._link, self._router, self._task = link, router, task
+        self._encoders = [PictureEncoder(way.coding) if way.is_picture else encoders[way.split] for way in router.ways]
         self._keep_ms, self._learn, self._clock = keep_ms, learn, clock
         self._out: list[Request] = []
         self._late_ms, self._most_late_ms = Ewma(), _MOST_LATE * router.config.deadline_ms
+
+    def takes_pictures(self) -> bool:
+        """What a router is told: that the cloud answers pictures, or that nobody says that it does not."""
+        return self._link.takes_pictures or not self._link.connected
 
     @property
     def ways(self) -> Sequence[Way]:
@@ -139,7 +145,7 @@ class Requests:
 
     def segment_of(self, way: int) -> int | None:
         """The segment whose output the way's encoder takes; None: it takes frames."""
-        return self._encoders[self.ways[way].split].segment
+        return self._encoders[way].segment
 
     # -- in the thread that answers ------------------------------------------------------------------------------------
 
@@ -154,13 +160,13 @@ class Requests:
         made = self._encode(request, value)
         if made is None:
             return False
-        payload, encode_ms, request.sent_ms = made
+        (payload, coding), encode_ms, request.sent_ms = made
         self._note(request, len(payload), encode_ms)
         left_ms = request.gives_up_ms - request.sent_ms
         known = self._router.known.link
         spent_ms = (known.queue_ms.mean or 0.0) + (known.compute_ms.mean or 0.0)
         road_ms = max((known.predict_ms(len(payload)) or 0.0) - spent_ms, 0.0)
-        self._ask(request, payload, left_ms - road_ms)
+        self._ask(request, payload, coding, left_ms - road_ms)
         return True
 
     def wait(self, request: Request, until_ms: float) -> bool:
@@ -253,7 +259,7 @@ class Requests:
         if made is None or not self._link.connected:
             self.inbox.put(lambda: noted(False))
             return
-        payload, encode_ms, request.sent_ms = made
+        (payload, coding), encode_ms, request.sent_ms = made
         request.gives_up_ms = request.sent_ms + give_up_after_ms
 
         def told() -> None:
@@ -261,25 +267,26 @@ class Requests:
             noted(True)
 
         self.inbox.put(told)
-        self._ask(request, payload, give_up_after_ms)
+        self._ask(request, payload, coding, give_up_after_ms)
 
-    def _encode(self, request: Request, value: Any) -> tuple[bytes, float, float] | None:
-        """The payload, how long it took to make, and when it was made."""
-        way, began_ms = self.ways[request.way], self._clock()
+    def _encode(self, request: Request, value: Any) -> tuple[tuple[bytes, str], float, float] | None:
+        """The payload and its coding, how long it took to make, and when it was made."""
+        began_ms = self._clock()
         try:
-            payload = self._encoders[way.split].encode(value, way.level)
+            made = self._encoders[request.way].encode(value, self.ways[request.way].level)
         except LittoralError:  # over every level's ceiling, or not finite: the device answers
             return None
         now_ms = self._clock()
-        return payload, now_ms - began_ms, now_ms
+        return payload_of(made), now_ms - began_ms, now_ms
 
-    def _ask(self, request: Request, payload: bytes, for_cloud_ms: float) -> None:
+    def _ask(self, request: Request, payload: bytes, coding: str, for_cloud_ms: float) -> None:
         def done(outcome: Outcome) -> None:
             self.inbox.put(functools.partial(self.heard, request, outcome, self._clock()))
 
         self._link.offload(
             payload,
             split=self.ways[request.way].split,
+            coding=coding,
             version=request.version,
             deadline_ms=min(max(int(for_cloud_ms), 1), MAX_DEADLINE_MS),
             wait_s=max(request.gives_up_ms - request.sent_ms, 0.0) / 1000,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from littoral.bundle.images import LOSSLESS, check_coding
 from littoral.train.tables import TableOptions
 
 if TYPE_CHECKING:
@@ -91,14 +92,21 @@ class RouterSource:
         device_macs_per_ms: How many multiply-accumulates the device does in a millisecond. Its first guess at times, of
             which its own measurements make something better within tens of frames; the default is one core of a small
             board.
+        pictures: Ways beside the splits: a picture of the frame for the whole teacher, in each of these codings of
+            `littoral.bundle.images.encode_image`. () for none.
     """
 
     frames: Frame
     labels: np.ndarray | None = None
     num_bins: int = 20
+    pictures: tuple[str, ...] = ("webp-95", LOSSLESS)
     device_macs_per_ms: float = 2e6
 
     def __post_init__(self) -> None:
+        for coding in self.pictures:
+            check_coding(coding)
+        if len(set(self.pictures)) < len(self.pictures):
+            raise ValueError(f"pictures are {self.pictures}, expected each coding once")
         if self.num_bins < 2 or not 0 < self.device_macs_per_ms < float("inf"):
             raise ValueError(
                 f"num_bins is {self.num_bins} and device_macs_per_ms {self.device_macs_per_ms}; at least 2, and a "

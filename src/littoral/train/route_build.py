@@ -1,7 +1,8 @@
 """A finished bundle gets its router: its own graphs answer held-out frames, and what is right there is counted.
 
 Measured is what a device and its cloud would do: the segments, stems and encoders on ONNX Runtime, the shipped heads
-with their temperatures, payloads that are coded and decoded, and the tail on what they decode to. On this the switcher
+with their temperatures, payloads that are coded and decoded, and the tail on what they decode to; pictures likewise,
+and the teacher. On this the switcher
 is fitted and the curves are counted, both on all frames and no curve on a frame that its switcher has seen: the frames
 are dealt into `FOLDS`, and each fold's scores come from a switcher of the others (cross-fitting). What is shipped is
 the switcher of all frames.
@@ -26,11 +27,11 @@ import onnx
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from littoral.bundle import Bundle, InputSpec, RouteTables, SplitCodec
 from littoral.bundle.bundle import MANIFEST_FILE
 from littoral.bundle.exits import ExitHeads, exit_costs
+from littoral.bundle.images import MAX_PICTURE_BYTES, decode_image, encode_image, served
 from littoral.bundle.route_tables import WrongBy, early_exits, point_temperatures, way_places
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.codec import decode
@@ -53,8 +54,8 @@ FOLDS = 5
 LEAST_FRAMES_PER_BIN = 10
 _RUN_MS = 0.05
 """Of each graph that is run, however small."""
-_CODING_MS, _SYMBOL_MS = 0.2, 0.0005
-"""Of a payload, and of each of its symbols."""
+_CODING_MS, _SYMBOL_MS, _PIXEL_MS = 0.2, 0.0005, 0.0001
+"""Of a payload or a picture, of each of its symbols, and of each of its raw bytes."""
 _SCORE_DIGITS, _SHARE_DIGITS = 6, 8
 """Scores, and shares, that differ by less are alike: what a last digit says depends on the machine."""
 _ROUNDED = ("sure", "local", "cloud", "cloud_mean", "first", "onward")
@@ -68,22 +69,26 @@ class RouteAnswers:
 
     Attributes:
         probabilities_NPK: Of each early exit and of the whole network, by the shipped heads and temperatures.
-        cloud_answers_NW: The label that each way brings; the whole network's where no level takes the frame.
+        cloud_answers_NW: The label that each way brings, splits then pictures; the whole network's where no level takes
+            the frame.
         payload_bytes_NW: Of each way; 0 where no level takes the frame.
+        pictures: The codings of the last ways.
     """
 
     probabilities_NPK: Float64s
     cloud_answers_NW: Indices
     payload_bytes_NW: NDArray[np.int64]
+    pictures: tuple[str, ...] = ()
 
 
 def check_router(
     source: RouterSource, input: InputSpec, num_classes: int, *, has_exits: bool, has_splits: bool
 ) -> None:
     """Refuse a router that cannot be made, before anything is built; `ValueError`."""
-    if not has_exits or not has_splits:
-        lacks = "exits" if not has_exits else "splits"
-        raise ValueError(f"a router chooses between exits and splits, and there are no {lacks}; give {lacks} too")
+    if not has_exits:
+        raise ValueError("a router chooses between exits and the cloud, and there are no exits; give exits too")
+    if not has_splits and not source.pictures:
+        raise ValueError("a router has nobody to ask without splits and without pictures; give one of them")
     frames, least = source.frames, LEAST_FRAMES_PER_BIN * source.num_bins
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != input.shape:
         raise ValueError(
@@ -115,11 +120,11 @@ def write_router(folder: Path, source: RouterSource, progress: Progress) -> None
     """
     bundle = Bundle.open(folder, require_cloud=True)
     progress(f"router: answers to {len(source.frames)} held-out frames")
-    answers = measure_answers(bundle, source.frames)
+    answers = measure_answers(bundle, source.frames, source.pictures)
     wrong_by: WrongBy = "labels"
     truths = source.labels
     if truths is None:
-        wrong_by, truths = "teacher", _teacher_answers(bundle, source.frames)
+        wrong_by, truths = "teacher", _Teacher(bundle).answers(source.frames)
     tables, metrics = make_tables(bundle, answers, np.asarray(truths), wrong_by, source)
     for line in _told(tables, metrics):
         progress(line)
@@ -164,13 +169,18 @@ def make_tables(
     places = way_places(bundle.manifest, [codec.num_levels for codec in codecs])
     encoders = [onnx.load_model_from_string(bundle.read(split.encoder_file)) for split in bundle.manifest.splits]
     ways = []
-    for (split, level, point), sizes_N in zip(places, answers.payload_bytes_NW.T, strict=True):
+    for (split, level, point), sizes_N in zip(places, answers.payload_bytes_NW.T, strict=False):
         symbols = codecs[split].kept(level) * codecs[split].tables.height * codecs[split].tables.width
         encode_ms = (
             _RUN_MS + total_macs(encoders[split]) / source.device_macs_per_ms + _CODING_MS + symbols * _SYMBOL_MS
         )
         size = rounded(float(sizes_N[sizes_N > 0].mean()))
         ways.append(Way(split=split, level=level, point=point, num_bytes=size, encode_ms=rounded(encode_ms)))
+    encode_ms = rounded(_CODING_MS + bundle.manifest.input.num_bytes * _PIXEL_MS)
+    for level, coding in enumerate(answers.pictures):
+        sizes_N = answers.payload_bytes_NW[:, len(places) + level]
+        size = rounded(float(sizes_N[sizes_N > 0].mean()))
+        ways.append(Way(split=0, level=level, point=0, num_bytes=size, encode_ms=encode_ms, coding=coding))
     tables = RouteTables(
         curves=dataclasses.replace(
             curves, **{name: np.round(getattr(curves, name), _SHARE_DIGITS) for name in _ROUNDED}
@@ -182,9 +192,14 @@ def make_tables(
     )
     metrics = {"router.num_frames": float(len(truths_N))}
     metrics |= {f"router.point{p}.wrong": rounded(float(x)) for p, x in enumerate(wrong_NP.mean(axis=0), 1)}
-    for (split, level, _), share in zip(places, cloud_wrong_NW.mean(axis=0), strict=True):
-        metrics[f"router.split{split}.level{level}.wrong"] = rounded(float(share))
+    for way, share in zip(ways, cloud_wrong_NW.mean(axis=0), strict=True):
+        metrics[f"router.{way_name(way)}.wrong"] = rounded(float(share))
     return tables, metrics
+
+
+def way_name(way: Way) -> str:
+    """As the source metrics call it: ``split0.level2``, ``picture.webp-95``."""
+    return f"picture.{way.coding}" if way.is_picture else f"split{way.split}.level{way.level}"
 
 
 def cross_scores(features_NPF: Float64s, right_NP: Float64s, cloud_right_N: Float64s) -> Float64s:
@@ -199,9 +214,12 @@ def cross_scores(features_NPF: Float64s, right_NP: Float64s, cloud_right_N: Floa
     return np.round(scores_NP, _SCORE_DIGITS)
 
 
-def measure_answers(bundle: Bundle, frames: Frame) -> RouteAnswers:
+def measure_answers(bundle: Bundle, frames: Frame, pictures: tuple[str, ...] = ()) -> RouteAnswers:
     """Run a bundle's device and cloud on frames, uint8 ``(N, H, W, C)``.
 
+    Args:
+        pictures: The codings in which the frames go to the teacher too; those of fewer bytes come first, and what does
+            not serve such frames is left out for ``lossless``.
     Raises:
         ValueError: an output is not finite, or no payload of a level is within its ceiling.
         BundleError: the bundle has no exits, or a part of it cannot be run.
@@ -216,7 +234,21 @@ def measure_answers(bundle: Bundle, frames: Frame) -> RouteAnswers:
             f"no held-out frame's payload of split {split} at level {level} is within its ceiling; are the frames like "
             "the source's? Else raise ceiling_factor"
         )
-    return RouteAnswers(probabilities_NPK=probabilities, cloud_answers_NW=labels, payload_bytes_NW=sizes)
+    if pictures:
+        teacher, channels = _Teacher(bundle), frames.shape[3]
+        codings = dict.fromkeys(served(coding, channels) for coding in pictures)
+        own = probabilities[:, -1].argmax(axis=1)
+        columns = [(coding, *teacher.picture_answers(frames, coding, own)) for coding in codings]
+        columns = [column for column in columns if column[2].any()]
+        if not columns and not parts.places:
+            raise ValueError(f"every picture is larger than {MAX_PICTURE_BYTES} bytes; give pictures that lose more")
+        columns.sort(key=lambda column: float(column[2].mean()))
+        pictures = tuple(coding for coding, _, _ in columns)
+        labels = np.column_stack([labels, *(column[1] for column in columns)])
+        sizes = np.column_stack([sizes, *(column[2] for column in columns)])
+    return RouteAnswers(
+        probabilities_NPK=probabilities, cloud_answers_NW=labels, payload_bytes_NW=sizes, pictures=pictures
+    )
 
 
 class _Parts:
@@ -253,7 +285,8 @@ class _Parts:
             _check_finite(latents, f"the encoder of split {index}", first)
             for level in range(self.codecs[index].num_levels):
                 columns.append(self._by_way(index, level, latents, own, first))
-        labels, sizes = (np.stack(column, axis=1) for column in zip(*columns, strict=True))
+        labels = np.stack([column[0] for column in columns], axis=1) if columns else np.zeros((len(own), 0), np.int64)
+        sizes = np.stack([column[1] for column in columns], axis=1) if columns else np.zeros((len(own), 0), np.int64)
         return np.stack(probabilities, axis=1), labels, sizes
 
     def _probabilities(self, logits_BK: FloatArray, point: int, first: int) -> Float64s:
@@ -294,23 +327,37 @@ def _check_finite(outputs: FloatArray, whose: str, first: int) -> None:
         )
 
 
-def _teacher_answers(bundle: Bundle, frames: Frame) -> Indices:
-    spec = bundle.manifest.teacher
-    assert spec is not None, "what has exits is a classifier, and has a teacher"
-    model, count = load_model(spec, bundle.load_tensors(spec.file)), frames_at_a_time(frames.shape)
-    parts = [
-        _teacher_outputs(model, frames[start : start + count], bundle.manifest.input, start)
-        for start in range(0, len(frames), count)
-    ]
-    answers: Indices = np.concatenate(parts).argmax(axis=1)
-    return answers
+class _Teacher:
+    """The bundle's teacher, as a cloud has it for pictures: on the source's statistics."""
 
+    def __init__(self, bundle: Bundle) -> None:
+        spec = bundle.manifest.teacher
+        assert spec is not None, "what has exits is a classifier, and has a teacher"
+        self.input, self.model = bundle.manifest.input, load_model(spec, bundle.load_tensors(spec.file))
 
-def _teacher_outputs(model: nn.Module, frames: Frame, spec: InputSpec, first: int) -> FloatArray:
-    with torch.inference_mode():
-        outputs = np.asarray(model(normalise(torch.from_numpy(np.array(frames)), spec)).float().numpy())
-    _check_finite(outputs, "the teacher", first)
-    return outputs
+    def answers(self, frames: Frame) -> Indices:
+        """Labels of frames, uint8 ``(N, H, W, C)``."""
+        count = frames_at_a_time(frames.shape)
+        parts = [self._labels(frames[start : start + count], start) for start in range(0, len(frames), count)]
+        return np.concatenate(parts)
+
+    def picture_answers(self, frames: Frame, coding: str, own_N: Indices) -> tuple[Indices, NDArray[np.int64]]:
+        """Labels of what a cloud sees of the frames, and how many bytes each takes.
+
+        A picture that is too large is not sent: the device's own label counts, and 0 bytes.
+        """
+        coded = [encode_image(frame, coding) for frame in frames]
+        seen = np.stack([decode_image(name, image, self.input) for name, image in coded])
+        sizes_N = np.array([len(image) for _, image in coded], np.int64)
+        fits_N = sizes_N <= MAX_PICTURE_BYTES
+        return np.where(fits_N, self.answers(seen), own_N), np.where(fits_N, sizes_N, 0)
+
+    def _labels(self, frames: Frame, first: int) -> Indices:
+        with torch.inference_mode():
+            outputs = np.asarray(self.model(normalise(torch.from_numpy(np.array(frames)), self.input)).float().numpy())
+        _check_finite(outputs, "the teacher", first)
+        labels: Indices = outputs.argmax(axis=1)
+        return labels
 
 
 def _step_ms(bundle: Bundle, macs_per_ms: float) -> tuple[float, ...]:
@@ -335,6 +382,7 @@ def _told(tables: RouteTables, metrics: dict[str, float]) -> list[str]:
     local = ", ".join(f"{100 * metrics[f'router.point{p}.wrong']:.3g}" for p in range(1, points + 1))
     lines = [f"router: {local} % of answers are wrong at its {points} points, by {tables.wrong_by}"]
     for way in tables.ways:
-        wrong = 100 * metrics[f"router.split{way.split}.level{way.level}.wrong"]
-        lines.append(f"router: split {way.split} level {way.level}: {wrong:.3g} % wrong, {way.num_bytes:.5g} bytes")
+        wrong, name = 100 * metrics[f"router.{way_name(way)}.wrong"], f"split {way.split} level {way.level}"
+        name = f"picture {way.coding}" if way.is_picture else name
+        lines.append(f"router: {name}: {wrong:.3g} % wrong, {way.num_bytes:.5g} bytes")
     return lines

@@ -12,7 +12,7 @@ it by (device, stream, sequence).
 Requests (`Offload`) go at any time in an open session, need no credit, are never sent again, and end in exactly one
 action: `Answered`, or `RequestFailed` when their time is up or the session ends. An answer to a request that is not
 pending is counted and ignored: it came too late, twice, or from a cloud that makes things up. So are `Labels` that the
-device did not say it takes.
+device did not say it takes. A picture is sent only in a session whose Welcome says that the cloud answers such.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from littoral.wire.messages import (
     MAX_SPLIT,
     NONCE_BYTES,
     TAKES_LABELS,
+    TAKES_PICTURES,
     Ack,
     Challenge,
     Credit,
@@ -109,11 +110,12 @@ class Answered:
 class RequestFailed:
     """A request has ended without the cloud's word.
 
-    ``code`` is ``away`` (no session, or it has ended), ``timeout``, or ``busy`` (as many are pending as may be).
+    ``code`` is ``away`` (no session, or it has ended), ``timeout``, ``busy`` (as many are pending as may be), or
+    ``no-pictures`` (this cloud does not say that it answers pictures, and was not sent one).
     """
 
     request: int
-    code: Literal["away", "timeout", "busy"]
+    code: Literal["away", "timeout", "busy", "no-pictures"]
 
 
 Action = Send | Opened | AckedUpTo | GotVersion | GotLabels | Answered | RequestFailed | Close
@@ -158,6 +160,8 @@ class DeviceLink:
         """Answers to requests that were not pending."""
         self.ignored_labels = 0
         """Messages of labels that nobody takes."""
+        self.takes_pictures = False
+        """Whether the cloud of this session answers pictures."""
         self.state: State = "closed"
         self._forget_flight()
 
@@ -180,7 +184,7 @@ class DeviceLink:
     def on_disconnected(self) -> list[Action]:
         """The connection is gone; what was in flight may or may not have arrived. Pending requests fail at once."""
         self._forget_flight()
-        self.state = "closed"
+        self.state, self.takes_pictures = "closed", False
         failed, self._pending = self._pending, {}
         return [RequestFailed(request, "away") for request in failed]
 
@@ -236,6 +240,7 @@ class DeviceLink:
     def _on_welcome(self, welcome: Welcome) -> list[Action]:
         self.state = "open"
         self._credit_bytes = welcome.credit_bytes
+        self.takes_pictures = bool(welcome.takes & TAKES_PICTURES)
         self.acked_sequence = self.sent_sequence = welcome.acked_sequence
         return [Opened(welcome), AckedUpTo(welcome.acked_sequence)]
 
@@ -310,6 +315,8 @@ class DeviceLink:
         self._highest_request = request.request
         if self.state != "open":
             return [RequestFailed(request.request, "away")]
+        if request.coding and not self.takes_pictures:
+            return [RequestFailed(request.request, "no-pictures")]
         if len(self._pending) >= self._max_requests:
             return [RequestFailed(request.request, "busy")]
         self._pending[request.request] = expires_ms

@@ -30,8 +30,11 @@ MAX_CODE_CHARS = 32
 MAX_SPLIT = 255
 MAX_DEADLINE_MS = 3_600_000
 MAX_LABELS_BYTES = 4_096
+MAX_CODING_CHARS = 16
 TAKES_LABELS = 1
 """Bit of `Hello.takes`: the device reads `Labels`."""
+TAKES_PICTURES = 1
+"""Bit of `Welcome.takes`: the cloud answers an `Offload` whose payload is a picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,8 @@ class Welcome:
 
     ``envelope`` and its signature tell the device who may sign versions and how far they may go
     (`littoral.bundle.update.Envelope`); ``credit_bytes`` is how many unacknowledged bytes may be in flight, 0 to hold.
+    ``takes`` has a bit for what this cloud answers and an older one does not (`TAKES_PICTURES`); as in the Hello it is
+    in the frame, where every Welcome has a byte, an older cloud says 0, and an older device does not look.
     """
 
     TYPE: ClassVar[int] = 3
@@ -74,6 +79,7 @@ class Welcome:
     credit_bytes: int
     envelope: bytes
     envelope_signature: bytes
+    takes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +153,8 @@ class Status:
     """Requests behind an answer that was given already: audits and pings."""
     payload_bytes: int = 0
     """Of all requests."""
+    pictures: int = 0
+    """Of the frames that the cloud answered those that it answered from a picture; newer than the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +203,9 @@ class Offload:
 
     ``request`` names it in this session, ``split`` is the split point's number in the bundle, ``version`` the affine
     version that the segments before it ran with. ``deadline_ms`` is the frame's, not the body's: the milliseconds from
-    the moment the message has arrived by which the cloud must have sent its answer; 1 at least.
+    the moment the message has arrived by which the cloud must have sent its answer; 1 at least. Where ``coding`` is not
+    empty the payload is a picture of the frame, coded like a `Sample`'s image, for the cloud's teacher; ``split`` says
+    nothing then. Only to a cloud whose Welcome says that it takes pictures: an older one would not look at ``coding``.
     """
 
     TYPE: ClassVar[int] = 12
@@ -204,6 +214,7 @@ class Offload:
     version: int
     payload: bytes
     deadline_ms: int
+    coding: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,17 +271,23 @@ _FIELDS: dict[type[Message], list[tuple[str, type]]] = {
     kind: [(f.name, typing.get_type_hints(kind)[f.name]) for f in dataclasses.fields(kind)]
     for kind in _BY_TYPE.values()
 }
-_MIN_FIELDS = {
-    kind: sum(f.default is dataclasses.MISSING for f in dataclasses.fields(kind)) for kind in _BY_TYPE.values()
-}
-"""Of a kind. Fields with a default were added later: an older side leaves them out, and so do we where we can."""
-_IN_FRAME: dict[type[Message], str] = {Offload: "deadline_ms", Hello: "takes"}
+_IN_FRAME: dict[type[Message], str] = {Offload: "deadline_ms", Hello: "takes", Welcome: "takes"}
 """The one field of a message that the frame carries, as its ``deadline_ms``, and not the body."""
 _BODY_FIELDS = {
     kind: [field for field in fields if field[0] != _IN_FRAME.get(kind)] for kind, fields in _FIELDS.items()
 }
+_DEFAULTS: dict[type[Message], list[object]] = {
+    kind: [
+        each.default
+        for each in dataclasses.fields(kind)
+        if each.name != _IN_FRAME.get(kind) and each.default is not dataclasses.MISSING
+    ]
+    for kind in _BY_TYPE.values()
+}
+"""Of a body's last fields, which were added later: an older side leaves them out, and so do we where we can."""
 _TOP: dict[tuple[type[Message], str], int] = {
     (Offload, "split"): MAX_SPLIT,
+    (Offload, "coding"): MAX_CODING_CHARS,
     (Status, "exit_state"): MAX_CODE_CHARS,
     (OffloadAnswer, "code"): MAX_CODE_CHARS,
     (OffloadAnswer, "message"): MAX_TEXT_CHARS,
@@ -294,8 +311,7 @@ def to_frame(message: Message, *, stream: int = CONTROL_STREAM, sequence: int = 
     """Wrap a message for the wire. A durable message takes its outbox's stream and its sequence there."""
     in_frame = _IN_FRAME.get(type(message), "")
     values = [getattr(message, name) for name, _ in _BODY_FIELDS[type(message)]]
-    later = [each.default for each in dataclasses.fields(message) if each.name != in_frame]
-    later = later[_MIN_FIELDS[type(message)] :]
+    later = list(_DEFAULTS[type(message)])
     while later and values[-1] == later.pop():
         values.pop()
     body: bytes = msgpack.packb(values)
@@ -324,7 +340,7 @@ def from_frame(frame: Frame) -> Message:
     except (ValueError, msgpack.exceptions.UnpackException) as error:
         raise ProtocolError(f"a {kind.__name__} that is not msgpack came: {error}") from error
     fields = _BODY_FIELDS[kind]
-    num_needed = min(_MIN_FIELDS[kind], len(fields))
+    num_needed = len(fields) - len(_DEFAULTS[kind])
     if not isinstance(values, list) or len(values) < num_needed:
         raise ProtocolError(f"a {kind.__name__} should have {num_needed} fields or more")
     for (name, expected), value in zip(fields, values, strict=False):
@@ -341,7 +357,7 @@ def from_frame(frame: Frame) -> Message:
                 + ("" if top is None else f" of at most {top}")
             )
     known = {name: value for (name, _), value in zip(fields, values, strict=False)}
-    if kind is Hello:
+    if kind is Hello or kind is Welcome:
         known["takes"] = frame.deadline_ms
     if kind is not Offload:
         return kind(**known)

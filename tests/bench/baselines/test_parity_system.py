@@ -21,7 +21,7 @@ from littoral.bench.baselines.teacher_answers import teacher_answers
 from littoral.bench.baselines.teacher_everything import TeacherSettings, teacher_everything
 from littoral.bench.baselines.wire_costs import UploadCounter, push_bytes
 from littoral.bench.method import Road
-from littoral.cloud.images import decode_image
+from littoral.bundle.images import decode_image
 from littoral.cloud.teacher import teacher_loss
 from littoral.models.frames import normalise
 from littoral.wire.envelope import decode_frame

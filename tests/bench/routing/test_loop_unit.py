@@ -60,7 +60,7 @@ def test_prices_are_chosen_without_a_look_at_the_stream() -> None:
 
 def test_the_exits_that_a_device_has_are_those_that_its_prices_pay_for() -> None:
     given = small_halves()
-    tables = {exits: table.of(slice(None), given.splits) for exits, table in given.calibration.items()}
+    tables = {exits: table.of(slice(None), given.ours) for exits, table in given.calibration.items()}
     dear_stems = {
         exits: replace(
             table, step_ms=tuple(step + 30 * (number < len(exits)) for number, step in enumerate(table.step_ms))

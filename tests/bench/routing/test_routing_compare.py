@@ -31,6 +31,7 @@ PLAYED = Played(
     depth=np.array([1, 0, 3, 1]),
     degraded=np.array([False, False, False, True]),
     reason=("sure", "cloud-better", "device-better", "cloud-better"),
+    picture=np.array([False, True, False, False]),
 )
 OURS = standing(PLAYED)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from littoral.bundle.images import encode_image
 from littoral.core.arrays import FloatArray, Frame
-from littoral.edge.images import encode_image
 from littoral.wire.envelope import encode_frame
 from littoral.wire.messages import Sample, Version, to_frame
 

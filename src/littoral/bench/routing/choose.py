@@ -59,8 +59,8 @@ def as_right_as(
     Args:
         fitted: Of all calibration frames: says which exits go with which prices.
     """
-    splits = {exits: table.of(slice(None), given.splits) for exits, table in given.calibration.items()}
-    count = len(splits[()])
+    own = {exits: table.of(slice(None), given.ours) for exits, table in given.calibration.items()}
+    count = len(own[()])
     halves = (slice(0, count // 2), slice(count // 2, count))
     routers: dict[tuple[Exits, int], Fitted] = {}
     tried: list[tuple[Setting, NDArray[np.bool_], float]] = []
@@ -70,8 +70,8 @@ def as_right_as(
         played = []
         for number, rows in enumerate(halves):
             key = exits, 1 - number  # each half by a router of the other one
-            routers.setdefault(key, fit(splits[exits].of(halves[1 - number])))
-            table = splits[exits].of(rows)
+            routers.setdefault(key, fit(own[exits].of(halves[1 - number])))
+            table = own[exits].of(rows)
             policy = routers[key].ours(table, setting, deadline_ms=config.deadline_ms, seed=config.seed)
             played.append(play(policy, table, VirtualLink(trace), config))
         latency_ms = float(np.mean(np.concatenate([each.latency_ms for each in played])))

@@ -21,6 +21,7 @@ class Standing:
         deadline_hits: The share answered in time.
         bytes_per_frame, device_ms_per_frame: Means.
         exit_rate, finish_rate, cloud_rate, degraded_rate: Shares of the frames.
+        picture_rate: Of the frames that the cloud answered from a picture; they are in ``cloud_rate``.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Standing:
     finish_rate: float
     cloud_rate: float
     degraded_rate: float
+    picture_rate: float = 0.0
 
     def row(self) -> dict[str, Any]:
         """For the document, rounded."""
@@ -69,6 +71,7 @@ def standing(played: Played, frames: slice = slice(None)) -> Standing:
         finish_rate=float((source == "finish").mean()),
         cloud_rate=float((source == "cloud").mean()),
         degraded_rate=float(played.degraded[frames].mean()),
+        picture_rate=float(played.picture[frames].mean()),
     )
 
 

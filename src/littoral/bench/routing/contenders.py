@@ -94,11 +94,13 @@ def _as_split(plain: FrameTable, way: int, given: Halves) -> FrameTable:
 
 
 def _offloads(given: Halves) -> list[tuple[int, Exits]]:
-    """Which ways are taken below a confidence: the finest and the coarsest level of the first split, the best WebP."""
+    """Which ways are taken below a confidence: the finest and the coarsest level of the first split, the best WebP, and
+    what loses nothing, since ours has that too."""
     names = [way.name for way in given.plain.ways]
     levels = [w for w in given.splits if names[w].rsplit(" ", 1)[0] == names[0].rsplit(" ", 1)[0]]
     webp = webp_ways(given.plain)
-    return [(levels[-1], ()), (levels[-1], EXIT_SETS[1]), (levels[0], ()), *((w, ()) for w in webp[-1:])]
+    pictures = [*webp[-1:], *(w for w, name in enumerate(names) if name == "png")]
+    return [(levels[-1], ()), (levels[-1], EXIT_SETS[1]), (levels[0], ()), *((w, ()) for w in pictures)]
 
 
 def webp_ways(table: FrameTable) -> list[int]:
@@ -108,7 +110,7 @@ def webp_ways(table: FrameTable) -> list[int]:
 
 def oracles(given: Halves, *, deadline_ms: float, prices: Prices) -> list[Contender]:
     """What could be had: with ours' ways, its exits, and the prices of its default."""
-    table = given.unlooked().of(slice(None), given.splits)
+    table = given.unlooked().of(slice(None), given.ours)
     last = table.num_points - 1
     local, cloud = 1 - table.local_right_NP, 1 - table.cloud_right_NW
     likely, cloud_likely = looked_at(table)
@@ -141,11 +143,11 @@ def oracles(given: Halves, *, deadline_ms: float, prices: Prices) -> list[Conten
 def ours(
     given: Halves, fitted: FittedSets, settings: Sequence[Setting], *, deadline_ms: float, seed: int, caution: bool
 ) -> list[Contender]:
-    """Ours at these settings, with the splits as its ways and the exits that are worth most."""
+    """Ours at these settings, with splits and pictures as its ways and the exits that are worth most."""
 
     def one(setting: Setting, *, switches: bool = True) -> Contender:
         exits = fitted.exits_for(setting)
-        table = given.stream[exits].of(slice(None), given.splits)
+        table = given.stream[exits].of(slice(None), given.ours)
 
         def make() -> Policy:
             policy = fitted.by_exits[exits].ours(

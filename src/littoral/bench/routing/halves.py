@@ -24,6 +24,8 @@ Exits = tuple[str, ...]
 EXIT_SETS: tuple[Exits, ...] = (("layer1.2", "layer2.2"), ("layer1.2",), ("layer2.0",), ())
 """Of the trained exits those that a device may have: a stem costs every frame that passes it, and which are worth
 that depends on what time is worth."""
+PICTURES_OF_OURS = ("webp 95", "png")
+"""The pictures that are ways of ours too, beside the splits: one that loses something, and one that does not."""
 STREAMS = ("clean", "drift")
 SIGN_AFTER = 64
 """So many frames after a new phase has begun there is a sign of drift; what a device's own signal takes is measured
@@ -48,6 +50,12 @@ class Halves:
     @property
     def splits(self) -> tuple[int, ...]:
         return tuple(range(self.num_splits))
+
+    @property
+    def ours(self) -> tuple[int, ...]:
+        """The ways of ours: the splits, and pictures for the whole teacher."""
+        pictures = [w for w, way in enumerate(self.plain.ways) if way.name in PICTURES_OF_OURS]
+        return (*self.splits, *pictures)
 
     @property
     def plain(self) -> FrameTable:
@@ -116,7 +124,8 @@ def whole_table(material: LoopMaterial, spent: Timed, world: World, *, exits: Ex
                 (found.answers_N, found.bytes_N))  # fmt: skip
     for number, (codec, quality) in enumerate(material.pictures()):
         name, found = picture_name(codec, quality), material.picture_way(world, codec, quality)
-        way = _way(len(material.config.inputs) + number, 0, 0, found.bytes_N, scale * spent.encode_ms[name])
+        encode_ms = scale * spent.encode_ms[name]
+        way = replace(_way(0, number, 0, found.bytes_N, encode_ms), coding=name.replace(" ", "-"))
         add(name, way, (found.answers_N, found.bytes_N))
     return FrameTable(
         labels_N=material.labels,

@@ -78,7 +78,7 @@ def played_unit(
     config = StreamConfig(
         period_ms=unit.period_ms, in_flight=unit.in_flight, deadline_ms=unit.deadline_ms, seed=unit.seed
     )
-    tables = {exits: table.of(slice(None), given.splits) for exits, table in given.calibration.items()}
+    tables = {exits: table.of(slice(None), given.ours) for exits, table in given.calibration.items()}
     key = json.dumps([unit.options["tables"], unit.seed, unit.device_ms, asdict(config)])
     found = (kept or {}).get(key)
     fitted = found if found is not None else FittedSets(tables, config)

@@ -64,6 +64,7 @@ class Played:
         depth: Segments that had run when the answer was given.
         degraded: The answer says so.
         reason: Of the last decision.
+        picture: The cloud answered from a picture.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Played:
     depth: NDArray[np.int64]
     degraded: NDArray[np.bool_]
     reason: tuple[str, ...]
+    picture: NDArray[np.bool_]
 
 
 class _Event(NamedTuple):
@@ -115,6 +117,7 @@ class _Outcome(NamedTuple):
     source: str
     degraded: bool
     reason: str
+    picture: bool = False
 
 
 _Life = Generator[_Compute | _Until, None, _Outcome]
@@ -205,6 +208,7 @@ class _Player:
             depth=np.array([frame.point for frame, _ in rows], dtype=np.int64),
             degraded=np.array([outcome.degraded for _, outcome in rows]),
             reason=tuple(outcome.reason for _, outcome in rows),
+            picture=np.array([outcome.picture for _, outcome in rows]),
         )
 
     # -- one frame -----------------------------------------------------------------------------------------------------
@@ -257,7 +261,8 @@ class _Player:
         else:
             answer = int(self.table.answers_NP[frame.index, frame.point - 1])
             source = by if settled.source == "device" else "in-hand"
-        return _Outcome(answer, settled.at_ms, source, settled.degraded, decision.reason)
+        picture = source == "cloud" and self.table.ways[decision.way].way.is_picture
+        return _Outcome(answer, settled.at_ms, source, settled.degraded, decision.reason, picture)
 
     def _hedge(self, frame: _Frame, back_ms: float) -> Generator[_Compute | _Until, None, tuple[float | None, str]]:
         """The device goes on: when its answer is there, and of which kind; None where the cloud's is sooner."""
