@@ -13,7 +13,8 @@ import pytest
 from cloud_peer import LAYER, SMALL, FakeGate, FakeWorker, enrolled, image, png, sample, until
 
 from littoral.bundle import Bundle, SigningKey
-from littoral.cloud.cohort import Cohort, Outcome, job_seeds, replay_count
+from littoral.cloud.cohort import Cohort, Outcome
+from littoral.cloud.evidence import job_seeds, replay_count
 from littoral.cloud.executors import InlineExecutor
 from littoral.cloud.images import decode_image
 from littoral.cloud.jobs import AdaptConfig, AdaptJob, AdaptResult

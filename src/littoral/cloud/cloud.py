@@ -263,7 +263,7 @@ class Cloud:
         self.stop()
 
     def _on_version(self, outcome: Outcome) -> None:
-        self._hub.version_made(outcome.domain, shipped=outcome.shipped)
+        self._hub.version_made(outcome.domain, shipped=outcome.shipped, quarantined=outcome.quarantined)
 
     def _uvicorn_config(self) -> uvicorn.Config:
         return uvicorn.Config(

@@ -89,6 +89,8 @@ class DomainEntry:
     num_scenes: int
     known: bool
     founder: str
+    own_of: int | None = None
+    """Of a quarantined device alone: the domain beside which it is."""
 
 
 def read_domains(rows: Iterable[sqlite3.Row]) -> list[DomainEntry]:
@@ -100,6 +102,7 @@ def read_domains(rows: Iterable[sqlite3.Row]) -> list[DomainEntry]:
             num_scenes=row["num_scenes"],
             known=bool(row["known"]),
             founder=row["founder"],
+            own_of=row["own_of"],
         )
         for row in rows
     ]
@@ -107,7 +110,9 @@ def read_domains(rows: Iterable[sqlite3.Row]) -> list[DomainEntry]:
 
 def _was_in(db: sqlite3.Connection, cohort: str, device_id: str, domain: int) -> bool:
     found = db.execute(
-        "SELECT 1 FROM scenes WHERE cohort = ? AND device_id = ? AND domain = ? LIMIT 1", (cohort, device_id, domain)
+        "SELECT 1 FROM scenes WHERE cohort = ?1 AND device_id = ?2 AND (domain = ?3 OR domain IN"
+        " (SELECT number FROM domains WHERE cohort = ?1 AND founder = ?2 AND own_of = ?3)) LIMIT 1",
+        (cohort, device_id, domain),
     )
     return found.fetchone() is not None
 
@@ -182,8 +187,16 @@ def start_version(
         return 0
     by_number = {entry.number: entry for entry in domains}
     own = by_number.get(domain)
-    others = [entry for number, entry in by_number.items() if number != domain and number in shipped]
-    if own is None or not others:
+    if own is None:
+        return 0
+    others = [
+        entry
+        for number, entry in by_number.items()
+        if number != domain and number in shipped and (entry.own_of is None or entry.founder == own.founder)
+    ]
+    if own.own_of is None:  # what a device learned alone is for it alone
+        others = [entry for entry in others if entry.own_of is None]
+    if not others:
         return 0
     nearest = min(others, key=lambda other: (fingerprint_distance(own.centre, other.centre, eps=eps), other.number))
     return shipped[nearest.number]

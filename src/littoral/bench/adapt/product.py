@@ -245,6 +245,7 @@ class Product:
             "statistics_resets": sum(state.statistics_resets for state in states),
             "versions_shipped": shipped,
             "versions_held": sum(cloud.num_held for cloud in self.clouds),
+            "devices_quarantined": sum(cloud.num_quarantined for cloud in self.clouds),
             "versions_installed": installed,
             "versions_rejected": sum(state.versions_rejected for state in states),
             "versions_reverted": sum(state.versions_reverted for state in states),
