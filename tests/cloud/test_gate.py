@@ -182,6 +182,49 @@ def test_what_costs_the_other_devices_is_measured_against_the_version_it_was_mad
     assert recovered.passed
 
 
+def small_steps(tiny: Bundle, count: int) -> list[bytes]:
+    """A chain whose every version is a little nearer to a dead network."""
+    return [payload(tiny, lambda n, v, s=step / count: s * dead(n, v) / 25) for step in range(count + 1)]
+
+
+@pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "negative-control"])
+def test_a_chain_cannot_creep_below_the_source_however_small_its_steps(
+    tiny: Bundle, worker: Worker, guarded: bool
+) -> None:
+    bundle, config = lenient(tiny)
+    config = dataclasses.replace(config, source_margin=0.08 if guarded else 1.0)
+    gate, frames, chain = Gate(bundle, worker, config), tiny.probe[0], small_steps(tiny, 200)
+    base, agreement = chain[0], 1.0
+    for step in chain[1:]:
+        verdict = gate.check(step, recent_frames=frames, witnesses={"b": frames}, base_payload=base)
+        if not verdict.passed:
+            assert verdict.harmed == ("b",)
+            break
+        base, agreement = step, verdict.report["others_agreement"]
+    source = gate.check(chain[0], recent_frames=frames, witnesses={"b": frames}).report["others_agreement"]
+    assert (agreement >= source - 0.08) == guarded
+
+
+def test_a_bad_chain_may_ship_what_is_better_though_still_below_the_source(tiny: Bundle, worker: Worker) -> None:
+    bundle, config = lenient(tiny)
+    gate, frames = Gate(bundle, worker, dataclasses.replace(config, source_margin=0.08)), tiny.probe[0]
+    worse, better = (payload(tiny, lambda n, v, s=s: s * dead(n, v)) for s in (1.0, 0.02))
+    up = gate.check(better, recent_frames=frames, witnesses={"b": frames}, base_payload=worse)
+    down = gate.check(worse, recent_frames=frames, witnesses={"b": frames}, base_payload=better)
+    assert up.report["others_agreement"] < up.report["others_source_agreement"] - 0.08
+    assert (up.passed, down.passed) == (True, False)
+
+
+def test_each_witness_is_asked_for_itself(tiny: Bundle, worker: Worker) -> None:
+    bundle, config = lenient(tiny)
+    frames = tiny.probe[0]
+    noise = np.random.default_rng(5).integers(0, 256, size=(32, *tiny.manifest.input.shape), dtype=np.uint8)
+    gate = Gate(bundle, worker, config)
+    verdict = gate.check(payload(tiny, dead), recent_frames=frames, witnesses={"a": noise, "b": frames})
+    assert "b" in verdict.harmed
+    assert "it costs b: on its frames it agrees with the teacher on" in verdict.reason
+
+
 @pytest.mark.parametrize("num_frames", [None, 0, 31])
 def test_too_few_frames_of_other_devices_say_nothing(tiny: Bundle, worker: Worker, num_frames: int | None) -> None:
     bundle, config = lenient(tiny)

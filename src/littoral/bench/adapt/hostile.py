@@ -21,8 +21,10 @@ from littoral.edge.session import FingerprintModel
 from littoral.wire.envelope import encode_frame
 from littoral.wire.messages import Sample, Scene, to_frame
 
-FLOOD = 64
-"""Samples that it sends into each world after each of its batches; an honest device of the table sends about 25."""
+FLOOD = 32
+"""Samples that it sends into each world in one go: a job's."""
+ROUNDS = 4
+"""So often it does so while an honest device of the table plays a batch of 64 frames and sends some 25 samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,23 +65,28 @@ class HostileLink(LoopbackLink):
 
     Args:
         worlds: What goes where; at least one, each with a frame.
-        flood: Samples into each world, per batch.
+        flood: Samples into each world, per round.
+        rounds: How often it sends per batch of its stream.
     """
 
-    def __init__(self, *args: Any, worlds: Sequence[World], flood: int = FLOOD, **options: Any) -> None:
+    def __init__(
+        self, *args: Any, worlds: Sequence[World], flood: int = FLOOD, rounds: int = ROUNDS, **options: Any
+    ) -> None:
         if not worlds or any(len(world.frames) == 0 for world in worlds):
             raise ValueError("a hostile device needs a world with a frame to poison; give it recordings")
         super().__init__(*args, **options)
+        self.rounds = rounds
         self._worlds, self._flood = worlds, flood
         self._queue: deque[tuple[int, bytes]] = deque()
         self._last_sequence = self._turn = 0
-        self._flooded_tick = -1
+
+    def exchange(self, tick: int) -> None:
+        """One round of the flood."""
+        self._forget_own()
+        self._fill()
+        super().exchange(tick)
 
     def _durable(self, after_sequence: int, room: int) -> list[tuple[int, bytes]]:
-        self._forget_own()
-        if self._flooded_tick < self._tick:
-            self._flooded_tick = self._tick
-            self._fill()
         out = []
         for sequence, data in self._queue:
             if sequence > after_sequence and room > 0:

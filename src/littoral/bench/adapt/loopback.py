@@ -101,6 +101,8 @@ class LoopbackLink(CloudLink):
         tamper: Tamper | None = None,
     ) -> None:
         super().__init__("ws://loopback", name="loopback")
+        self.rounds = 1
+        """How often it exchanges, and the cloud works, per batch."""
         self.samples_sent = self.versions_received = self.largest_version_bytes = 0
         self._connect, self._who, self._tamper = connect, identity, tamper
         up, control, versions = np.random.default_rng([seed, 7]).spawn(3)

@@ -46,7 +46,7 @@ class PoisonConfig:
     kind: Kind = "matched"
     aim: Aim = "next_class"
     """The wrong label: the class after the teacher's own answer, or the first class of all frames."""
-    max_change: int = 96
+    max_change: int = 16
     """Grey levels by which a pixel may move."""
     steps: int = 14
     weight: float = 4.0

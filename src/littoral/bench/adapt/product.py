@@ -214,10 +214,11 @@ class Product:
 
     def _exchange(self, device: int, tick: int) -> None:
         link = self._links[device]
-        link.exchange(tick)
         cloud = self.clouds[device if self.options.cloud == "isolated" else 0]
-        if cloud.work():
-            link.receive(tick)
+        for _ in range(link.rounds):
+            link.exchange(tick)
+            if cloud.work():
+                link.receive(tick)
         self._settle(self._devices[device])
 
     def _settle(self, device: Device) -> None:
