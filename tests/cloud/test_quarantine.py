@@ -85,6 +85,23 @@ def test_one_that_comes_of_a_single_device_is_held_and_that_one_blamed(
     assert (made.shipped, history(rig, BLAMED)[-1]) == (False, (bad.id,))
 
 
+def test_what_the_gate_refuses_for_the_probes_sake_is_made_again_too(
+    rig: Rig, device: EnrolledDevice, bad: EnrolledDevice
+) -> None:
+    rig.gate.check = lambda payload, **asked: Verdict(  # type: ignore[method-assign]
+        passed=not any(np.array_equal(frame, image(BAD)) for frame in asked["recent_frames"]),
+        reason="it keeps too little",
+        report={},
+    )
+    rig.restart()
+    rig.send(device, 2)
+    rig.send(bad, 2, number=BAD)
+    rig.send(bad, number=BAD)
+    made = rig.work()
+    assert [m.shipped for m in made] == [True, False]
+    assert history(rig, BLAMED)[-2:] == [(bad.id,), (bad.id,)]
+
+
 def test_a_lone_witness_against_two_is_blamed_itself_and_the_version_ships(
     rig: Rig, device: EnrolledDevice, bad: EnrolledDevice
 ) -> None:

@@ -221,20 +221,21 @@ class Cohort:
         return outcome
 
     def _judged(self, evidence: Evidence) -> NewVersion | None:
-        """The job's version; where it harms a witness, the one without the frames of whoever that comes from."""
-        config = self._witnesses
+        """The job's version; where the gate holds it, the one without the frames of whoever that comes from."""
+        config, devices = self._witnesses, evidence.devices
         job = self._job(evidence)
         assert job is not None
         witnesses = call_witnesses(evidence, config, seed=self._config.seed)
         new, verdict = self._make(evidence.claim, job, witnesses)
-        if new is None or verdict is None or not verdict.harmed:
+        if new is None or verdict is None or verdict.passed:
             return new
-        harmed, devices = set(verdict.harmed), evidence.devices
-        if outvoted(harmed, witnesses):
+        harmed, kept = set(verdict.harmed), evidence.replay.by_device(domain=evidence.claim.domain)
+        if new.status == "shipped":
             return self._blame(new, harmed, f"outvoted by the other devices: {verdict.reason}")
-        kept = evidence.replay.by_device(domain=evidence.claim.domain)
+        if len({*devices, *kept}) < 2:
+            return new  # a device alone is nobody's harm
         for suspect in suspects_of(devices, kept, harmed, num_replayed=len(job.replay_frames), config=config):
-            if harmed <= {suspect}:
+            if harmed and harmed <= {suspect}:
                 continue  # a version that nobody else is harmed by must not ship for want of its witness
             without = self._job(evidence, without=suspect)
             if without is None:
