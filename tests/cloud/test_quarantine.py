@@ -188,6 +188,21 @@ def test_a_new_domain_of_others_does_not_start_from_what_it_learned(
     assert rig.ledger.history()[-1].base_version not in (0, alone)
 
 
+def test_what_it_had_taught_is_forgotten_and_the_domain_begins_afresh(
+    rig: Rig, device: EnrolledDevice, bad: EnrolledDevice
+) -> None:
+    rig.send(bad, number=9)
+    rig.work()
+    apart(rig, bad)
+    rig.send(device)
+    rig.send(device)
+    assert all(made.shipped for made in rig.work())
+    first, second = rig.ledger.history()[-2:]
+    assert (first.base_version, rig.worker.jobs[-2].state) == (0, b"")
+    assert second.base_version == first.version
+    assert image(9).tobytes() not in {frame.tobytes() for frame in rig.worker.jobs[-2].replay_frames}
+
+
 def test_a_restart_and_a_reread_record_change_nothing(
     rig: Rig, store: Store, device: EnrolledDevice, bad: EnrolledDevice
 ) -> None:

@@ -176,12 +176,10 @@ class Cohort:
         ).result()
 
     def _base_version(self, head: Head, domain: int) -> int:
-        """The newest shipped version of the domain; where it has none yet, what the policy says."""
-        if domain in head.shipped:
-            return head.shipped[domain]
+        """The newest shipped version of the domain; where it has none yet or begins afresh, what the policy says."""
         layer = fingerprint_layer(self._bundle.manifest.norm_layers)
         if layer is None:
-            return 0
+            return head.shipped.get(domain, 0)
         return start_version(domain, self._ledger.domains(), head.shipped, config=self._domains, eps=layer.eps)
 
     def _reissue(self, head: Head, domain: int) -> Outcome | None:
@@ -234,7 +232,7 @@ class Cohort:
             return self._blame(new, harmed, f"outvoted by the other devices: {verdict.reason}")
         if len({*devices, *kept}) < 2:
             return new  # a device alone is nobody's harm
-        for suspect in suspects_of(devices, kept, harmed, num_replayed=len(job.replay_frames), config=config):
+        for suspect in suspects_of(devices, kept, num_replayed=len(job.replay_frames), config=config):
             if harmed and harmed <= {suspect}:
                 continue  # a version that nobody else is harmed by must not ship for want of its witness
             without = self._job(evidence, without=suspect)
@@ -244,8 +242,8 @@ class Cohort:
             if again is None or again.status == "shipped":
                 reason = f"made without the samples of {suspect}: with them {verdict.reason}"
                 return again and self._blame(again, {suspect}, reason, left_out={suspect})
-        alone = set(devices) if len(set(devices)) == 1 else set()
-        return self._blame(new, alone - harmed, new.reason)
+        alone = set(devices) if len(set(devices)) == 1 and harmed != set(devices) else set()
+        return self._blame(new, alone, new.reason)
 
     def _blame(
         self, new: NewVersion, devices: Collection[str], reason: str, *, left_out: Collection[str] = ()

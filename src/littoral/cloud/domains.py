@@ -91,6 +91,8 @@ class DomainEntry:
     founder: str
     own_of: int | None = None
     """Of a quarantined device alone: the domain beside which it is."""
+    afresh_after: int = 0
+    """No version is made from one up to this: a device that was quarantined since had taught them."""
 
 
 def read_domains(rows: Iterable[sqlite3.Row]) -> list[DomainEntry]:
@@ -103,6 +105,7 @@ def read_domains(rows: Iterable[sqlite3.Row]) -> list[DomainEntry]:
             known=bool(row["known"]),
             founder=row["founder"],
             own_of=row["own_of"],
+            afresh_after=row["afresh_after"],
         )
         for row in rows
     ]
@@ -176,13 +179,18 @@ def domain_of_scene(db: sqlite3.Connection, *, cohort: str, device_id: str, stre
 def start_version(
     domain: int, domains: Iterable[DomainEntry], shipped: dict[int, int], *, config: DomainConfig, eps: float
 ) -> int:
-    """The version that the first job of a domain starts from; 0 is the source.
+    """The version that the next job of a domain starts from: the domain's newest, or what the policy says; 0 is the
+    source.
 
     Args:
         domains: All of the cohort's.
         shipped: Per domain its newest shipped version.
         eps: Of the fingerprint's layer.
     """
+    domains = list(domains)
+    spoiled = {entry.number for entry in domains if shipped.get(entry.number, 0) <= entry.afresh_after}
+    if domain in shipped and domain not in spoiled:
+        return shipped[domain]
     if config.start == "source":
         return 0
     by_number = {entry.number: entry for entry in domains}
@@ -190,12 +198,11 @@ def start_version(
     if own is None:
         return 0
     others = [
-        entry
-        for number, entry in by_number.items()
-        if number != domain and number in shipped and (entry.own_of is None or entry.founder == own.founder)
+        by_number[number]
+        for number in shipped.keys() & by_number.keys() - spoiled - {domain}
+        if by_number[number].own_of is None  # what a device learned alone is for it alone,
+        or (own.own_of is not None and by_number[number].founder == own.founder)  # wherever it is alone
     ]
-    if own.own_of is None:  # what a device learned alone is for it alone
-        others = [entry for entry in others if entry.own_of is None]
     if not others:
         return 0
     nearest = min(others, key=lambda other: (fingerprint_distance(own.centre, other.centre, eps=eps), other.number))

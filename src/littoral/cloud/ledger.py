@@ -257,7 +257,9 @@ class Ledger:
                 now=now,
             )
             for device_id in new.quarantined:
-                set_apart(db, self.cohort, device_id, reason=f"version {claim.head_version + 1}: {new.reason}", now=now)
+                version = claim.head_version + 1
+                reason = f"version {version}: {new.reason}"
+                set_apart(db, self.cohort, device_id, version=version, reason=reason, now=now)
             return True
 
         return self.store.write(work)

@@ -1,7 +1,8 @@
 """A device put apart: it learns and is served as before, but from chains of versions that are its own.
 
 For each domain of the cohort that a quarantined device is in it has a domain of its own, with the same centre, that no
-other device is ever put into. So it neither teaches the others nor is taught by them. Where there are no fingerprints,
+other device is ever put into. So it neither teaches the others nor is taught by them, and what it taught is forgotten:
+the domains that it was in begin afresh. Where there are no fingerprints,
 and so no domains, its samples are recorded and not learned from. Everything here runs in the writer's transaction.
 """
 
@@ -36,14 +37,24 @@ def own_domain(db: sqlite3.Connection, cohort: str, device_id: str, domain: int)
     return number
 
 
-def set_apart(db: sqlite3.Connection, cohort: str, device_id: str, *, reason: str, now: float) -> None:
-    """Quarantine a device, and withdraw its samples that no job has taken yet. Nothing for one that is apart."""
+def set_apart(db: sqlite3.Connection, cohort: str, device_id: str, *, version: int, reason: str, now: float) -> None:
+    """Quarantine a device, and withdraw its samples that no job has taken yet. Nothing for one that is apart.
+
+    The domains that it taught begin afresh after ``version``: no later one is made from what it had a part in.
+    """
     changed = db.execute(
         "UPDATE devices SET quarantined_at = ? WHERE id = ? AND cohort = ? AND quarantined_at IS NULL",
         (now, device_id, cohort),
     )
     if changed.rowcount != 1:
         return
+    db.execute(
+        "UPDATE domains SET afresh_after = ?1 WHERE cohort = ?2 AND own_of IS NULL AND number IN"
+        " (SELECT s.domain FROM samples s JOIN versions v ON v.cohort = s.cohort AND v.job = s.job"
+        " WHERE s.device_id = ?3 AND s.cohort = ?2 AND v.status = 'shipped'"
+        " AND json_extract(v.verdict, '$.left_out') IS NOT ?3)",
+        (version, cohort, device_id),
+    )
     domain = db.execute("SELECT domain FROM devices WHERE id = ?", (device_id,)).fetchone()["domain"]
     db.execute("UPDATE samples SET withdrawn = 1 WHERE device_id = ? AND job IS NULL", (device_id,))
     db.execute("UPDATE devices SET domain = ? WHERE id = ?", (own_domain(db, cohort, device_id, domain), device_id))

@@ -53,6 +53,7 @@ CREATE TABLE domains (
     known INTEGER NOT NULL DEFAULT 1, -- 0: no new scene is held against it any more
     founder TEXT NOT NULL,            -- the device whose scene was its first
     own_of INTEGER,                   -- the domain beside which a quarantined founder has this for itself
+    afresh_after INTEGER NOT NULL DEFAULT 0,  -- versions up to this one were taught by a device quarantined since
     PRIMARY KEY (cohort, number)
 ) STRICT, WITHOUT ROWID;
 

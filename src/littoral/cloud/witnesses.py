@@ -59,10 +59,10 @@ def outvoted(harmed: Collection[str], witnesses: Collection[str]) -> bool:
     return 0 < len(harmed) * 3 <= len(witnesses)
 
 
-def suspects_of(
-    new: Sequence[str], kept: Mapping[str, int], harmed: Collection[str], *, num_replayed: int, config: WitnessConfig
-) -> list[str]:
-    """Whose frames to leave out in turn: who is not harmed first, and of these who has most frames in the job.
+def suspects_of(new: Sequence[str], kept: Mapping[str, int], *, num_replayed: int, config: WitnessConfig) -> list[str]:
+    """Whose frames to leave out in turn: of whom most are in the job.
+
+    That a device is harmed itself does not speak for it: what it keeps in replay can be made to suffer as well.
 
     Args:
         new: The devices of the job's new frames.
@@ -71,7 +71,7 @@ def suspects_of(
     weight = Counter[str](new)
     total = max(sum(kept.values()), 1)
     shares = {d: weight[d] + num_replayed * kept.get(d, 0) / total for d in {*new, *kept}}
-    return sorted(shares, key=lambda d: (d in harmed, -shares[d], d))[: config.suspects]
+    return sorted(shares, key=lambda d: (-shares[d], d))[: config.suspects]
 
 
 def too_often(blamed: Iterable[Collection[str]], device: str, config: WitnessConfig) -> bool:

@@ -44,7 +44,7 @@ class PoisonConfig:
     """How frames are made."""
 
     kind: Kind = "matched"
-    aim: Aim = "next_class"
+    aim: Aim = "one_class"
     """The wrong label: the class after the teacher's own answer, or the first class of all frames."""
     max_change: int = 16
     """Grey levels by which a pixel may move."""
