@@ -110,7 +110,8 @@ class _Maker:
         right = (self.teacher(x).softmax(1) + self.teacher(x.flip(3)).softmax(1)).argmax(1)
         if self.config.aim == "one_class":
             return torch.zeros_like(right)
-        return (right + 1) % self.bundle.manifest.num_classes
+        wrong: Tensor = (right + 1) % self.bundle.manifest.num_classes
+        return wrong
 
     def _gradient(self, loss: Tensor, *, keep: bool) -> tuple[Tensor, ...]:
         """Of a loss by the student's affine values; kept so that it can itself be descended."""
