@@ -193,7 +193,7 @@ def test_a_chain_cannot_creep_below_the_source_however_small_its_steps(
 ) -> None:
     bundle, config = lenient(tiny)
     config = dataclasses.replace(config, source_margin=0.08 if guarded else 1.0)
-    gate, frames, chain = Gate(bundle, worker, config), tiny.probe[0], small_steps(tiny, 200)
+    gate, frames, chain = Gate(bundle, worker, config), tiny.probe[0], small_steps(tiny, 100)
     base, agreement = chain[0], 1.0
     for step in chain[1:]:
         verdict = gate.check(step, recent_frames=frames, witnesses={"b": frames}, base_payload=base)
