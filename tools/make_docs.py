@@ -9,6 +9,8 @@ Nobody edits the pages by hand: a number in them comes from a run that left a fi
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -159,12 +161,11 @@ def runtime_table(document: dict[str, Any]) -> str:
     return table(head, lines) + "\n\n" + words
 
 
-def loop_table(document: dict[str, Any]) -> str:
-    """The router beside others' policies."""
-    return loop_page.readme_table(document, table)
-
-
-README_TABLES = {"demo": demo_table, "loop": loop_table, "runtime": runtime_table}
+README_TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "demo": demo_table,
+    "runtime": runtime_table,
+    **{name: partial(own.readme_table, table=table) for name, own in PAGES.items()},
+}
 
 
 def with_tables(readme: str, documents: dict[str, dict[str, Any]]) -> str:

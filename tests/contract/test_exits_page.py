@@ -25,8 +25,16 @@ def row(method: str, labels: float, frames: int, at_half: float, **values: Any) 
 def document(missing: list[str]) -> dict[str, Any]:
     rows = [row("generic", 0.0, 0, 50.0), row("personal", 1.0, 200, 60.0), row("personal", 1.0, 1000, 70.0)]
     rows.append({"kind": "latency", "network": "resnet20", "way": "whole", "ms": 0.5, "full_ms": 0.5})
+    for way, ms, right in (("equal accuracy", 0.125, 80.0), ("certified", 0.25, 82.0)):
+        rows.append({"kind": "latency", "network": "resnet20", "way": f"personal, labels, {way}", "ms": ms,
+                     "full_ms": 0.5, "right": right, "shipped_right": 80.0})  # fmt: skip
     rows = [*averaged(rows), *by_user(rows)]
-    summary = {"worst_user_points": -1.0, "seg_macs_ratio": None, "seg_macs_ratio_reason": "made elsewhere"}
+    summary = {
+        "network": "resnet20",
+        "worst_user_points": -1.0,
+        "seg_macs_ratio": None,
+        "seg_macs_ratio_reason": "made elsewhere",
+    }
     config = {"quick": False, "missing": missing, "words": {"worst_user_points": "of all users"}}
     return {
         "schema": 1, "table": "exits", "config": config, "seeds": [0], "commit": "abc", "versions": {}, "machine": {},
@@ -38,7 +46,10 @@ def test_the_page_of_exits_has_its_tables_reasons_picture_and_what_is_missing(tm
     folder = tmp_path / "benchmarks" / "results"
     folder.mkdir(parents=True)
     (folder / "exits.json").write_text(json.dumps(document(["risk resnet20"])))
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- exits -->\n<!-- /exits -->\n")
     assert make_docs.main([], tmp_path) == 0
+    assert "| exits that follow the user, all frames labelled | 4.00 | 2.00 | 82.0 |" in readme.read_text()
     page = (tmp_path / "docs" / "results" / "exits.md").read_text()
     assert "1 of 2 units are there. Missing: risk resnet20." in page
     assert "| worst_user_points | -1 | of all users |" in page

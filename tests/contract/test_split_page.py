@@ -53,7 +53,13 @@ def test_the_page_of_split_has_its_curves_its_reasons_and_what_is_missing(tmp_pa
     folder = tmp_path / "benchmarks" / "results"
     folder.mkdir(parents=True)
     (folder / "split.json").write_text(json.dumps(document(["split parity/beta0.32"])))
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- split -->\n<!-- /split -->\n")
     assert make_docs.main([], tmp_path) == 0
+    told = readme.read_text()
+    assert "| 0 | 88.0 | 60 | 60 | 400 |" in told
+    assert "| 1 | 90.5 | 100 | none is |  |" in told
+    assert "The device alone is right on 91.7 %" in told
     page = (tmp_path / "docs" / "results" / "split.md").read_text()
     assert "8 of 9 units are there. Missing: split parity/beta0.32." in page
     assert "| product | pixels | 1 | 2 | 90.50 (1.00) | 100.0 (20.0) | 130 | 10 | 0 | 0.50 |" in page
@@ -77,4 +83,4 @@ def test_a_quick_run_says_that_its_accuracies_mean_nothing(tmp_path: Path) -> No
     (folder / "split.json").write_text(json.dumps(quick))
     assert make_docs.main([], tmp_path) == 0
     page = (tmp_path / "docs" / "results" / "split.md").read_text()
-    assert "Its accuracies mean nothing.** All 9 units are there." in page
+    assert "Its numbers mean nothing.** All 9 units are there." in page

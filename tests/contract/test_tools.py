@@ -229,17 +229,20 @@ def adapt_row(method: str, seed: int, **changes: Any) -> dict[str, Any]:
 def adapt_document(missing: list[str]) -> dict[str, Any]:
     rows = [adapt_row("product", 0), adapt_row("product", 1), adapt_row("source", 0, uplink_bytes=0, teacher=None)]
     rows += [adapt_row("roid", 0, table="wide", frames=30_000), {"table": "special", "method": "push_size"}]
-    summary = {"product_minus_parity_points": None, "rows_done": 5, "rows_planned": 9}
+    summary = {"product_minus_parity_points": None, "units_done": 5, "units_planned": 9}
     return {**RESULT, "config": {"missing": missing}, "rows": rows, "summary": summary}
 
 
 def test_the_page_of_adapt_has_its_plot_and_says_what_is_missing(tmp_path: Path) -> None:
     folder = tmp_path / "benchmarks" / "results"
     folder.mkdir(parents=True)
-    (folder / "adapt.json").write_text(json.dumps(adapt_document(["wide sar/mixed: 4"])))
+    (folder / "adapt.json").write_text(json.dumps(adapt_document(["wide sar/mixed (4)"])))
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- adapt -->\n<!-- /adapt -->\n")
     assert make_docs.main([], tmp_path) == 0
+    assert "| ROID, trained on the device | 60.0 |" in readme.read_text()
     page = (tmp_path / "docs" / "results" / "adapt.md").read_text()
-    assert "5 of 9 rows are there. Missing (how many each): wide sar/mixed: 4." in page
+    assert "5 of 9 rows are there. Missing: wide sar/mixed (4)." in page
     assert "| continual | resnet56_augmix | product | 2 | 60.50 (1.00) | 8.0 | 20.0 |" in page
     drawn = tmp_path / "docs" / "results" / "adapt.svg"
     assert ">product 60.5</text>" in drawn.read_text()

@@ -41,7 +41,7 @@ def make_document(
 def write_document(document: Mapping[str, Any], path: Path) -> None:
     """Keep a document as a file, one row to a line, so that git shows what changed."""
     head = {key: value for key, value in document.items() if key not in ("rows", "summary")}
-    rows = ",\n".join("    " + json.dumps(row) for row in document["rows"])
+    rows = ",\n".join("    " + json.dumps(row, separators=(",", ":")) for row in document["rows"])
     text = json.dumps(head, indent=2)[:-2] + ',\n  "rows": [\n' + rows + "\n  ],\n"
     text += '  "summary": ' + json.dumps(document["summary"], indent=2).replace("\n", "\n  ") + "\n}\n"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from littoral.bench.document import commit, machine
-from littoral.bench.store import Unit, UnitStore, UnitT
+from littoral.bench.store import UnitStore, UnitT
+from littoral.bench.unit import BenchUnit
 
 MakeUnit = Callable[[Any, Path, Path, Callable[..., None]], dict[str, Any]]
 """A unit, the data folder, the work folder and where to tell progress, to the unit's result.
@@ -150,7 +151,7 @@ class _Crew:
         self._options, self._stamp = options, stamp
         self._context = multiprocessing.get_context("spawn")
         self._workers = [self._start() for _ in range(size)]
-        self._at: dict[int, Unit] = {}
+        self._at: dict[int, BenchUnit] = {}
 
     def _start(self) -> tuple[multiprocessing.process.BaseProcess, Connection]:
         ours, theirs = self._context.Pipe()
@@ -167,7 +168,7 @@ class _Crew:
         """The number of a worker that has nothing to do."""
         return next((number for number in range(len(self._workers)) if number not in self._at), None)
 
-    def give(self, number: int, unit: Unit) -> None:
+    def give(self, number: int, unit: BenchUnit) -> None:
         self._at[number] = unit
         self._workers[number][1].send(unit)
 
@@ -243,27 +244,17 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-class Named(Protocol):
-    """A unit with a name for the command line."""
-
-    @property
-    def short(self) -> str:
-        """Its parts between slashes."""
-
-
-NamedT = TypeVar("NamedT", bound=Named)
-
-
-def chosen_by_name(units: Sequence[NamedT], only: Iterable[str]) -> list[NamedT]:
-    """Those of these names: globs over `Named.short`, of which the end may be left out; all where none is given.
+def chosen_by_name(units: Sequence[UnitT], only: Iterable[str]) -> list[UnitT]:
+    """Those of these names: globs over `BenchUnit.short`, of which the first part or the end may be left out; all where
+    none is given.
 
     Raises:
         ValueError: one that fits none.
     """
     patterns = list(only)
 
-    def fits(unit: NamedT, pattern: str) -> bool:
-        return fnmatch.fnmatch(unit.short, pattern) or fnmatch.fnmatch(unit.short, f"{pattern}/*")
+    def fits(unit: UnitT, pattern: str) -> bool:
+        return any(fnmatch.fnmatch(unit.short, glob) for glob in (pattern, f"{pattern}/*", f"*/{pattern}"))
 
     for pattern in patterns:
         if not any(fits(unit, pattern) for unit in units):

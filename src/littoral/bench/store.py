@@ -5,29 +5,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
+from littoral.bench.unit import BenchUnit
 
-class Unit(Protocol):
-    """What is made at one go: a row, or a training with all that is measured of it."""
-
-    @property
-    def key(self) -> str:
-        """Names the configuration."""
-
-    @property
-    def name(self) -> str:
-        """For people."""
-
-    @property
-    def num_frames(self) -> int:
-        """About how many frames' work it is, for bars and estimates."""
-
-    def config(self) -> dict[str, Any]:
-        """Everything that can change its numbers, as JSON has it."""
-
-
-UnitT = TypeVar("UnitT", bound=Unit)
+UnitT = TypeVar("UnitT", bound=BenchUnit)
 
 
 class UnitStore(Generic[UnitT]):
@@ -37,8 +19,8 @@ class UnitStore(Generic[UnitT]):
         self.folder = folder
 
     def path(self, unit: UnitT) -> Path:
-        """Where it is kept."""
-        return self.folder / f"{unit.key}.json"
+        """Where it is kept: under a name that people can read."""
+        return self.folder / f"{unit.slug}-{unit.key}.json"
 
     def load(self, unit: UnitT, fingerprint: str) -> dict[str, Any] | None:
         """A finished unit; None when there is none, or it was made by other code or cannot be read."""

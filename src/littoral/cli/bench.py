@@ -4,10 +4,40 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from littoral.bench.table import UnitTable
 
 Subparsers = argparse._SubParsersAction
+_RESUMABLE: Mapping[str, Mapping[str, str]] = {
+    "adapt": {
+        "help": "our adaptation and others' on CIFAR-10 under corruption",
+        "quick": "three shifts of 300 frames, one seed: a few minutes",
+        "work": "for bundles and frames",
+        "only": "[TABLE/]METHOD/STREAM",
+    },
+    "split": {
+        "help": "bytes against accuracy of our splits and of others' on CIFAR-10",
+        "quick": "everything once, hardly trained: a few minutes",
+        "work": "for trainings and bundles",
+        "only": "[KIND/]METHOD/VARIANT",
+    },
+    "exits": {
+        "help": "early exits that follow their users, on CIFAR-10",
+        "quick": "everything once, of digits: under three minutes",
+        "work": "for trained exits and features",
+        "only": "NETWORK/KIND[/...]",
+    },
+    "loop": {
+        "help": "exit, finish or offload: the router and others' policies on emulated links",
+        "quick": "everything once, hardly trained: under three minutes",
+        "work": "for trainings and what they answer",
+        "only": "KIND/TRACE[/...]",
+    },
+}
 
 
 def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
@@ -20,65 +50,14 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     demo.add_argument("--fps", type=float, default=50.0, help="frames a second that each device gets")
     runtime = tables.add_parser("runtime", help="what the device adds to a bare ONNX Runtime session; swaps; memory")
     runtime.add_argument("--quick", action="store_true", help="fewer rounds and swaps")
-    adapt = tables.add_parser("adapt", help="our adaptation and others' on CIFAR-10 under corruption; resumable")
-    adapt.add_argument("--quick", action="store_true", help="three shifts of 300 frames, one seed: a few minutes")
-    adapt.add_argument("--data", type=Path, help="the folder with cifar10/ and weights/ (default: LITTORAL_DATA)")
-    adapt.add_argument("--work", type=Path, default=Path("build/bench-adapt"), help="for bundles and frames")
-    adapt.add_argument("--rows", type=Path, help="where finished rows are kept (default: WORK/rows)")
-    adapt.add_argument("--only", action="append", default=[], metavar="[TABLE/]METHOD/STREAM", help="only these; globs")
-    adapt.add_argument("--jobs", type=int, help="rows at a time (default: one for each core)")
-    adapt.add_argument("--budget-minutes", type=float, help="begin no row after so many minutes")
-    adapt.add_argument(
-        "--list", action="store_true", help="show which rows are there, and how long the others will take"
-    )
-    split = tables.add_parser(
-        "split", help="bytes against accuracy of our splits and of others' on CIFAR-10; resumable"
-    )
-    split.add_argument("--quick", action="store_true", help="everything once, hardly trained: a few minutes")
-    split.add_argument("--data", type=Path, help="the folder with cifar10/ and weights/ (default: LITTORAL_DATA)")
-    split.add_argument("--work", type=Path, default=Path("build/bench-split"), help="for trainings and bundles")
-    split.add_argument("--rows", type=Path, help="where finished units are kept (default: WORK/rows)")
-    split.add_argument("--epochs", type=int, help="of every training of the full table")
-    split.add_argument("--only", action="append", default=[], metavar="[KIND/]METHOD/VARIANT", help="only these; globs")
-    split.add_argument("--jobs", type=int, help="units at a time (default: one for each core)")
-    split.add_argument("--budget-minutes", type=float, help="begin no unit after so many minutes")
-    split.add_argument(
-        "--list", action="store_true", help="show which units are there, and how long the others will take"
-    )
-    exits = tables.add_parser("exits", help="early exits that follow their users, on CIFAR-10; resumable")
-    exits.add_argument("--quick", action="store_true", help="everything once, of digits: under three minutes")
-    exits.add_argument("--data", type=Path, help="the folder with cifar10/ and weights/ (default: LITTORAL_DATA)")
-    exits.add_argument("--work", type=Path, default=Path("build/bench-exits"), help="for trained exits and features")
-    exits.add_argument("--rows", type=Path, help="where finished units are kept (default: WORK/rows)")
-    exits.add_argument("--only", action="append", default=[], metavar="NETWORK/KIND[/...]", help="only these; globs")
-    exits.add_argument("--jobs", type=int, help="units at a time (default: one for each core)")
-    exits.add_argument("--budget-minutes", type=float, help="begin no unit after so many minutes")
-    exits.add_argument(
-        "--list", action="store_true", help="show which units are there, and how long the others will take"
-    )
-    loop = tables.add_parser(
-        "loop", help="exit, finish or offload: the router and others' policies on emulated links; resumable"
-    )
-    loop.add_argument("--quick", action="store_true", help="everything once, hardly trained: under three minutes")
-    loop.add_argument("--data", type=Path, help="the folder with cifar10/ and weights/ (default: LITTORAL_DATA)")
-    loop.add_argument("--work", type=Path, default=Path("build/bench-loop"), help="for trainings and what they answer")
-    loop.add_argument("--rows", type=Path, help="where finished units are kept (default: WORK/rows)")
+    resumable = {name: _add_resumable(tables, name, words) for name, words in _RESUMABLE.items()}
+    for name, trained in (("split", "every training of the full table"), ("loop", "the splits' trainings")):
+        resumable[name].add_argument("--epochs", type=int, help=f"of {trained}")
+    loop = resumable["loop"]
     loop.add_argument("--trace", type=Path, action="append", default=[], metavar="FILE", help="also this link; CSV")
     loop.add_argument("--device-ms", type=float, help="what the device's whole network takes: its speed")
-    loop.add_argument("--epochs", type=int, help="of the splits' trainings")
-    loop.add_argument("--only", action="append", default=[], metavar="KIND/TRACE[/...]", help="only these; globs")
-    loop.add_argument("--jobs", type=int, help="units at a time (default: one for each core)")
-    loop.add_argument("--budget-minutes", type=float, help="begin no unit after so many minutes")
-    loop.add_argument(
-        "--list", action="store_true", help="show which units are there, and how long the others will take"
-    )
-    for table in (adapt, split, exits, loop):
-        table.add_argument(
-            "--any-code",
-            action="store_true",
-            help="take what other code made, too; each row says its commit",
-        )
-    for table in (demo, runtime, adapt, split, exits, loop):
+    loop.add_argument("--exits", type=Path, help="where 'bench exits' keeps its units (default: exits beside ROWS)")
+    for table in (demo, runtime, *resumable.values()):
         table.add_argument("--out", type=Path, help="also write the document to this file")
         table.add_argument("--json", action="store_true", help="print only the JSON line")
     parser.set_defaults(run=run)
@@ -92,49 +71,56 @@ def run(args: argparse.Namespace) -> int:
         seeds = [int(seed) for seed in args.seeds.split(",")]
         bench_demo(seeds, frames_per_phase=args.frames, frames_per_second=args.fps, out=args.out, quiet=args.json)
         return 0
+    if args.table == "runtime":
+        from littoral.bench.runtime import bench_runtime
+
+        bench_runtime(quick=args.quick, out=args.out, quiet=args.json)
+        return 0
+    from littoral.bench.rows import TableRequest
+
+    _table(args).run(TableRequest(**_request(args)))
+    return 0
+
+
+def _table(args: argparse.Namespace) -> UnitTable[Any]:
+    """The resumable table that was named; each brings the imports of its own."""
     if args.table == "adapt":
-        return _adapt(args)
-    if args.table == "split":
-        return _split(args)
+        from littoral.bench.adapt.table import AdaptTable
+
+        return AdaptTable()
     if args.table == "exits":
-        return _exits(args)
-    if args.table == "loop":
-        return _loop(args)
-    from littoral.bench.runtime import bench_runtime
+        from littoral.bench.exits.table import ExitTable
 
-    bench_runtime(quick=args.quick, out=args.out, quiet=args.json)
-    return 0
+        return ExitTable()
+    if args.table == "split":
+        from littoral.bench.split.table import SplitTable
 
-
-def _adapt(args: argparse.Namespace) -> int:
-    from littoral.bench.adapt.table import bench_adapt
-    from littoral.bench.rows import TableRequest
-
-    bench_adapt(TableRequest(**_request(args)))
-    return 0
-
-
-def _split(args: argparse.Namespace) -> int:
-    from littoral.bench.split.table import SplitBench, bench_split
-
-    bench_split(SplitBench(**_request(args), epochs=args.epochs))
-    return 0
-
-
-def _exits(args: argparse.Namespace) -> int:
-    from littoral.bench.exits.table import bench_exits
-    from littoral.bench.rows import TableRequest
-
-    bench_exits(TableRequest(**_request(args)))
-    return 0
-
-
-def _loop(args: argparse.Namespace) -> int:
-    from littoral.bench.routing.table import LoopRequest, bench_loop
+        return SplitTable(epochs=args.epochs)
+    from littoral.bench.routing.table import LoopTable
 
     speed = {} if args.device_ms is None else {"device_ms": args.device_ms}
-    bench_loop(LoopRequest(**_request(args), **speed, epochs=args.epochs, traces=tuple(args.trace)))
-    return 0
+    return LoopTable(**speed, epochs=args.epochs, traces=tuple(args.trace), exits=args.exits)
+
+
+def _add_resumable(
+    tables: Subparsers[argparse.ArgumentParser], name: str, words: Mapping[str, str]
+) -> argparse.ArgumentParser:
+    """A table that is made unit by unit, with the options that all of these have."""
+    table = tables.add_parser(name, help=f"{words['help']}; resumable")
+    table.add_argument("--quick", action="store_true", help=words["quick"])
+    table.add_argument("--data", type=Path, help="the folder with cifar10/ and weights/ (default: LITTORAL_DATA)")
+    table.add_argument("--work", type=Path, default=Path(f"build/bench-{name}"), help=words["work"])
+    table.add_argument("--rows", type=Path, help="where finished units are kept (default: WORK/rows)")
+    table.add_argument("--only", action="append", default=[], metavar=words["only"], help="only these; globs")
+    table.add_argument("--jobs", type=int, help="units at a time (default: one for each core)")
+    table.add_argument("--budget-minutes", type=float, help="begin no unit after so many minutes")
+    table.add_argument(
+        "--any-code", action="store_true", help="take what other code made, too; each row says its commit"
+    )
+    table.add_argument(
+        "--list", action="store_true", help="show which units are there, and how long the others will take"
+    )
+    return table
 
 
 def _request(args: argparse.Namespace) -> dict[str, Any]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent / "without_torch"))
 
+from littoral.bench.adapt.methods import fingerprint_of
 from littoral.bench.adapt.row import Row
-from littoral.bench.adapt.rows import RunOptions, make_rows
+from littoral.bench.rows import RunOptions, Tell, make_units
+from littoral.bench.store import UnitStore
 
 
 def rows_of(seeds: list[int]) -> list[Row]:
@@ -18,10 +22,16 @@ def rows_of(seeds: list[int]) -> list[Row]:
     return [Row(**fields, teacher=None, seed=seed, frames=10) for seed in seeds]
 
 
+def make_rows(
+    rows: Sequence[Row], work: Path, tell: Tell = lambda event: None, *, budget_minutes: float | None = None
+) -> dict[str, dict[str, Any]]:
+    options = RunOptions(data=work, work=work, make="row_maker:make_row", budget_minutes=budget_minutes)
+    return make_units(rows, options, store=UnitStore(work / "rows"), fingerprint_of=fingerprint_of, tell=tell)
+
+
 if __name__ == "__main__":
-    work = Path(sys.argv[1])
     make_rows(
         rows_of([int(seed) for seed in sys.argv[2:]]),
-        RunOptions(data=work, work=work, jobs=1, make="row_maker:make_row"),
+        Path(sys.argv[1]),
         lambda event: print(event.kind, event.row.seed, flush=True),
     )

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from littoral.bench.adapt.methods import factory_of, is_there
+from littoral.bench.adapt.methods import factory_of, modules_of
 from littoral.bench.adapt.plan import (
     ALL_METHODS,
     GUARD_STREAMS,
@@ -18,11 +18,11 @@ from littoral.bench.adapt.plan import (
     STREAMS,
     UNGUARDED,
     WITH_TEACHER,
-    chosen,
     full_plan,
     quick_plan,
 )
 from littoral.bench.adapt.row import CORRUPTIONS, PLAIN, ROBUST
+from littoral.bench.rows import chosen_by_name
 
 FULL = full_plan()
 
@@ -58,7 +58,7 @@ def test_the_most_telling_row_comes_first_and_none_comes_twice() -> None:
 
 
 def test_every_planned_method_is_written() -> None:
-    assert [row.method for row in FULL if not is_there(row)] == []
+    assert all(modules_of(row) for row in FULL)  # which knows no others
 
 
 def test_every_planned_row_is_accepted_by_its_method() -> None:
@@ -82,10 +82,10 @@ def test_a_key_names_what_can_change_a_number() -> None:
 
 
 def test_rows_are_chosen_by_method_and_stream() -> None:
-    assert {row.method for row in chosen(FULL, ["roid/*"])} == {"roid"}
-    assert chosen(FULL, ["*/mixed"]) == [row for row in FULL if row.stream == "mixed"]
-    assert chosen(FULL, []) == FULL
-    assert {(row.table, row.method) for row in chosen(FULL, ["wide/roid/*"])} == {("wide", "roid")}
+    assert {row.method for row in chosen_by_name(FULL, ["roid/*"])} == {"roid"}
+    assert chosen_by_name(FULL, ["*/mixed"]) == [row for row in FULL if row.stream == "mixed"]
+    assert chosen_by_name(FULL, []) == FULL
+    assert {(row.table, row.method) for row in chosen_by_name(FULL, ["wide/roid/*"])} == {("wide", "roid")}
 
 
 def test_the_quick_plan_is_small() -> None:

@@ -55,7 +55,7 @@ def results(keep: Callable[[Row], bool] = lambda row: True) -> dict[str, dict[st
 def test_every_figure_is_there_when_every_row_is() -> None:
     made = summarise(PLAN, results())
     assert [key for key in KEYS if made[key] is None] == []
-    assert made["rows_done"] == made["rows_planned"] == len(PLAN)
+    assert made["units_done"] == made["units_planned"] == len(PLAN)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_figure_is_what_it_says(key: str, value: float | str) -> None:
 def test_nothing_is_guessed_from_no_rows() -> None:
     made = summarise(PLAN, {})
     assert {key: made[key] for key in KEYS} == dict.fromkeys(KEYS)
-    assert (made["rows_done"], made["rows_planned"]) == (0, len(PLAN))
+    assert (made["units_done"], made["units_planned"]) == (0, len(PLAN))
 
 
 @pytest.mark.parametrize(

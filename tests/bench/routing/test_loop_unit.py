@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from loop_world import small_halves, unit_of
 
-from littoral.bench.routing import table as loop_table
 from littoral.bench.routing.contenders import DEFAULT_SETTING, FAMILIES, SETTINGS
 from littoral.bench.routing.fitted import FittedSets
 from littoral.bench.routing.make import played_unit, trace_of
 from littoral.bench.routing.plan import full_plan, quick_plan
 from littoral.bench.routing.run import StreamConfig
+from littoral.bench.routing.table import LoopTable, kept_traces
 from littoral.bench.routing.traces import KINDS
-from littoral.bench.rows import chosen_by_name
+from littoral.bench.rows import TableRequest, chosen_by_name
 from littoral.core.route_plan import Prices
 
 
@@ -104,12 +104,13 @@ def test_the_document_of_units_has_rows_summary_and_what_others_made(tmp_path: P
     done = {
         unit.key: {"commit": "c" * 40, "result": made(unit.kind, unit.trace), "fingerprint": "f"} for unit in planned
     }
-    (tmp_path / "drift-1.json").write_text(
+    exits = tmp_path / "exits"
+    exits.mkdir()
+    (exits / "drift-1.json").write_text(
         json.dumps({"commit": "d" * 40, "result": {"exit_rate_recovery_fraction": 0.95, "points": [1]}})
     )
-    (tmp_path / "drift-2.json").write_text("no JSON")
-    others = list(loop_table.rows_of_others(tmp_path))
-    document = loop_table.document_of(planned, done, quick=False, others=others)
+    (exits / "drift-2.json").write_text("no JSON")
+    document = LoopTable().document(planned, done, TableRequest(data=None, work=tmp_path, rows=tmp_path / "loop"))
     assert document["summary"]["exit_rate_recovery_fraction"] == 0.95
     assert document["summary"]["cloud_label_gain_points"] is None
     assert document["summary"]["cloud_label_gain_points_reason"] == "there are no rows of kind labels"
@@ -122,13 +123,13 @@ def test_the_document_of_units_has_rows_summary_and_what_others_made(tmp_path: P
 def test_users_trace_files_are_kept_by_their_content_and_play(tmp_path: Path) -> None:
     file = tmp_path / "tunnel.csv"
     file.write_text("time_ms,up_kbit_s,down_kbit_s,one_way_ms,loss\n0,8000,8000,5,0\n500,0,0,5,0\n600,8000,8000,5,0\n")
-    kept = loop_table._kept_traces([file], tmp_path)
+    kept = kept_traces([file], tmp_path)
     unit = full_plan(traces=kept)[-1]
     assert unit.trace == "tunnel"
     assert trace_of(unit, tmp_path)(3).up_kbit_s.tolist() == [8000, 0, 8000]
     (tmp_path / "fixed.csv").write_text(file.read_text())
     with pytest.raises(ValueError, match="another trace that is called 'fixed'"):
-        loop_table._kept_traces([tmp_path / "fixed.csv"], tmp_path)
+        kept_traces([tmp_path / "fixed.csv"], tmp_path)
 
 
 def test_an_oracle_that_only_looks_is_right_less_often_than_one_that_knows() -> None:

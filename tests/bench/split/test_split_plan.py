@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from littoral.bench.rows import chosen_by_name
 from littoral.bench.split.local_only import SHAPES, local_network, macs_of, size_for
 from littoral.bench.split.make import _MAKERS, _MODULES, modules_of
 from littoral.bench.split.plan import (
@@ -13,11 +14,10 @@ from littoral.bench.split.plan import (
     NETWORKS,
     PIXELS,
     SEGMENT_MACS,
-    chosen,
     full_plan,
     quick_plan,
 )
-from littoral.bench.split.table import fingerprint_of
+from littoral.bench.split.table import SplitTable
 from littoral.bench.split.training import DEADZONE, tables_of
 from littoral.models.architectures import product
 from littoral.models.bottleneck import count_macs
@@ -70,16 +70,16 @@ def test_there_is_a_network_that_sends_nothing_for_each_product_s_device() -> No
 
 def test_units_are_chosen_by_method_and_variant_or_also_by_kind() -> None:
     plan = full_plan()
-    assert {unit.kind for unit in chosen(plan, ["*/pixels"])} == {"split", "timing", "leakage", "robust"}
-    assert {unit.name for unit in chosen(plan, ["split/product/pixels"])} == {
+    assert {unit.kind for unit in chosen_by_name(plan, ["*/pixels"])} == {"split", "timing", "leakage", "robust"}
+    assert {unit.name for unit in chosen_by_name(plan, ["split/product/pixels"])} == {
         f"split product/pixels 20 epochs seed {seed}" for seed in (0, 1, 2)
     }
-    assert chosen(plan, []) == plan
+    assert chosen_by_name(plan, []) == plan
 
 
 def test_a_codec_s_numbers_do_not_hang_on_how_a_split_is_trained() -> None:
     codec, split = (next(unit for unit in quick_plan() if unit.kind == kind) for kind in ("codec", "split"))
-    assert fingerprint_of(codec) != fingerprint_of(split)
+    assert SplitTable().fingerprint_of(codec) != SplitTable().fingerprint_of(split)
     assert "littoral.bench.split.training" in modules_of(split)
 
 

@@ -8,17 +8,12 @@ from typing import Any
 
 import pytest
 
+from littoral.bench.rows import TableRequest
 from littoral.bench.split.plan import ENCODER_MACS, PIXELS, SEGMENT_MACS, full_plan
 from littoral.bench.split.summary import KEYS, summarise
-from littoral.bench.split.table import (
-    SplitBench,
-    SplitStore,
-    bench_split,
-    document_of,
-    fingerprint_of,
-    flat_rows,
-)
+from littoral.bench.split.table import SplitTable, flat_rows
 from littoral.bench.split.unit import SplitUnit
+from littoral.bench.store import UnitStore
 
 PLAN = full_plan()
 
@@ -141,7 +136,7 @@ def test_a_product_that_never_reaches_ninety_one_percent_says_what_it_reaches(
 
 def test_the_document_has_a_flat_row_for_every_point(results: dict[str, dict[str, Any]]) -> None:
     done = {key: {"result": result, "seconds": 1.0, "commit": "abc"} for key, result in results.items()}
-    document = document_of(PLAN, done, quick=False)
+    document = SplitTable().document(PLAN, done, TableRequest(data=None, work=Path()))
     assert len(document["rows"]) == sum(len(result["points"]) for result in results.values())
     assert all(not isinstance(value, list | dict) for row in document["rows"] for value in row.values())
     assert len(document["config"]["missing"]) == len(PLAN) - len(results)
@@ -153,9 +148,9 @@ def test_the_document_has_a_flat_row_for_every_point(results: dict[str, dict[str
 def test_a_list_says_what_is_there_and_needs_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (unit,) = units("split", "product", PIXELS)
     made = {"result": points((50, 90.0)), "seconds": 77.0, "cpu_seconds": 70.0, "commit": "abc"}
-    SplitStore(tmp_path / "rows").save(unit, fingerprint_of(unit), made)
-    asked = SplitBench(data=None, work=tmp_path, only=("split/product/pixels",), list_only=True, jobs=1)
-    bench_split(asked)
+    UnitStore(tmp_path / "rows").save(unit, SplitTable().fingerprint_of(unit), made)
+    asked = TableRequest(data=None, work=tmp_path, only=("split/product/pixels",), list_only=True, jobs=1)
+    SplitTable().run(asked)
     *lines, last = capsys.readouterr().out.strip().splitlines()
     assert lines[0].startswith("done          77 s  split product/pixels")
     assert [entry["done"] for entry in json.loads(last)["units"]] == [True, False, False]

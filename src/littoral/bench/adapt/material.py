@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import nn
 
-from littoral.bench.adapt.fingerprint import fingerprint
 from littoral.bench.adapt.row import TEACHERS, Row
 from littoral.bench.alone import alone
+from littoral.bench.fingerprint import fingerprint
 from littoral.bench.method import Road, Setup
 from littoral.bundle import Bundle, InputSpec, TorchModel
 from littoral.core.arrays import Frame

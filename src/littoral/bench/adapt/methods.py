@@ -8,6 +8,7 @@ from typing import Any
 
 from littoral.bench.adapt.plan import DEVICE, PRODUCT, UNGUARDED
 from littoral.bench.adapt.row import Row
+from littoral.bench.fingerprint import fingerprint
 from littoral.bench.method import Method, MethodFactory, Setup
 
 _OURS = "littoral.bench.adapt.product"
@@ -52,9 +53,9 @@ def factory_of(row: Row) -> MethodFactory:
     return factory
 
 
-def is_there(row: Row) -> bool:
-    """False for a method that is planned and not written."""
-    return row.method in _OPTIONS or row.method in _SPECIAL or row.method in _baselines()
+def fingerprint_of(row: Row) -> str:
+    """Of the source files that the row's numbers come from."""
+    return fingerprint(modules_of(row), without=modules_without(row))
 
 
 def modules_of(row: Row) -> list[str]:
@@ -73,15 +74,10 @@ def modules_without(row: Row) -> list[str]:
     baseline takes the shape of a frame and the names of layers from it.
     """
     ours = row.method in _SPECIAL or row.method in _OPTIONS
-    neither = ["littoral.errors", "littoral.bench.adapt.fingerprint"]
+    neither = ["littoral.errors", "littoral.bench.fingerprint"]
     return neither if ours else [*neither, "littoral.train.build"]
 
 
 def _baselines() -> Mapping[str, MethodFactory]:
-    try:
-        found: Mapping[str, MethodFactory] = importlib.import_module(_BASELINES).BASELINES
-    except ModuleNotFoundError as error:
-        if error.name != _BASELINES:
-            raise
-        return {}
+    found: Mapping[str, MethodFactory] = importlib.import_module(_BASELINES).BASELINES
     return found

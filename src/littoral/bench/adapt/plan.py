@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -137,16 +136,6 @@ _QUICK = {
     for stream in STREAMS
     if stream.name in ("continual", "per_shift", "mixed", "continual_loss5")
 }
-
-
-def chosen(rows: Iterable[Row], globs: Sequence[str]) -> list[Row]:
-    """The rows whose ``method/stream`` or ``table/method/stream`` matches one of the globs; all when there are none."""
-
-    def matches(row: Row, glob: str) -> bool:
-        short = f"{row.method}/{row.stream}"
-        return fnmatch.fnmatch(short if glob.count("/") < 2 else f"{row.table}/{short}", glob)
-
-    return [row for row in rows if not globs or any(matches(row, glob) for glob in globs)]
 
 
 def _row(table: Table, method: str, stream: Stream, teacher: str, seed: int, frames: int, **options: Any) -> Row:

@@ -1,16 +1,12 @@
-"""A row of the adaptation table: one method on one stream with one teacher and one seed.
-
-Everything that can change its numbers is in it, and nothing else: which rows there are is `littoral.bench.adapt.plan`.
-"""
+"""A row of the adaptation table: one method on one stream with one teacher and one seed. `plan` has them all."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from littoral.bench.unit import BenchUnit
 
 Table = Literal["headline", "wide", "fleet", "special", "ablation", "quick"]
 
@@ -23,7 +19,7 @@ CORRUPTIONS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(BenchUnit):
     """One row's configuration. ``stream`` is its name in the table, ``order`` how the frames are ordered."""
 
     table: Table
@@ -44,19 +40,26 @@ class Row:
     """For the method: JSON values."""
 
     def config(self) -> dict[str, Any]:
-        """What can change a number, as JSON has it; the table is not of it."""
-        values = {key: value for key, value in dataclasses.asdict(self).items() if key != "table"}
-        return {**values, "corruptions": list(self.corruptions), "options": dict(self.options)}
-
-    @property
-    def key(self) -> str:
-        """Names the configuration: 16 hexadecimal digits."""
-        return hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode()).hexdigest()[:16]
+        """What can change a number: the table is not of it."""
+        return {key: value for key, value in super().config().items() if key != "table"}
 
     @property
     def name(self) -> str:
         """For people: ``product/continual resnet56_augmix seed 0``."""
         return f"{self.method}/{self.stream} {self.teacher or '-'} {self.frames} frames seed {self.seed}"
+
+    @property
+    def short(self) -> str:
+        """``table/method/stream``, for globs."""
+        return f"{self.table}/{self.method}/{self.stream}"
+
+    @property
+    def slug(self) -> str:
+        return f"{self.method}-{self.stream}-{self.seed}"
+
+    @property
+    def sort(self) -> str:
+        return self.method
 
     @property
     def num_frames(self) -> int:

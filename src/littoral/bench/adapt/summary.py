@@ -88,7 +88,7 @@ def summarise(planned: Sequence[Row], results: Mapping[str, Result]) -> dict[str
     out.update(_push(rows))
     out.update(_fleet(rows))
     done = sum(row.key in results for row in planned)
-    return {**out, "rows_done": done, "rows_planned": len(planned)}
+    return {**out, "units_done": done, "units_planned": len(planned)}
 
 
 def _against_parity(rows: Rows, teacher: str, suffix: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ TRAIN_FRAMES = 20_000
 """Of CIFAR-10's training frames, the first so many."""
 PLACES: dict[str, tuple[str, ...]] = {
     "resnet20": ("layer1.1", "layer1.2", "layer2.0", "layer2.2", "layer3.1"),
-    "resnet56": ("layer1.4", "layer1.8", "layer2.2", "layer2.5", "layer3.1"),
+    "resnet56": ("layer1.0", "layer1.4", "layer1.8", "layer2.5", "layer3.1"),
     "digits": ("blocks.1",),
 }
 """After these modules exits stand, beside the deep one."""

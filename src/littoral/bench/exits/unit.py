@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from littoral.bench.unit import TIMED, BenchUnit
+
 Kind = Literal[
     "users", "strangers", "fits", "trained", "latency", "risk", "drift", "cost", "segmentation", "omniglot", "labels"
 ]  # fmt: skip
-TIMED: tuple[Kind, ...] = ("latency",)
-"""What measures time comes last, one at a time."""
-LAST_STAGE = 1
 HARD = "hard"
 """The stream of a unit of kind ``drift`` that names none."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExitUnit:
-    """What is measured at one go. Everything that can change its numbers is in it, and nothing else.
+class ExitUnit(BenchUnit):
+    """What is measured at one go.
 
     Attributes:
         network: ``resnet20``, ``resnet56`` or ``digits``; of ``segmentation`` ``cgnet`` or ``espnet``, of ``omniglot``
@@ -40,15 +36,6 @@ class ExitUnit:
     first: int = 0
     count: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
-
-    def config(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {**dataclasses.asdict(self), "options": dict(self.options)}
-
-    @property
-    def key(self) -> str:
-        """Names the configuration: 16 hexadecimal digits."""
-        return hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def short(self) -> str:
@@ -70,8 +57,16 @@ class ExitUnit:
         return str(self.options.get("stream", HARD))
 
     @property
+    def slug(self) -> str:
+        return f"{self.kind}-{self.network}-{self.stems}-{self.users}-{self.seed}-{self.first}"
+
+    @property
+    def sort(self) -> str:
+        return f"{self.kind}/{self.network}"
+
+    @property
     def stage(self) -> int:
-        return LAST_STAGE if self.kind in TIMED else 0
+        return TIMED if self.kind == "latency" else 0
 
     @property
     def num_frames(self) -> int:

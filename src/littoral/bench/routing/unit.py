@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from littoral.bench.unit import BenchUnit
 
 Kind = Literal["policies", "speed", "no-cloud"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopUnit:
-    """What is measured at one go. Everything that can change its numbers is in it, and nothing else.
+class LoopUnit(BenchUnit):
+    """What is measured at one go.
 
     Attributes:
         kind: ``policies``: all of them on a trace. ``speed``: some of them for a device of another speed.
@@ -37,15 +36,6 @@ class LoopUnit:
     in_flight: int = 16
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def config(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {**dataclasses.asdict(self), "options": dict(self.options)}
-
-    @property
-    def key(self) -> str:
-        """Names the configuration: 16 hexadecimal digits."""
-        return hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode()).hexdigest()[:16]
-
     @property
     def short(self) -> str:
         """``kind/trace/stream/seed``, for globs."""
@@ -56,6 +46,14 @@ class LoopUnit:
         """For people."""
         speed = f" device {self.device_ms:g} ms" if self.kind == "speed" else ""
         return f"{self.kind} {self.trace} {self.stream} seed {self.seed}{speed}"
+
+    @property
+    def slug(self) -> str:
+        return f"{self.kind}-{self.trace}-{self.stream}-{self.seed}-{self.device_ms:g}"
+
+    @property
+    def sort(self) -> str:
+        return self.kind
 
     @property
     def num_frames(self) -> int:

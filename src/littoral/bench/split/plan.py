@@ -5,7 +5,6 @@ What is trained has the same teacher, the same frames and the same number of epo
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -312,15 +311,6 @@ def _end_to_end(plan: _Plan, beta: float, seed: int) -> SplitUnit:
 
 def _rac(plan: _Plan, weight: float, seed: int) -> SplitUnit:
     return plan.split(plan.training("rac_shaped", f"weight{weight:g}", seed, rate_weight=weight, recipe=plan.recipe))
-
-
-def chosen(units: Iterable[SplitUnit], globs: Sequence[str]) -> list[SplitUnit]:
-    """The units whose ``method/variant`` or ``kind/method/variant`` matches a glob; all where there is none."""
-
-    def matches(unit: SplitUnit, glob: str) -> bool:
-        return fnmatch.fnmatch(unit.short if glob.count("/") < 2 else f"{unit.kind}/{unit.short}", glob)
-
-    return [unit for unit in units if not globs or any(matches(unit, glob) for glob in globs)]
 
 
 def _once(units: Iterable[SplitUnit]) -> list[SplitUnit]:

@@ -26,6 +26,7 @@ from littoral.bench.split.material import (
     torch_device,
 )
 from littoral.bench.split.unit import Training
+from littoral.bench.unit import config_of
 from littoral.bundle import SplitCodec
 from littoral.core.arrays import FloatArray, Frame
 from littoral.models import architectures
@@ -166,7 +167,7 @@ def _run(training: Training, material: SplitMaterial, tell: Say) -> tuple[_Plann
     planned = _plan(training, material)
     folder = material.work / "trained" / f"{training.folder}-{_digest(planned)}"
     with alone(folder):
-        (folder / "config.json").write_text(json.dumps(training.config(), indent=1))
+        (folder / "config.json").write_text(json.dumps(config_of(training), indent=1))
         train_split(
             planned.recipe,
             planned.networks,

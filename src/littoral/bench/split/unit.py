@@ -1,16 +1,12 @@
-"""A unit of the split table: what is made at one go and kept in one file. Which ones there are is in `plan`.
-
-Everything that can change its numbers is in it, and nothing else.
-"""
+"""A unit of the split table: what is made at one go and kept in one file. Which ones there are is in `plan`."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from littoral.bench.unit import TIMED, BenchUnit, config_of, key_of
 
 Kind = Literal[
     "split",
@@ -28,13 +24,8 @@ Kind = Literal[
     "dense_codec",
     "dense_split",
 ]
-STAGES: Mapping[str, int] = {"leakage": 1, "robust": 1, "timing": 2, "link": 2, "codec_speed": 2}
-"""What needs a training waits for it; what measures time comes last, one at a time."""
-LAST_STAGE = 2
-
-
-def _key(config: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+STAGES: Mapping[str, int] = {"leakage": 1, "robust": 1, "timing": TIMED, "link": TIMED, "codec_speed": TIMED}
+"""What needs a training waits for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +44,10 @@ class Training:
     options: Mapping[str, Any] = field(default_factory=dict)
     """JSON values, for networks and recipe."""
 
-    def config(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {**dataclasses.asdict(self), "options": dict(self.options)}
-
     @property
     def key(self) -> str:
-        """Names the configuration: 16 hexadecimal digits."""
-        return _key(self.config())
+        """Names the configuration."""
+        return key_of(config_of(self))
 
     @property
     def folder(self) -> str:
@@ -69,7 +56,7 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitUnit:
+class SplitUnit(BenchUnit):
     """What is measured at one go."""
 
     kind: Kind
@@ -85,30 +72,28 @@ class SplitUnit:
     options: Mapping[str, Any] = field(default_factory=dict)
     """JSON values, for the measurement."""
 
-    def config(self) -> dict[str, Any]:
-        """As JSON has it."""
-        training = None if self.training is None else self.training.config()
-        return {**dataclasses.asdict(self), "training": training, "options": dict(self.options)}
-
-    @property
-    def key(self) -> str:
-        """Names the configuration: 16 hexadecimal digits."""
-        return _key(self.config())
-
     @property
     def seed(self) -> int:
         return self.training.seed if self.training is not None else int(self.options.get("seed", 0))
 
     @property
     def short(self) -> str:
-        """``method/variant``, for globs."""
-        return f"{self.method}/{self.variant}"
+        """``kind/method/variant``, for globs."""
+        return f"{self.kind}/{self.method}/{self.variant}"
+
+    @property
+    def slug(self) -> str:
+        return f"{self.kind}-{self.method}-{self.variant}-{self.seed}"
+
+    @property
+    def sort(self) -> str:
+        return f"{self.kind}/{self.method}"
 
     @property
     def name(self) -> str:
         """For people."""
         trained = f" {self.training.epochs} epochs seed {self.training.seed}" if self.training is not None else ""
-        return f"{self.kind} {self.short}{trained}"
+        return f"{self.kind} {self.method}/{self.variant}{trained}"
 
     @property
     def stage(self) -> int:
