@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -172,12 +172,14 @@ class FakeGate:
     def __init__(self) -> None:
         self.calls = 0
         self.hold: set[int] = set()
-        self.others: list[Frame] = []
+        self.witnesses: list[dict[str, Frame]] = []
         self.bases: list[bytes] = []
 
-    def check(self, payload: bytes, *, recent_frames: Frame, other_frames: Frame, base_payload: bytes) -> Verdict:
+    def check(
+        self, payload: bytes, *, recent_frames: Frame, witnesses: Mapping[str, Frame], base_payload: bytes
+    ) -> Verdict:
         self.calls += 1
-        self.others.append(other_frames)
+        self.witnesses.append(dict(witnesses))
         self.bases.append(base_payload)
         if self.calls in self.hold:
             return Verdict(passed=False, reason="<b>collapse</b>", report={"probe_agreement": 0.1})

@@ -24,6 +24,7 @@ from littoral.cloud.jobs import AdaptConfig, AdaptJob, AdaptResult
 from littoral.cloud.ledger import Ledger
 from littoral.cloud.reissue import forgotten, reissue
 from littoral.cloud.store import EnrolledDevice, Store
+from littoral.cloud.witnesses import WitnessConfig
 
 KEY = SigningKey(b"c" * 32)
 INTERVAL_S = DomainConfig().reissue_interval_s
@@ -35,6 +36,7 @@ class Rig:
     def __init__(
         self, store: Store, bundle: Bundle, *, config: AdaptConfig = SMALL, domains: DomainConfig | None = None
     ) -> None:
+        self.witnesses = WitnessConfig(frames=4, min_frames=2)
         self.store, self.bundle, self.config, self.domains = store, bundle, config, domains
         self.ledger = Ledger(store, "default")
         self.worker, self.gate = FakeWorker(), FakeGate()
@@ -56,6 +58,7 @@ class Rig:
             key=KEY,
             config=self.config,
             domains=self.domains,
+            witnesses=self.witnesses,
             clock=lambda: self.now,
         )
 
@@ -181,7 +184,7 @@ def test_replay_is_of_all_domains_or_of_the_jobs_own(
     rig.executor.close()
 
 
-def test_a_job_learns_from_every_device_and_the_gate_sees_the_others_frames(rig: Rig, device: EnrolledDevice) -> None:
+def test_a_job_learns_from_every_device_and_the_gate_sees_frames_of_each(rig: Rig, device: EnrolledDevice) -> None:
     quiet = enrolled(rig.store, 2)
     rig.enter(device, 1)
     rig.enter(quiet, 1)
@@ -192,8 +195,9 @@ def test_a_job_learns_from_every_device_and_the_gate_sees_the_others_frames(rig:
     rig.work()
     first = rig.worker.jobs[1].new_frames
     assert sum(np.array_equal(frame, image(2)) for frame in first) == 2, "it did not wait behind forty"
-    assert len(rig.gate.others[0]) == 0, "nothing was kept yet"
-    assert {frame.tobytes() for frame in rig.gate.others[2]} == {image(2).tobytes()}, "not those of the loudest"
+    assert rig.gate.witnesses[0] == {}, "nothing was kept yet"
+    seen = {name: {frame.tobytes() for frame in frames} for name, frames in rig.gate.witnesses[2].items()}
+    assert seen == {device.id: {image(1).tobytes()}, quiet.id: {image(2).tobytes()}}, "each its own"
 
 
 def test_the_gate_sees_frames_of_the_jobs_own_domain_only(rig: Rig, device: EnrolledDevice) -> None:
@@ -202,11 +206,8 @@ def test_the_gate_sees_frames_of_the_jobs_own_domain_only(rig: Rig, device: Enro
         rig.enter(who, world)
         rig.send(who, number=number)
         rig.work()
-    assert [{frame.tobytes() for frame in others} for others in rig.gate.others] == [
-        set(),
-        set(),
-        {image(1).tobytes()},
-    ]
+    seen = [{name: {f.tobytes() for f in frames} for name, frames in w.items()} for w in rig.gate.witnesses]
+    assert seen == [{}, {}, {near.id: {image(1).tobytes()}}]
 
 
 def test_revoking_withdraws_what_waits_in_every_domain(rig: Rig, device: EnrolledDevice) -> None:

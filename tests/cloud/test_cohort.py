@@ -14,7 +14,8 @@ from cloud_peer import LAYER, SMALL, FakeGate, FakeWorker, enrolled, image, png,
 
 from littoral.bundle import Bundle, SigningKey
 from littoral.bundle.images import decode_image
-from littoral.cloud.cohort import Cohort, Outcome, job_seeds, replay_count
+from littoral.cloud.cohort import Cohort, Outcome
+from littoral.cloud.evidence import job_seeds, replay_count
 from littoral.cloud.executors import InlineExecutor
 from littoral.cloud.jobs import AdaptConfig, AdaptJob, AdaptResult
 from littoral.cloud.ledger import Ledger, NewVersion

@@ -89,15 +89,16 @@ def test_a_collapsed_version_is_held_by_each_guard_and_passes_without_any(
         probe_margin=0.05,
         min_spread=0.5 if guard == "collapse" else 0.0,
         others_margin=0.1 if guard == "others" else 1.0,
+        source_margin=0.08 if guard == "others" else 1.0,
     )
     gate = Gate(bundle, worker, config)
-    verdict = gate.check(payload(tiny, change), recent_frames=tiny.probe[0], other_frames=tiny.probe[0])
+    verdict = gate.check(payload(tiny, change), recent_frames=tiny.probe[0], witnesses={"b": tiny.probe[0]})
     assert verdict.passed == (guard == "none"), verdict
     told = {
         "envelope": "outside the envelope: ",
         "probe": "of the probe's labels",
         "collapse": "collapse: ",
-        "others": "it costs the other devices: ",
+        "others": "it costs b: on its frames it agrees with the teacher on ",
         "none": "",
     }
     assert told[guard] in verdict.reason
@@ -161,7 +162,7 @@ def lenient(tiny: Bundle, *, others_margin: float = 0.1) -> tuple[Bundle, GateCo
     bundle = wide(tiny)
     probe = dataclasses.replace(bundle.manifest.probe, min_agreement=-1.0)
     bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, probe=probe))
-    return bundle, GateConfig(min_spread=0.0, others_margin=others_margin)
+    return bundle, GateConfig(min_spread=0.0, others_margin=others_margin, source_margin=1.0)
 
 
 def test_what_costs_the_other_devices_is_measured_against_the_version_it_was_made_from(
@@ -170,22 +171,65 @@ def test_what_costs_the_other_devices_is_measured_against_the_version_it_was_mad
     bundle, config = lenient(tiny)
     frames, killed, good = tiny.probe[0], payload(tiny, dead), payload(tiny, nothing)
     gate = Gate(bundle, worker, config)
-    from_good = gate.check(killed, recent_frames=frames, other_frames=frames, base_payload=good)
+    from_good = gate.check(killed, recent_frames=frames, witnesses={"b": frames}, base_payload=good)
     assert not from_good.passed
     assert from_good.report["others_base_agreement"] > from_good.report["others_agreement"] + 0.1
-    from_source = gate.check(killed, recent_frames=frames, other_frames=frames)
+    from_source = gate.check(killed, recent_frames=frames, witnesses={"b": frames})
     assert from_source.report == from_good.report, "an empty base is the source"
-    from_dead = gate.check(killed, recent_frames=frames, other_frames=frames, base_payload=killed)
+    from_dead = gate.check(killed, recent_frames=frames, witnesses={"b": frames}, base_payload=killed)
     assert from_dead.passed, "it costs them nothing that they had"
-    recovered = gate.check(good, recent_frames=frames, other_frames=frames, base_payload=killed)
+    recovered = gate.check(good, recent_frames=frames, witnesses={"b": frames}, base_payload=killed)
     assert recovered.passed
+
+
+def small_steps(tiny: Bundle, count: int) -> list[bytes]:
+    """A chain whose every version is a little nearer to a dead network."""
+    return [payload(tiny, lambda n, v, s=step / count: s * dead(n, v) / 25) for step in range(count + 1)]
+
+
+@pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "negative-control"])
+def test_a_chain_cannot_creep_below_the_source_however_small_its_steps(
+    tiny: Bundle, worker: Worker, guarded: bool
+) -> None:
+    bundle, config = lenient(tiny)
+    config = dataclasses.replace(config, source_margin=0.08 if guarded else 1.0)
+    gate, frames, chain = Gate(bundle, worker, config), tiny.probe[0], small_steps(tiny, 100)
+    base, agreement = chain[0], 1.0
+    for step in chain[1:]:
+        verdict = gate.check(step, recent_frames=frames, witnesses={"b": frames}, base_payload=base)
+        if not verdict.passed:
+            assert verdict.harmed == ("b",)
+            break
+        base, agreement = step, verdict.report["others_agreement"]
+    source = gate.check(chain[0], recent_frames=frames, witnesses={"b": frames}).report["others_agreement"]
+    assert (agreement >= source - 0.08) == guarded
+
+
+def test_a_bad_chain_may_ship_what_is_better_though_still_below_the_source(tiny: Bundle, worker: Worker) -> None:
+    bundle, config = lenient(tiny)
+    gate, frames = Gate(bundle, worker, dataclasses.replace(config, source_margin=0.08)), tiny.probe[0]
+    worse, better = (payload(tiny, lambda n, v, s=s: s * dead(n, v)) for s in (1.0, 0.02))
+    up = gate.check(better, recent_frames=frames, witnesses={"b": frames}, base_payload=worse)
+    down = gate.check(worse, recent_frames=frames, witnesses={"b": frames}, base_payload=better)
+    assert up.report["others_agreement"] < up.report["others_source_agreement"] - 0.08
+    assert (up.passed, down.passed) == (True, False)
+
+
+def test_each_witness_is_asked_for_itself(tiny: Bundle, worker: Worker) -> None:
+    bundle, config = lenient(tiny)
+    frames = tiny.probe[0]
+    noise = np.random.default_rng(5).integers(0, 256, size=(32, *tiny.manifest.input.shape), dtype=np.uint8)
+    gate = Gate(bundle, worker, config)
+    verdict = gate.check(payload(tiny, dead), recent_frames=frames, witnesses={"a": noise, "b": frames})
+    assert "b" in verdict.harmed
+    assert "it costs b: on its frames it agrees with the teacher on" in verdict.reason
 
 
 @pytest.mark.parametrize("num_frames", [None, 0, 31])
 def test_too_few_frames_of_other_devices_say_nothing(tiny: Bundle, worker: Worker, num_frames: int | None) -> None:
     bundle, config = lenient(tiny)
-    others = None if num_frames is None else tiny.probe[0][:num_frames]
-    verdict = Gate(bundle, worker, config).check(payload(tiny, dead), recent_frames=tiny.probe[0], other_frames=others)
+    others = None if num_frames is None else {"b": tiny.probe[0][:num_frames]}
+    verdict = Gate(bundle, worker, config).check(payload(tiny, dead), recent_frames=tiny.probe[0], witnesses=others)
     assert verdict.passed
     assert "others_agreement" not in verdict.report
 
@@ -197,5 +241,5 @@ def test_a_version_learned_from_poison_is_held_for_the_others_sake(tiny: Bundle,
     worker = Worker(tiny, AdaptConfig(inner_steps=64, student_lr=0.1, settled_nats=0.0))
     result = worker.adapt(AdaptJob(base_version=0, state=b"", new_frames=noise, replay_frames=noise[:0], seed=0))
     bundle, config = lenient(tiny, others_margin=0.1 if guarded else 1.0)
-    verdict = Gate(bundle, worker, config).check(result.payload, recent_frames=noise, other_frames=tiny.probe[0])
+    verdict = Gate(bundle, worker, config).check(result.payload, recent_frames=noise, witnesses={"b": tiny.probe[0]})
     assert verdict.passed != guarded, verdict

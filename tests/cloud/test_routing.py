@@ -151,9 +151,9 @@ def test_the_fleet_shows_the_domains_and_metrics_name_none(cloud: Cloud) -> None
         text = fetch(f"{cloud.url}/metrics")[1].decode()
     assert isinstance(fleet, dict)
     assert fleet["domains"] == [
-        {"domain": 0, "scenes": 0, "devices": 0, "shipped_version": 0, "waiting": 0},
-        {"domain": 1, "scenes": 2, "devices": 1, "shipped_version": 1, "waiting": 0},
-        {"domain": 2, "scenes": 1, "devices": 1, "shipped_version": 0, "waiting": 3},
+        {"domain": 0, "own_of": None, "scenes": 0, "devices": 0, "shipped_version": 0, "waiting": 0},
+        {"domain": 1, "own_of": None, "scenes": 2, "devices": 1, "shipped_version": 1, "waiting": 0},
+        {"domain": 2, "own_of": None, "scenes": 1, "devices": 1, "shipped_version": 0, "waiting": 3},
     ]
     assert {d["name"]: d["domain"] for d in fleet["devices"]} == {"porch": 1, "gate": 2}
     assert fleet["versions"][0]["domain"] == 1

@@ -10,7 +10,7 @@ from cloud_peer import SMALL
 from hypothesis import given
 from hypothesis import strategies as st
 
-from littoral.cloud.shares import Take, Waiting, by_turns, loudest, newest_by_turns, oldest_by_turns, plan
+from littoral.cloud.shares import Take, Waiting, by_turns, newest_by_turns, oldest_by_turns, plan
 
 DEVICES = st.lists(st.sampled_from("abcd"), max_size=60)
 
@@ -87,18 +87,3 @@ def test_a_flood_does_not_hold_a_quiet_device_up() -> None:
     job = oldest_by_turns(waiting, 32)
     assert sum(n >= 1000 for n in job) == 10
     assert sum(n >= 1000 for n, _ in waiting[:32]) == 0
-
-
-@pytest.mark.parametrize(
-    ("devices", "expected"),
-    [
-        ("aab", {"a"}),
-        ("aabb", {"a"}),
-        ("bbaac", {"a", "b"}),
-        ("ab", {"a"}),
-        ("aaaa", {"a"}),
-        ("", set()),
-    ],
-)
-def test_the_loudest_hold_more_than_an_even_share(devices: str, expected: set[str]) -> None:
-    assert loudest(list(devices)) == expected

@@ -1,4 +1,4 @@
-"""``littoral enrol``: make one-time tokens, redeem them, shut devices out."""
+"""``littoral enrol``: make one-time tokens, redeem them, shut devices out, end their quarantine."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     revoke.add_argument("device_id", help="as 'enrol list' shows it")
     revoke.add_argument("--state", type=Path, required=True, help="the cloud's state folder")
     revoke.add_argument("--reason", default="", help="kept in the record")
+    release = actions.add_parser("release", help="on the cloud's machine: end a device's quarantine")
+    release.add_argument("device_id", help="as 'enrol list' shows it")
+    release.add_argument("--state", type=Path, required=True, help="the cloud's state folder")
+    release.add_argument("--reason", default="", help="kept in the record")
     for action in actions.choices.values():  # before or after the action: both are natural
         action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     parser.set_defaults(run=run)
@@ -36,7 +40,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the action says."""
-    return {"make": _make, "redeem": _redeem, "list": _list, "revoke": _revoke}[args.action](args)
+    return {"make": _make, "redeem": _redeem, "list": _list, "revoke": _revoke, "release": _release}[args.action](args)
 
 
 def _make(args: argparse.Namespace) -> int:
@@ -62,13 +66,21 @@ def _list(args: argparse.Namespace) -> int:
 
     devices = list_devices(args.state)
     rows = [
-        {"device_id": d.id, "name": d.name, "cohort": d.cohort, "revoked": d.revoked_at is not None} for d in devices
+        {
+            "device_id": d.id,
+            "name": d.name,
+            "cohort": d.cohort,
+            "revoked": d.revoked_at is not None,
+            "quarantined": d.quarantined_at is not None,
+        }
+        for d in devices
     ]
     if args.json:
         print(json.dumps({"devices": rows}))
         return 0
     for row in rows:
-        print(f"{row['device_id']}  {row['cohort']:<12} {'revoked ' if row['revoked'] else '        '}{row['name']}")
+        state = "revoked" if row["revoked"] else "quarantined" if row["quarantined"] else ""
+        print(f"{row['device_id']}  {row['cohort']:<12} {state:<12}{row['name']}")
     return 0
 
 
@@ -78,4 +90,13 @@ def _revoke(args: argparse.Namespace) -> int:
     done = revoke(args.state, args.device_id, reason=args.reason)
     text = "revoked" if done else "was revoked before"
     print(json.dumps({"device_id": args.device_id, "revoked_now": done}) if args.json else f"{args.device_id} {text}")
+    return 0
+
+
+def _release(args: argparse.Namespace) -> int:
+    from littoral.cloud.admin import release
+
+    done = release(args.state, args.device_id, reason=args.reason)
+    text = "shares again from its next scene on" if done else "was not quarantined"
+    print(json.dumps({"device_id": args.device_id, "released_now": done}) if args.json else f"{args.device_id} {text}")
     return 0

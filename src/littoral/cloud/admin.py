@@ -48,6 +48,17 @@ def revoke(state_dir: Path | str, device_id: str, *, reason: str = "") -> bool:
         return bool(store.revoke(device_id, reason=reason, now=time.time()).result())
 
 
+def release(state_dir: Path | str, device_id: str, *, reason: str = "") -> bool:
+    """End a device's quarantine: from its next scene on it shares again. False when there was none.
+
+    Raises:
+        ValueError: no such device is enrolled.
+        StorageError: there is no record, or it cannot be written.
+    """
+    with open_record(state_dir) as store:
+        return bool(store.release(device_id, reason=reason, now=time.time()).result())
+
+
 def list_devices(state_dir: Path | str) -> list[EnrolledDevice]:
     """All enrolled devices, revoked ones too, oldest first."""
     with open_record(state_dir) as store:

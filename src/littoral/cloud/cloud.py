@@ -34,6 +34,7 @@ from littoral.cloud.keys import Keys, make_token
 from littoral.cloud.ledger import Ledger
 from littoral.cloud.store import Store
 from littoral.cloud.tails import RunsTail, TailConfig
+from littoral.cloud.witnesses import WitnessConfig
 from littoral.core.codec import encode
 from littoral.errors import LittoralError, StorageError
 from littoral.wire.envelope import MAX_FRAME_BYTES
@@ -68,6 +69,7 @@ class CloudConfig:
     tls_key: Path | None = None
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     domains: DomainConfig = field(default_factory=DomainConfig)
+    witnesses: WitnessConfig = field(default_factory=WitnessConfig)
     tails: TailConfig = field(default_factory=TailConfig)
 
     def __post_init__(self) -> None:
@@ -232,6 +234,7 @@ class Cloud:
             key=self._keys.cohort,
             config=self.config.adapt,
             domains=self.config.domains,
+            witnesses=self.config.witnesses,
             on_version=self._on_version,
             on_labels=self._hub.labels_made,
         )
@@ -271,7 +274,7 @@ class Cloud:
         self.stop()
 
     def _on_version(self, outcome: Outcome) -> None:
-        self._hub.version_made(outcome.domain, shipped=outcome.shipped)
+        self._hub.version_made(outcome.domain, shipped=outcome.shipped, quarantined=outcome.quarantined)
 
     def _uvicorn_config(self) -> uvicorn.Config:
         return uvicorn.Config(

@@ -4,15 +4,17 @@ Nothing is remembered here that the record does not hold: the replay memory is f
 their order, and a job that was begun and not finished is done again with the same result. Samples of a version that was
 held back are consumed and never enter replay; a sample that cannot be decoded any more is left out of both. What the
 teacher answered goes back to the devices once its version is committed, and only where that is shipped.
+
+A version that costs other devices of its domain too much is made again without the frames of whoever may have caused
+it (`littoral.cloud.witnesses`); who is blamed too often is quarantined together with the version that shows it.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
@@ -22,12 +24,15 @@ import numpy as np
 from littoral.bundle import Bundle, SignedVersion, SigningKey
 from littoral.bundle.images import decode_image
 from littoral.cloud.domains import DomainConfig, start_version
+from littoral.cloud.evidence import MIN_FRAMES, Evidence, call_witnesses, make_job, remember
 from littoral.cloud.executors import Executor
 from littoral.cloud.jobs import AdaptConfig, AdaptJob, AdaptResult
 from littoral.cloud.labels import LabelOf
 from littoral.cloud.ledger import Claim, Head, Ledger, NewVersion, StoredSample
 from littoral.cloud.reissue import forgotten, reissue
-from littoral.cloud.shares import loudest, newest_by_turns, oldest_by_turns, plan
+from littoral.cloud.shares import newest_by_turns, oldest_by_turns, plan
+from littoral.cloud.verdicts import BLAMED, LEFT_OUT, blaming, held, named, quarantining, shipped
+from littoral.cloud.witnesses import WitnessConfig, outvoted, suspects_of, too_often
 from littoral.core.arrays import Frame
 from littoral.core.recall import encode_fingerprint, fingerprint_layer
 from littoral.core.replay import ReplayBuffer
@@ -38,10 +43,6 @@ if TYPE_CHECKING:
     from littoral.cloud.gate import Verdict
 
 LEASE_S = 600.0
-MIN_FRAMES = 2
-"""New frames that a job needs: a batch of one has no variance."""
-OTHERS_FRAMES = 64
-"""How many frames of other devices a candidate is judged on, where so many are kept."""
 RETRY_S = 5.0
 """How long the loop waits after the record failed, and between looks at another worker's lease."""
 
@@ -51,20 +52,11 @@ log = logging.getLogger(__name__)
 class Check(Protocol):
     """The gate, called right after the job that made the payload: `littoral.cloud.gate.Gate.check`, or a stand-in."""
 
-    def __call__(self, payload: bytes, *, recent_frames: Frame, other_frames: Frame, base_payload: bytes) -> Verdict:
+    def __call__(
+        self, payload: bytes, *, recent_frames: Frame, witnesses: Mapping[str, Frame], base_payload: bytes
+    ) -> Verdict:
         """Judge a version against the one that it was made from, also on frames of other devices."""
         ...
-
-
-def replay_count(buffered: int, num_new: int, config: AdaptConfig) -> int:
-    """How many replayed frames go with ``num_new`` new ones when ``buffered`` are kept."""
-    return min(buffered, config.replay_ratio * num_new) if buffered >= config.replay_after else 0
-
-
-def job_seeds(seed: int, head_version: int) -> tuple[np.random.Generator, int]:
-    """The generator that draws replay for a job and then for the gate, and the seed that the job itself gets."""
-    draw, job = np.random.SeedSequence([seed, head_version]).spawn(2)
-    return np.random.default_rng(draw), int(job.generate_state(1)[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +67,8 @@ class Outcome:
     domain: int
     shipped: bool
     reason: str
+    quarantined: tuple[str, ...] = ()
+    """Devices that were put apart together with it."""
 
 
 class Cohort:
@@ -82,6 +76,7 @@ class Cohort:
 
     Args:
         domains: Where a domain's versions begin, and what is replayed.
+        witnesses: How devices of a domain vouch for its versions.
         on_version: Called after each commit, from the cohort's thread.
         on_labels: Likewise, after it, with the teacher's answers.
         clock: Seconds since the epoch.
@@ -99,6 +94,7 @@ class Cohort:
         key: SigningKey,
         config: AdaptConfig,
         domains: DomainConfig | None = None,
+        witnesses: WitnessConfig | None = None,
         on_version: Callable[[Outcome], None] = lambda outcome: None,
         on_labels: Callable[[list[LabelOf]], None] = lambda labels: None,
         clock: Callable[[], float] = time.time,
@@ -107,7 +103,7 @@ class Cohort:
         self._bundle, self._ledger, self._executor, self._check = bundle, ledger, executor, check
         self._key, self._config, self._clock = key, config, clock
         self._on_version, self._on_labels = on_version, on_labels
-        self._domains = domains or DomainConfig()
+        self._domains, self._witnesses = domains or DomainConfig(), witnesses or WitnessConfig()
         self._replay: ReplayBuffer | None = None
         self._sole_worker = sole_worker
         self._wake, self._stop = threading.Event(), threading.Event()
@@ -180,12 +176,10 @@ class Cohort:
         ).result()
 
     def _base_version(self, head: Head, domain: int) -> int:
-        """The newest shipped version of the domain; where it has none yet, what the policy says."""
-        if domain in head.shipped:
-            return head.shipped[domain]
+        """The newest shipped version of the domain; where it has none yet or begins afresh, what the policy says."""
         layer = fingerprint_layer(self._bundle.manifest.norm_layers)
         if layer is None:
-            return 0
+            return head.shipped.get(domain, 0)
         return start_version(domain, self._ledger.domains(), head.shipped, config=self._domains, eps=layer.eps)
 
     def _reissue(self, head: Head, domain: int) -> Outcome | None:
@@ -200,52 +194,71 @@ class Cohort:
         newest = newest_by_turns([sample.device_id for sample in stored], self._config.batch_size)
         if len(stored) < MIN_FRAMES:
             reason = f"only {len(stored)} of {claim.num_samples} samples can be decoded; a job needs {MIN_FRAMES}"
-            new: NewVersion | None = _held(reason, AdaptResult(state=b"", payload=b"", report={}), {})
+            new: NewVersion | None = held(reason, AdaptResult(state=b"", payload=b"", report={}), {})
         else:
-            new = self._make(claim, *self._job(claim, stored, frames, newest, replay))
+            new = self._judged(Evidence(claim=claim, stored=stored, frames=frames, newest=newest, replay=replay))
         if new is None:
             return None
         if lost := claim.num_samples - len(stored):
             new = replace(new, report={**new.report, "undecodable_samples": float(lost)})
         if not self._ledger.commit(claim, new, now=self._clock()).result():
             return None
-        if new.status == "shipped":
-            _remember(replay, stored, frames, claim.domain)
+        remember(replay, (stored, frames) if new.status == "shipped" else None, claim.domain, new)
         outcome = self._tell(
             Outcome(
                 version=claim.head_version + 1,
                 domain=claim.domain,
                 shipped=new.status == "shipped",
                 reason=new.reason,
+                quarantined=new.quarantined,
             )
         )
         if outcome.shipped:
-            self._on_labels(_labels_of([stored[i] for i in newest], new.labels))
+            taught = [stored[i] for i in newest if stored[i].device_id not in named(new, LEFT_OUT)]
+            self._on_labels(_labels_of(taught, new.labels))
         return outcome
 
-    def _job(
-        self,
-        claim: Claim,
-        stored: Sequence[StoredSample],
-        frames: Frame,
-        newest: Sequence[int],
-        replay: ReplayBuffer,
-    ) -> tuple[AdaptJob, Frame]:
-        """The job on the newest of a claim's samples, and frames of others for the gate: a function of the record."""
-        replay_of = claim.domain if self._domains.replay == "own" else None
-        rng, seed = job_seeds(self._config.seed, claim.head_version)
-        job = AdaptJob(
-            base_version=claim.base_version,
-            state=self._ledger.state(claim.base_version),
-            new_frames=frames[list(newest)],
-            replay_frames=replay.sample(
-                replay_count(replay.kept(domain=replay_of), len(newest), self._config), rng, domain=replay_of
-            ),
-            seed=seed,
-        )
-        loud = loudest([stored[i].device_id for i in newest])
-        num_others = min(OTHERS_FRAMES, replay.kept(domain=claim.domain, without=loud))
-        return job, replay.sample(num_others, rng, domain=claim.domain, without=loud)
+    def _judged(self, evidence: Evidence) -> NewVersion | None:
+        """The job's version; where the gate holds it, the one without the frames of whoever that comes from."""
+        config, devices = self._witnesses, evidence.devices
+        job = self._job(evidence)
+        assert job is not None
+        witnesses = call_witnesses(evidence, config, seed=self._config.seed)
+        new, verdict = self._make(evidence.claim, job, witnesses)
+        if new is None or verdict is None or verdict.passed:
+            return new
+        harmed, kept = set(verdict.harmed), evidence.replay.by_device(domain=evidence.claim.domain)
+        if new.status == "shipped":
+            return self._blame(new, harmed, f"outvoted by the other devices: {verdict.reason}")
+        if len({*devices, *kept}) < 2:
+            return new  # a device alone is nobody's harm
+        for suspect in suspects_of(devices, kept, num_replayed=len(job.replay_frames), config=config):
+            if harmed and harmed <= {suspect}:
+                continue  # a version that nobody else is harmed by must not ship for want of its witness
+            without = self._job(evidence, without=suspect)
+            if without is None:
+                continue
+            again, _ = self._make(evidence.claim, without, {d: f for d, f in witnesses.items() if d != suspect})
+            if again is None or again.status == "shipped":
+                reason = f"made without the samples of {suspect}: with them {verdict.reason}"
+                return again and self._blame(again, {suspect}, reason, left_out={suspect})
+        alone = set(devices) if len(set(devices)) == 1 and harmed != set(devices) else set()
+        return self._blame(new, alone, new.reason)
+
+    def _blame(
+        self, new: NewVersion, devices: Collection[str], reason: str, *, left_out: Collection[str] = ()
+    ) -> NewVersion:
+        """Write down who is to blame, and quarantine who was too often."""
+        if not devices:
+            return new
+        before = [named(entry, BLAMED) for entry in self._ledger.history(limit=self._witnesses.blame_window)]
+        apart = [d for d in sorted(devices) if too_often([*before, devices], d, self._witnesses)]
+        return quarantining(blaming(new, devices, left_out=left_out, reason=reason), apart)
+
+    def _job(self, evidence: Evidence, *, without: str | None = None) -> AdaptJob | None:
+        own = self._domains.replay == "own"
+        state = self._ledger.state(evidence.claim.base_version)
+        return make_job(evidence, self._config, state=state, own_replay=own, without=without)
 
     def _tell(self, outcome: Outcome) -> Outcome:
         did = "shipped" if outcome.shipped else "held"
@@ -254,35 +267,28 @@ class Cohort:
         self._on_version(outcome)
         return outcome
 
-    def _make(self, claim: Claim, job: AdaptJob, other_frames: Frame) -> NewVersion | None:
-        """Adapt and gate; None when the executor was closed meanwhile, so the job stays open."""
+    def _make(
+        self, claim: Claim, job: AdaptJob, witnesses: Mapping[str, Frame]
+    ) -> tuple[NewVersion | None, Verdict | None]:
+        """Adapt and gate; no version when the executor was closed meanwhile, so the job stays open."""
         result = AdaptResult(state=b"", payload=b"", report={})
         try:
             result = self._executor.adapt(job).result()
             verdict = self._check(
                 result.payload,
                 recent_frames=job.new_frames,
-                other_frames=other_frames,
+                witnesses=witnesses,
                 base_payload=self._ledger.payload_of(claim.base_version),
             )
         except CancelledError:
-            return None
+            return None, None
         except (LittoralError, ValueError, ArithmeticError, RuntimeError) as error:  # torch raises the last
             # The same job would fail the same way again: it is recorded as held, and the next samples get their turn.
             log.error("cohort %s: adaptation failed: %s", self._ledger.cohort, error)
-            return _held(f"adaptation failed: {error}", result, {})
-        if not verdict.passed:
-            return _held(verdict.reason, result, verdict.report)
-        return NewVersion(
-            status="shipped",
-            reason=verdict.reason,
-            payload=result.payload,
-            signed=self._sign(result.payload, claim.head_version + 1, claim.domain),
-            state=result.state,
-            report=_plain(result.report),
-            verdict=_plain(verdict.report),
-            labels=result.labels,
-        )
+            return held(f"adaptation failed: {error}", result, {}), None
+        if not verdict.passed and not outvoted(verdict.harmed, witnesses):
+            return held(verdict.reason, result, verdict.report), verdict
+        return shipped(result, verdict, self._sign(result.payload, claim.head_version + 1, claim.domain)), verdict
 
     def _sign(self, payload: bytes, version: int, domain: int) -> SignedVersion:
         centre = next((entry.centre for entry in self._ledger.domains() if entry.number == domain), None)
@@ -321,15 +327,11 @@ class Cohort:
                 seed=self._config.seed,
             )
             for entry in self._ledger.history():
-                if entry.status == "shipped" and entry.job is not None:
-                    _remember(replay, *self._decode(entry.job), entry.domain)
+                if entry.job is not None:
+                    stored = self._decode(entry.job) if entry.status == "shipped" else None
+                    remember(replay, stored, entry.domain, entry)
             self._replay = replay
         return self._replay
-
-
-def _remember(replay: ReplayBuffer, stored: Sequence[StoredSample], frames: Frame, domain: int) -> None:
-    for sample, frame in zip(stored, frames, strict=True):
-        replay.add(frame, device=sample.device_id, label=sample.predicted, domain=domain)
 
 
 def _labels_of(samples: Sequence[StoredSample], labels: Sequence[bytes]) -> list[LabelOf]:
@@ -340,24 +342,3 @@ def _labels_of(samples: Sequence[StoredSample], labels: Sequence[bytes]) -> list
         LabelOf(device_id=sample.device_id, key=sample_key(sample.image), label=label)
         for sample, label in zip(samples, labels, strict=True)
     ]
-
-
-def _held(reason: str, result: AdaptResult, verdict: Mapping[str, float]) -> NewVersion:
-    return NewVersion(
-        status="held",
-        reason=reason,
-        payload=result.payload,
-        signed=None,
-        state=result.state,
-        report=_plain(result.report),
-        verdict=_plain(verdict),
-    )
-
-
-def _plain(report: Mapping[str, float | str]) -> dict[str, float | str]:
-    """A report that JSON can hold: numbers as finite floats, the others as text."""
-    out: dict[str, float | str] = {}
-    for key, value in report.items():
-        number = value if isinstance(value, str) else float(value)
-        out[key] = number if isinstance(number, str) or math.isfinite(number) else str(number)
-    return out

@@ -72,7 +72,8 @@ def _summary(document: Document) -> str:
         (
             "devices online",
             f"{totals['online']} / {totals['devices']}",
-            f"bundle {document['bundle']['name']} {document['bundle']['digest'][:12]}",
+            f"bundle {document['bundle']['name']} {document['bundle']['digest'][:12]}"
+            + (f"; {totals['quarantined']} quarantined" if totals["quarantined"] else ""),
         ),
         (
             "samples recorded",
@@ -202,12 +203,16 @@ def _made_of(version: Mapping[str, Any]) -> str:
 
 def _domains(document: Document) -> str:
     rows = [
-        f'<tr><td class="number">{domain["domain"] or "0, before a first scene"}</td>'
+        f'<tr><td class="number">{domain["domain"] or "0, before a first scene"}{_beside(domain)}</td>'
         + "".join(f'<td class="number">{domain[key]:,}</td>' for key in ("scenes", "devices", "waiting"))
         + f'<td class="number">{domain["shipped_version"] or "source"}</td></tr>'
         for domain in document["domains"]
     ]
     return _table(("domain", "scenes", "devices in it now", "samples waiting", "newest version"), rows, "")
+
+
+def _beside(domain: Mapping[str, Any]) -> str:
+    return "" if domain["own_of"] is None else f' <span class="note">of one device, beside {domain["own_of"]}</span>'
 
 
 def _devices(document: Document) -> str:
@@ -237,6 +242,7 @@ def _devices(document: Document) -> str:
 
 def _device_row(device: Mapping[str, Any], document: Document) -> str:
     state = "revoked" if device["revoked_at"] is not None else "online" if device["online"] else "offline"
+    apart = ' <span class="badge held">quarantined</span>' if device["quarantined_at"] is not None else ""
     status, now = device["status"], document["now"]
     seen = "" if state == "online" else f' <span class="note">seen {_ago(device["last_seen"], now)}</span>'
     if status:
@@ -255,10 +261,23 @@ def _device_row(device: Mapping[str, Any], document: Document) -> str:
         counters = ["–"] * 10
     return (
         f'<tr><td>{_text(device["name"])} <span class="note">{_text(device["id"])}</span></td>'
-        f'<td><span class="badge {state}">{state}</span>{seen}</td><td class="number">{device["domain"]}</td>'
+        f'<td><span class="badge {state}">{state}</span>{apart}{seen}</td><td class="number">{device["domain"]}</td>'
         + "".join(f'<td class="number">{counter}</td>' for counter in (*counters, _samples(device)))
         + f"<td>{_receipt(device['last_receipt'])}</td></tr>"
+        + _quarantined(device, now)
         + _routed(status)
+    )
+
+
+def _quarantined(device: Mapping[str, Any], now: float) -> str:
+    """A row below the device's: since when it learns alone, why, and how that ends."""
+    if device["quarantined_at"] is None:
+        return ""
+    return (
+        f'<tr class="why held"><td></td><td colspan="{_DEVICE_COLUMNS - 1}">quarantined '
+        f"{_ago(device['quarantined_at'], now)}: it learns alone, and nobody from it. "
+        f"{_text(device['quarantined_for'])}. 'littoral enrol release' ends it, 'littoral enrol revoke' shuts it out."
+        "</td></tr>"
     )
 
 

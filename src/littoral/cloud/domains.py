@@ -89,6 +89,10 @@ class DomainEntry:
     num_scenes: int
     known: bool
     founder: str
+    own_of: int | None = None
+    """Of a quarantined device alone: the domain beside which it is."""
+    afresh_after: int = 0
+    """No version is made from one up to this: a device that was quarantined since had taught them."""
 
 
 def read_domains(rows: Iterable[sqlite3.Row]) -> list[DomainEntry]:
@@ -100,6 +104,8 @@ def read_domains(rows: Iterable[sqlite3.Row]) -> list[DomainEntry]:
             num_scenes=row["num_scenes"],
             known=bool(row["known"]),
             founder=row["founder"],
+            own_of=row["own_of"],
+            afresh_after=row["afresh_after"],
         )
         for row in rows
     ]
@@ -107,7 +113,9 @@ def read_domains(rows: Iterable[sqlite3.Row]) -> list[DomainEntry]:
 
 def _was_in(db: sqlite3.Connection, cohort: str, device_id: str, domain: int) -> bool:
     found = db.execute(
-        "SELECT 1 FROM scenes WHERE cohort = ? AND device_id = ? AND domain = ? LIMIT 1", (cohort, device_id, domain)
+        "SELECT 1 FROM scenes WHERE cohort = ?1 AND device_id = ?2 AND (domain = ?3 OR domain IN"
+        " (SELECT number FROM domains WHERE cohort = ?1 AND founder = ?2 AND own_of = ?3)) LIMIT 1",
+        (cohort, device_id, domain),
     )
     return found.fetchone() is not None
 
@@ -171,19 +179,31 @@ def domain_of_scene(db: sqlite3.Connection, *, cohort: str, device_id: str, stre
 def start_version(
     domain: int, domains: Iterable[DomainEntry], shipped: dict[int, int], *, config: DomainConfig, eps: float
 ) -> int:
-    """The version that the first job of a domain starts from; 0 is the source.
+    """The version that the next job of a domain starts from: the domain's newest, or what the policy says; 0 is the
+    source.
 
     Args:
         domains: All of the cohort's.
         shipped: Per domain its newest shipped version.
         eps: Of the fingerprint's layer.
     """
+    domains = list(domains)
+    spoiled = {entry.number for entry in domains if shipped.get(entry.number, 0) <= entry.afresh_after}
+    if domain in shipped and domain not in spoiled:
+        return shipped[domain]
     if config.start == "source":
         return 0
     by_number = {entry.number: entry for entry in domains}
     own = by_number.get(domain)
-    others = [entry for number, entry in by_number.items() if number != domain and number in shipped]
-    if own is None or not others:
+    if own is None:
+        return 0
+    others = [
+        by_number[number]
+        for number in shipped.keys() & by_number.keys() - spoiled - {domain}
+        if by_number[number].own_of is None  # what a device learned alone is for it alone,
+        or (own.own_of is not None and by_number[number].founder == own.founder)  # wherever it is alone
+    ]
+    if not others:
         return 0
     nearest = min(others, key=lambda other: (fingerprint_distance(own.centre, other.centre, eps=eps), other.number))
     return shipped[nearest.number]

@@ -23,9 +23,11 @@ def fleet_document(hub: Hub) -> dict[str, Any]:
     Raises:
         StorageError: the record cannot be read.
     """
-    receipts = hub.store.last_receipts()
+    receipts, apart = hub.store.last_receipts(), hub.store.quarantines()
     presence = dict(hub.presence)
-    devices = [_device(d, presence.get(d.id, Presence()), receipts.get(d.id)) for d in hub.store.devices()]
+    devices = [
+        _device(d, presence.get(d.id, Presence()), receipts.get(d.id), apart.get(d.id, "")) for d in hub.store.devices()
+    ]
     versions = [_version(entry) for entry in hub.ledger.history(limit=MAX_VERSIONS)]
     return {
         "schema": FLEET_SCHEMA,
@@ -39,6 +41,7 @@ def fleet_document(hub: Hub) -> dict[str, Any]:
         "totals": {
             "devices": len(devices),
             "online": sum(d["online"] for d in devices),
+            "quarantined": sum(d["quarantined_at"] is not None for d in devices),
             "samples": sum(d["samples"] for d in devices),
             "sample_bytes": sum(d["sample_bytes"] for d in devices),
             "labels_sent": hub.metrics.num_labels["sent"],
@@ -62,6 +65,7 @@ def _domains(hub: Hub, devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "domain": number,
+            "own_of": known[number].own_of if number in known else None,
             "scenes": known[number].num_scenes if number in known else 0,
             "devices": num_devices[number],
             "shipped_version": newest.get(number, 0),
@@ -71,12 +75,14 @@ def _domains(hub: Hub, devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _device(device: EnrolledDevice, presence: Presence, receipt: dict[str, Any] | None) -> dict[str, Any]:
+def _device(device: EnrolledDevice, presence: Presence, receipt: dict[str, Any] | None, apart: str) -> dict[str, Any]:
     return {
         "id": device.id,
         "name": device.name,
         "enrolled_at": device.enrolled_at,
         "revoked_at": device.revoked_at,
+        "quarantined_at": device.quarantined_at,
+        "quarantined_for": apart,
         "online": presence.online,
         "last_seen": presence.last_seen,
         "status": dataclasses.asdict(presence.status) if presence.status else None,

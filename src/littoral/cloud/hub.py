@@ -197,13 +197,17 @@ class Hub:
         self.metrics.count_labels("dropped", self.labels.num_dropped - before)
         return result
 
-    def version_made(self, domain: int, *, shipped: bool) -> None:
-        """The cohort made a version of a domain. May be called from any thread."""
+    def version_made(self, domain: int, *, shipped: bool, quarantined: Sequence[str] = ()) -> None:
+        """The cohort made a version of a domain, and put devices apart with it. May be called from any thread."""
         if self.loop is not None and not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self._version_made, domain, shipped)
+            self.loop.call_soon_threadsafe(self._version_made, domain, shipped, quarantined)
 
-    def _version_made(self, domain: int, shipped: bool) -> None:
+    def _version_made(self, domain: int, shipped: bool, quarantined: Sequence[str]) -> None:
         self.metrics.count_version("shipped" if shipped else "held")
+        self.metrics.count_quarantined(len(quarantined))
+        for device_id in quarantined:
+            if (session := self.sessions.get(device_id)) is not None:
+                session.follow()
         if shipped:
             self.newest = self.ledger.newest_shipped()
             self.metrics.set_shipped(self.shipped_version, len(self.newest))

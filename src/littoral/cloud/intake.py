@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from littoral.bundle import Manifest
 from littoral.cloud.domains import DomainRule, assign_domain, domain_of_scene
 from littoral.cloud.images import MAX_INTEGER, check_sample
+from littoral.cloud.quarantine import learned_from
 from littoral.core.recall import NO_DOMAIN, decode_fingerprint, fingerprint_layer
 from littoral.errors import FrameError
 from littoral.wire.messages import DurableMessage, Receipt, Sample, Scene
@@ -126,6 +127,7 @@ def _insert_scene(db: sqlite3.Connection, scene: Scene, origin: Origin, rule: Do
         domain = assign_domain(
             db, rule, cohort=origin.cohort, device_id=origin.device_id, fingerprint=scene.fingerprint
         )
+    domain, _ = learned_from(db, origin.cohort, origin.device_id, domain)
     newest = db.execute("SELECT coalesce(max(version), 0) FROM versions WHERE cohort = ?", (origin.cohort,)).fetchone()
     cursor = db.execute(
         "INSERT INTO scenes (device_id, stream, sequence, cohort, scene, domain, version, fingerprint,"
@@ -151,10 +153,12 @@ def _insert_sample(db: sqlite3.Connection, sample: Sample, origin: Origin) -> No
     domain = domain_of_scene(
         db, cohort=origin.cohort, device_id=origin.device_id, stream=origin.stream, scene=sample.scene
     )
+    domain, teaches = learned_from(db, origin.cohort, origin.device_id, domain)
     db.execute("INSERT INTO blobs (sha256, data) VALUES (?, ?) ON CONFLICT DO NOTHING", (digest, sample.image))
     db.execute(
         "INSERT INTO samples (device_id, stream, sequence, cohort, scene, domain, frame_id, version, predicted,"
-        " entropy_nats, coding, sha256, received_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " entropy_nats, coding, sha256, received_at, withdrawn)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             *_where(origin),
             origin.cohort,
@@ -167,6 +171,7 @@ def _insert_sample(db: sqlite3.Connection, sample: Sample, origin: Origin) -> No
             sample.coding,
             digest,
             origin.now,
+            int(not teaches),
         ),
     )
     db.execute(

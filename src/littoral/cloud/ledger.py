@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from littoral.bundle.update import SignedVersion
 from littoral.cloud.domains import DomainEntry, read_domains
+from littoral.cloud.quarantine import set_apart
 from littoral.cloud.shares import Waiting
 from littoral.cloud.store import Store
 
@@ -71,6 +72,8 @@ class NewVersion:
     report: dict[str, Any]
     verdict: dict[str, Any]
     labels: tuple[bytes, ...] = ()
+    quarantined: tuple[str, ...] = ()
+    """Devices that are put apart together with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +256,10 @@ class Ledger:
                 job=claim.job,
                 now=now,
             )
+            for device_id in new.quarantined:
+                version = claim.head_version + 1
+                reason = f"version {version}: {new.reason}"
+                set_apart(db, self.cohort, device_id, version=version, reason=reason, now=now)
             return True
 
         return self.store.write(work)

@@ -38,6 +38,10 @@ class Metrics:
         )  # fmt: skip
         self._refusals = Counter("littoral_refusals", "Sessions refused", ["cohort", "code"], registry=self.registry)
         self._versions = Counter("littoral_versions", "Versions made", ["cohort", "status"], registry=self.registry)
+        self._quarantined = Counter(
+            "littoral_quarantined", "Devices put apart because versions made with their samples harmed others",
+            ["cohort"], registry=self.registry,
+        )  # fmt: skip
         self._online = Gauge("littoral_devices_online", "Open sessions", ["cohort"], registry=self.registry)
         self._shipped = Gauge("littoral_shipped_version", "The newest shipped", ["cohort"], registry=self.registry)
         self._domains = Gauge("littoral_domains", "Domains with a shipped version", ["cohort"], registry=self.registry)
@@ -89,6 +93,9 @@ class Metrics:
 
     def count_version(self, status: str) -> None:
         self._versions.labels(self.cohort, status).inc()
+
+    def count_quarantined(self, count: int) -> None:
+        self._quarantined.labels(self.cohort).inc(count)
 
     def set_online(self, count: int) -> None:
         self._online.labels(self.cohort).set(count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA = 3  # 2 held deltas of a byte a value
+SCHEMA = 4  # 2 held deltas of a byte a value, 3 knew no quarantine
 """Written to ``meta`` when the record is made; a record of another number is refused."""
 
 TABLES = """
@@ -22,7 +22,8 @@ CREATE TABLE devices (
     sample_bytes INTEGER NOT NULL DEFAULT 0,
     num_malformed INTEGER NOT NULL DEFAULT 0,  -- durable messages that were acknowledged and dropped
     domain INTEGER NOT NULL DEFAULT 0,         -- that of its newest scene: whose versions it gets
-    last_scene INTEGER                         -- that scene's id
+    last_scene INTEGER,                        -- that scene's id
+    quarantined_at REAL                        -- it learns alone since then
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE tokens (
@@ -51,6 +52,8 @@ CREATE TABLE domains (
     num_scenes INTEGER NOT NULL,
     known INTEGER NOT NULL DEFAULT 1, -- 0: no new scene is held against it any more
     founder TEXT NOT NULL,            -- the device whose scene was its first
+    own_of INTEGER,                   -- the domain beside which a quarantined founder has this for itself
+    afresh_after INTEGER NOT NULL DEFAULT 0,  -- versions up to this one were taught by a device quarantined since
     PRIMARY KEY (cohort, number)
 ) STRICT, WITHOUT ROWID;
 
@@ -86,7 +89,7 @@ CREATE TABLE samples (
     sha256 BLOB NOT NULL REFERENCES blobs (sha256),
     received_at REAL NOT NULL,
     job INTEGER REFERENCES jobs (id), -- that took it; NULL while it waits
-    withdrawn INTEGER NOT NULL DEFAULT 0,  -- 1: its device was revoked before it was used
+    withdrawn INTEGER NOT NULL DEFAULT 0,  -- 1: its device was revoked or quarantined before it was used
     UNIQUE (device_id, stream, sequence)
 ) STRICT;
 CREATE INDEX samples_waiting ON samples (cohort, domain, device_id, id) WHERE job IS NULL AND withdrawn = 0;

@@ -291,14 +291,18 @@ class Session:
         """Follow the device into the domain of a new scene, and tell the hub what came."""
         num_scenes = sum(isinstance(entry, Scene) for entry in new)
         if num_scenes:
-            device = self._hub.store.device(self._name)
-            if device is not None and device.domain != self.domain:
-                self.domain = device.domain
-                self.news.set()
+            self.follow()
         for entry in new:
             if isinstance(entry, Malformed):
                 self._hub.metrics.count_malformed(entry.kind)
         self._hub.recorded(num_samples=sum(isinstance(entry, Sample) for entry in new), num_scenes=num_scenes)
+
+    def follow(self) -> None:
+        """Look into which domain the device is put now, and send that one's newest version."""
+        device = self._hub.store.device(self._name)
+        if device is not None and device.domain != self.domain:
+            self.domain = device.domain
+            self.news.set()
 
     async def _push(self) -> None:
         while True:

@@ -83,10 +83,3 @@ def newest_by_turns(devices: Sequence[str], count: int) -> list[int]:
     """
     last = len(devices) - 1
     return sorted(last - position for position in by_turns(devices[::-1])[:count])
-
-
-def loudest(devices: Sequence[str]) -> frozenset[str]:
-    """The devices that hold more than an even share of a batch; where all hold the same, the first by name."""
-    counts = Counter(devices)
-    share = len(devices) / max(len(counts), 1)
-    return frozenset(d for d, count in counts.items() if count > share) or frozenset(sorted(counts)[:1])

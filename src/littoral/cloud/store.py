@@ -18,6 +18,7 @@ from typing import Any
 from littoral.bundle.signing import PublicKey
 from littoral.cloud.domains import DomainRule
 from littoral.cloud.intake import Entry, Origin, insert
+from littoral.cloud.quarantine import release
 from littoral.cloud.schema import SCHEMA, TABLES
 from littoral.cloud.writer import GroupWriter, Work
 from littoral.errors import BundleError, LinkRefused, ProtocolError, StorageError
@@ -42,6 +43,7 @@ class EnrolledDevice:
     num_malformed: int
     domain: int
     last_scene: int | None
+    quarantined_at: float | None
 
 
 class Store:
@@ -174,6 +176,10 @@ class Store:
 
         return self.write(work)
 
+    def release(self, device_id: str, *, reason: str, now: float) -> Future[bool]:
+        """End a device's quarantine; see `littoral.cloud.quarantine.release`."""
+        return self.write(lambda db: release(db, device_id, reason=reason, now=now))
+
     def device(self, device_id: str) -> EnrolledDevice | None:
         """The device of this id, revoked or not."""
         rows = self.read("SELECT * FROM devices WHERE id = ?", device_id)
@@ -246,6 +252,14 @@ class Store:
             " WHERE id IN (SELECT max(id) FROM receipts GROUP BY device_id)"
         )
         return {row["device_id"]: {key: row[key] for key in row.keys() if key != "device_id"} for row in rows}  # noqa: SIM118
+
+    def quarantines(self) -> dict[str, str]:
+        """Per device in quarantine why it is."""
+        rows = self.read(
+            "SELECT a.subject, a.detail FROM audit a JOIN devices d ON d.id = a.subject"
+            " WHERE a.kind = 'device-quarantined' AND d.quarantined_at IS NOT NULL ORDER BY a.id"
+        )
+        return {row["subject"]: row["detail"] for row in rows}
 
     # -- the rest ----------------------------------------------------------------------------------------------------
 

@@ -92,6 +92,20 @@ class ReplayBuffer:
         elif self._rng.random() < len(frames) / self._seen[cell]:
             frames[int(self._rng.integers(len(frames)))] = frame.copy()
 
+    def by_device(self, *, domain: int | None = None) -> dict[str, int]:
+        """How many frames of each device are kept, of this domain or of all."""
+        out: dict[str, int] = {}
+        for cell, frames in self._cells.items():
+            if frames and (domain is None or cell.domain == domain):
+                out[cell.device] = out.get(cell.device, 0) + len(frames)
+        return out
+
+    def forget(self, device: str) -> None:
+        """Give up all frames of a device; what comes of it later is kept as before."""
+        for cell in [cell for cell in self._cells if cell.device == device]:
+            self._count(cell, -len(self._cells[cell]))
+            self._cells[cell], self._seen[cell] = [], 0
+
     def sample(
         self, count: int, rng: np.random.Generator, *, domain: int | None = None, without: Collection[str] = ()
     ) -> Frame:

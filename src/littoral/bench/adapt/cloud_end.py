@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -47,7 +47,7 @@ def seeded_key(seed: int, name: str) -> SigningKey:
     return SigningKey(hashlib.sha256(f"littoral bench {seed} {name}".encode()).digest())
 
 
-def _unasked(payload: bytes, *, recent_frames: Frame, other_frames: Frame, base_payload: bytes) -> Verdict:
+def _unasked(payload: bytes, *, recent_frames: Frame, witnesses: Mapping[str, Frame], base_payload: bytes) -> Verdict:
     """No gate."""
     return Verdict(passed=True, reason="not asked", report={})
 
@@ -108,6 +108,7 @@ class CloudEnd:
         torch_device: str = "cpu",
     ) -> None:
         self.bundle, self.seconds, self.num_shipped, self.num_held = bundle, 0.0, 0, 0
+        self.num_quarantined = 0
         self._seed, self._num_devices, self._now, self._new_samples = seed, 0, 0.0, False
         self._keys = Keys(release=seeded_key(seed, "release"), cohort=seeded_key(seed, "cohort"))
         rule = DomainRule.of(bundle.manifest, domains)
@@ -229,7 +230,8 @@ class CloudEnd:
             self.num_shipped += 1
         else:
             self.num_held += 1
-        self._hub.version_made(outcome.domain, shipped=outcome.shipped)
+        self.num_quarantined += len(outcome.quarantined)
+        self._hub.version_made(outcome.domain, shipped=outcome.shipped, quarantined=outcome.quarantined)
 
     async def _until_acked(self, socket: MemorySocket, sequence: int) -> None:
         async with asyncio.timeout(_PATIENCE_S):

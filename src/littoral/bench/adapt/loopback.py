@@ -101,6 +101,8 @@ class LoopbackLink(CloudLink):
         tamper: Tamper | None = None,
     ) -> None:
         super().__init__("ws://loopback", name="loopback")
+        self.rounds = 1
+        """How often it exchanges, and the cloud works, per batch."""
         self.samples_sent = self.versions_received = self.largest_version_bytes = 0
         self._connect, self._who, self._tamper = connect, identity, tamper
         up, control, versions = np.random.default_rng([seed, 7]).spawn(3)
@@ -168,18 +170,23 @@ class LoopbackLink(CloudLink):
         self._count()
 
     def _offer(self) -> bool:
-        outbox, link = self._ports.outbox, self._link
+        link = self._link
         if not (room := min(link.can_send(), PEEK_BYTES)):
             return False
-        frames = outbox.peek(link.sent_sequence, room)
-        if self._tamper is not None:
-            frames = [(sequence, self._tamper(data)) for sequence, data in frames]
-        actions = link.offer(frames)
+        actions = link.offer(self._durable(link.sent_sequence, room))
         for action in actions:
             assert isinstance(action, Send)
             self.samples_sent += action.purpose == "sample"
             self._up.put(action.data, tick=self._tick)
         return bool(actions)
+
+    def _durable(self, after_sequence: int, room: int) -> list[tuple[int, bytes]]:
+        """What is to be sent next, with its sequences: at most ``room`` bytes, if the first message fits."""
+        frames = self._ports.outbox.peek(after_sequence, room)
+        return frames if self._tamper is None else [(sequence, self._tamper(data)) for sequence, data in frames]
+
+    def _acked(self, sequence: int) -> None:
+        self._ports.outbox.ack(sequence)
 
     def _report(self) -> None:
         status = self._ports.status()
@@ -204,7 +211,7 @@ class LoopbackLink(CloudLink):
                     self._ports.on_envelope(envelope)
                     self.connected, self.last_error = True, None
                 case AckedUpTo(sequence):
-                    self._ports.outbox.ack(sequence)
+                    self._acked(sequence)
                 case GotVersion(Version(manifest=manifest, signature=signature, payload=payload)):
                     self.versions_received += 1
                     self.largest_version_bytes = max(self.largest_version_bytes, len(data))

@@ -203,6 +203,8 @@ def _fleet_row(
     options: dict[str, Any] = {"cloud": mode} if method in (PRODUCT, UNGUARDED) else {}
     if hostile:
         options["hostile"] = [devices - 1]
+        if method in (PRODUCT, UNGUARDED):
+            options["recorded"] = list(corruptions)
     return Row(
         table=table,
         method=method,

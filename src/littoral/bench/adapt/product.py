@@ -19,8 +19,11 @@ from typing import Any, Literal
 import numpy as np
 
 from littoral.bench.adapt.cloud_end import CloudEnd
+from littoral.bench.adapt.hostile import HostileLink, prepare_worlds
 from littoral.bench.adapt.loopback import LoopbackLink, garbage
 from littoral.bench.method import Costs, Labels, Setup
+from littoral.bench.streams.corruptions import corrupt
+from littoral.bench.streams.pools import CLEAN
 from littoral.bundle import Bundle
 from littoral.cloud.domains import DomainConfig
 from littoral.cloud.jobs import AdaptConfig
@@ -37,6 +40,8 @@ _NEEDED_BYTES = 4 * 2**30
 _SETTLE_S = 120.0
 FINGERPRINT_SHARE = 0.36
 """Of a pass of ResNet-20: the multiplications before the layer that fingerprints are of."""
+RECORDED_FRAMES, RECORDED_SEVERITY = 64, 5
+"""What a hostile device has of each world that it poisons."""
 NO_LABEL = -1
 """The answer to a frame on which the network gave NaN: never right."""
 
@@ -55,7 +60,10 @@ class ProductOptions:
     guarded: bool = True
     """False switches off the gate, the device's probe and its watch."""
     hostile: tuple[int, ...] = ()
-    """Devices whose samples are replaced by garbage."""
+    """Devices that are not ours."""
+    recorded: tuple[str, ...] = ()
+    """The worlds, by corruption or ``clean``, that they have recorded and send poison into
+    (`littoral.bench.adapt.hostile`); none: they send noise and a colour in place of their frames."""
     device: DeviceConfig = field(default_factory=DeviceConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     domains: DomainConfig = field(default_factory=DomainConfig)
@@ -71,7 +79,7 @@ class ProductOptions:
             ValueError: an option that there is not.
         """
         merged: ProductOptions = _changed(cls(), options)
-        return dataclasses.replace(merged, hostile=tuple(merged.hostile))
+        return dataclasses.replace(merged, hostile=tuple(merged.hostile), recorded=tuple(merged.recorded))
 
 
 def _changed(base: Any, changes: Mapping[str, Any]) -> Any:
@@ -124,18 +132,29 @@ class Product:
                 self._devices.append(Device(self._bundle, config=self._config))
                 continue
             cloud = self.clouds[number if mode == "isolated" else 0]
-            spec = self._bundle.manifest
-            tamper = None
-            if number in self.options.hostile:
-                tamper = garbage(spec.input.shape, spec.num_classes, seed=setup.seed)
-            link = LoopbackLink(
-                cloud.connect, cloud.enrol(), road=setup.road, seed=1000 * setup.seed + number, tamper=tamper
-            )
+            link = self._link(number, cloud)
             self._links.append(link)
             folder = self._folder / f"device-{number}"
             self._devices.append(Device(self._bundle, state_dir=folder, link=link, config=self._config))
         for device in self._devices:
             self._settle(device)
+
+    def _link(self, number: int, cloud: CloudEnd) -> LoopbackLink:
+        setup, spec = self._setup, self._bundle.manifest
+        options: dict[str, Any] = {"road": setup.road, "seed": 1000 * setup.seed + number}
+        if number not in self.options.hostile:
+            return LoopbackLink(cloud.connect, cloud.enrol(), **options)
+        if not self.options.recorded:
+            tamper = garbage(spec.input.shape, spec.num_classes, seed=setup.seed)
+            return LoopbackLink(cloud.connect, cloud.enrol(), **options, tamper=tamper)
+        # Of the source's frames: the stream's own are of a test set that nobody has seen.
+        frames = setup.source_frames[:RECORDED_FRAMES]
+        recordings = [
+            frames if name == CLEAN else corrupt(frames, name, severity=RECORDED_SEVERITY, seed=setup.seed)
+            for name in self.options.recorded
+        ]
+        worlds = prepare_worlds(self._bundle, recordings, seed=1000 * setup.seed)
+        return HostileLink(cloud.connect, cloud.enrol(), **options, worlds=worlds)
 
     def _cloud(self, number: int) -> CloudEnd:
         setup = self._setup
@@ -195,10 +214,11 @@ class Product:
 
     def _exchange(self, device: int, tick: int) -> None:
         link = self._links[device]
-        link.exchange(tick)
         cloud = self.clouds[device if self.options.cloud == "isolated" else 0]
-        if cloud.work():
-            link.receive(tick)
+        for _ in range(link.rounds):
+            link.exchange(tick)
+            if cloud.work():
+                link.receive(tick)
         self._settle(self._devices[device])
 
     def _settle(self, device: Device) -> None:
@@ -226,6 +246,7 @@ class Product:
             "statistics_resets": sum(state.statistics_resets for state in states),
             "versions_shipped": shipped,
             "versions_held": sum(cloud.num_held for cloud in self.clouds),
+            "devices_quarantined": sum(cloud.num_quarantined for cloud in self.clouds),
             "versions_installed": installed,
             "versions_rejected": sum(state.versions_rejected for state in states),
             "versions_reverted": sum(state.versions_reverted for state in states),
