@@ -19,13 +19,13 @@ while the promise is kept, it ever rings with a probability of at most `alarm_de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
 
 from littoral.core.calibration_ring import NO_LABEL, RingScores
-from littoral.core.exit_choice import MOST_EXITS, kept_exits, path_of
+from littoral.core.exit_choice import MOST_EXITS, kept_exits, kept_only, worst_first
 from littoral.core.exit_policy import ExitPolicy
 from littoral.core.exits import (
     OFF,
@@ -244,25 +244,6 @@ def early_loss(
     return (True, max(sure) if any_sure else sure[0]) if sure else (False, 0.0)
 
 
-def worst_first(confidences_NE: Float64s, losses_NE: Float64s) -> tuple[Float64s, Float64s]:
-    """The early exits of each frame in the order of their losses, the largest first, for whoever may leave at any exit
-    that is sure, or at none.
-
-    With one threshold for all exits, the first that is sure is then the worst of those that are, and nothing is worse
-    than that: whichever of them is chosen, by whatever rule, the loss is not larger. An exit's loss counts as at least
-    that of the end, which may be chosen too. Raising thresholds can only lower it.
-
-    Returns:
-        Confidences and losses, the last column the end's.
-    """
-    early_NE = np.maximum(losses_NE[:, :-1], losses_NE[:, -1:])
-    order = np.argsort(-early_NE, axis=1, kind="stable")
-    confidences, losses = confidences_NE.copy(), losses_NE.copy()
-    confidences[:, :-1] = np.take_along_axis(confidences_NE[:, :-1], order, axis=1)
-    losses[:, :-1] = np.take_along_axis(early_NE, order, axis=1)
-    return confidences, losses
-
-
 def disagreements(scores: RingScores, *, any_sure: bool) -> tuple[Float64s, Float64s]:
     """Confidences and losses of early answers that are not the full depth's, as a certificate counts them."""
     losses = disagreement_losses(scores.answers_NE)
@@ -289,20 +270,19 @@ def certify(
         costs: Of the early exits and the end. With a full ring exits that do not pay are left out, as a fifth of its
             frames says, which then certify nothing. Where leaving early would save nothing, all exits stay off.
         kept: The early exits to use, where other frames than the ring's have said which pay; all of the ring certifies.
-        any_sure: For thresholds that a router may obey or not: `worst_first`. A router itself leaves out what does not
-            pay, so all exits are kept.
+        any_sure: For thresholds that a router may obey or not: `worst_first` of the exits that are kept.
     """
     path = shared_path(scores.confidences_NE.shape[1])
     count, delta = len(scores.shipped_N), config.delta * share_of_delta
     if count < config.min_calibration:
         return _none(path, f"{count} frames are in the ring, {config.min_calibration} are needed")
-    if kept is not None:
-        path = path_of(kept)
-    elif costs is not None and not any_sure and count >= config.ring_frames and path.shape[1] <= MOST_EXITS:
+    if kept is None and costs is not None and not any_sure and count >= config.ring_frames and path.shape[1] <= MOST_EXITS:
         chosen = np.arange(count) % _CHOICE_EVERY == 0
         confidences, losses = scores.confidences_NE[chosen], disagreement_losses(scores.answers_NE[chosen])
-        path = path_of(kept_exits(confidences, losses, costs, max_risk=config.risk))
+        kept = kept_exits(confidences, losses, costs, max_risk=config.risk)
         scores = scores.take(~chosen)
+    if kept is not None:
+        scores = replace(scores, confidences_NE=kept_only(scores.confidences_NE, kept))
     labelled = scores.labels_N != NO_LABEL
     found: Certified | NotCertified | None = None
     if int(labelled.sum()) >= config.min_labelled:
@@ -313,6 +293,9 @@ def certify(
         found = learn_then_test(path, confidences, losses, level=config.risk, delta=delta, test="binomial")
     if isinstance(found, Certified) and all(threshold == OFF for threshold in found.thresholds):
         return _none(path, f"no threshold keeps a risk of {config.risk} with delta {delta:g} on {count} frames")
+    if isinstance(found, Certified) and kept is not None:
+        on = zip(found.thresholds, kept, strict=True)
+        found = replace(found, thresholds=tuple(limit if keep else OFF for limit, keep in on))
     if isinstance(found, Certified) and costs is not None:
         leaving = exit_indices(scores.confidences_NE, found.thresholds)
         if compute_share(leaving, costs, found.thresholds) >= 1:
@@ -327,8 +310,10 @@ def alarm_level(found: Certified, scores: RingScores, config: ControlConfig, *, 
     """
     if found.procedure.endswith("binomial"):
         return config.risk
-    confidences, losses = disagreements(scores, any_sure=any_sure)
-    leaving = exit_indices(confidences, found.thresholds)
+    kept, shared = [limit != OFF for limit in found.thresholds], min(found.thresholds)
+    of_kept = replace(scores, confidences_NE=kept_only(scores.confidences_NE, kept))
+    confidences, losses = disagreements(of_kept, any_sure=any_sure)
+    leaving = exit_indices(confidences, (shared,) * len(kept))
     errors = int(losses[np.arange(len(leaving)), leaving].sum())
     return max(config.risk, risk_at_most(errors, len(leaving), config.alarm_delta))
 

@@ -17,6 +17,7 @@ from littoral.core.calibration_ring import CalibrationRing, RingFrame, RingScore
 from littoral.core.exit_choice import MOST_EXITS, Choice, choose_exits
 from littoral.core.exit_control import ControlConfig, ExitControl, Purpose, certify, disagreements
 from littoral.core.exit_policy import ExitPolicy
+from littoral.core.exits import disagreement_losses
 from littoral.core.head_levels import FeatureSums, SourceLevels, levelled
 from littoral.core.risk import Certified, NotCertified, best_in_hindsight, shared_path
 from littoral.edge.exit_stages import ExitStages
@@ -116,7 +117,7 @@ class Calibration:
     def certify(self, policy: ExitPolicy, *, share_of_delta: float = 1.0) -> Tried:
         """Thresholds for these heads, the shipped among them levelled where that does better on the lessons.
 
-        The lessons also say which exits pay in this world: the others stay off. A router chooses for itself.
+        The lessons also say which exits pay in this world: the others stay off.
 
         The frames are run again through the network that serves, or is about to: versions came and statistics went on
         since they were kept.
@@ -171,7 +172,7 @@ class Calibration:
         before, after = self._choice(policy, lessons), self._choice(other, lessons)
         if before is None or (after is not None and after.compute_share < before.compute_share):
             policy, before = other, after
-        chooses = before is not None and not self._any_sure and policy.num_early <= MOST_EXITS
+        chooses = before is not None and policy.num_early <= MOST_EXITS
         return policy, before.kept if before is not None and chooses else None
 
     def _levelled(self, policy: ExitPolicy, lessons: CalibrationRing) -> ExitPolicy:
@@ -190,9 +191,10 @@ class Calibration:
 
     def _choice(self, policy: ExitPolicy, lessons: CalibrationRing) -> Choice | None:
         """The exits with the least mean work at which the lessons keep the promise, with hindsight."""
-        confidences, losses = disagreements(lessons.scores(policy), any_sure=self._any_sure)
-        costs, max_risk = self._parts.costs, self.config.risk
-        if not self._any_sure and policy.num_early <= MOST_EXITS:
-            return choose_exits(confidences, losses, costs, max_risk=max_risk)
+        scores, costs, max_risk = lessons.scores(policy), self._parts.costs, self.config.risk
+        if policy.num_early <= MOST_EXITS:
+            losses = disagreement_losses(scores.answers_NE)
+            return choose_exits(scores.confidences_NE, losses, costs, max_risk=max_risk, any_sure=self._any_sure)
+        confidences, losses = disagreements(scores, any_sure=self._any_sure)
         found = best_in_hindsight(shared_path(confidences.shape[1]), confidences, losses, costs, max_risk=max_risk)
         return None if found is None else Choice((True,) * policy.num_early, found.compute_share)
