@@ -36,6 +36,9 @@ class Answer(NamedTuple):
     exit_index: int = 0
     """The exit that answered, from 0, the earliest; as many as there are exits where the network's own classifier did,
     or the cloud in its place, so 0 for a device without exits."""
+    compute_share: float = 1.0
+    """Multiply-accumulates of the device for this answer, over those of the network without exits. What runs behind the
+    answer is not in it, nor are an encoder's. Known of a device with exits."""
 
     @property
     def probabilities(self) -> FloatArray:
@@ -53,3 +56,5 @@ class Found(NamedTuple):
     exit_index: int
     network_entropy: float | None
     """Of the shipped network's own answer; None where it did not come so far."""
+    compute_share: float = 1.0
+    """As `Answer`'s."""

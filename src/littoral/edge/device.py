@@ -298,6 +298,7 @@ class Device:
             degraded,
             reason,
             found.exit_index,
+            found.compute_share,
         )
 
     def feedback(self, frame_id: int, label: int) -> bool:

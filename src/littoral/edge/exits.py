@@ -131,6 +131,7 @@ class ExitRuntime:
         value: Any = frame[None]
         position = num_seen = 0
         shadow: list[Spoken] = []
+        asked: list[int] = []
         pooled: FloatArray | None = None
         for i, (stage, each) in enumerate(zip(self.stages, policy.exits, strict=True)):
             value = path.through(position, stage.after, value)
@@ -139,6 +140,7 @@ class ExitRuntime:
                 continue
             pooled = path.pooled(i, value)
             num_seen += num_seen == i
+            asked += [] if stage.is_deep else [i]
             if stage.is_deep or (runs_on and checking):
                 continue
             spoken = each.answer(pooled)
@@ -148,17 +150,19 @@ class ExitRuntime:
                 recent.put(frame_id, num_seen, path.features)
                 recent.end(frame_id, model.version, num_seen, None)
                 self.frames_by_exit[i] += 1
-                return Found(spoken.logits_K, spoken.label, spoken.confidence, spoken.entropy_nats, i, None)
+                share = self.parts.work(i + 1, asked)
+                return Found(spoken.logits_K, spoken.label, spoken.confidence, spoken.entropy_nats, i, None, share)
         logits: FloatArray = path.through(position, self._end, value)[0].copy()  # the caller may keep it
         label, confidence, entropy = judge_one(logits)
-        found = Found(logits, label, confidence, entropy, len(self.stages), entropy)
+        share = self.parts.work(-1, asked)
+        found = Found(logits, label, confidence, entropy, len(self.stages), entropy, share)
         if entropy != entropy:
             return found
         if fits and policy.deep is not None and pooled is not None:
             own = policy.deep.answer(pooled)
             if own.entropy_nats == own.entropy_nats:
                 end = len(self.stages) - 1
-                found = Found(own.logits_K, own.label, own.confidence, own.entropy_nats, end, entropy)
+                found = Found(own.logits_K, own.label, own.confidence, own.entropy_nats, end, entropy, share)
         self.frames_by_exit[found.exit_index] += 1
         recent.put(frame_id, num_seen, path.features)
         recent.end(frame_id, model.version, num_seen, logits)
