@@ -264,7 +264,7 @@ class Device:
 
     def _saw(self, maintenance: Maintenance, model: Model, frame: Frame, found: Found, own: Found) -> None:
         """Hand over what an answer tells; and the frame, if it is worth it by what the device made of it itself."""
-        logits, label, _, entropy, _, network_entropy = found
+        logits, label, _, entropy, _, network_entropy, _ = found
         if entropy != entropy:
             raise self._not_finite(model, logits)
         if network_entropy is None:

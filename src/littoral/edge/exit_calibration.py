@@ -12,13 +12,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+
 from littoral.core.arrays import Frame
 from littoral.core.calibration_ring import CalibrationRing, RingFrame, RingScores, Slots
 from littoral.core.exit_choice import MOST_EXITS, Choice, choose_exits
 from littoral.core.exit_control import ControlConfig, ExitControl, Purpose, certify, disagreements
 from littoral.core.exit_policy import ExitPolicy
 from littoral.core.exits import disagreement_losses
-from littoral.core.head_levels import FeatureSums, SourceLevels, levelled
+from littoral.core.head_levels import FeatureSums, SourceLevels, cooled, levelled
 from littoral.core.risk import Certified, NotCertified, best_in_hindsight, shared_path
 from littoral.edge.exit_stages import ExitStages
 from littoral.edge.recent import SeenFrame
@@ -168,7 +170,7 @@ class Calibration:
         lessons = self._lessons
         if lessons is None or len(lessons) < MIN_LESSONS:
             return policy, None
-        other = self._levelled(policy, lessons)
+        policy, other = self._cooled(policy, lessons), self._cooled(self._levelled(policy, lessons), lessons)
         before, after = self._choice(policy, lessons), self._choice(other, lessons)
         if before is None or (after is not None and after.compute_share < before.compute_share):
             policy, before = other, after
@@ -187,6 +189,18 @@ class Calibration:
             where = stage.columns
             head = levelled(exits[i].head, self._sources[i], sums.counts_K, mean[where], spread[where])
             exits[i] = replace(exits[i], head=head)
+        return replace(policy, exits=tuple(exits))
+
+    def _cooled(self, policy: ExitPolicy, lessons: CalibrationRing) -> ExitPolicy:
+        """With the temperatures of this world."""
+        exits = list(policy.exits)
+        for i, stage in enumerate(self._parts.all):
+            if exits[i].personal or stage.is_deep:
+                continue
+            seen = [(frame.features[stage.columns], frame.shipped) for frame in lessons.frames()]
+            logits = exits[i].head.logits(np.stack([features for features, _ in seen]))
+            answers = np.array([shipped for _, shipped in seen], dtype=np.intp)
+            exits[i] = replace(exits[i], temperature=cooled(logits, answers, exits[i].temperature))
         return replace(policy, exits=tuple(exits))
 
     def _choice(self, policy: ExitPolicy, lessons: CalibrationRing) -> Choice | None:
