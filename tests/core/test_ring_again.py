@@ -54,3 +54,18 @@ def test_a_ring_without_pixels_says_so() -> None:
     assert not ring.runs_again
     with pytest.raises(ValueError, match="not kept"):
         ring.run_again(1, lambda many: [])
+
+
+def test_the_newest_frames_can_be_scored_alone() -> None:
+    ring, _ = ring_of(6)
+    assert [frame.frame_id for frame in ring.frames(2)] == [4, 5]
+    assert [frame.frame_id for frame in ring.frames(99)] == [2, 3, 4, 5]
+    assert list(ring.frames(0)) == []
+
+
+def test_a_ring_passes_on_its_frames_with_their_pixels_and_keeps_none() -> None:
+    (ring, pixels), (other, others) = ring_of(3), ring_of(2, capacity=8)
+    ring.pass_on(other)
+    assert [frame.frame_id for frame in other.frames()] == [0, 1, 0, 1, 2]
+    assert [others.read(slot) for slot in range(5)] == [b"\0", b"\1", b"\0", b"\1", b"\2"]
+    assert (len(ring), {pixels.read(slot) for slot in range(3)}) == (0, {b"\0"})

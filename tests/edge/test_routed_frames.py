@@ -141,7 +141,7 @@ def test_no_frame_leaves_under_a_version_that_the_heads_are_not_of_and_nothing_i
     routed, _ = rig.infer(0)
     assert routed.found.exit_index == 3
     assert rig.exits.recent.get(1) is None
-    assert not rig.exits._waiting
+    assert not rig.exits.queue
 
 
 def test_exits_that_are_off_are_not_asked_and_the_answer_says_what_it_cost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +212,7 @@ def test_only_one_ping_is_on_its_way_to_the_encoder_at_a_time(monkeypatch: pytes
     rig = Rig(monkeypatch, CONFIG, thresholds=(OFF, OFF), link_warm_ms=None)
     for number in range(3):
         rig.infer(number, behind=False)
-    assert len(rig.tasks) - len(rig.exits._waiting) <= 2
+    assert len(rig.tasks) - len(rig.exits.queue) <= 2
     rig.settle()
     assert len(rig.link.asked) == 1
 

@@ -108,6 +108,15 @@ class RingScores:
     shipped_N: Indices
     labels_N: Indices
 
+    def with_those_of(self, other: RingScores) -> RingScores:
+        """These, and then the other's."""
+        return RingScores(
+            confidences_NE=np.concatenate([self.confidences_NE, other.confidences_NE]),
+            answers_NE=np.concatenate([self.answers_NE, other.answers_NE]),
+            shipped_N=np.concatenate([self.shipped_N, other.shipped_N]),
+            labels_N=np.concatenate([self.labels_N, other.labels_N]),
+        )
+
     def take(self, rows: Mask) -> RingScores:
         """Those of some frames."""
         return RingScores(
@@ -185,11 +194,17 @@ class CalibrationRing:
         self._drop(gone)
         return len(gone)
 
-    def frames(self) -> Iterator[RingFrame]:
-        """All frames, the oldest first, one in memory at a time."""
-        for slot in (np.arange(len(self._ids)) + self._next) % len(self._ids):
-            if self._ids[slot] != _EMPTY:
-                yield RingFrame.from_bytes(self._slots.read(int(slot)))
+    def frames(self, newest: int | None = None) -> Iterator[RingFrame]:
+        """All frames or the newest so many, the oldest first, one in memory at a time."""
+        for slot in self._in_order(newest):
+            yield RingFrame.from_bytes(self._slots.read(slot))
+
+    def pass_on(self, other: CalibrationRing) -> None:
+        """Move all frames to another ring, as its newest."""
+        for slot in self._in_order():
+            pixels = b"" if self._pixels is None else self._pixels.read(slot)
+            other.add(RingFrame.from_bytes(self._slots.read(slot)), pixels)
+        self.clear()
 
     def run_again(self, version: int, see: Callable[[list[bytes]], list[Seen | None]]) -> int:
         """Let another network see all frames again; what it makes of them replaces what was known. Labels stay.
@@ -214,14 +229,14 @@ class CalibrationRing:
                 self._slots.write(slot, again.to_bytes())
         return len(self)
 
-    def scores(self, policy: ExitPolicy) -> RingScores:
-        """What the heads of a policy say of these frames; only a few of them are in memory at a time."""
-        count, num_early = len(self), policy.num_early
+    def scores(self, policy: ExitPolicy, newest: int | None = None) -> RingScores:
+        """What the heads of a policy say of all frames, or the newest; only a few of them are in memory at a time."""
+        count, num_early = len(self) if newest is None else min(newest, len(self)), policy.num_early
         confidences = np.ones((count, num_early + 1))
         answers = np.zeros((count, num_early + 1), dtype=np.intp)
         shipped, labels = np.zeros(count, dtype=np.intp), np.zeros(count, dtype=np.intp)
         starts = np.cumsum([0, *self.sizes])
-        frames, first = self.frames(), 0
+        frames, first = self.frames(newest), 0
         while first < count:
             chunk = list(itertools.islice(frames, _CHUNK))
             rows = slice(first, first + len(chunk))
@@ -237,6 +252,12 @@ class CalibrationRing:
                     answers[rows, -1] = np.where(sure >= 0, said, shipped[rows])
             first += len(chunk)
         return RingScores(confidences_NE=confidences, answers_NE=answers, shipped_N=shipped, labels_N=labels)
+
+    def _in_order(self, newest: int | None = None) -> list[int]:
+        """The slots in use, the oldest frame's first."""
+        slots = (np.arange(len(self._ids)) + self._next) % len(self._ids)
+        used: list[int] = slots[self._ids[slots] != _EMPTY].tolist()
+        return used if newest is None else used[max(len(used) - newest, 0) :]
 
     def _place(self, frame_id: int) -> int | None:
         found = np.flatnonzero(self._ids == frame_id)

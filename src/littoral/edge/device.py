@@ -170,8 +170,7 @@ class Device:
         started = time.perf_counter_ns()
         if not isinstance(frame, np.ndarray) or frame.shape != self._shape or frame.dtype != _UINT8:
             raise self._frame_error(frame)
-        maintenance = self._maintenance
-        model = maintenance.model
+        model = (maintenance := self._maintenance).model
         if self._otherwise is not None:
             return self._otherwise(model, frame, started)
         logits: FloatArray = model.run(frame[None])[0]

@@ -95,7 +95,7 @@ class ExitStages:
             point: 1 is the first early exit; the last, or -1, is the end.
             asked: The early exits whose stem and head have run.
         """
-        return (self._work[point] + sum(self.costs.head_macs[i] for i in asked)) / self.costs.full_macs
+        return float(self._work[point] + sum(self.costs.head_macs[i] for i in asked)) / self.costs.full_macs
 
     @property
     def frame_bytes(self) -> int:

@@ -188,6 +188,7 @@ class Maintenance:
         self.exits = ExitRuntime(
             self.bundle, config, model=model, session=session, state_dir=folder, later=later, routed=routed
         )
+        self.exits.calibration.is_near = self.scenes.are_near
         self.labels = TeacherLabels(self.exits, later=later)
         return self.exits
 
@@ -341,6 +342,9 @@ class Maintenance:
 
     def _look(self, fingerprint: FloatArray, drifted: bool) -> bool:
         served, first, tell = self._affine, self.scenes.number == 0, self._put_receipt
+        left = self.scenes.reference
+        if drifted and self.exits is not None:  # before a version comes that is for this world
+            self.exits.world_is(fingerprint)
         self._looking = not drifted  # exits' frames are of this world alone where it was new with the batch before
         try:
             opened = self.scenes.look(fingerprint, drifted=drifted, updater=self.updater, tell=tell, uplink=self.uplink)
@@ -351,14 +355,16 @@ class Maintenance:
                 self.chooser.enter(self.scenes.number)
             self._wake()
         if opened and not first and not drifted:
-            self._changed_world()
+            self._changed_world(left)
+        if not drifted and self.exits is not None:
+            self.exits.world_is(fingerprint)
         return self._affine is not served
 
-    def _changed_world(self) -> None:
+    def _changed_world(self, left: FloatArray | None = None) -> None:
         if self.routing is not None:
             self.routing.world(True)
         if self.exits is not None:
-            self.exits.recheck("the world changed")
+            self.exits.world_changed(left)
 
     # -- models --------------------------------------------------------------------------------------------------------
 

@@ -164,7 +164,7 @@ class Routing:
 
     def _begin(self, model: Model, frame: Frame, frame_id: int, started_ms: float) -> _Trip:
         exits, coin = self._exits, draw(self._seed, frame_id, _TOSS) / _TOSS
-        exits.begins(frame_id)
+        exits.queue.begins(frame_id)
         policy, purpose = exits.policy, Purpose.NOTHING
         fits = policy.affine_version == model.version
         if fits and self._has_room():

@@ -24,7 +24,6 @@ from littoral.edge.exit_stages import Stage
 from littoral.edge.recent import SeenFrame
 from littoral.edge.session import Model
 
-
 _NOT_SPOKEN = Spoken((), -1, float("nan"), float("nan"))
 
 
