@@ -54,6 +54,25 @@ class MemorySlots:
         return self._records[slot]
 
 
+class Window:
+    """A part of other slots: several rings lie in one file, one after another.
+
+    Args:
+        first: Of the other slots, the first that is this one's.
+    """
+
+    __slots__ = ("_first", "_slots")
+
+    def __init__(self, slots: Slots, first: int) -> None:
+        self._slots, self._first = slots, first
+
+    def write(self, slot: int, record: bytes) -> None:
+        self._slots.write(self._first + slot, record)
+
+    def read(self, slot: int) -> bytes:
+        return self._slots.read(self._first + slot)
+
+
 Seen = tuple[NDArray[np.float16], int]
 """A frame's features of all exits, side by side, and the network's answer."""
 
@@ -146,7 +165,6 @@ class CalibrationRing:
         self._slots: Slots = MemorySlots() if slots is None else slots
         self._pixels = pixels
         self._ids = np.full(capacity, _EMPTY, dtype=np.int64)
-        self._days = np.zeros(capacity, dtype=np.int32)
         self._next = 0
 
     def __len__(self) -> int:
@@ -172,7 +190,7 @@ class CalibrationRing:
         if self._pixels is not None:
             self._pixels.write(slot, pixels)
         self._slots.write(slot, frame.to_bytes())
-        self._ids[slot], self._days[slot] = frame.frame_id, frame.day
+        self._ids[slot] = frame.frame_id
         self._next = (slot + 1) % len(self._ids)
 
     def label(self, frame_id: int, label: int) -> bool:
@@ -190,9 +208,21 @@ class CalibrationRing:
 
     def remove_day(self, day: int) -> int:
         """Forget the frames of a day; how many they were."""
-        gone = np.flatnonzero((self._ids != _EMPTY) & (self._days == day))
-        self._drop(gone)
+        gone = [slot for slot in self._in_order() if RingFrame.from_bytes(self._slots.read(slot)).day == day]
+        self._drop(np.array(gone, dtype=np.intp))
         return len(gone)
+
+    def bookmark(self) -> bytes:
+        """Which slots hold frames and where the oldest is, in some tens of bytes: with the records, all of the ring."""
+        return self._next.to_bytes(4, "little") + np.packbits(self._ids != _EMPTY).tobytes()
+
+    def reopen(self, bookmark: bytes) -> None:
+        """Go on where a ring was, over the same slots, when it gave this."""
+        self._next = int.from_bytes(bookmark[:4], "little")
+        used = np.unpackbits(np.frombuffer(bookmark[4:], dtype=np.uint8), count=len(self._ids)).astype(np.bool_)
+        self._ids[:] = _EMPTY
+        for slot in np.flatnonzero(used).tolist():
+            self._ids[slot] = RingFrame.from_bytes(self._slots.read(slot)).frame_id
 
     def frames(self, newest: int | None = None) -> Iterator[RingFrame]:
         """All frames or the newest so many, the oldest first, one in memory at a time."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from littoral.core.arrays import FloatArray, Frame
-from littoral.core.calibration_ring import CalibrationRing, RingFrame, RingScores, Slots
+from littoral.core.calibration_ring import CalibrationRing, RingFrame, RingScores, Slots, Window
 from littoral.core.exit_control import (
     LEAST_NEW,
     RETURN_LOOKS,
@@ -48,10 +48,11 @@ class RingSlots(NamedTuple):
 
 
 class PageSlots(NamedTuple):
-    """Where the frames lie that calibrate in a world, and its lessons."""
+    """Where the frames lie that calibrate, and lessons, of so many worlds one after another."""
 
     ring: RingSlots = RingSlots()
     lessons: RingSlots = RingSlots()
+    num_pages: int = 1
 
 
 class Page(NamedTuple):
@@ -87,7 +88,7 @@ class Calibration:
     Args:
         levels: Of the source at each exit; none: shipped heads stay as they are.
         model: In service now.
-        pages: Where frames lie; more than one only where pixels are kept.
+        slots: Where frames lie; of more than one world only where pixels are kept.
         is_near: Whether two fingerprints may be of one world.
         any_sure: See `littoral.core.exit_control.certify`.
     """
@@ -99,32 +100,36 @@ class Calibration:
         levels: Sequence[SourceLevels],
         *,
         model: Model,
-        pages: Sequence[PageSlots],
+        slots: PageSlots,
         any_sure: bool,
         is_near: Near = lambda a, b: False,
     ) -> None:
         self.config, self.model, self.is_near = config, model, is_near
         self._parts, self._any_sure, self._levels = parts, any_sure, bool(levels)
         self._fitting = Fitting(parts, levels, any_sure=any_sure)
-        self._pages = [self._open(slots) for slots in pages]
-        self.worlds = KnownWorlds(len(self._pages))
+        self._slots = slots
+        self.worlds = KnownWorlds(slots.num_pages)
+        self._aside: dict[int, tuple[bytes, ...]] = {}  # of the pages that are not in use: memory is short
+        self._page = self._open(0)
 
-    def _open(self, slots: PageSlots) -> Page:
+    def _open(self, number: int) -> Page:
+        """A page as it was put aside, or an empty one."""
+
         def ring(capacity: int, lies: RingSlots) -> CalibrationRing:
-            return CalibrationRing(capacity, self._parts.sizes, slots=lies.records, pixels=lies.pixels)
+            records, pixels = (None if each is None else Window(each, number * capacity) for each in lies)
+            return CalibrationRing(capacity, self._parts.sizes, slots=records, pixels=pixels)
 
-        levels = self._levels and slots.ring.pixels is not None
-        lessons = ring(LESSONS, slots.lessons) if levels else None
-        return Page(ring(self.config.ring_frames, slots.ring), lessons)
+        levels = self._levels and self._slots.ring.pixels is not None
+        lessons = ring(LESSONS, self._slots.lessons) if levels else None
+        page = Page(ring(self.config.ring_frames, self._slots.ring), lessons)
+        for each, bookmark in zip(page.rings(), self._aside.get(number, ()), strict=False):
+            each.reopen(bookmark)
+        return page
 
     @property
     def ring(self) -> CalibrationRing:
         """Of the world at hand."""
-        return self._pages[self.worlds.page].ring
-
-    @property
-    def _lessons(self) -> CalibrationRing | None:
-        return self._pages[self.worlds.page].lessons
+        return self._page.ring
 
     @property
     def runs_again(self) -> bool:
@@ -133,13 +138,17 @@ class Calibration:
 
     def pixels_for(self, purpose: Purpose, frame: Frame) -> bytes:
         """What of a frame is to be handed over with it; empty where it need not be run again."""
-        if purpose is Purpose.NOTHING or not self.runs_again or (purpose is Purpose.HEADS and self._lessons is None):
+        if (
+            purpose is Purpose.NOTHING
+            or not self.runs_again
+            or (purpose is Purpose.HEADS and self._page.lessons is None)
+        ):
             return b""
         return frame.tobytes()
 
     def keep(self, frame: SeenFrame, day: int, pixels: bytes, *, is_ring: bool) -> None:
         """Keep a frame that chance chose, with its pixels if they are wanted."""
-        ring = self.ring if is_ring else self._lessons
+        ring = self.ring if is_ring else self._page.lessons
         if ring is None or frame.logits_K is None:
             return
         kept = RingFrame(
@@ -162,11 +171,24 @@ class Calibration:
             fingerprint: Of the one that ends; None: its frames are worth nothing any more.
         """
         keeps = self.runs_again and len(self.ring) >= RETURN_LOOKS[0]
-        self._pages[self.worlds.leave(fingerprint if keeps else None)].clear()
+        before, number = self.worlds.page, self.worlds.leave(fingerprint if keeps else None)
+        if number != before:
+            self._put_aside(before, self._page)
+            self._page = self._open(number)
+            self._aside.pop(number, None)
+        self._page.clear()
+
+    def _put_aside(self, number: int, page: Page) -> None:
+        self._aside[number] = tuple(ring.bookmark() for ring in page.rings())
 
     def remove_day(self, day: int) -> bool:
         """Forget the frames of a day; whether there were any."""
-        return sum(ring.remove_day(day) for page in self._pages for ring in page.rings()) > 0
+        found = sum(ring.remove_day(day) for ring in self._page.rings())
+        for number in [*self._aside]:
+            page = self._open(number)
+            found += sum(ring.remove_day(day) for ring in page.rings())
+            self._put_aside(number, page)
+        return found > 0
 
     def attempt(
         self, policy: ExitPolicy, num_fresh: int, here: FloatArray | None, *, at_once: bool = False
@@ -191,9 +213,11 @@ class Calibration:
         share = 1 / (len(self.config.looks) * max(len(own) + len(pages), 1))
         tried: Tried | None = None
         if own:
-            self._see_again(self._pages[self.worlds.page].rings())
+            self._see_again(self._page.rings())
         for newest in own:
-            fitted = self._fitting.fitted(policy, self._lessons, max_risk=losses_allowed(newest, self.config, share))
+            fitted = self._fitting.fitted(
+                policy, self._page.lessons, max_risk=losses_allowed(newest, self.config, share)
+            )
             scores = self.ring.scores(fitted.policy, newest)
             tried = Tried(fitted.policy, self._certified(scores, share, fitted.kept), scores)
             if isinstance(tried.found, Certified):
@@ -210,7 +234,7 @@ class Calibration:
 
     def _taken_up(self, policy: ExitPolicy, number: int, num_fresh: int, share: float, least: int) -> Tried | None:
         """Certify with a page that was put aside and the frames that came since; None where they do not agree."""
-        page, own = self._pages[number], self._pages[self.worlds.page]
+        page, own = self._open(number), self._page
         newest = min(self._newest(num_fresh), len(own.ring))
         if newest < least:
             return None
@@ -220,6 +244,7 @@ class Calibration:
         new = own.ring.scores(fitted.policy, newest)
         scores = page.ring.scores(fitted.policy).with_those_of(new)
         found = self._certified(scores, share, fitted.kept)
+        self._put_aside(number, page)  # some of its frames may not have been finite
         if not isinstance(found, Certified):
             return None
         level = alarm_level(found, scores, self.config, any_sure=self._any_sure)
@@ -229,6 +254,8 @@ class Calibration:
         for ring, into in zip(own.rings(), page.rings(), strict=True):
             ring.pass_on(into)
         self.worlds.take_up(number)
+        self._page = page
+        del self._aside[number]
         log.info("a known world is back")
         return Tried(fitted.policy, found, scores)
 
@@ -240,9 +267,9 @@ class Calibration:
         The frames are run again through the network that serves, or is about to: versions came and statistics went on
         since they were kept.
         """
-        self._see_again(self._pages[self.worlds.page].rings())
+        self._see_again(self._page.rings())
         allowed = losses_allowed(len(self.ring), self.config, share_of_delta)
-        policy, kept = self._fitting.fitted(policy, self._lessons, max_risk=allowed)
+        policy, kept = self._fitting.fitted(policy, self._page.lessons, max_risk=allowed)
         scores = self.ring.scores(policy)
         return Tried(policy, self._certified(scores, share_of_delta, kept), scores)
 

@@ -82,8 +82,10 @@ class Fitting:
 
         def cool(i: int, each: ServedExit) -> ServedExit:
             where = self._parts.all[i].columns
-            logits = each.head.logits(np.stack([frame.features[where] for frame in lessons.frames()]))
-            return replace(each, temperature=cooled(logits, answers, each.temperature))
+            features = np.empty((len(answers), each.head.num_features), dtype=np.float16)
+            for row, frame in enumerate(lessons.frames()):  # no more than one frame in memory beside these
+                features[row] = frame.features[where]
+            return replace(each, temperature=cooled(each.head.logits(features), answers, each.temperature))
 
         return self._changed(policy, cool)
 

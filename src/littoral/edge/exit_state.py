@@ -38,11 +38,11 @@ class Kept(NamedTuple):
     """None where the disk does not take it, or nothing is to be learned.
 
     Attributes:
-        pages: Of the frames that calibrate, and of the lessons, in one world or several.
+        slots: Of the frames that calibrate, and of the lessons, in one world or several.
         awaited: Frames whose samples the teacher has not answered; there with `pending`.
     """
 
-    pages: tuple[PageSlots, ...] = (PageSlots(),)
+    slots: PageSlots = PageSlots()
     pending: PendingFrames | None = None
     personal: PersonalHeads | None = None
     awaited: AwaitedLabels | None = None
@@ -64,8 +64,7 @@ class Kept(NamedTuple):
 
     def close(self) -> None:
         """Close the files; what waits in them is gone."""
-        of_pages = (file for page in self.pages for slots in page for file in slots)
-        for file in (*of_pages, self.pending):
+        for file in (*self.slots.ring, *self.slots.lessons, self.pending):
             if isinstance(file, SlotFile | PendingFrames):
                 file.close()
 
@@ -88,10 +87,12 @@ def open_kept(
         record_bytes = RingFrame.record_bytes(parts.num_features)
         page_bytes = (config.control.ring_frames + LESSONS) * parts.frame_bytes
         num_pages = min(config.ring_pixels_bytes // max(page_bytes, 1), MOST_PAGES)
-        kept = Kept((PageSlots(RingSlots(SlotFile(folder / "ring.slots", record_bytes))),) if not num_pages else ())
-        for number in range(num_pages):
-            page = _page(folder, "" if number == 0 else f"-{number}", record_bytes, parts.frame_bytes)
-            kept = Kept((*kept.pages, page))
+        ring = RingSlots(SlotFile(folder / "ring.slots", record_bytes))
+        kept = Kept(PageSlots(ring))
+        if num_pages:
+            pixels = [SlotFile(folder / name, parts.frame_bytes) for name in ("ring.frames", "lessons.frames")]
+            lessons = RingSlots(SlotFile(folder / "lessons.slots", record_bytes), pixels[1])
+            kept = Kept(PageSlots(ring._replace(pixels=pixels[0]), lessons, num_pages))
         if config.personal is None:
             return kept
         pending = PendingFrames(
@@ -114,14 +115,6 @@ def open_kept(
         log.warning("the shipped heads serve, and nothing is learned: %s", error)
         return kept
     return kept._replace(pending=pending, personal=personal, awaited=AwaitedLabels())
-
-
-def _page(folder: Path, tag: str, record_bytes: int, frame_bytes: int) -> PageSlots:
-    def slots(name: str) -> RingSlots:
-        records = SlotFile(folder / f"{name}{tag}.slots", record_bytes)
-        return RingSlots(records, SlotFile(folder / f"{name}{tag}.frames", frame_bytes))
-
-    return PageSlots(slots("ring"), slots("lessons"))
 
 
 def policy_of(shipped: ExitHeads, personal: PersonalHeads | None, version: int, *, has_deep: bool) -> ExitPolicy:

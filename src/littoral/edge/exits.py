@@ -89,7 +89,7 @@ class ExitRuntime:
         levels = [SourceLevels.of(moments) for moments in heads.moments]  # all exits' lie in memory, once
         self.kept = kept = open_kept(state_dir, config, heads, levels, parts, model, files)
         self._pending, self._personal = kept.pending, kept.personal
-        self.calibration = Calibration(config.control, parts, levels, model=model, pages=kept.pages, any_sure=routed)
+        self.calibration = Calibration(config.control, parts, levels, model=model, slots=kept.slots, any_sure=routed)
         self.calibrates = False  # the newest frame is one of those that calibrate: nothing may be fitted to it
         policy = self._policy(model.version)
         start = self.shipped.thresholds[: policy.num_early]
@@ -262,14 +262,15 @@ class ExitRuntime:
         if self._seems_back:
             self._later(self.take)
 
-    def prepare(self, new: Model, *, same_world: bool = True) -> Callable[[], None]:
+    def prepare(self, new: Model, *, same_world: bool = True, left: FloatArray | None = None) -> Callable[[], None]:
         """Another network is about to serve; what comes back is to be called once it does.
 
         Where its affine version is another, heads follow, and the ring's frames are run through it to say which
         thresholds it may serve with; what cannot be certified so is checked anew.
 
         Args:
-            same_world: The ring's frames are like those to come; if not, `world_changed` follows.
+            same_world: The ring's frames are like those to come.
+            left: Else the fingerprint of the world that they are of.
         """
         calibration, old = self.calibration, self.calibration.model
         calibration.model = new
@@ -282,8 +283,8 @@ class ExitRuntime:
         def put_in_force() -> None:
             with self._swap:
                 self.policy = policy.off() if self._alarmed else policy
-            if not calibration.runs_again:
-                self.recheck(f"version {new.version}")
+            if not stays:
+                self.recheck(f"version {new.version}", left)
 
         return put_in_force
 

@@ -115,6 +115,7 @@ class Maintenance:
         self._labels: list[int] = []
         self._filled = self._seen = 0
         self._entropy_sum, self._entropy_count = 0.0, 0
+        self._left: FloatArray | None = None
         self._measuring = self._looking = False  # looking: what comes into service is for another world
 
     @property
@@ -342,7 +343,7 @@ class Maintenance:
 
     def _look(self, fingerprint: FloatArray, drifted: bool) -> bool:
         served, first, tell = self._affine, self.scenes.number == 0, self._put_receipt
-        left = self.scenes.reference
+        left = self._left = self.scenes.reference
         if drifted and self.exits is not None:  # before a version comes that is for this world
             self.exits.world_is(fingerprint)
         self._looking = not drifted  # exits' frames are of this world alone where it was new with the batch before
@@ -384,7 +385,8 @@ class Maintenance:
         self._put_into_service(candidate.live, candidate.affine)
 
     def _put_into_service(self, model: Model, affine: Tensors) -> None:
-        then = [] if self.exits is None else [self.exits.prepare(model, same_world=not self._looking)]
+        same, left = not self._looking, self._left if self._looking else None
+        then = [] if self.exits is None else [self.exits.prepare(model, same_world=same, left=left)]
         self.model, self._affine = model, affine
         self.swaps += 1
         for task in (*then, release_memory):
