@@ -130,3 +130,19 @@ def test_a_world_that_changed_unnoticed_is_certified_by_its_new_frames_alone(
     old = sum(frame.frame_id <= 340 for frame in bench.exits.ring.frames())
     assert shown < 200
     assert old > 0, "some of the other world's are still there"
+
+
+@pytest.mark.parametrize("keeps_pixels", [True, False])
+def test_a_frame_that_will_be_run_again_asks_no_exit_while_they_are_checked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, keeps_pixels: bool
+) -> None:
+    """The third goes to the heads, which learn from what the exits saw."""
+    world = World(NUM_FRAMES, noise=0.4)
+    config = ExitConfig(control=CONTROL, personal=None)
+    bench = Bench(monkeypatch, world, config, tmp_path if keeps_pixels else None)
+    shares = [found.compute_share for found in bench.show(HOME[:3])]
+    assert shares == ([1.0, 1.0, 403 / 401] if keeps_pixels else [403 / 401] * 3)
+    bench.show(HOME[3:140])
+    assert bench.exits.state == "serving"
+    for frame in bench.exits.ring.frames():
+        np.testing.assert_allclose(frame.features, world.features[:, frame.frame_id - 1].ravel(), atol=2e-2)

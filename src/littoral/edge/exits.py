@@ -112,7 +112,8 @@ class ExitRuntime:
         purpose = control.purpose(checking=checking)  # before anything is looked at
         picked = fits and purpose is not Purpose.NOTHING
         self.calibrates = purpose is Purpose.RING and self.calibration.runs_again
-        runs_on = checking or picked or not fits
+        later = picked and checking and self.calibrates  # it is run again before it certifies anything
+        runs_on, asks = checking or picked or not fits, picked and not later
         self.queue.begins(frame_id)
         recent.begin(frame_id)
         value: Any = frame[None]
@@ -123,7 +124,7 @@ class ExitRuntime:
         for i, (stage, each) in enumerate(zip(self.stages, policy.exits, strict=True)):
             value = path.through(position, stage.after, value)
             position = stage.after
-            if not fits or (not stage.is_deep and not picked and (runs_on or each.threshold == OFF)):
+            if not fits or (not stage.is_deep and not asks and (runs_on or each.threshold == OFF)):
                 continue
             pooled = path.pooled(i, value)
             num_seen += num_seen == i
@@ -153,7 +154,7 @@ class ExitRuntime:
         self.frames_by_exit[found.exit_index] += 1
         recent.put(frame_id, num_seen, path.features)
         recent.end(frame_id, model.version, num_seen, logits)
-        if num_seen == len(self.stages) and (picked or not checking):
+        if later or (num_seen == len(self.stages) and (picked or not checking)):
             said, sure = [each.label for each in shadow], [each.confidence for each in shadow]
             leaves, loss = early_loss(said, sure, policy, found.label) if shadow else (False, None)
             pixels = self.calibration.pixels_for(purpose, frame)
@@ -222,8 +223,7 @@ class ExitRuntime:
         """What the user says of one of the newest frames; False where it is none of these."""
         if not 0 <= label < self._num_classes:
             raise ValueError(f"the label is {label}, expected 0 to {self._num_classes - 1}")
-        frame = self.recent.get(frame_id)
-        if frame is None:
+        if (frame := self.recent.get(frame_id)) is None:
             return False
         self._later(lambda: self._label(frame.with_label(label)))
         return True
