@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch", reason="the demo needs the cloud extra")
 
 from littoral.bench import play
-from littoral.bench.mix import EXIT, FINISH, OFFLOAD, UNANSWERED, Work
+from littoral.bench.mix import EXIT, FINISH, OFFLOAD, UNANSWERED
 from littoral.bench.play import DemoConfig, DeviceTrack, _Breaker, _options, _routed
 from littoral.bench.processes import CloudProcess
 from littoral.bench.streams.digits import PHASES, Stream
@@ -29,7 +29,7 @@ def track(name: str = "d") -> DeviceTrack:
 
 def answer(frame_id: int, **more: Any) -> dict[str, Any]:
     line = {"type": "answer", "frame_id": frame_id, "label": 0, "version": 0, "source": "device", "exit_index": 2}
-    return {**line, "latency_ms": 2.0, "degraded": False, **more}
+    return {**line, "latency_ms": 2.0, "degraded": False, "compute_share": 1.0, **more}
 
 
 def test_a_line_says_who_answered_how_long_it_took_and_whether_it_is_degraded() -> None:
@@ -45,18 +45,18 @@ def test_a_line_says_who_answered_how_long_it_took_and_whether_it_is_degraded() 
 
 
 def test_a_phase_has_its_own_frames_only() -> None:
-    made, work = track(), Work(exit_macs=(20,), finish_macs=120, plain_macs=100)
+    made = track()
     for number in range(1, PER_PHASE + 1):  # a clean phase of exits, then a dim one that lacks an answer
-        made.hear(answer(number, exit_index=0, latency_ms=1.0))
+        made.hear(answer(number, exit_index=0, latency_ms=1.0, compute_share=0.2))
     for number in (5, 6, 7):
         made.hear(answer(number, source="cloud", latency_ms=9.0, degraded=number == 7))
     made.history = [(4, 0, 40, 0), (8, 0, 440, 0)]
-    clean, dim = (_routed([made], work, phase) for phase in (0, 1))
+    clean, dim = (_routed([made], phase) for phase in (0, 1))
     assert (clean["exit_share"], clean["offload_share"], clean["latency_ms"]) == (100.0, 0.0, 1.0)
     assert (clean["uplink_bytes_per_frame"], clean["work_share"], clean["unanswered"]) == (10.0, 20.0, 0)
     assert (dim["exit_share"], dim["offload_share"], dim["latency_ms"]) == (0.0, 100.0, 9.0)
     assert (dim["uplink_bytes_per_frame"], dim["degraded"], dim["unanswered"]) == (100.0, 1, 1)
-    assert _routed([made], work)["unanswered"] == COUNT - 7
+    assert _routed([made])["unanswered"] == COUNT - 7
 
 
 class FakeCloud:

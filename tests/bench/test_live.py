@@ -39,7 +39,10 @@ def track(answered: int = 0, **status: object) -> DeviceTrack:
     for frame in range(answered):  # of four one leaves early, two finish, and one goes to the cloud
         source, exit_index = ("cloud", 3) if frame % 4 == 0 else ("device", 1 if frame % 4 == 1 else 3)
         line = {"type": "answer", "frame_id": frame + 1, "label": int(labels[frame]), "version": 0}
-        made.hear(line | {"source": source, "exit_index": exit_index, "latency_ms": 1.5, "degraded": False})
+        made.hear(
+            line
+            | {"source": source, "exit_index": exit_index, "latency_ms": 1.5, "degraded": False, "compute_share": 1.0}
+        )
     if status:
         made.hear({**STATUS, **status})
     return made

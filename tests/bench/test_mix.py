@@ -13,16 +13,14 @@ from littoral.bench.mix import (
     OFFLOAD,
     UNANSWERED,
     Outage,
-    Work,
     bytes_between,
     rolling_shares,
     shares,
     way_of,
+    work_share,
 )
 from littoral.bench.play import DeviceTrack
 from littoral.bench.streams.digits import Stream
-
-WORK = Work(exit_macs=(30, 70), finish_macs=110, plain_macs=100)
 
 
 @pytest.mark.parametrize(
@@ -42,11 +40,18 @@ def test_shares_are_of_what_was_answered() -> None:
     assert set(shares(ways[-1:]).values()) == {0.0}
 
 
-def test_work_is_of_the_devices_own_answers_and_counts_the_exits_on_their_way() -> None:
-    ways, exits = np.array([EXIT, EXIT, FINISH, OFFLOAD, UNANSWERED], np.int8), np.array([0, 1, 3, 3, 0], np.int8)
-    assert WORK.share(ways, exits) == pytest.approx((30 + 70 + 110) / 300)
-    assert WORK.share(np.array([FINISH], np.int8), exits[:1]) > 1, "exits that nobody leaves at cost work"
-    assert WORK.share(ways[3:], exits[3:]) == 0
+def test_work_is_of_the_devices_own_answers_as_they_said() -> None:
+    ways = np.array([EXIT, EXIT, FINISH, OFFLOAD, UNANSWERED], np.int8)
+    compute = np.array([0.3, 0.7, 1.1, 0.4, 0.0], np.float32)
+    assert work_share(ways, compute) == pytest.approx(0.7)
+    assert work_share(ways[3:], compute[3:]) == 0
+
+
+def test_a_track_takes_what_an_answer_cost_from_the_line_that_the_device_printed() -> None:
+    made = track(np.array([0, 0]))
+    said = {"label": 1, "version": 0, "source": "device", "exit_index": 0, "latency_ms": 2.0, "degraded": False}
+    made.hear({"type": "answer", "frame_id": 2, "compute_share": 0.25, **said})
+    assert made.compute.tolist() == [0.0, 0.25]
 
 
 def test_bytes_lie_on_straight_lines_between_reports() -> None:

@@ -15,9 +15,11 @@ pytest.importorskip("torch", reason="the demo needs the cloud extra")
 from exit_bundles import source_like, write_exit_bundle
 
 from littoral.bench import slow_edge
-from littoral.bench.slow_edge import slow_down, step_macs
+from littoral.bench.slow_edge import slow_down
 from littoral.bundle import Bundle
-from littoral.edge.session import Model
+from littoral.bundle.exits import ExitHeads
+from littoral.edge.exit_stages import ExitStages, Stage
+from littoral.edge.session import Model, SessionConfig
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,7 @@ def bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundl
 def fast_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is patched here is as it was afterwards."""
     monkeypatch.setattr(Model, "through", Model.through)
+    monkeypatch.setattr(Stage, "pooled", Stage.pooled)
 
 
 @pytest.fixture
@@ -40,25 +43,31 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return came
 
 
-def test_a_step_is_its_segment_and_the_exits_on_it(bundle: Bundle) -> None:
-    manifest = bundle.manifest
-    steps = step_macs(manifest)
-    assert len(steps) == len(manifest.segments)
-    assert sum(steps) == sum(manifest.segment_macs) + sum(each.macs for each in manifest.exits)
-    assert steps[0] == manifest.segment_macs[0] + manifest.exits[0].macs
-
-
 def test_the_answer_is_the_same_and_takes_its_share_of_the_work(bundle: Bundle, slept: list[float]) -> None:
-    frame, model = source_like(1, seed=0)[0], Model(bundle)
+    frame, model, macs = source_like(1, seed=0)[0], Model(bundle), bundle.manifest.segment_macs
     expected = model.run(frame)
-    slow_down([100, 200, 300, 400], macs_per_ms=10.0)
+    slow_down(bundle.manifest, macs_per_ms=1e3)
     assert np.array_equal(model.through(1, 4, model.through(0, 1, frame)), expected)
-    assert slept == pytest.approx([0.010, 0.090])
+    assert slept == pytest.approx([macs[0] / 1e6, sum(macs[1:]) / 1e6])
+
+
+def test_an_exit_takes_its_time_where_it_is_asked_and_the_deep_one_takes_none(
+    bundle: Bundle, slept: list[float]
+) -> None:
+    exits = bundle.manifest.exits
+    stages = ExitStages(bundle, ExitHeads.open(bundle), SessionConfig()).all
+    value = Model(bundle).through(0, stages[0].after, source_like(1, seed=0)[0])
+    slow_down(bundle.manifest, macs_per_ms=1e3)
+    stages[0].pooled(value)
+    assert slept == pytest.approx([exits[0].macs / 1e6])
+    assert stages[-1].is_deep
+    stages[-1].pooled(Model(bundle).through(0, stages[-1].after, source_like(1, seed=0)[0]))
+    assert slept[-1] == 0
 
 
 def test_only_the_thread_that_answers_is_slow(bundle: Bundle, slept: list[float]) -> None:
     frame, model = source_like(1, seed=0)[0], Model(bundle)
-    slow_down([100, 200, 300, 400], macs_per_ms=10.0)
+    slow_down(bundle.manifest, macs_per_ms=10.0)
     other = threading.Thread(target=lambda: model.through(0, 4, frame))
     other.start()
     other.join()

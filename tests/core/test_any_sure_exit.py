@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from littoral.core.calibration_ring import NO_LABEL, RingScores
-from littoral.core.exit_control import ControlConfig, alarm_level, certify, early_loss, worst_first
+from littoral.core.exit_choice import choose_exits, worst_first
+from littoral.core.exit_control import ControlConfig, alarm_level, certify, early_loss
 from littoral.core.exit_policy import ExitPolicy, ServedExit
-from littoral.core.exits import OFF, Float64s, Indices
+from littoral.core.exits import OFF, ExitCosts, Float64s, Indices
 from littoral.core.heads import LinearHead
 from littoral.core.risk import Certified
 
@@ -93,3 +96,46 @@ def test_an_audit_of_a_routed_frame_counts_any_sure_exit_that_is_wrong() -> None
     ):
         assert early_loss(answers, sure, policy, 1)[1] == first
         assert early_loss(answers, sure, policy, 1, any_sure=True)[1] == worst
+
+
+def test_a_router_too_keeps_the_exits_that_pay_and_of_these_the_worst_counts() -> None:
+    """Exit 1 is sure and wrong; with it nothing is certified, without it nearly all frames may leave at exit 0."""
+    rng = np.random.default_rng(3)
+    ring = scores(rng, 600)
+    wrong = replace(ring, confidences_NE=np.where([False, True, False], 1.0, ring.confidences_NE))
+    assert not isinstance(certify(wrong, CONFIG, any_sure=True), Certified)
+    costs = ExitCosts(segment_macs=(100, 100, 800), head_macs=(1, 1, 1))
+    found = choose_exits(
+        wrong.confidences_NE,
+        (wrong.answers_NE != wrong.answers_NE[:, -1:]).astype(np.float64),
+        costs,
+        max_risk=CONFIG.risk,
+        any_sure=True,
+    )
+    assert found is not None
+    assert found.kept == (True, False)
+    certified = certify(wrong, CONFIG, any_sure=True, kept=found.kept, costs=costs)
+    assert isinstance(certified, Certified)
+    assert (certified.thresholds[0] < 0.85, certified.thresholds[1]) == (True, OFF)
+    assert worst_risk(wrong, certified.thresholds) <= CONFIG.risk
+
+
+@pytest.mark.parametrize("kept", [(True, False), (False, True), (True, True)])
+def test_the_promise_to_a_router_holds_for_the_exits_that_are_kept(kept: tuple[bool, bool]) -> None:
+    world = scores(np.random.default_rng(98), 200_000)
+    broken, on = 0, 0
+    for seed in range(60):
+        found = certify(scores(np.random.default_rng(seed), 1000), CONFIG, any_sure=True, kept=kept)
+        on += isinstance(found, Certified)
+        assert all(limit == OFF for limit, keep in zip(found.thresholds, kept, strict=True) if not keep)
+        broken += worst_risk(world, found.thresholds) > CONFIG.risk
+    assert on > 40
+    assert broken <= 0.1 * 60
+
+
+def test_the_alarms_level_counts_the_exits_in_force_alone() -> None:
+    ring = scores(np.random.default_rng(0), 1000)
+    found = Certified(
+        thresholds=(0.6, OFF), level=0, delta=0.1, procedure="betting", num_frames=1000, empirical_risk=0, step=9
+    )
+    assert alarm_level(found, ring, CONFIG, any_sure=True) == CONFIG.risk, "exit 1 is wrong in a quarter, and off"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from littoral.core.calibration_ring import CalibrationRing, MemorySlots, RingFrame, Seen
+from littoral.core.calibration_ring import CalibrationRing, MemorySlots, RingFrame, Seen, Window
 
 
 def ring_of(count: int, *, capacity: int = 4) -> tuple[CalibrationRing, MemorySlots]:
@@ -54,3 +54,35 @@ def test_a_ring_without_pixels_says_so() -> None:
     assert not ring.runs_again
     with pytest.raises(ValueError, match="not kept"):
         ring.run_again(1, lambda many: [])
+
+
+def test_the_newest_frames_can_be_scored_alone() -> None:
+    ring, _ = ring_of(6)
+    assert [frame.frame_id for frame in ring.frames(2)] == [4, 5]
+    assert [frame.frame_id for frame in ring.frames(99)] == [2, 3, 4, 5]
+    assert list(ring.frames(0)) == []
+
+
+def test_a_ring_passes_on_its_frames_with_their_pixels_and_keeps_none() -> None:
+    (ring, pixels), (other, others) = ring_of(3), ring_of(2, capacity=8)
+    ring.pass_on(other)
+    assert [frame.frame_id for frame in other.frames()] == [0, 1, 0, 1, 2]
+    assert [others.read(slot) for slot in range(5)] == [b"\0", b"\1", b"\0", b"\1", b"\2"]
+    assert (len(ring), {pixels.read(slot) for slot in range(3)}) == (0, {b"\0"})
+
+
+def test_a_ring_goes_on_over_its_slots_with_a_bookmark() -> None:
+    slots = MemorySlots()
+    ring = CalibrationRing(4, (1,), slots=Window(slots, 8))
+    for number in range(6):
+        frame = RingFrame(frame_id=number, affine_version=1, day=number, shipped=0, features=np.zeros(1, np.float16))
+        ring.add(frame)
+    ring.remove_day(3)
+    again = CalibrationRing(4, (1,), slots=Window(slots, 8))
+    again.reopen(ring.bookmark())
+    assert [frame.frame_id for frame in again.frames()] == [2, 4, 5]
+    assert 4 in again
+    again.add(RingFrame(frame_id=9, affine_version=1, day=9, shipped=0, features=np.zeros(1, np.float16)))
+    assert [frame.frame_id for frame in again.frames()] == [4, 5, 9], "in the place of the oldest"
+    with pytest.raises(KeyError):
+        slots.read(0)

@@ -42,6 +42,23 @@ def test_an_exit_below_its_threshold_does_not_answer_however_dear_time_is() -> N
     assert made.route(at(1, math.nan)).action == "go-on"
 
 
+@pytest.mark.parametrize(
+    ("thresholds", "deadline_ms", "until"),
+    [
+        ((0.9, 0.9), 1e3, 1), ((OFF, 0.9), 1e3, 2), ((OFF, OFF), 1e3, 3),
+        ((OFF, OFF), sum(STEP_MS[:2]) + 2, 1),
+    ],
+    ids=["in-force", "first-off", "all-off", "hardly-any-time"],
+)  # fmt: skip
+def test_a_frame_runs_past_exits_that_are_off_while_there_is_time(
+    thresholds: tuple[float, float], deadline_ms: float, until: int
+) -> None:
+    """With little time it looks at each, for an answer in hand."""
+    made = router(replace(CONFIG, prices=Prices(ms=0.001), deadline_ms=deadline_ms))
+    decision = made.route(at(0, math.nan, thresholds=thresholds))
+    assert (decision.action, decision.until) == ("go-on", until)
+
+
 def test_before_anything_is_known_of_the_link_the_device_finishes_and_says_so() -> None:
     last = whole_frame(router(), (0.2, 0.1, 0.1))[-1]
     assert (last.action, last.reason, last.degraded) == ("finish", "link-stale", True)

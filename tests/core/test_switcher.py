@@ -148,3 +148,11 @@ def test_what_cannot_be_learned_from_is_refused() -> None:
     with pytest.raises(ValueError, match="finite"):
         switcher.observe(0, np.full(NUM_FEATURES, np.nan), device_right=True, cloud_right=True, propensity=1.0)
     assert switcher.gain(0, np.full(NUM_FEATURES, np.nan)) == 0.0
+
+
+def test_exits_that_were_not_asked_are_taken_to_agree_as_likely_as_the_answer_is_right() -> None:
+    sure, unsure = np.array([0.9, 0.06, 0.04]), np.array([0.4, 0.35, 0.25])
+    assert switch_features(sure, unasked=2)[3] == pytest.approx(0.9)
+    assert switch_features(unsure, unasked=2)[3] == pytest.approx(0.4)
+    assert switch_features(sure, [1], unasked=1)[3] == pytest.approx(0.45)
+    assert switch_features(sure)[3] == 0.5, "at the first exit there is nothing to agree with"

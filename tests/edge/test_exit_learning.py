@@ -387,7 +387,7 @@ def test_a_version_that_breaks_the_promise_does_not_serve_with_exits_and_the_fra
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(300, seed=3, noise=0.4)
-    control = ControlConfig(risk=0.1, ring_frames=60, min_calibration=40)
+    control = ControlConfig(ring_frames=80, min_calibration=70)
     bench = Bench(monkeypatch, world, replace(EXITS, control=control, personal=None), tmp_path)
     exits = bench.exits
     bench.show(range(300))
@@ -399,7 +399,7 @@ def test_a_version_that_breaks_the_promise_does_not_serve_with_exits_and_the_fra
     assert (exits.state, exits.policy.affine_version, len(exits.ring)) == ("checking", 9, kept)
     assert (exits.control.num_rechecks, exits.control.num_alarms) == (1, 0)
     bench.show(range(100))
-    assert (exits.state, len(exits.ring)) == ("checking", 60)
+    assert (exits.state, len(exits.ring)) == ("checking", 80)
     exits.prepare(FakeModel(world, version=10))()  # type: ignore[arg-type]
     assert exits.state == "serving", "a full ring is asked again with the next version"
 

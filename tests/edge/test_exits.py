@@ -186,7 +186,7 @@ def test_no_frame_leaves_under_a_version_that_the_policy_is_not_of(bundle: Bundl
         device._maintenance.model = Model(bundle, version=5)
         answer = device.infer(FRAMES[0])
         assert (answer.exit_index, answer.version) == (3, 5)
-        assert not runtime(device)._waiting, "nothing of it is kept either"
+        assert not runtime(device).queue, "nothing of it is kept either"
 
 
 def test_another_version_is_checked_anew_and_its_frames_leave_early_afterwards(bundle: Bundle) -> None:

@@ -23,6 +23,8 @@ MIXED = replace(CONFIG, prices=Prices(ms=0.002, byte=1e-5))
 """Some frames are worth the cloud's time, some are not."""
 NEVER_ASKS = replace(CONFIG, prices=Prices(ms=0.02, byte=1.0))
 FULL_MS = sum(SEGMENT_MS)
+UNREACHED = (1.5, 1.5)
+"""Exits that are asked, and never sure enough."""
 
 
 def answering(after_ms: float, label: int = 2) -> Any:
@@ -139,7 +141,44 @@ def test_no_frame_leaves_under_a_version_that_the_heads_are_not_of_and_nothing_i
     routed, _ = rig.infer(0)
     assert routed.found.exit_index == 3
     assert rig.exits.recent.get(1) is None
-    assert not rig.exits._waiting
+    assert not rig.exits.queue
+
+
+def test_exits_that_are_off_are_not_asked_and_the_answer_says_what_it_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = {}
+    for name, thresholds in (("off", (OFF, OFF)), ("asked", UNREACHED), ("second", (OFF, 0.0)), ("first", (0.0, 0.0))):
+        rig = Rig(monkeypatch, NEVER_ASKS, thresholds=thresholds)
+        tosses(rig, Purpose.NOTHING)
+        steps: list[int] = []
+        monkeypatch.setattr(rig.router, "ran", lambda step, ms, steps=steps: steps.append(step))
+        routed, took_ms = rig.infer(0)
+        shares[name] = routed.found.compute_share
+        assert steps == list(range(len(steps))), "each step is timed by itself"
+        if name == "off":
+            assert (took_ms, routed.found.exit_index, rig.exits.recent.get(1).num_seen) == (FULL_MS, 3, 0)  # type: ignore[union-attr]
+    assert shares == {"off": 1.0, "asked": 403 / 401, "second": 201 / 401, "first": 101 / 401}
+
+
+def test_with_little_time_exits_that_are_off_are_asked_after_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else there were no answer in hand when the time is up."""
+    rig = Rig(monkeypatch, replace(NEVER_ASKS, deadline_ms=11.0), thresholds=(OFF, OFF))
+    tosses(rig, Purpose.NOTHING)
+    routed, took_ms = rig.infer(0)
+    assert (routed.reason, routed.found.exit_index, took_ms < 11) == ("no-time", 0, True)
+
+
+def test_a_frame_that_the_coin_picked_asks_all_exits_behind_its_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rig = Rig(monkeypatch, NEVER_ASKS, thresholds=(OFF, OFF), state=tmp_path)
+    tosses(rig, Purpose.RING)
+    routed, took_ms = rig.infer(0)
+    assert (took_ms, routed.found.compute_share) == (FULL_MS, 1.0)
+    rig.infer(1)
+    rig.settle()
+    rig.exits.take()
+    kept = {frame.frame_id: frame for frame in rig.exits.ring.frames()}
+    np.testing.assert_allclose(kept[1].features, rig.world.features[:, 0].ravel(), atol=2e-2)
 
 
 # Behind the answer.
@@ -173,7 +212,7 @@ def test_only_one_ping_is_on_its_way_to_the_encoder_at_a_time(monkeypatch: pytes
     rig = Rig(monkeypatch, CONFIG, thresholds=(OFF, OFF), link_warm_ms=None)
     for number in range(3):
         rig.infer(number, behind=False)
-    assert len(rig.tasks) - len(rig.exits._waiting) <= 2
+    assert len(rig.tasks) - len(rig.exits.queue) <= 2
     rig.settle()
     assert len(rig.link.asked) == 1
 
@@ -413,7 +452,7 @@ def test_a_frame_of_the_world_before_a_recheck_does_not_come_into_the_new_ring(m
 def test_the_clouds_answer_teaches_the_heads_and_the_users_own_label_wins(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, user_first: bool
 ) -> None:
-    rig = Rig(monkeypatch, CONFIG, thresholds=(OFF, OFF), state=tmp_path)
+    rig = Rig(monkeypatch, CONFIG, thresholds=UNREACHED, state=tmp_path)
     tosses(rig, Purpose.NOTHING)
     rig.link.fate = answering(12.0, label=3)
     for number in range(8):
@@ -437,7 +476,7 @@ def test_the_clouds_answer_teaches_the_heads_and_the_users_own_label_wins(
 def test_a_late_answer_takes_the_place_of_the_networks_own_word(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    rig = Rig(monkeypatch, CONFIG, thresholds=(OFF, OFF), state=tmp_path)
+    rig = Rig(monkeypatch, CONFIG, thresholds=UNREACHED, state=tmp_path)
     tosses(rig, Purpose.NOTHING)
     rig.link.fate = answering(CONFIG.deadline_ms + 30, label=3)
     rig.infer(0, gap_ms=60)

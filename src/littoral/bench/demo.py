@@ -154,7 +154,7 @@ def closing_lines(document: dict[str, Any]) -> list[str]:
         f"{summary['versions_rejected']:.0f}.",
         "exit, finish: the device answered early, or after its whole network; offload: the cloud did. ms and bytes up "
         "are means of a frame (samples included); work is that of the device's own answers over the network without "
-        "exits: what frames that finish pay for the exits on their way is in it.",
+        "exits: what frames that finish pay for the exits on their way is in it, what runs behind answers is not.",
         f"Played: a link with a round trip of {config['round_trip_ms']:g} ms at {config['bits_per_second'] / 1e6:g} "
         "Mbit/s" + (f", and devices that sleep to be as slow as {pace / 1e6:g} GMAC/s." if pace is not None else "."),
     ]

@@ -12,10 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from littoral.bundle import Bundle
-from littoral.bundle.exits import exit_costs
-from littoral.bundle.route_tables import early_exits
-
 if TYPE_CHECKING:
     from littoral.bench.play import DeviceTrack
 
@@ -40,38 +36,16 @@ def shares(ways: Ways) -> dict[str, float]:
     return {name: 100 * float((given == way).mean()) if len(given) else 0.0 for way, name in enumerate(WAYS)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """What answers cost the device, in multiply-accumulates.
+def work_share(ways: Ways, compute: NDArray[np.float32]) -> float:
+    """The mean work for an answer of the device's own over that of the network without exits; 0 without any.
 
-    Attributes:
-        exit_macs: Of a frame that leaves at each early exit, the exits before it included.
-        finish_macs: Of one that is answered after the whole network, with all exits on its way.
-        plain_macs: Of the network without exits.
+    What an answer of the cloud's had cost the device by then is not in it, nor what runs behind answers to check exits.
+
+    Args:
+        compute: Of each frame, as its answer said (`littoral.edge.answer.Answer`).
     """
-
-    exit_macs: tuple[int, ...]
-    finish_macs: int
-    plain_macs: int
-
-    @classmethod
-    def of(cls, bundle: Bundle) -> Work:
-        """Of a bundle with exits."""
-        manifest = bundle.manifest
-        costs = exit_costs(early_exits(manifest), manifest.segment_macs)
-        so_far = np.cumsum(np.add(costs.segment_macs, costs.head_macs)).tolist()
-        return cls(exit_macs=tuple(so_far[:-1]), finish_macs=so_far[-1], plain_macs=costs.full_macs)
-
-    def share(self, ways: Ways, exits: NDArray[np.int8]) -> float:
-        """The mean work for an answer of the device's own over that of the network without exits; 0 without any.
-
-        Of frames that the cloud answered it is not known how far the device had come when it asked. What runs behind
-        answers, to check the exits, is not in it.
-        """
-        macs = np.full(len(ways), self.finish_macs, dtype=np.float64)
-        early, own = ways == EXIT, (ways == EXIT) | (ways == FINISH)
-        macs[early] = np.array(self.exit_macs, dtype=np.float64)[exits[early]]
-        return float(macs[own].mean()) / self.plain_macs if own.any() else 0.0
+    own = (ways == EXIT) | (ways == FINISH)
+    return float(compute[own].mean()) if own.any() else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

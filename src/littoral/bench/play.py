@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from littoral.bench.digits import DEVICE_MACS_PER_MS, MEASURE_BATCH, build_digits
 from littoral.bench.document import make_document
-from littoral.bench.mix import UNANSWERED, WAYS, Outage, Work, bytes_between, shares, way_of
+from littoral.bench.mix import UNANSWERED, WAYS, Outage, bytes_between, shares, way_of, work_share
 from littoral.bench.processes import CloudProcess, DeviceProcess
 from littoral.bench.split.link import LinkSpec, Relay
 from littoral.bench.streams.digits import DRIFT_PHASES, PHASES, Stream, drifting_stream
@@ -80,8 +80,8 @@ class DeviceTrack:
     """(frames, samples, bytes up, bytes down) at each status."""
     ways: NDArray[np.int8] = field(init=False)
     """Who answered each frame (`littoral.bench.mix.WAYS`)."""
-    exits: NDArray[np.int8] = field(init=False)
-    """At which exit, if the device did."""
+    compute: NDArray[np.float32] = field(init=False)
+    """The device's work for each, over that of the network without exits."""
     pictures: NDArray[np.bool_] = field(init=False)
     """Whether the cloud answered it from a picture."""
     latency_ms: NDArray[np.float32] = field(init=False)
@@ -90,7 +90,7 @@ class DeviceTrack:
     def __post_init__(self) -> None:
         count = len(self.answers)
         self.ways = np.full(count, UNANSWERED, dtype=np.int8)
-        self.exits, self.latency_ms = np.zeros(count, dtype=np.int8), np.zeros(count, dtype=np.float32)
+        self.compute, self.latency_ms = np.zeros(count, dtype=np.float32), np.zeros(count, dtype=np.float32)
         self.degraded, self.pictures = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
 
     def hear(self, line: dict[str, Any]) -> None:
@@ -98,7 +98,7 @@ class DeviceTrack:
         if line["type"] == "answer":
             at = line["frame_id"] - 1
             self.answers[at], self.versions[at] = line["label"], line["version"]
-            self.ways[at], self.exits[at] = way_of(line, self.num_early), line["exit_index"]
+            self.ways[at], self.compute[at] = way_of(line, self.num_early), line["compute_share"]
             self.latency_ms[at], self.degraded[at] = line["latency_ms"], line["degraded"]
             self.answered, self.pictures[at] = line["frame_id"], line.get("way") == PICTURE
         elif line["type"] == "status":
@@ -322,12 +322,11 @@ def _document(
         "littoral": np.concatenate([track.answers for track in tracks]),
         "teacher": np.concatenate(teacher),
     }
-    work = Work.of(bundle)
     rows: list[dict[str, Any]] = []
     for index, (name, _) in enumerate(PHASES):
         at = phase == index
         scores = {f"{who}_accuracy": round(accuracy(a[at], labels[at]), 2) for who, a in by_row.items()}
-        routed = _routed(tracks, work, index)
+        routed = _routed(tracks, index)
         rows.append({"seed": config.seed, "phase": name, "frames": int(at.sum()), **scores, **routed})
     drift = np.isin(phase, DRIFT_PHASES)
     back = phase == len(PHASES) - 1
@@ -347,7 +346,7 @@ def _document(
         "samples_queued": total["queued"],
         "samples_dropped": total["dropped"],
         "errors": sum(track.errors for track in tracks),
-        **_routed(tracks, work),
+        **_routed(tracks),
         "late": sum(int((track.latency_ms > config.deadline_ms).sum()) for track in tracks),
     }
     if outage is not None:
@@ -356,12 +355,12 @@ def _document(
     return make_document(table="demo", config=settings, seeds=[config.seed], rows=rows, summary=summary)
 
 
-def _routed(tracks: Sequence[DeviceTrack], work: Work, phase: int | None = None) -> dict[str, Any]:
+def _routed(tracks: Sequence[DeviceTrack], phase: int | None = None) -> dict[str, Any]:
     """Who answered the frames of a phase, or all of them, and what that cost."""
     masks = [np.full(len(t.ways), True) if phase is None else t.stream.phase == phase for t in tracks]
-    ways, exits, latency, degraded, pictures = (
+    ways, compute, latency, degraded, pictures = (
         np.concatenate([part[mask] for part, mask in zip(parts, masks, strict=True)])
-        for parts in zip(*((t.ways, t.exits, t.latency_ms, t.degraded, t.pictures) for t in tracks), strict=True)
+        for parts in zip(*((t.ways, t.compute, t.latency_ms, t.degraded, t.pictures) for t in tracks), strict=True)
     )
     spans = [np.flatnonzero(mask)[[0, -1]] for mask in masks]
     up = [bytes_between(t.history, int(span[0]), int(span[1]) + 1) for t, span in zip(tracks, spans, strict=True)]
@@ -372,7 +371,7 @@ def _routed(tracks: Sequence[DeviceTrack], work: Work, phase: int | None = None)
         "picture_share": round(100 * float(pictures[given].mean()), 2) if given.any() else 0.0,
         "latency_ms": round(float(latency[given].mean()), 3) if given.any() else 0.0,
         "uplink_bytes_per_frame": round(sum(up) / max(len(ways), 1), 1),
-        "work_share": round(100 * work.share(ways, exits), 2),
+        "work_share": round(100 * work_share(ways, compute), 2),
         "degraded": int(degraded.sum()),
         "unanswered": int((~given).sum()),
     }

@@ -117,7 +117,8 @@ def _mix_words(result: DemoResult) -> str:
     words = (
         f"Shares of the last {WINDOW} frames of each device. Where the world changes, the router trusts the device "
         "less and asks the cloud; as corrections come in, the device answers by itself again. Exits are off in a new "
-        "world until they are certified in it, which takes some hundreds of frames. For answers of its own a "
+        "world until they are certified in it, which takes some two hundred frames, and less in one that is known. For "
+        "answers of its own a "
         f"device did {summary['work_share']:.0f} % of the work of the network without exits; a frame that finishes "
         "pays for the exits on its way."
     )

@@ -54,6 +54,25 @@ class MemorySlots:
         return self._records[slot]
 
 
+class Window:
+    """A part of other slots: several rings lie in one file, one after another.
+
+    Args:
+        first: Of the other slots, the first that is this one's.
+    """
+
+    __slots__ = ("_first", "_slots")
+
+    def __init__(self, slots: Slots, first: int) -> None:
+        self._slots, self._first = slots, first
+
+    def write(self, slot: int, record: bytes) -> None:
+        self._slots.write(self._first + slot, record)
+
+    def read(self, slot: int) -> bytes:
+        return self._slots.read(self._first + slot)
+
+
 Seen = tuple[NDArray[np.float16], int]
 """A frame's features of all exits, side by side, and the network's answer."""
 
@@ -108,6 +127,15 @@ class RingScores:
     shipped_N: Indices
     labels_N: Indices
 
+    def with_those_of(self, other: RingScores) -> RingScores:
+        """These, and then the other's."""
+        return RingScores(
+            confidences_NE=np.concatenate([self.confidences_NE, other.confidences_NE]),
+            answers_NE=np.concatenate([self.answers_NE, other.answers_NE]),
+            shipped_N=np.concatenate([self.shipped_N, other.shipped_N]),
+            labels_N=np.concatenate([self.labels_N, other.labels_N]),
+        )
+
     def take(self, rows: Mask) -> RingScores:
         """Those of some frames."""
         return RingScores(
@@ -137,7 +165,6 @@ class CalibrationRing:
         self._slots: Slots = MemorySlots() if slots is None else slots
         self._pixels = pixels
         self._ids = np.full(capacity, _EMPTY, dtype=np.int64)
-        self._days = np.zeros(capacity, dtype=np.int32)
         self._next = 0
 
     def __len__(self) -> int:
@@ -163,7 +190,7 @@ class CalibrationRing:
         if self._pixels is not None:
             self._pixels.write(slot, pixels)
         self._slots.write(slot, frame.to_bytes())
-        self._ids[slot], self._days[slot] = frame.frame_id, frame.day
+        self._ids[slot] = frame.frame_id
         self._next = (slot + 1) % len(self._ids)
 
     def label(self, frame_id: int, label: int) -> bool:
@@ -181,15 +208,33 @@ class CalibrationRing:
 
     def remove_day(self, day: int) -> int:
         """Forget the frames of a day; how many they were."""
-        gone = np.flatnonzero((self._ids != _EMPTY) & (self._days == day))
-        self._drop(gone)
+        gone = [slot for slot in self._in_order() if RingFrame.from_bytes(self._slots.read(slot)).day == day]
+        self._drop(np.array(gone, dtype=np.intp))
         return len(gone)
 
-    def frames(self) -> Iterator[RingFrame]:
-        """All frames, the oldest first, one in memory at a time."""
-        for slot in (np.arange(len(self._ids)) + self._next) % len(self._ids):
-            if self._ids[slot] != _EMPTY:
-                yield RingFrame.from_bytes(self._slots.read(int(slot)))
+    def bookmark(self) -> bytes:
+        """Which slots hold frames and where the oldest is, in some tens of bytes: with the records, all of the ring."""
+        return self._next.to_bytes(4, "little") + np.packbits(self._ids != _EMPTY).tobytes()
+
+    def reopen(self, bookmark: bytes) -> None:
+        """Go on where a ring was, over the same slots, when it gave this."""
+        self._next = int.from_bytes(bookmark[:4], "little")
+        used = np.unpackbits(np.frombuffer(bookmark[4:], dtype=np.uint8), count=len(self._ids)).astype(np.bool_)
+        self._ids[:] = _EMPTY
+        for slot in np.flatnonzero(used).tolist():
+            self._ids[slot] = RingFrame.from_bytes(self._slots.read(slot)).frame_id
+
+    def frames(self, newest: int | None = None) -> Iterator[RingFrame]:
+        """All frames or the newest so many, the oldest first, one in memory at a time."""
+        for slot in self._in_order(newest):
+            yield RingFrame.from_bytes(self._slots.read(slot))
+
+    def pass_on(self, other: CalibrationRing) -> None:
+        """Move all frames to another ring, as its newest."""
+        for slot in self._in_order():
+            pixels = b"" if self._pixels is None else self._pixels.read(slot)
+            other.add(RingFrame.from_bytes(self._slots.read(slot)), pixels)
+        self.clear()
 
     def run_again(self, version: int, see: Callable[[list[bytes]], list[Seen | None]]) -> int:
         """Let another network see all frames again; what it makes of them replaces what was known. Labels stay.
@@ -214,14 +259,14 @@ class CalibrationRing:
                 self._slots.write(slot, again.to_bytes())
         return len(self)
 
-    def scores(self, policy: ExitPolicy) -> RingScores:
-        """What the heads of a policy say of these frames; only a few of them are in memory at a time."""
-        count, num_early = len(self), policy.num_early
+    def scores(self, policy: ExitPolicy, newest: int | None = None) -> RingScores:
+        """What the heads of a policy say of all frames, or the newest; only a few of them are in memory at a time."""
+        count, num_early = len(self) if newest is None else min(newest, len(self)), policy.num_early
         confidences = np.ones((count, num_early + 1))
         answers = np.zeros((count, num_early + 1), dtype=np.intp)
         shipped, labels = np.zeros(count, dtype=np.intp), np.zeros(count, dtype=np.intp)
         starts = np.cumsum([0, *self.sizes])
-        frames, first = self.frames(), 0
+        frames, first = self.frames(newest), 0
         while first < count:
             chunk = list(itertools.islice(frames, _CHUNK))
             rows = slice(first, first + len(chunk))
@@ -237,6 +282,12 @@ class CalibrationRing:
                     answers[rows, -1] = np.where(sure >= 0, said, shipped[rows])
             first += len(chunk)
         return RingScores(confidences_NE=confidences, answers_NE=answers, shipped_N=shipped, labels_N=labels)
+
+    def _in_order(self, newest: int | None = None) -> list[int]:
+        """The slots in use, the oldest frame's first."""
+        slots = (np.arange(len(self._ids)) + self._next) % len(self._ids)
+        used: list[int] = slots[self._ids[slots] != _EMPTY].tolist()
+        return used if newest is None else used[max(len(used) - newest, 0) :]
 
     def _place(self, frame_id: int) -> int | None:
         found = np.flatnonzero(self._ids == frame_id)

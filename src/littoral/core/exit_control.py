@@ -19,13 +19,13 @@ while the promise is kept, it ever rings with a probability of at most `alarm_de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
 
 from littoral.core.calibration_ring import NO_LABEL, RingScores
-from littoral.core.exit_choice import MOST_EXITS, kept_exits, path_of
+from littoral.core.exit_choice import MOST_EXITS, kept_exits, kept_only, worst_first
 from littoral.core.exit_policy import ExitPolicy
 from littoral.core.exits import (
     OFF,
@@ -43,15 +43,22 @@ from littoral.core.risk import (
     NotCertified,
     RiskAlarm,
     binomial_p_value,
+    errors_allowed,
     learn_then_test,
     shared_path,
 )
 
 _TOSS = 1 << 32
-_SELDOM = 8
-"""While checking, once a full ring did not do, two of so many frames go on to ring and heads: exits cost time too."""
+_SELDOM = 4
+"""While checking, once a full ring did not do, two of so many frames go on to ring and heads: exits cost time, and what
+is in the ring is not sent to the cloud."""
 _CHECKING_TURNS = 3
 """While checking, one of so many frames goes to the heads: a certificate waits for the ring, and exits are off."""
+RETURN_LOOKS = (32, 64)
+"""New frames on which the page of a world that seems to be back is tried, beside `ControlConfig.looks`."""
+LEAST_NEW = 8
+"""New frames without which no page is taken up: what was taken for a change of the world takes a batch or two."""
+_AGAINST = 0.1
 _BISECTIONS = 40
 _CHOICE_EVERY = 5
 """Of a full ring's frames, every so-manieth says which exits pay."""
@@ -188,12 +195,18 @@ class ExitControl:
         """Count a frame that came into the ring."""
         self.num_fresh += 1
 
-    def due(self) -> bool:
-        """Whether it is time to try to certify, while checking: at each of `looks`, later with each half new ring."""
+    def due(self, *, returns: bool = False) -> bool:
+        """Whether it is time to try to certify, while checking: at each of `looks`, later with each quarter of a new
+        ring.
+
+        Args:
+            returns: The world may be one that is known; then it is time sooner (`RETURN_LOOKS`).
+        """
         last = self._tried_at
         if self.num_fresh <= self.config.ring_frames:
-            return any(last < look <= self.num_fresh for look in self.config.looks)
-        return self.num_fresh >= last + max(self.config.ring_frames // 2, 1)
+            looks = (*RETURN_LOOKS, *self.config.looks) if returns else self.config.looks
+            return any(last < look <= self.num_fresh for look in looks)
+        return self.num_fresh >= last + max(self.config.ring_frames // 4, 1)
 
     def tried(self) -> None:
         """A certificate was tried with the ring as it is."""
@@ -210,18 +223,16 @@ class ExitControl:
         else:
             self.alarm.level = alarm_level(found, scores, self.config, any_sure=any_sure)
 
-    def recheck(self, kept: int = 0) -> bool:
-        """Back to checking; True where that is so, and the caller empties the ring and puts `ExitPolicy.off` in force.
+    def recheck(self) -> bool:
+        """Back to checking; True where that is so, and the caller puts `ExitPolicy.off` in force. It empties the ring
+        unless the world is the same.
 
         False with the re-check switched off: all stays as it is.
-
-        Args:
-            kept: So many frames stay in the ring, the world being the same; they did not do.
         """
         if not self.config.recheck:
             return False
         self.num_rechecks += 1
-        self.num_fresh = self._tried_at = kept
+        self.num_fresh = self._tried_at = 0
         self.alarm = None
         return True
 
@@ -242,25 +253,6 @@ def early_loss(
         if confidence >= each.threshold
     ]
     return (True, max(sure) if any_sure else sure[0]) if sure else (False, 0.0)
-
-
-def worst_first(confidences_NE: Float64s, losses_NE: Float64s) -> tuple[Float64s, Float64s]:
-    """The early exits of each frame in the order of their losses, the largest first, for whoever may leave at any exit
-    that is sure, or at none.
-
-    With one threshold for all exits, the first that is sure is then the worst of those that are, and nothing is worse
-    than that: whichever of them is chosen, by whatever rule, the loss is not larger. An exit's loss counts as at least
-    that of the end, which may be chosen too. Raising thresholds can only lower it.
-
-    Returns:
-        Confidences and losses, the last column the end's.
-    """
-    early_NE = np.maximum(losses_NE[:, :-1], losses_NE[:, -1:])
-    order = np.argsort(-early_NE, axis=1, kind="stable")
-    confidences, losses = confidences_NE.copy(), losses_NE.copy()
-    confidences[:, :-1] = np.take_along_axis(confidences_NE[:, :-1], order, axis=1)
-    losses[:, :-1] = np.take_along_axis(early_NE, order, axis=1)
-    return confidences, losses
 
 
 def disagreements(scores: RingScores, *, any_sure: bool) -> tuple[Float64s, Float64s]:
@@ -289,20 +281,25 @@ def certify(
         costs: Of the early exits and the end. With a full ring exits that do not pay are left out, as a fifth of its
             frames says, which then certify nothing. Where leaving early would save nothing, all exits stay off.
         kept: The early exits to use, where other frames than the ring's have said which pay; all of the ring certifies.
-        any_sure: For thresholds that a router may obey or not: `worst_first`. A router itself leaves out what does not
-            pay, so all exits are kept.
+        any_sure: For thresholds that a router may obey or not: `worst_first` of the exits that are kept.
     """
     path = shared_path(scores.confidences_NE.shape[1])
     count, delta = len(scores.shipped_N), config.delta * share_of_delta
     if count < config.min_calibration:
         return _none(path, f"{count} frames are in the ring, {config.min_calibration} are needed")
-    if kept is not None:
-        path = path_of(kept)
-    elif costs is not None and not any_sure and count >= config.ring_frames and path.shape[1] <= MOST_EXITS:
+    if (
+        kept is None
+        and costs is not None
+        and not any_sure
+        and count >= config.ring_frames
+        and path.shape[1] <= MOST_EXITS
+    ):
         chosen = np.arange(count) % _CHOICE_EVERY == 0
         confidences, losses = scores.confidences_NE[chosen], disagreement_losses(scores.answers_NE[chosen])
-        path = path_of(kept_exits(confidences, losses, costs, max_risk=config.risk))
+        kept = kept_exits(confidences, losses, costs, max_risk=config.risk)
         scores = scores.take(~chosen)
+    if kept is not None:
+        scores = replace(scores, confidences_NE=kept_only(scores.confidences_NE, kept))
     labelled = scores.labels_N != NO_LABEL
     found: Certified | NotCertified | None = None
     if int(labelled.sum()) >= config.min_labelled:
@@ -313,11 +310,20 @@ def certify(
         found = learn_then_test(path, confidences, losses, level=config.risk, delta=delta, test="binomial")
     if isinstance(found, Certified) and all(threshold == OFF for threshold in found.thresholds):
         return _none(path, f"no threshold keeps a risk of {config.risk} with delta {delta:g} on {count} frames")
+    if isinstance(found, Certified) and kept is not None:
+        on = zip(found.thresholds, kept, strict=True)
+        found = replace(found, thresholds=tuple(limit if keep else OFF for limit, keep in on))
     if isinstance(found, Certified) and costs is not None:
         leaving = exit_indices(scores.confidences_NE, found.thresholds)
         if compute_share(leaving, costs, found.thresholds) >= 1:
             return _none(path, "leaving early would save nothing")
     return found
+
+
+def losses_allowed(num_frames: int, config: ControlConfig, share_of_delta: float = 1.0) -> float:
+    """The share of lost answers with which `certify` still promises agreement, on so many frames."""
+    allowed = errors_allowed(num_frames, config.risk, config.delta * share_of_delta) if num_frames else None
+    return (allowed or 0) / max(num_frames, 1)
 
 
 def alarm_level(found: Certified, scores: RingScores, config: ControlConfig, *, any_sure: bool = False) -> float:
@@ -327,10 +333,36 @@ def alarm_level(found: Certified, scores: RingScores, config: ControlConfig, *, 
     """
     if found.procedure.endswith("binomial"):
         return config.risk
-    confidences, losses = disagreements(scores, any_sure=any_sure)
-    leaving = exit_indices(confidences, found.thresholds)
-    errors = int(losses[np.arange(len(leaving)), leaving].sum())
-    return max(config.risk, risk_at_most(errors, len(leaving), config.alarm_delta))
+    lost = losses_of(found.thresholds, scores, any_sure=any_sure)
+    return max(config.risk, risk_at_most(int(lost.sum()), len(lost), config.alarm_delta))
+
+
+def speaks_against(
+    found: Certified, new: RingScores, level: float, *, costs: ExitCosts, any_sure: bool = False
+) -> bool:
+    """Whether new frames say that a page is hardly of their world: they lose too many answers under thresholds that are
+    certified with both, or would leave so seldom that nothing is saved.
+
+    Args:
+        new: The certificate counts these frames with those of the page; here they speak alone.
+        level: As `alarm_level` has it.
+    """
+    leaving = exit_indices(new.confidences_NE, found.thresholds)
+    if compute_share(leaving, costs, found.thresholds) >= 1:
+        return True
+    lost = losses_of(found.thresholds, new, any_sure=any_sure)
+    count, errors = len(lost), int(lost.sum())
+    return errors > 0 and binomial_p_value(count - errors, count, 1 - level) <= _AGAINST
+
+
+def losses_of(thresholds: Sequence[float], scores: RingScores, *, any_sure: bool = False) -> Float64s:
+    """Of each frame: 1 where an early answer that these thresholds allow is not the full depth's, else 0."""
+    kept = [limit != OFF for limit in thresholds]
+    of_kept = replace(scores, confidences_NE=kept_only(scores.confidences_NE, kept))
+    confidences, losses = disagreements(of_kept, any_sure=any_sure)
+    leaving = exit_indices(confidences, (min(thresholds),) * len(kept))
+    lost: Float64s = losses[np.arange(len(leaving)), leaving]
+    return lost
 
 
 def risk_at_most(errors: int, num_frames: int, delta: float) -> float:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from littoral.core.arrays import FloatArray
 from littoral.core.calibration_ring import as_half
-from littoral.core.exits import Float64s
+from littoral.core.exits import Float64s, Indices, fit_temperature
 from littoral.core.heads import LinearHead, SourceMoments
 
 _LEAST_SPREAD = 1e-4
@@ -105,3 +105,20 @@ def levelled(
     weights = head.weights_KD.astype(np.float64)
     bias = head.bias_K + weights @ (wanted_mean - stretch * mean)
     return LinearHead(weights_KD=(weights * stretch).astype(np.float32), bias_K=bias.astype(np.float32))
+
+
+def cooled(logits_NK: NDArray[np.floating], answers_N: Indices, temperature: float) -> float:
+    """The temperature of an exit in another world, where it may be as sure as at the source and wrong more often.
+
+    One threshold is for all exits. An exit that is sure of nearly all frames, some of them wrongly, would keep it above
+    what any frame reaches.
+
+    Args:
+        logits_NK: Of the exit, on frames that certify nothing.
+        answers_N: What the whole network says of them.
+        temperature: As shipped, for frames like the source's; it is never lowered: that these few show no error does
+            not say that there are none.
+    """
+    if not np.isfinite(logits_NK).all() or not len(logits_NK):
+        return temperature
+    return max(temperature, fit_temperature(logits_NK, answers_N))

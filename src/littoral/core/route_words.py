@@ -161,6 +161,8 @@ class Decision:
         is_ping: Whether that is a ping. Its frames are not drawn at random: the switcher learns nothing of them.
         propensity: The chance that this frame had of being asked for; None where it was not, or as a ping.
         degraded: The cloud would have been asked, and could not be; or there was no time for the right answer.
+        until: Of ``go-on``: the point to run to. At those before it the exits are off, and looking costs time; None:
+            the next one.
         gain: By how much an offload was thought to make a right answer likelier; None at point 0.
     """
 
@@ -173,6 +175,7 @@ class Decision:
     is_ping: bool = False
     propensity: float | None = None
     degraded: bool = False
+    until: int | None = None
     gain: float | None = None
 
 

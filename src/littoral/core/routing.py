@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from littoral.core.caution import CALM, Stance
-from littoral.core.exits import leaves
+from littoral.core.exits import OFF, leaves
 from littoral.core.hedge import hedge_after_ms
 from littoral.core.route_known import RouteKnown, WaysView
 from littoral.core.route_link import LinkLatch, LinkTrouble, StickyChoice
@@ -164,6 +164,7 @@ class Router:
             return Decision(
                 action="go-on",
                 reason="asked" if moment.asked else "unsure" if point and not may_answer else "worth-going-on",
+                until=self._stop(moment, remaining_ms),
                 gain=gain,
             )
         if point > 0:
@@ -223,6 +224,17 @@ class Router:
             propensity=1.0,
             gain=gain,
         )
+
+    def _stop(self, moment: Moment, remaining_ms: float) -> int:
+        """The next point with an exit in force, or the end; the next of all where it may be too late for more."""
+        rest_ms, points = 0.0, self.curves.num_points
+        for step in range(moment.point, points):
+            rest_ms += self.known.step_high_ms[step]
+            if rest_ms > remaining_ms:
+                break
+            if step + 1 == points or moment.thresholds[step] != OFF:
+                return step + 1
+        return moment.point + 1
 
     # -- its parts -----------------------------------------------------------------------------------------------------
 

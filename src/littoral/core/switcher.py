@@ -36,18 +36,20 @@ _HEADER = struct.Struct("<6sH32sHIIII")
 _NEWTON_STEPS, _TOLERANCE = 30, 1e-9
 
 
-def switch_features(probabilities_K: Float64s, answers: Sequence[int] = ()) -> Float64s:
+def switch_features(probabilities_K: Float64s, answers: Sequence[int] = (), *, unasked: int = 0) -> Float64s:
     """What the switcher looks at: ``(F,)``, finite.
 
     Args:
         probabilities_K: Of the exit at this point (the deepest, where the whole network has run).
         answers: The labels that earlier exits gave for this frame.
+        unasked: So many more earlier exits were not asked. Each is taken to agree as likely as this answer is right.
     """
     two = np.partition(probabilities_K, -2)[-2:]
     top = float(two[1])
     entropy = -float(sum(p * math.log(p) for p in probabilities_K.tolist() if p > 0)) / math.log(len(probabilities_K))
     label = int(probabilities_K.argmax())
-    agreement = sum(answer == label for answer in answers) / len(answers) if answers else 0.5
+    agree, count = sum(answer == label for answer in answers) + unasked * top, len(answers) + unasked
+    agreement = agree / count if count else 0.5
     return np.array([log_odds(top), top - float(two[0]), entropy, agreement])
 
 

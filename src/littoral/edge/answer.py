@@ -41,6 +41,9 @@ class Answer(NamedTuple):
     or the cloud in its place, so 0 for a device without exits."""
     way: str = ""
     """By which way the cloud answered: ``split``, or ``picture`` of the whole frame; "" where the device did."""
+    compute_share: float = 1.0
+    """Multiply-accumulates of the device for this answer, over those of the network without exits. What runs behind the
+    answer is not in it, nor are an encoder's. Known of a device with exits."""
 
     @property
     def probabilities(self) -> FloatArray:
@@ -58,3 +61,5 @@ class Found(NamedTuple):
     exit_index: int
     network_entropy: float | None
     """Of the shipped network's own answer; None where it did not come so far."""
+    compute_share: float = 1.0
+    """As `Answer`'s."""

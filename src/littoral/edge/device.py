@@ -165,8 +165,7 @@ class Device:
         started = time.perf_counter_ns()
         if not isinstance(frame, np.ndarray) or frame.shape != self._shape or frame.dtype != _UINT8:
             raise self._frame_error(frame)
-        maintenance = self._maintenance
-        model = maintenance.model
+        model = (maintenance := self._maintenance).model
         if self._otherwise is not None:
             return self._otherwise(model, frame, started)
         logits: FloatArray = model.run(frame[None])[0]
@@ -261,7 +260,7 @@ class Device:
 
     def _saw(self, maintenance: Maintenance, model: Model, frame: Frame, found: Found, own: Found) -> None:
         """Hand over what an answer tells; and the frame, if it is worth it by what the device made of it itself."""
-        logits, label, _, entropy, _, network_entropy = found
+        logits, label, _, entropy, _, network_entropy, _ = found
         if entropy != entropy:
             raise self._not_finite(model, logits)
         if network_entropy is None:
@@ -297,6 +296,7 @@ class Device:
             reason,
             found.exit_index,
             way,
+            found.compute_share,
         )
 
     def feedback(self, frame_id: int, label: int) -> bool:

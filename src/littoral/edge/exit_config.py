@@ -34,8 +34,9 @@ class ExitConfig:
     """Learning begins when so many frames wait for it, on the disk."""
     ring_pixels_bytes: int = 64 * 1024 * 1024
     """Of the disk, for the pixels of the frames that calibrate. With them a new affine version in the same world is
-    certified before it serves, and frames go on leaving early. If the ring would take more, or without a state folder,
-    none are kept and each version is checked on new frames. A frame that calibrates is never sent to the cloud then."""
+    certified before it serves, and frames go on leaving early; and a world that is back is certified on few new frames,
+    where there is room for several worlds. If the ring would take more, or without a state folder, none are kept and
+    each version is checked on new frames. A frame that calibrates is never sent to the cloud then."""
     learning_share: float = 0.1
     """Of the time of one core, at most this goes into learning; frames that come meanwhile and find no room are not
     learned from."""

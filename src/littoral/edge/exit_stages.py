@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,7 +66,8 @@ class ExitStages:
             )
             for i, spec in enumerate(specs)
         ]
-        self.costs = _early_costs(heads.costs, num_early=sum(not spec.is_deep for spec in specs))
+        self.costs = costs = _early_costs(heads.costs, num_early=sum(not spec.is_deep for spec in specs))
+        self._work = [0, *np.cumsum(costs.segment_macs).tolist()[:-1], costs.full_macs]
         self._probe_frames = bundle.probe[0]
         self._end = len(bundle.manifest.segments)
 
@@ -80,6 +81,21 @@ class ExitStages:
             for each in self.all
         ]
         return FramePath(model.for_one_frame(), stems, model, features[0])
+
+    @property
+    def stem_shares(self) -> tuple[float, ...]:
+        """Of the work up to each early exit from the one before: how much is the exit's own."""
+        pairs = zip(self.costs.segment_macs[:-1], self.costs.head_macs[:-1], strict=True)
+        return tuple(head / max(segment + head, 1) for segment, head in pairs)
+
+    def work(self, point: int, asked: Iterable[int]) -> float:
+        """What a frame has cost that came to a point, over the network without exits.
+
+        Args:
+            point: 1 is the first early exit; the last, or -1, is the end.
+            asked: The early exits whose stem and head have run.
+        """
+        return float(self._work[point] + sum(self.costs.head_macs[i] for i in asked)) / self.costs.full_macs
 
     @property
     def frame_bytes(self) -> int:

@@ -17,7 +17,7 @@ from littoral.core.exit_policy import ExitPolicy, ServedExit
 from littoral.core.head_levels import SourceLevels
 from littoral.core.head_memory import FeatureMap, fit_feature_map
 from littoral.edge.awaited_labels import AwaitedLabels
-from littoral.edge.exit_calibration import LESSONS, RingSlots
+from littoral.edge.exit_calibration import LESSONS, PageSlots, RingSlots
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exit_files import ExitFolder, PendingFrames, SlotFile
 from littoral.edge.exit_stages import ExitStages
@@ -30,15 +30,19 @@ from littoral.errors import LittoralError, StorageError
 log = logging.getLogger("littoral.edge.exits")
 
 
+MOST_PAGES = 4
+"""Worlds whose calibration frames are kept, the one at hand among them."""
+
+
 class Kept(NamedTuple):
     """None where the disk does not take it, or nothing is to be learned.
 
     Attributes:
-        rings: Of the frames that calibrate, and of the lessons.
+        slots: Of the frames that calibrate, and of the lessons, in one world or several.
         awaited: Frames whose samples the teacher has not answered; there with `pending`.
     """
 
-    rings: tuple[RingSlots, RingSlots] = (RingSlots(), RingSlots())
+    slots: PageSlots = PageSlots()
     pending: PendingFrames | None = None
     personal: PersonalHeads | None = None
     awaited: AwaitedLabels | None = None
@@ -60,7 +64,7 @@ class Kept(NamedTuple):
 
     def close(self) -> None:
         """Close the files; what waits in them is gone."""
-        for file in (*self.rings[0], *self.rings[1], self.pending):
+        for file in (*self.slots.ring, *self.slots.lessons, self.pending):
             if isinstance(file, SlotFile | PendingFrames):
                 file.close()
 
@@ -81,12 +85,14 @@ def open_kept(
     folder = state_dir / "exits"
     try:
         record_bytes = RingFrame.record_bytes(parts.num_features)
+        page_bytes = (config.control.ring_frames + LESSONS) * parts.frame_bytes
+        num_pages = min(config.ring_pixels_bytes // max(page_bytes, 1), MOST_PAGES)
         ring = RingSlots(SlotFile(folder / "ring.slots", record_bytes))
-        kept = Kept((ring, RingSlots()))
-        if (config.control.ring_frames + LESSONS) * parts.frame_bytes <= config.ring_pixels_bytes:
-            slots = [SlotFile(folder / name, parts.frame_bytes) for name in ("ring.frames", "lessons.frames")]
-            lessons = RingSlots(SlotFile(folder / "lessons.slots", record_bytes), slots[1])
-            kept = Kept((ring._replace(pixels=slots[0]), lessons))
+        kept = Kept(PageSlots(ring))
+        if num_pages:
+            pixels = [SlotFile(folder / name, parts.frame_bytes) for name in ("ring.frames", "lessons.frames")]
+            lessons = RingSlots(SlotFile(folder / "lessons.slots", record_bytes), pixels[1])
+            kept = Kept(PageSlots(ring._replace(pixels=pixels[0]), lessons, num_pages))
         if config.personal is None:
             return kept
         pending = PendingFrames(

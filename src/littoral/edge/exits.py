@@ -10,11 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +31,7 @@ from littoral.edge.answer import Found
 from littoral.edge.exit_calibration import Calibration
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exit_files import PendingFrames
+from littoral.edge.exit_queue import ExitQueue, Handed
 from littoral.edge.exit_stages import ExitStages
 from littoral.edge.exit_state import open_kept, policy_of, take_heads_along
 from littoral.edge.recent import RecentFrames, SeenFrame
@@ -39,20 +39,6 @@ from littoral.edge.session import Model, SessionConfig
 from littoral.edge.versions import Files
 
 log = logging.getLogger("littoral.edge.exits")
-
-_MOST_WAITING = 48
-"""Frames between the two threads: more would be overwritten before they are taken."""
-_AT_A_TIME = 16
-"""Frames after which the background thread is woken: the two share Python's lock, so each time costs an answer time."""
-
-
-class _Handed(NamedTuple):
-    frame_id: int
-    purpose: Purpose
-    stands_for: float
-    pixels: bytes
-    seen: SeenFrame | None
-    """None: it is among the newest frames."""
 
 
 class ExitRuntime:
@@ -95,14 +81,15 @@ class ExitRuntime:
         self.recent = RecentFrames(parts.sizes, parts.num_classes)
         self.frames_by_exit = [0] * (len(specs) + 1)
         self._num_classes, self._routed = parts.num_classes, routed
-        self._waiting, self._later = deque[_Handed](), later
-        self._told = self._alarmed = False
-        self._first_waiting, self._not_before_s = 0, 0.0
+        self.queue, self._later = ExitQueue(self.take, later), later
+        self._alarmed, self._not_before_s = False, 0.0
+        self._here: FloatArray | None = None  # the fingerprint of the world at hand, in the background thread
+        self._seems_back = False
         self._swap = threading.Lock()  # taken to put a policy in force, by the thread that answers only in an alarm
         levels = [SourceLevels.of(moments) for moments in heads.moments]  # all exits' lie in memory, once
         self.kept = kept = open_kept(state_dir, config, heads, levels, parts, model, files)
         self._pending, self._personal = kept.pending, kept.personal
-        self.calibration = Calibration(config.control, parts, levels, model=model, rings=kept.rings, any_sure=routed)
+        self.calibration = Calibration(config.control, parts, levels, model=model, slots=kept.slots, any_sure=routed)
         self.calibrates = False  # the newest frame is one of those that calibrate: nothing may be fitted to it
         policy = self._policy(model.version)
         start = self.shipped.thresholds[: policy.num_early]
@@ -125,20 +112,23 @@ class ExitRuntime:
         purpose = control.purpose(checking=checking)  # before anything is looked at
         picked = fits and purpose is not Purpose.NOTHING
         self.calibrates = purpose is Purpose.RING and self.calibration.runs_again
-        runs_on = checking or picked or not fits
-        self.begins(frame_id)
+        later = picked and checking and self.calibrates  # it is run again before it certifies anything
+        runs_on, asks = checking or picked or not fits, picked and not later
+        self.queue.begins(frame_id)
         recent.begin(frame_id)
         value: Any = frame[None]
         position = num_seen = 0
         shadow: list[Spoken] = []
+        asked: list[int] = []
         pooled: FloatArray | None = None
         for i, (stage, each) in enumerate(zip(self.stages, policy.exits, strict=True)):
             value = path.through(position, stage.after, value)
             position = stage.after
-            if not fits or (not stage.is_deep and not picked and (runs_on or each.threshold == OFF)):
+            if not fits or (not stage.is_deep and not asks and (runs_on or each.threshold == OFF)):
                 continue
             pooled = path.pooled(i, value)
             num_seen += num_seen == i
+            asked += [] if stage.is_deep else [i]
             if stage.is_deep or (runs_on and checking):
                 continue
             spoken = each.answer(pooled)
@@ -148,31 +138,28 @@ class ExitRuntime:
                 recent.put(frame_id, num_seen, path.features)
                 recent.end(frame_id, model.version, num_seen, None)
                 self.frames_by_exit[i] += 1
-                return Found(spoken.logits_K, spoken.label, spoken.confidence, spoken.entropy_nats, i, None)
+                share = self.parts.work(i + 1, asked)
+                return Found(spoken.logits_K, spoken.label, spoken.confidence, spoken.entropy_nats, i, None, share)
         logits: FloatArray = path.through(position, self._end, value)[0].copy()  # the caller may keep it
         label, confidence, entropy = judge_one(logits)
-        found = Found(logits, label, confidence, entropy, len(self.stages), entropy)
+        share = self.parts.work(-1, asked)
+        found = Found(logits, label, confidence, entropy, len(self.stages), entropy, share)
         if entropy != entropy:
             return found
         if fits and policy.deep is not None and pooled is not None:
             own = policy.deep.answer(pooled)
             if own.entropy_nats == own.entropy_nats:
                 end = len(self.stages) - 1
-                found = Found(own.logits_K, own.label, own.confidence, own.entropy_nats, end, entropy)
+                found = Found(own.logits_K, own.label, own.confidence, own.entropy_nats, end, entropy, share)
         self.frames_by_exit[found.exit_index] += 1
         recent.put(frame_id, num_seen, path.features)
         recent.end(frame_id, model.version, num_seen, logits)
-        if num_seen == len(self.stages) and (picked or not checking):
+        if later or (num_seen == len(self.stages) and (picked or not checking)):
             said, sure = [each.label for each in shadow], [each.confidence for each in shadow]
             leaves, loss = early_loss(said, sure, policy, found.label) if shadow else (False, None)
             pixels = self.calibration.pixels_for(purpose, frame)
             self.hand_over(policy, frame_id, purpose, leaves=leaves, loss=loss, pixels=pixels)
         return found
-
-    def begins(self, frame_id: int) -> None:
-        """A frame comes: wake the background thread where frames have waited for it long enough."""
-        if self._first_waiting and frame_id - self._first_waiting >= _AT_A_TIME:
-            self._wake()
 
     def hand_over(
         self,
@@ -200,18 +187,8 @@ class ExitRuntime:
             return
         if not pixels and purpose is not Purpose.RING and (self._pending is None or self._pending.is_full):
             return
-        if len(self._waiting) < _MOST_WAITING:
-            stands_for = self.control.stands_for(purpose, leaves_early=leaves, checking=checking)
-            self._waiting.append(_Handed(frame_id, purpose, stands_for, pixels, seen))
-            self._first_waiting = self._first_waiting or frame_id
-            if len(self._waiting) >= _AT_A_TIME:
-                self._wake()
-
-    def _wake(self) -> None:
-        self._first_waiting = 0
-        if not self._told:
-            self._told = True
-            self._later(self.take)
+        stands_for = self.control.stands_for(purpose, leaves_early=leaves, checking=checking)
+        self.queue.put(Handed(frame_id, purpose, stands_for, pixels, seen))
 
     def _alarm(self, policy: ExitPolicy) -> None:
         """Exits are off from the next frame on."""
@@ -246,26 +223,46 @@ class ExitRuntime:
         """What the user says of one of the newest frames; False where it is none of these."""
         if not 0 <= label < self._num_classes:
             raise ValueError(f"the label is {label}, expected 0 to {self._num_classes - 1}")
-        frame = self.recent.get(frame_id)
-        if frame is None:
+        if (frame := self.recent.get(frame_id)) is None:
             return False
         self._later(lambda: self._label(frame.with_label(label)))
         return True
 
     # -- in the background thread --------------------------------------------------------------------------------------
 
-    def recheck(self, why: str) -> None:
-        """Find out anew whether frames may leave early: exits off, the ring empty."""
+    def recheck(self, why: str, of: FloatArray | None = None) -> None:
+        """Find out anew whether frames may leave early: exits off, the ring empty.
+
+        Args:
+            of: The fingerprint of a world that was left, for the day when it is back; None: what is in the ring is
+                worth nothing any more.
+        """
         if not self.control.recheck():
             self._alarmed = False
             return
         log.info("exits are checked anew: %s", why)
-        self._waiting.clear()
-        self.calibration.clear()
+        self.queue.clear()
+        self.calibration.leave(of)
         with self._swap:
             self._alarmed, self.policy = False, self._policy(self.policy.affine_version)
 
-    def prepare(self, new: Model, *, same_world: bool = True) -> Callable[[], None]:
+    def world_changed(self, of: FloatArray | None = None) -> None:
+        """The world is another one, and which is not known yet.
+
+        Args:
+            of: The fingerprint of the one that was left; by default what `world_is` told last.
+        """
+        left, self._here = self._here if of is None else of, None
+        self.recheck("the world changed", left)
+
+    def world_is(self, fingerprint: FloatArray) -> None:
+        """The fingerprint of the world at hand. If it seemed to change and is the one of before, nothing is lost."""
+        is_new, self._here = self._here is None, fingerprint
+        self._seems_back = is_new and self.policy.checking and self.calibration.worlds.left_last is not None
+        if self._seems_back:
+            self._later(self.take)
+
+    def prepare(self, new: Model, *, same_world: bool = True, left: FloatArray | None = None) -> Callable[[], None]:
         """Another network is about to serve; what comes back is to be called once it does.
 
         Where its affine version is another, heads follow, and the ring's frames are run through it to say which
@@ -273,6 +270,7 @@ class ExitRuntime:
 
         Args:
             same_world: The ring's frames are like those to come.
+            left: Else the fingerprint of the world that they are of.
         """
         calibration, old = self.calibration, self.calibration.model
         calibration.model = new
@@ -286,7 +284,7 @@ class ExitRuntime:
             with self._swap:
                 self.policy = policy.off() if self._alarmed else policy
             if not stays:
-                self.recheck(f"version {new.version}")
+                self.recheck(f"version {new.version}", left)
 
         return put_in_force
 
@@ -313,15 +311,17 @@ class ExitRuntime:
     def take(self) -> None:
         """Take what the thread that answers has handed over; certify and learn when it is time."""
         self._drain()
-        self._told = False
-        if self.policy.checking and self.control.due():
+        back, self._seems_back = self._seems_back, False
+        if back and self.policy.checking:
+            self._try(at_once=True)
+        if self.policy.checking and self.control.due(returns=self.calibration.knows(self._here)):
+            self.control.tried()
             self._try()
         if self._pending is not None and self._pending.is_full and time.monotonic() >= self._not_before_s:
             self._learn(self._pending)
 
     def _drain(self) -> None:
-        while self._waiting:
-            handed = self._waiting.popleft()
+        for handed in self.queue.drain():
             frame = self.recent.get(handed.frame_id) if handed.seen is None else handed.seen
             if frame is None or frame.logits_K is None or not np.isfinite(frame.features).all():
                 continue
@@ -347,18 +347,19 @@ class ExitRuntime:
     def _label(self, frame: SeenFrame) -> None:
         self.teach(frame)
 
-    def _try(self) -> None:
+    def _try(self, *, at_once: bool = False) -> None:
         """Put thresholds in force if they can be certified."""
-        self.control.tried()
-        policy, looks = self._policy(self.policy.affine_version), len(self.config.control.looks)
-        policy, found, scores = self.calibration.certify(policy, share_of_delta=1 / looks)
-        if isinstance(found, Certified):
-            self.control.enter_serving(found, scores, any_sure=self._routed)
-            self._publish(policy.serving(found.thresholds))
-            self.on_world(False)
-            log.info("exits are in force: %s, risk %.4f, %d", found.procedure, found.empirical_risk, found.num_frames)
-        else:
+        policy = self._policy(self.policy.affine_version)
+        tried = self.calibration.attempt(policy, self.control.num_fresh, self._here, at_once=at_once)
+        if tried is None:
+            return
+        if not isinstance(found := tried.found, Certified):
             log.info("exits stay off: %s", found.why)
+            return
+        self.control.enter_serving(found, tried.scores, any_sure=self._routed)
+        self._publish(tried.serving)
+        self.on_world(False)
+        log.info("exits are in force: %s, risk %.4f, %d", found.procedure, found.empirical_risk, found.num_frames)
 
     def _learn(self, pending: PendingFrames) -> None:
         assert self._personal is not None

@@ -115,6 +115,7 @@ class Maintenance:
         self._labels: list[int] = []
         self._filled = self._seen = 0
         self._entropy_sum, self._entropy_count = 0.0, 0
+        self._left: FloatArray | None = None
         self._measuring = self._looking = False  # looking: what comes into service is for another world
 
     @property
@@ -188,6 +189,7 @@ class Maintenance:
         self.exits = ExitRuntime(
             self.bundle, config, model=model, session=session, state_dir=folder, later=later, routed=routed
         )
+        self.exits.calibration.is_near = self.scenes.are_near
         self.labels = TeacherLabels(self.exits, later=later)
         return self.exits
 
@@ -341,6 +343,9 @@ class Maintenance:
 
     def _look(self, fingerprint: FloatArray, drifted: bool) -> bool:
         served, first, tell = self._affine, self.scenes.number == 0, self._put_receipt
+        left = self._left = self.scenes.reference
+        if drifted and self.exits is not None:  # before a version comes that is for this world
+            self.exits.world_is(fingerprint)
         self._looking = not drifted  # exits' frames are of this world alone where it was new with the batch before
         try:
             opened = self.scenes.look(fingerprint, drifted=drifted, updater=self.updater, tell=tell, uplink=self.uplink)
@@ -351,14 +356,16 @@ class Maintenance:
                 self.chooser.enter(self.scenes.number)
             self._wake()
         if opened and not first and not drifted:
-            self._changed_world()
+            self._changed_world(left)
+        if not drifted and self.exits is not None:
+            self.exits.world_is(fingerprint)
         return self._affine is not served
 
-    def _changed_world(self) -> None:
+    def _changed_world(self, left: FloatArray | None = None) -> None:
         if self.routing is not None:
             self.routing.world(True)
         if self.exits is not None:
-            self.exits.recheck("the world changed")
+            self.exits.world_changed(left)
 
     # -- models --------------------------------------------------------------------------------------------------------
 
@@ -378,7 +385,8 @@ class Maintenance:
         self._put_into_service(candidate.live, candidate.affine)
 
     def _put_into_service(self, model: Model, affine: Tensors) -> None:
-        then = [] if self.exits is None else [self.exits.prepare(model, same_world=not self._looking)]
+        same, left = not self._looking, self._left if self._looking else None
+        then = [] if self.exits is None else [self.exits.prepare(model, same_world=same, left=left)]
         self.model, self._affine = model, affine
         self.swaps += 1
         for task in (*then, release_memory):

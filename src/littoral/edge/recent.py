@@ -114,7 +114,7 @@ class RecentFrames:
     def begin(self, frame_id: int) -> int:
         """In the thread that answers: the place of a frame; what was there is no more."""
         place = frame_id % NUM_RECENT
-        self._ids[place] = 0
+        self._ids[place], self.features[place] = 0, 0
         return place
 
     def put(self, frame_id: int, num_seen: int, features: FloatArray) -> None:

@@ -152,7 +152,7 @@ class Routing:
         trip = self._begin(model, frame, frame_id, started_ms)
         self.router.new_frame(self.caution.frame())
         while (decision := self._decide(trip)).action == "go-on":
-            self._step(trip)
+            self._go(trip, decision.until)
         if decision.action == "offload":
             routed = self._offloaded(trip, decision)
         else:
@@ -160,12 +160,13 @@ class Routing:
             if decision.ask is not None:
                 self._ask_behind(trip, decision.ask, decision)
         self._count(routed)
+        share = self._exits.parts.work(trip.walk.point, trip.walk.asked)
         self._end(trip, leaves=decision.action == "exit")
-        return routed
+        return routed._replace(found=routed.found._replace(compute_share=share))
 
     def _begin(self, model: Model, frame: Frame, frame_id: int, started_ms: float) -> _Trip:
         exits, coin = self._exits, draw(self._seed, frame_id, _TOSS) / _TOSS
-        exits.begins(frame_id)
+        exits.queue.begins(frame_id)
         policy, purpose = exits.policy, Purpose.NOTHING
         fits = policy.affine_version == model.version
         if fits and self._has_room():
@@ -197,10 +198,17 @@ class Routing:
         trip.wanted = trip.wanted or decision.degraded
         return decision
 
-    def _step(self, trip: _Trip, stop: Callable[[], bool] | None = None) -> None:
-        began_ms, point = self._clock(), trip.walk.point
-        if trip.walk.step(stop):
-            self.router.ran(point, self._clock() - began_ms)
+    def _go(self, trip: _Trip, until: int | None, stop: Callable[[], bool] | None = None) -> None:
+        """Run to a point, or until stopped. Exits on the way are not asked."""
+        walk, shares = trip.walk, self._trail.stem_shares
+        until = walk.point + 1 if until is None else until
+        while walk.point < until:
+            began_ms, point = self._clock(), walk.point
+            look = point + 1 == until
+            if not walk.step(stop, look=look):
+                return
+            spared = 0.0 if look or not shares else shares[point]
+            self.router.ran(point, (self._clock() - began_ms) / (1 - spared))
 
     # -- with the cloud asked ------------------------------------------------------------------------------------------
 
@@ -229,7 +237,7 @@ class Routing:
         while not is_answered():
             decision = self._decide(trip, asked=True)
             if decision.action == "go-on":
-                self._step(trip, is_answered)
+                self._go(trip, decision.until, is_answered)
                 continue
             if decision.reason == "no-time" and request is not None:  # not sure: the cloud's, as long as it may be
                 config = self.router.config
@@ -248,7 +256,7 @@ class Routing:
         settled = settle(
             cloud_ms=None if request is None or scores is None else request.heard_ms - trip.started_ms,
             device_ms=now_ms if own is not None else None,
-            in_hand=trip.walk.point > 0,
+            in_hand=trip.walk.found is not None,
             give_up_ms=now_ms,
             deadline_ms=self.router.config.deadline_ms,
         )
@@ -308,7 +316,7 @@ class Routing:
             return
         trip.pixels = exits.calibration.pixels_for(trip.purpose, walk.input_of(None)[0])
         exits.recent.end(trip.frame_id, walk.model.version, walk.num_seen, walk.network_logits)
-        if walk.is_whole and (trip.is_picked or not policy.checking):
+        if walk.has_all and (trip.is_picked or not policy.checking):
             self._hand_over(trip, leaves)
         elif trip.is_picked:
             walk.stays_behind()
@@ -350,6 +358,7 @@ class Routing:
         """In the background thread."""
         while not trip.walk.is_whole:
             trip.walk.step()
+        trip.walk.catch_up()
         self.requests.inbox.put(lambda: self._ran_to_end(trip, leaves))
 
     def _ran_to_end(self, trip: _Trip, leaves: bool) -> None:

@@ -6,7 +6,7 @@ at the last the whole network. No segment is run twice: what an encoder may want
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,6 +24,8 @@ from littoral.edge.exit_stages import Stage
 from littoral.edge.recent import SeenFrame
 from littoral.edge.session import Model
 
+_NOT_SPOKEN = Spoken((), -1, float("nan"), float("nan"))
+
 
 class Look(NamedTuple):
     """What an answer in hand tells a router."""
@@ -35,6 +37,10 @@ class Look(NamedTuple):
     """`switch_features`; None where the scores are not finite."""
 
 
+NOT_LOOKED = Look(-1, float("nan"), None)
+"""At a point that was passed."""
+
+
 @dataclass(frozen=True)
 class Trail:
     """What all walks of a device have in common.
@@ -43,11 +49,13 @@ class Trail:
         stages: The exits, the earliest first.
         num_segments: Of the network.
         kept: The segments whose output some encoder takes.
+        stem_shares: Of each step that ends at an exit: how much of its work is the exit's own.
     """
 
     stages: Sequence[Stage]
     num_segments: int
     kept: frozenset[int]
+    stem_shares: tuple[float, ...] = ()
 
     @property
     def num_early(self) -> int:
@@ -80,7 +88,7 @@ class Walk:
         fits: bool = True,
     ) -> None:
         self.model, self.policy, self.fits = model, policy, fits
-        self.point = self.num_seen = 0
+        self.point = 0
         self.looks: list[Look] = []
         """Of each point that was reached, from point 1."""
         self.spoken: list[Spoken] = []
@@ -89,10 +97,13 @@ class Walk:
         """The answer in hand."""
         self.network_logits: FloatArray | None = None
         """Of the shipped network, at its end."""
+        self.passed: dict[int, Any] = {}
+        """Exits that were not asked, and what each takes."""
         self._stages, self._ends, self._keep = trail.stages, trail.ends, trail.kept
         self._value: Any = frame[None]
         self._kept: dict[int | None, Any] = {None: self._value}
         self._row, self._position = row, 0
+        self._seen: set[int] = set()
         self._deep_pooled: FloatArray | None = None
 
     @property
@@ -100,14 +111,30 @@ class Walk:
         """The whole network has run."""
         return self.point == len(self._ends)
 
+    @property
+    def has_all(self) -> bool:
+        """And every exit was asked."""
+        return self.is_whole and not self.passed
+
+    @property
+    def asked(self) -> Iterable[int]:
+        """The early exits that have spoken so far."""
+        return (i for i in range(min(self.point, len(self._ends) - 1)) if i not in self.passed)
+
+    @property
+    def num_seen(self) -> int:
+        """The earliest exits, without a gap, whose features are there."""
+        return next(i for i in range(len(self._stages) + 1) if i not in self._seen)
+
     def input_of(self, segment: int | None) -> Any:
         """What an encoder takes that stands on this segment, or on the frame."""
         return self._kept[segment]
 
-    def step(self, stop: Callable[[], bool] | None = None) -> bool:
+    def step(self, stop: Callable[[], bool] | None = None, *, look: bool = True) -> bool:
         """Run to the next point.
 
         Args:
+            look: False passes the exit there; for any but the last.
             stop: Asked before each segment; True leaves the walk where it is, and a later step goes on from there.
         Returns:
             Whether the point was reached.
@@ -121,13 +148,22 @@ class Walk:
             if at in self._keep:
                 self._kept[at] = self._value
             if self._stages[-1].is_deep and self._stages[-1].after == at + 1:
-                self._deep_pooled = self._see(len(self._stages) - 1)
+                self._deep_pooled = self._see(len(self._stages) - 1, self._value)
         if self.point + 1 < len(self._ends):
-            self._speak()
+            if look:
+                self._speak()
+            else:
+                self._pass()
         else:
             self._end()
         self.point += 1
         return True
+
+    def catch_up(self) -> None:
+        """Ask the exits that were passed."""
+        for i, value in self.passed.items():
+            self.spoken[i] = self.policy.exits[i].answer(self._see(i, value))
+        self.passed = {}
 
     def stays_behind(self) -> None:
         """The frame's caller and its place among the newest frames are no longer waited for: keep what is needed."""
@@ -146,16 +182,21 @@ class Walk:
             logits_K=self.network_logits,
         )
 
-    def _see(self, i: int) -> FloatArray:
+    def _see(self, i: int, value: Any) -> FloatArray:
         stage = self._stages[i]
-        pooled = stage.pooled(self._value)
+        pooled = stage.pooled(value)
         with np.errstate(over="ignore"):
             self._row[stage.columns] = pooled
-        self.num_seen = i + 1
+        self._seen.add(i)
         return pooled
 
+    def _pass(self) -> None:
+        self.passed[self.point] = self._value
+        self.spoken.append(_NOT_SPOKEN)
+        self.looks.append(NOT_LOOKED)
+
     def _speak(self) -> None:
-        spoken = self.policy.exits[self.point].answer(self._see(self.point))
+        spoken = self.policy.exits[self.point].answer(self._see(self.point, self._value))
         self.spoken.append(spoken)
         found = Found(spoken.logits_K, spoken.label, spoken.confidence, spoken.entropy_nats, self.point, None)
         self._take(found, spoken.confidence)
@@ -176,6 +217,8 @@ class Walk:
     def _take(self, found: Found, sure: float) -> None:
         features = None
         if found.entropy_nats == found.entropy_nats:
-            features = switch_features(softmax64(found.logits_K), [look.label for look in self.looks])
+            answers = [look.label for look in self.looks if look is not NOT_LOOKED]
+            unasked = len(self.looks) - len(answers)
+            features = switch_features(softmax64(found.logits_K), answers, unasked=unasked)
         self.looks.append(Look(found.label, sure, features))
         self.found = found

@@ -40,6 +40,15 @@ class Scenes:
         """The current scene; 0 before the first."""
         return 0 if self._tracker is None else self._tracker.scene
 
+    @property
+    def reference(self) -> FloatArray | None:
+        """The fingerprint with which the current scene was opened."""
+        return None if self._tracker is None else self._tracker.reference
+
+    def are_near(self, a: FloatArray, b: FloatArray) -> bool:
+        """Whether two fingerprints may be of one world: as near as a version's is that is recalled."""
+        return self._tracker is not None and self._tracker.distance(a, b) < self._tracker.config.recall_factor
+
     def fits(self, entry: Remembered) -> bool:
         """Whether a version may serve in the current scene."""
         return self._tracker is None or self._tracker.fits(entry)

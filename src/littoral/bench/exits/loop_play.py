@@ -139,7 +139,7 @@ class LoopDevice:
             early=early,
             serving=serving and policy.affine_version == model.version,
             audited=audited,
-            macs=self._macs(policy, answer.exit_index if early else None, audited),
+            macs=answer.compute_share * self.full_macs,
             version=model.version,
             scene=self.device._maintenance.scenes.number,
             alarms=control.num_alarms,
@@ -158,13 +158,6 @@ class LoopDevice:
         if policy.deep is not None:
             return policy.deep.answer(stage.pooled(value)).label
         return int(model.through(stage.after, self.exits._end, value)[0].argmax())
-
-    def _macs(self, policy: ExitPolicy, left_at: int | None, audited: bool) -> float:
-        costs = self.exits.parts.costs
-        if left_at is not None:
-            return float(costs.leaving(policy.thresholds)[left_at])
-        thresholds = (0.0,) * policy.num_early if audited else policy.thresholds
-        return float(costs.leaving(thresholds)[-1])
 
     def _exchange(self) -> None:
         tick, self._tick = self._tick, self._tick + 1

@@ -25,10 +25,11 @@ STREAMS: Mapping[str, Stream] = {
     HARD: ((CLEAN, 0, 600), ("defocus_blur", 5, 900), ("contrast", 5, 900), (CLEAN, 0, 500)),
     "mild": ((CLEAN, 0, 600), ("defocus_blur", 3, 900), ("fog", 3, 900), (CLEAN, 0, 500)),
     "noise": ((CLEAN, 0, 400), ("gaussian_noise", 5, 400), (CLEAN, 0, 300)),
+    "abrupt": ((CLEAN, 0, 200), ("frost", 5, 300), ("pixelate", 5, 300), ("impulse_noise", 5, 300)),
     "quick": ((CLEAN, 0, 400), ("contrast", 3, 500), (CLEAN, 0, 400)),
 }
-"""Worlds, severities and frames, one after another. In ``noise`` early exits are sure and wrong: there the re-check is
-what keeps the promise, and little can leave early whatever is done."""
+"""Worlds, severities and frames, one after another. In ``noise`` and ``abrupt`` early exits are sure and wrong: there
+the re-check is what keeps the promise, and little can leave early whatever is done."""
 _WORLD_SEED = 5
 _TODAY = 0
 
@@ -60,7 +61,7 @@ def play_unit(
         spent, full_macs = device.costs(), device.full_macs
     setting = {"cloud": cloud, "recheck": recheck}
     rows = points(told, [world.name for world in worlds], full_macs=full_macs, risk=control.risk)
-    found = recovery(rows)
+    found, counts = recovery(rows), cloud and recheck and not exits.start_with_shipped
     everything = {f"all_{key}": value for key, value in rows[-2].items() if key != "world"}
     return {
         **setting,
@@ -68,7 +69,7 @@ def play_unit(
         "network": network,
         "seed": seed,
         "risk_promised": control.risk,
-        **(found if cloud and recheck and name != "noise" else {f"{key}_of_others": v for key, v in found.items()}),
+        **(found if counts else {f"{key}_of_others": v for key, v in found.items()}),
         **everything,
         **spent,
         "points": [{**setting, "run": seed, **row} for row in rows],

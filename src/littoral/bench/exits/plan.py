@@ -13,8 +13,8 @@ TRAINED_USERS = 3
 LABELS_OPTIONS = {"cloud": LARGE, "own": [0.0, 0.05], "upload": 0.1, "stated": 0.05}
 """The cloud's network; shares of frames that the user labels, and that go up; the share whose gain is quoted."""
 DRIFTS = (
-    ("mild", True, True), ("noise", True, True), ("noise", True, False), ("hard", True, True), ("hard", True, False),
-    ("hard", False, True), ("hard", False, False),
+    ("mild", True, True), ("noise", True, True), ("noise", True, False), ("abrupt", True, True),
+    ("abrupt", True, False), ("hard", True, True), ("hard", True, False), ("hard", False, True), ("hard", False, False),
 )  # fmt: skip
 """The stream, with the cloud, with the re-check."""
 _FITS = ("logits", "onehot", "lda", "sgd")
@@ -60,10 +60,10 @@ def full_plan() -> list[ExitUnit]:
 
 
 def _drift_options(stream: str, cloud: bool, recheck: bool) -> dict[str, object]:
-    """The hard stream goes without saying. In noise thresholds are those of the build: what a device would keep that
-    was calibrated once."""
+    """The hard stream goes without saying. Where exits are sure and wrong thresholds are those of the build: what a
+    device would keep that was calibrated once."""
     named: dict[str, object] = {} if stream == HARD else {"stream": stream}
-    return {**named, **({"shipped": True} if stream == "noise" else {}), "cloud": cloud, "recheck": recheck}
+    return {**named, **({"shipped": True} if stream in ("noise", "abrupt") else {}), "cloud": cloud, "recheck": recheck}
 
 
 def quick_plan() -> list[ExitUnit]:
