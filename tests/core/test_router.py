@@ -57,6 +57,8 @@ def test_a_frame_runs_past_exits_that_are_off_while_there_is_time(
     made = router(replace(CONFIG, prices=Prices(ms=0.001), deadline_ms=deadline_ms))
     decision = made.route(at(0, math.nan, thresholds=thresholds))
     assert (decision.action, decision.until) == ("go-on", until)
+    made.new_frame(Stance(level=0.5))
+    assert made.route(at(0, math.nan, thresholds=thresholds)).until == 1, "the world has just changed"
 
 
 def test_before_anything_is_known_of_the_link_the_device_finishes_and_says_so() -> None:

@@ -226,8 +226,11 @@ class Router:
         )
 
     def _stop(self, moment: Moment, remaining_ms: float) -> int:
-        """The next point with an exit in force, or the end; the next of all where it may be too late for more."""
+        """The next point with an exit in force, or the end; the next of all where it may be too late for more, and
+        while the world has just changed: there it tells of the network's own trouble whether exits agree with it."""
         rest_ms, points = 0.0, self.curves.num_points
+        if self._stance.level > 0:
+            return moment.point + 1
         for step in range(moment.point, points):
             rest_ms += self.known.step_high_ms[step]
             if rest_ms > remaining_ms:
