@@ -34,7 +34,8 @@ from pathlib import Path
 from cloud_peer import SMALL, FakeGate, FakeWorker
 from littoral.cloud.cloud import Cloud, CloudConfig
 factory = lambda bundle, config: (FakeWorker(), FakeGate().check)
-cloud = Cloud(sys.argv[1], sys.argv[2], CloudConfig(port=0, adapt=SMALL), worker_factory=factory)
+config = CloudConfig(port=0, adapt=SMALL)
+cloud = Cloud(sys.argv[1], sys.argv[2], config, worker_factory=factory, tail_factory=lambda bundle, config: {})
 assert "torch" not in sys.modules, "who brings a worker of his own waits seconds for nothing"
 cloud.serve()
 """

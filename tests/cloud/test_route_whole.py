@@ -94,7 +94,7 @@ def build(out: Path) -> None:
         source_labels=labels[:256],
         splits=[SplitSource(bottleneck, tail)],
         exits=ExitSource(trained=exits, calibration=held[NUM_HELD : NUM_HELD + 100], level=0.2),
-        router=RouterSource(frames=held[:NUM_HELD], labels=truths[:NUM_HELD]),
+        router=RouterSource(frames=held[:NUM_HELD], labels=truths[:NUM_HELD], pictures=()),
         options=BuildOptions(probe_frames=16, replay_frames=16, drift_batches=2),
     )
 

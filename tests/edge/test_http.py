@@ -70,7 +70,7 @@ def test_a_frame_is_answered_as_the_device_answers(tiny: Bundle, endpoint: Endpo
         assert (answer["label"], answer["name"]) == (label, tiny.manifest.class_names[label])
         assert set(answer) == {
             "frame_id", "label", "name", "confidence", "entropy_nats", "version", "cloud", "latency_ms",
-            "source", "degraded", "reason", "exit_index", "way",
+            "source", "degraded", "reason", "exit_index", "way", "compute_share",
         }  # fmt: skip
 
 

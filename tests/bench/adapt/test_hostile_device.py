@@ -107,6 +107,7 @@ def honest_accuracy(setup: Make, small: Bundle, *, guarded: bool) -> tuple[float
     return float(np.mean(right[-4:])), product
 
 
+@pytest.mark.slow
 def test_poison_spoils_the_fleet_without_guards_and_not_with_them(setup: Make, small: Bundle) -> None:
     """The source is always right here, since the labels are its own answers."""
     spoiled, unguarded = honest_accuracy(setup, small, guarded=False)
