@@ -29,7 +29,7 @@ from safetensors.numpy import save as save_safetensors
 from littoral.core.arrays import FloatArray
 from littoral.core.head_state import Source, write_state
 from littoral.core.personal import PersonalHead
-from littoral.edge.recent import SeenFrame
+from littoral.edge.recent import NUM_RECENT, SeenFrame
 from littoral.edge.versions import Files
 from littoral.errors import StorageError
 
@@ -100,6 +100,8 @@ class PendingFrames:
         self._blank = bytes(len(blank))
         self._slots = SlotFile(path, len(blank))
         self._ids: list[int] = []
+        self._said: dict[int, SeenFrame] = {}
+        """Of frames whose exits have not been asked: what was said of them, until they are."""
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -110,7 +112,14 @@ class PendingFrames:
         return len(self._ids) >= self.capacity
 
     def add(self, frame: SeenFrame) -> bool:
-        """Keep a frame, with what was known of it before; False where there is no room."""
+        """Keep a frame, with what was known of it before; False where there is no room, or no exit was asked yet."""
+        if not frame.num_seen:
+            self._said[frame.frame_id] = frame
+            while len(self._said) > NUM_RECENT:
+                del self._said[next(iter(self._said))]
+            return False
+        if (said := self._said.pop(frame.frame_id, None)) is not None:
+            frame = frame.with_what_is_known(said)
         if frame.frame_id in self._ids:
             place = self._ids.index(frame.frame_id)
             frame = frame.with_what_is_known(SeenFrame.from_bytes(self._slots.read(place), self._classes))
@@ -144,7 +153,9 @@ class PendingFrames:
                 self._slots.write(place, self._blank)
         finally:
             self._ids = kept
-        return len(kept) < before
+        said = {number: changed for number, frame in self._said.items() if (changed := change(frame)) is not None}
+        forgotten, self._said = len(said) < len(self._said), said
+        return len(kept) < before or forgotten
 
     def close(self) -> None:
         self._slots.close()

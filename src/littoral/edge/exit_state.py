@@ -49,7 +49,7 @@ class Kept(NamedTuple):
 
     def teach(self, frame: SeenFrame, today: int) -> bool:
         """Have a frame wait to be learned from, with somebody's word on it; whether it does."""
-        if self.pending is None or not frame.num_seen or not np.isfinite(frame.features).all():
+        if self.pending is None or not np.isfinite(frame.features).all():
             return False
         taught = self.pending.add(replace(frame, day=frame.day or today))
         if taught and self.awaited is not None:
