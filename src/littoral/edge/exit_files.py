@@ -18,6 +18,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,7 +30,7 @@ from safetensors.numpy import save as save_safetensors
 from littoral.core.arrays import FloatArray
 from littoral.core.head_state import Source, write_state
 from littoral.core.personal import PersonalHead
-from littoral.edge.recent import NUM_RECENT, SeenFrame
+from littoral.edge.recent import SeenFrame
 from littoral.edge.versions import Files
 from littoral.errors import StorageError
 
@@ -85,6 +86,10 @@ class SlotFile:
         self._file.close()
 
 
+_MOST_SAID = 16
+"""More frames than run behind their answers at a time."""
+
+
 class PendingFrames:
     """Frames that wait to be learned from, on the disk. For the background thread; `is_full` may be read from any.
 
@@ -114,8 +119,8 @@ class PendingFrames:
     def add(self, frame: SeenFrame) -> bool:
         """Keep a frame, with what was known of it before; False where there is no room, or no exit was asked yet."""
         if not frame.num_seen:
-            self._said[frame.frame_id] = frame
-            while len(self._said) > NUM_RECENT:
+            self._said[frame.frame_id] = replace(frame, features=frame.features[:0].copy())  # no exit wants them
+            while len(self._said) > _MOST_SAID:
                 del self._said[next(iter(self._said))]
             return False
         if (said := self._said.pop(frame.frame_id, None)) is not None:
