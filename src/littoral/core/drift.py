@@ -4,10 +4,15 @@ The estimate of a BatchNorm layer's mean and mean square starts at the source's,
 frames; each observed batch is blended in by its share of all frames that count. What counts is bounded, so the estimate
 keeps moving; when two batches in a row lie further apart than chance allows, the estimate starts afresh from the source
 and the newest batch counts for nearly all of it.
+
+What serves is a mixture of the source's statistics and that estimate. Where the world is much like the source's, the
+source's network knows it better under the statistics that it was trained with than under those of a few frames; where
+it is not, they are wrong. So the estimate's share grows with the distance of the world's fingerprint from the source's.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +24,7 @@ from littoral.core.arrays import FloatArray, Tensors
 from littoral.core.recall import (
     MEAN_SQUARE_SUFFIX,
     MEAN_SUFFIX,
+    MOST_CHANNELS,
     fingerprint_distance,
     fingerprint_layer,
     mix_fingerprints,
@@ -41,8 +47,13 @@ class StatisticsConfig:
     is balanced by predicted class in their place: a stream may show one class for minutes."""
     memory_frames: int = 64
     """The size of that memory; at least one measured batch."""
+    half_trust_factor: float = 18.0
+    """The distance of a world from the source's, in ``drift_threshold`` of the bundle, at which half of the statistics
+    are the device's own and half stay the source's; nearer fewer are its own, further more. 0: its own alone."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.half_trust_factor < math.inf:
+            raise ValueError(f"half_trust_factor is finite and not negative, got {self.half_trust_factor}")
         if self.memory_frames < 1:
             raise ValueError(f"memory_frames is at least 1, got {self.memory_frames}")
         if not 0 < self.source_frames <= self.max_frames:
@@ -77,6 +88,23 @@ def blend(a: Tensors, b: Tensors, alpha: float, layers: Sequence[NormLayer]) -> 
     return out
 
 
+def source_fingerprint(source: Tensors, layer: NormLayer) -> FloatArray:
+    """The fingerprint of the source's world, of the statistics that its network was trained with."""
+    mean, var = source[layer.mean][:MOST_CHANNELS], source[layer.var][:MOST_CHANNELS]
+    return np.concatenate([mean, var]).astype(np.float32)
+
+
+def own_share(distance: float, half_trust_distance: float) -> float:
+    """The share of the device's own statistics in a world so far from the source's: from 0 to 1, a half at
+    ``half_trust_distance``; 1 whatever the distance where that is 0.
+
+    Source: Schneider et al., *Improving robustness against common corruptions by covariate shift adaptation*, NeurIPS
+    2020, mix the two by how many frames there are. Departure: by how far the world is, since more frames do not make
+    statistics that the network was not trained with better ones.
+    """
+    return distance / (distance + half_trust_distance) if half_trust_distance > 0 else 1.0
+
+
 NEIGHBOURS = 16
 """Over how many pairs of neighbouring batches the usual distance is taken; with fewer the bundle's alone counts."""
 FAR_NEIGHBOURS = 4
@@ -102,6 +130,8 @@ class StatisticsEstimate:
     def __post_init__(self) -> None:
         names = [name for layer in batch_norm_layers(self.layers) for name in (layer.mean, layer.var)]
         self.values: dict[str, FloatArray] = {name: self.source[name] for name in names}
+        """What serves."""
+        self._own = dict(self.values)
         self.weight_frames = self.config.source_frames
         self._last_seen: FloatArray | None = None
         self._apart: deque[float] = deque(maxlen=NEIGHBOURS)
@@ -154,11 +184,16 @@ class StatisticsEstimate:
         if not drifted and look is not None and self._fingerprint is not None:
             settled, self._unsettled = self._unsettled, False
             if look(self._fingerprint, settled):  # what was measured so far was measured under other affine values
-                self.values, self.weight_frames = self._at_source()
-        values, weight = self._at_source() if drifted else (self.values, self.weight_frames)
-        alpha = num_frames / (num_frames + weight)
-        batch = from_moments(_finite(measure(values, alpha), num_frames), self.layers)
-        self.values = blend(values, batch, alpha, self.layers)
+                self._own, self.weight_frames = self._at_source()
+                self.values = dict(self._own)
+        own, weight = self._at_source() if drifted else (self._own, self.weight_frames)
+        alpha, share = num_frames / (num_frames + weight), self._share()
+        # A layer is measured under what will serve in the layers before it: the source's, the estimate's and the batch.
+        rest = 1 - share * alpha
+        others = self._mixed(own, share * (1 - alpha) / rest)
+        batch = from_moments(_finite(measure(others, 1 - rest), num_frames), self.layers)
+        self._own = blend(own, batch, alpha, self.layers)
+        self.values = self._mixed(self._own, share)
         self.weight_frames = min(weight + num_frames, self.config.max_frames)
         if seen is not None and self._last_seen is not None:
             self._apart.append(apart)
@@ -169,6 +204,18 @@ class StatisticsEstimate:
     def _at_source(self) -> tuple[dict[str, FloatArray], float]:
         """The values and the weight of an estimate that starts afresh."""
         return {name: self.source[name] for name in self.values}, self.config.source_frames
+
+    def _share(self) -> float:
+        """Of the estimate in what serves; all of it for a device that does not look what world it is in."""
+        if self._fingerprint is None or self._layer is None:
+            return 1.0
+        here = fingerprint_distance(
+            self._fingerprint, source_fingerprint(self.source, self._layer), eps=self._layer.eps
+        )
+        return own_share(here, self.config.half_trust_factor * self.drift_threshold)
+
+    def _mixed(self, own: dict[str, FloatArray], share: float) -> dict[str, FloatArray]:
+        return own if share == 1 else blend(self.source, own, share, self.layers)
 
     def changing(self, seen: FloatArray | None) -> bool:
         """Whether `update` will find drift in a batch with this fingerprint, or has found it in the batch before.

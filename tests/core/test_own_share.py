@@ -1,0 +1,92 @@
+"""How much of what serves is the device's own statistics: little where the world is like the source's, more further."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from littoral.core.affine import NormLayer
+from littoral.core.arrays import FloatArray, Tensors
+from littoral.core.drift import StatisticsConfig, StatisticsEstimate, own_share, source_fingerprint
+from littoral.core.recall import MEAN_SQUARE_SUFFIX, MEAN_SUFFIX, fingerprint_distance, fingerprint_of_moments
+
+CHANNELS, BATCH, PIXELS, THRESHOLD = 8, 16, 16, 0.05
+LAYER = NormLayer(name="a", kind="batch", num_channels=CHANNELS, eps=1e-5)
+SOURCE = {"a.running_mean": np.zeros(CHANNELS, np.float32), "a.running_var": np.ones(CHANNELS, np.float32)}
+
+
+def moments(x_NC: FloatArray) -> dict[str, FloatArray]:
+    return {"a" + MEAN_SUFFIX: x_NC.mean(0), "a" + MEAN_SQUARE_SUFFIX: (x_NC**2).mean(0)}
+
+
+def after(shift: float, batches: int, *, seed: int = 0, factor: float = 18.0) -> tuple[StatisticsEstimate, FloatArray]:
+    """The estimate after batches of a world ``shift`` away from the source's, and its activations all together."""
+    estimate = StatisticsEstimate(
+        layers=[LAYER],
+        source=SOURCE,
+        drift_threshold=THRESHOLD,
+        config=StatisticsConfig(half_trust_factor=factor, source_frames=1e-6, drift_factor=1e9),
+    )
+    rng = np.random.default_rng(seed)
+    parts = [rng.normal(shift, 1.0, (BATCH * PIXELS, CHANNELS)).astype(np.float32) for _ in range(batches)]
+    for x in parts:
+        estimate.update(lambda values, alpha, x=x: moments(x), BATCH, seen=fingerprint_of_moments(moments(x), LAYER))
+    return estimate, np.concatenate(parts)
+
+
+@pytest.mark.parametrize(("distance", "share"), [(0.0, 0.0), (0.3, 0.25), (0.9, 0.5), (2.7, 0.75)])
+def test_a_share_is_a_half_at_the_distance_that_was_said(distance: float, share: float) -> None:
+    assert own_share(distance, 0.9) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("distance", [0.0, 3.0])
+def test_without_a_distance_all_is_the_devices_own(distance: float) -> None:
+    assert own_share(distance, 0.0) == 1.0
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
+def test_what_serves_is_the_mixture_of_the_source_and_all_that_was_seen(shift: float) -> None:
+    estimate, x = after(shift, 4)
+    seen = fingerprint_of_moments(moments(x), LAYER)
+    share = own_share(fingerprint_distance(seen, source_fingerprint(SOURCE, LAYER), eps=LAYER.eps), 18.0 * THRESHOLD)
+    mean, square = share * x.mean(0), (1 - share) + share * (x**2).mean(0)
+    np.testing.assert_allclose(estimate.values["a.running_mean"], mean, rtol=1e-3)
+    np.testing.assert_allclose(estimate.values["a.running_var"], square - mean**2, rtol=1e-3)
+
+
+@pytest.mark.parametrize("factor", [18.0, 0.0], ids=["by-distance", "own-alone"])
+def test_in_the_sources_own_world_the_chance_of_few_frames_does_not_serve(factor: float) -> None:
+    """The control: without the share the statistics of a batch stray as far as chance takes them."""
+    strayed = [np.abs(after(0.0, 1, seed=s, factor=factor)[0].values["a.running_mean"]).max() for s in range(20)]
+    own = [np.abs(after(0.0, 1, seed=s, factor=0.0)[0].values["a.running_mean"]).max() for s in range(20)]
+    assert (max(strayed) < 0.1 * max(own)) == (factor > 0)
+
+
+def test_a_far_world_is_served_by_its_own_statistics() -> None:
+    estimate, _ = after(4.0, 4)
+    assert estimate.values["a.running_mean"].mean() > 0.8 * 4.0
+
+
+def test_a_layer_is_measured_under_what_will_serve_before_it() -> None:
+    """What the graph normalises with, the batch at its weight among the others, is what serves afterwards."""
+    estimate, _ = after(1.0, 2)
+    x = np.random.default_rng(9).normal(1.0, 1.0, (BATCH * PIXELS, CHANNELS)).astype(np.float32)
+    used: list[tuple[FloatArray, FloatArray]] = []
+
+    def measure(values: Tensors, alpha: float) -> Tensors:
+        mean = (1 - alpha) * values["a.running_mean"] + alpha * x.mean(0)
+        square = (1 - alpha) * (values["a.running_var"] + values["a.running_mean"] ** 2) + alpha * (x**2).mean(0)
+        used.append((mean, square - mean**2))
+        return moments(x)
+
+    estimate.update(measure, BATCH, seen=fingerprint_of_moments(moments(x), LAYER))
+    np.testing.assert_allclose(used[0][0], estimate.values["a.running_mean"], rtol=1e-4)
+    np.testing.assert_allclose(used[0][1], estimate.values["a.running_var"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [-1.0, math.inf, math.nan])
+def test_a_factor_that_cannot_be_is_refused(factor: float) -> None:
+    with pytest.raises(ValueError, match="half_trust_factor is finite and not negative"):
+        StatisticsConfig(half_trust_factor=factor)
