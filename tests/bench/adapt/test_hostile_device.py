@@ -75,6 +75,22 @@ def test_it_joins_the_domain_of_honest_devices_and_floods_it(setup: Make, small:
     assert sent["device-1"] == 6 * 4 * 32 > sent["device-0"] > 0
 
 
+@pytest.mark.parametrize("severity", [1, 5])
+def test_it_has_recorded_the_worlds_as_severe_as_its_fleet_meets_them(
+    setup: Make, severity: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def corrupted(frames: np.ndarray, name: str, *, severity: int, seed: int) -> np.ndarray:
+        asked.append((name, severity))
+        return 255 - frames[:4]
+
+    monkeypatch.setattr("littoral.bench.adapt.product.corrupt", corrupted)
+    options = {"hostile": [1], "recorded": ["saturate"], "recorded_severity": severity}
+    Product(setup(num_devices=2), ProductOptions.of(options)).close()
+    assert asked == [("saturate", severity)]
+
+
 def test_worlds_are_the_same_every_time_and_there_must_be_one(small: Bundle, frames: np.ndarray) -> None:
     first, again = (prepare_worlds(small, [frames, 255 - frames], seed=3) for _ in range(2))
     assert [w.fingerprint for w in first] == [w.fingerprint for w in again]

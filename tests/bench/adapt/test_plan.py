@@ -7,9 +7,11 @@ from collections import Counter
 
 import pytest
 
+from littoral.bench.adapt.make import hostile_of
 from littoral.bench.adapt.methods import factory_of, modules_of
 from littoral.bench.adapt.plan import (
     ALL_METHODS,
+    EXTRAS,
     GUARD_STREAMS,
     HEADLINE_METHODS,
     LINKED,
@@ -49,6 +51,17 @@ def test_the_wide_table_has_every_method_on_every_stream_and_three_seeds_of_ours
 def test_the_product_runs_unguarded_wherever_the_promise_is_made() -> None:
     streams = {row.stream for row in FULL if row.method == UNGUARDED}
     assert streams >= set(GUARD_STREAMS)
+
+
+def test_the_hostile_device_of_good_weather_has_recorded_that_weather_and_nobody_counts_it() -> None:
+    rows = [row for row in FULL if row.stream == "hostile_mild" and row.seed == 0]
+    assert {row.method for row in rows} == {PRODUCT, UNGUARDED, "device_statistics", "source"}
+    for row in rows:
+        assert (row.severity, row.corruptions, row.devices) == (1, EXTRAS, 8)
+        assert hostile_of(row) == (7,)
+        if row.method in (PRODUCT, UNGUARDED):
+            assert (row.options["recorded"], row.options["recorded_severity"]) == (list(EXTRAS), row.severity)
+    assert all(not hostile_of(row) for row in FULL if not row.stream.startswith("hostile"))
 
 
 def test_the_most_telling_row_comes_first_and_none_comes_twice() -> None:

@@ -99,6 +99,7 @@ def test_nothing_is_guessed_from_no_rows() -> None:
         (lambda row: row.method == "roid", {"product_minus_roid_continual_points"}),
         (lambda row: row.method == "teacher_everything", {"teacher_gap_closed_fraction"}),
         (lambda row: row.method == "source" and row.stream == "hostile", {"worst_stream_minus_source_points"}),
+        (lambda row: row.method == "source" and row.stream == "hostile_mild", {"worst_stream_minus_source_points"}),
         (lambda row: row.stream == "fleet_isolated", {"cohort_minus_isolated_points"}),
         (lambda row: row.method == "push_size", {"push_bytes_resnet20", "push_bytes_resnet18"}),
         (lambda row: row.stream == "recurring" and row.method == "product", {"recall_sample_fraction"}),

@@ -36,5 +36,5 @@ def make_row(row: Row, data: Path, work: Path, progress: Callable[[int, int], No
 
 
 def hostile_of(row: Row) -> tuple[int, ...]:
-    """Devices whose answers do not count: the last one of the hostile stream, for every method the same."""
-    return (row.devices - 1,) if row.stream == "hostile" else ()
+    """Devices whose answers do not count: those that a stream says are not ours, for every method the same."""
+    return tuple(row.options.get("hostile", ()))

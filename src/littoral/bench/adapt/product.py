@@ -40,7 +40,7 @@ _NEEDED_BYTES = 4 * 2**30
 _SETTLE_S = 120.0
 FINGERPRINT_SHARE = 0.36
 """Of a pass of ResNet-20: the multiplications before the layer that fingerprints are of."""
-RECORDED_FRAMES, RECORDED_SEVERITY = 64, 5
+RECORDED_FRAMES = 64
 """What a hostile device has of each world that it poisons."""
 NO_LABEL = -1
 """The answer to a frame on which the network gave NaN: never right."""
@@ -64,6 +64,8 @@ class ProductOptions:
     recorded: tuple[str, ...] = ()
     """The worlds, by corruption or ``clean``, that they have recorded and send poison into
     (`littoral.bench.adapt.hostile`); none: they send noise and a colour in place of their frames."""
+    recorded_severity: int = 5
+    """Of those worlds, as the fleet's."""
     device: DeviceConfig = field(default_factory=DeviceConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     domains: DomainConfig = field(default_factory=DomainConfig)
@@ -149,8 +151,9 @@ class Product:
             return LoopbackLink(cloud.connect, cloud.enrol(), **options, tamper=tamper)
         # Of the source's frames: the stream's own are of a test set that nobody has seen.
         frames = setup.source_frames[:RECORDED_FRAMES]
+        severity = self.options.recorded_severity
         recordings = [
-            frames if name == CLEAN else corrupt(frames, name, severity=RECORDED_SEVERITY, seed=setup.seed)
+            frames if name == CLEAN else corrupt(frames, name, severity=severity, seed=setup.seed)
             for name in self.options.recorded
         ]
         worlds = prepare_worlds(self._bundle, recordings, seed=1000 * setup.seed)
