@@ -52,7 +52,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--entropy-min", type=float, metavar="SHARE", help="of ln K: send no frame of less entropy")
     parser.add_argument("--diversity-margin", type=float, metavar="COSINE", help="largest likeness, with --published")
     parser.add_argument("--stride", type=int, help="measure statistics on one frame of so many (default: 2)")
-    parser.add_argument("--measure-batch", type=int, help="frames that are measured at a time (default: 32)")
+    parser.add_argument("--measure-batch", type=int, help="frames that are measured at a time (default: 16)")
     parser.add_argument(
         "--offload",
         type=int,

@@ -76,7 +76,7 @@ class AdaptConfig:
 
     @classmethod
     def parity(cls) -> Self:
-        """The authors' shipped configuration (dossier of CEMA, 1.1 to 1.5), but for source-initialised statistics."""
+        """The configuration of the authors' code (CEMA, ICLR 2024), but for statistics that start from the source's."""
         return cls(
             max_batches_per_job=1,
             replay_ratio=3,
