@@ -92,6 +92,9 @@ def readme_table(document: dict[str, Any], table: TableMaker) -> str:
             f"{', '.join(worse)}. A split pays where the device asks for the frames that it is unsure of, as in the "
             "table of the Wi-Fi cell."
         )
+    if document["config"].get("missing"):
+        summary = document["summary"]
+        words += f" The table is not finished: {summary['units_done']} of {summary['units_planned']} units are there."
     words += " All of it: [docs/results/split.md](docs/results/split.md). Made by `littoral bench split`."
     head = ["a split's level", "right, %", "bytes a frame", "WebP as often right: quality", "bytes"]
     return table(head, lines) + "\n\n" + words
