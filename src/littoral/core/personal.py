@@ -50,7 +50,7 @@ class PersonalConfig:
     label_weight: float = 5.0
     """Of a frame with a label; one with the deep exit's answer weighs at most 1."""
     sure: float = 0.9
-    """From this corrected probability on, the deep exit's answer is taken as a label; below, as it is."""
+    """From this probability on, the deep exit's answer is taken as a label; below, as it is."""
     unsure: float = 0.5
     """Below this it is not used."""
     most_taught_ratio: float = 1.0

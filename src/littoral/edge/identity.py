@@ -49,7 +49,7 @@ class Token:
         match = _TOKEN.fullmatch(text.strip())
         if match is None:
             raise ValueError(
-                "a token looks like lit1-<letters and digits>-<16 hexadecimal digits>; make one with 'littoral enrol'"
+                "a token looks like lit1-<letters and digits>-<16 hexadecimal digits>; 'littoral enrol make' makes one"
             )
         return cls(text=text.strip(), fingerprint=match[2])
 

@@ -273,7 +273,7 @@ class CloudLink:
         identity = Identity.load(state_dir)
         if identity is None:
             if self._token is None:
-                raise LinkRefused("not-enrolled", "this device is not enrolled; run 'littoral enrol' or give a token")
+                raise LinkRefused("not-enrolled", "not enrolled yet; run 'littoral enrol redeem', or give a token")
             identity = await self._enrol(self._token)
         return identity
 
