@@ -86,9 +86,9 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--split-deadzones",
         metavar="D,D,D,D",
-        help="by how much more than a half a split's values must be beyond a whole number to go to the next one from 0; "
-        "one for each of the four levels, the coarsest first, or one for all; 0: plain rounding (default: chosen by bytes "
-        "and answers)",
+        help="by how much more than a half a split's values must be beyond a whole number to count as the next one "
+        "from 0; for each of the four levels, the coarsest first, or one for all; 0: plain rounding (default: chosen "
+        "by bytes and answers)",
     )
     parser.add_argument(
         "--router",
