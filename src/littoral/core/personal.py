@@ -65,7 +65,7 @@ class PersonalConfig:
     memory_frames: int = 112
     held_frames: int = 128
     hold_back_every: int = 5
-    """Every so-manieth frame with a label, and every so-manieth without, judges and does not teach."""
+    """One in so many of the frames with a label, and of those without, judges and does not teach."""
     min_held: int = 12
     """With fewer held-back frames the shipped head serves."""
     luck: float = 0.1
