@@ -34,8 +34,8 @@ def to_tensor(frames_BHWC: Frame, setup: Setup) -> Tensor:
 
 
 def in_the_cloud(model: nn.Module, x_BCHW: Tensor, setup: Setup) -> Tensor:
-    """Float32 logits ``(B, K)`` of a network that the cloud runs: in bfloat16 where our own cloud would, too."""
-    with autocast(setup.torch_device, bfloat16=uses_bfloat16("auto", setup.torch_device)):
+    """Float32 logits ``(B, K)`` of a network that the cloud runs, in the precision of the setup."""
+    with autocast(setup.torch_device, bfloat16=uses_bfloat16(setup.precision, setup.torch_device)):
         logits: Tensor = model(x_BCHW)
     return logits.float()
 
