@@ -12,9 +12,13 @@ from result_page import FactsMaker, TableMaker, assemble
 Rows = list[dict[str, Any]]
 TEACHERS = {"resnet56_augmix": "the robust teacher (ResNet-56, AugMix)", "resnet56": "the plain teacher (ResNet-56)"}
 STREAMS = (
-    "continual", "per_shift", "mixed", "correlated", "gradual", "recurring", "continual_b1", "continual_b16",
-    "continual_delay50", "continual_delay200", "continual_loss5",
+    "continual", "per_shift", "mixed", "correlated", "gradual", "recurring", "continual_b1", "continual_b64",
+    "continual_b16", "continual_delay50", "continual_delay200", "continual_loss5",
 )  # fmt: skip
+_WIDE_FRAMES = (
+    "2,000 frames a shift; 400 where frames come one by one (`continual_b1`) and where the same ones come in batches "
+    "of 64 (`continual_b64`)."
+)
 PLOT = "adapt.svg"
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 760, 400, 56, 170, 16, 46
 _FIRST_KB = 1.0
@@ -73,7 +77,7 @@ def wide(rows: Rows, table: Callable[..., str]) -> list[str]:
         for (method,), group in _grouped(mine, "method"):
             cells = [[row for row in group if row["stream"] == stream] for stream in there]
             lines.append([method, *(_spread([row["accuracy"] for row in cell]) for cell in cells)])
-        out += [f"## Every stream, {words}", table(["method", *there], lines)]
+        out += [f"## Every stream, {words}", _WIDE_FRAMES, table(["method", *there], lines)]
     return out
 
 
