@@ -12,13 +12,13 @@ from result_page import FactsMaker, TableMaker, assemble
 Rows = list[dict[str, Any]]
 TEACHERS = {"resnet56_augmix": "the robust teacher (ResNet-56, AugMix)", "resnet56": "the plain teacher (ResNet-56)"}
 STREAMS = (
-    "continual", "per_shift", "mixed", "correlated", "gradual", "recurring", "continual_b1", "continual_b16",
-    "continual_delay50", "continual_delay200", "continual_loss5",
+    "continual", "per_shift", "mixed", "correlated", "gradual", "recurring", "continual_b1", "continual_b64",
+    "continual_b16", "continual_delay50", "continual_delay200", "continual_loss5",
 )  # fmt: skip
 _STREAM_WORDS = (
     "`continual`: 15 corruptions one after another. `per_shift`: each alone, everything starting anew. `mixed`: all at "
     "once, in random order. `correlated`: one class for a long run of frames. `gradual`: severity climbs and falls. "
-    "`recurring`: worlds come back. `_b1`, `_b16`: batches of 1 and 16 frames, not of 64. `_delay200`: what the cloud "
+    "`recurring`: worlds come back. `_b1`, `_b16`: batches of 1 and 16 frames. `_delay200`: what the cloud "
     "sends is 200 batches late. `_loss5`: 5 % of what is sent is lost."
 )
 _EXPLAINED = {
@@ -38,6 +38,10 @@ _EXPLAINED = {
     "cohort_minus_shared_points": "the same against one chain of versions for all",
 }
 """What the summary's keys mean; `_seeds` behind one is how many seeds it is of, `_table` the rows that it is of."""
+_WIDE_FRAMES = (
+    "2,000 frames a shift; 400 where frames come one by one (`continual_b1`) and where the same ones come in batches "
+    "of 64 (`continual_b64`)."
+)
 PLOT = "adapt.svg"
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 760, 400, 56, 170, 16, 46
 _FIRST_KB = 1.0
@@ -98,7 +102,7 @@ def wide(rows: Rows, table: Callable[..., str]) -> list[str]:
         for (method,), group in _grouped(mine, "method"):
             cells = [[row for row in group if row["stream"] == stream] for stream in there]
             lines.append([method, *(_spread([row["accuracy"] for row in cell]) for cell in cells)])
-        out += [f"## Every stream, {words}", _STREAM_WORDS, table(["method", *there], lines)]
+        out += [f"## Every stream, {words}", f"{_STREAM_WORDS} {_WIDE_FRAMES}", table(["method", *there], lines)]
     return out
 
 
