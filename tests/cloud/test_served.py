@@ -9,6 +9,7 @@ import pytest
 
 from littoral.bundle import Bundle
 from littoral.cloud.adapt import Worker
+from littoral.cloud.jobs import AdaptConfig
 from littoral.cloud.served import served_logits, world_share
 from littoral.core.drift import StatisticsConfig
 
@@ -22,7 +23,7 @@ def tiny(tiny_bundle: Path) -> Bundle:
 
 @pytest.fixture(scope="module")
 def worker(tiny: Bundle) -> Worker:
-    return Worker(tiny)
+    return Worker(tiny, AdaptConfig(precision="float32"))
 
 
 def test_a_far_world_has_more_of_its_own_than_the_sources(tiny: Bundle, worker: Worker) -> None:
