@@ -153,7 +153,7 @@ class CloudEnd:
         return Identity(
             device_id=device.id,
             cohort=COHORT,
-            cloud_url="ws://loopback",
+            cloud_url="ws://localhost",
             release_key=self._keys.release.public,
             key=key,
         )

@@ -100,7 +100,7 @@ class LoopbackLink(CloudLink):
         seed: int,
         tamper: Tamper | None = None,
     ) -> None:
-        super().__init__("ws://loopback", name="loopback")
+        super().__init__("ws://localhost", name="loopback")
         self.rounds = 1
         """How often it exchanges, and the cloud works, per batch."""
         self.samples_sent = self.versions_received = self.largest_version_bytes = 0
