@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -361,6 +362,36 @@ def test_damage_found_while_running_drops_and_counts_and_starts_anew(tmp_path: P
     assert_balanced(again)
     assert again.dropped == 3
     again.close()
+
+
+def test_damage_on_a_disk_that_became_read_only_does_not_stop_the_outbox_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "RETRY_SECONDS", 0.02)
+    outbox = open_outbox(tmp_path)
+    outbox.put(sample(0), value=1.0)
+    outbox.flush(WAIT_S)
+    damaged = sqlite3.DatabaseError("database disk image is malformed")
+    damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+    def fail(*_: object, **__: object) -> None:
+        raise damaged
+
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(outbox._file, "commit", fail)
+        broken.setattr(os, "replace", read_only)
+        outbox.put(sample(1), value=1.0)
+        with outbox._state:
+            assert outbox._state.wait_for(lambda: outbox.dropped >= 1, WAIT_S)
+    outbox.put(sample(2), value=1.0)
+    assert outbox.flush(WAIT_S)
+    assert outbox.last_error is None
+    assert 2 in [frame_id for _, frame_id in frame_ids(outbox)]
+    assert_balanced(outbox)
+    outbox.close()
 
 
 def test_a_second_process_or_device_on_the_same_file_is_refused(tmp_path: Path) -> None:

@@ -162,8 +162,14 @@ class OutboxFile:
         self.tally = Tally(**known, scene=meta.get(_SCENE, 0), budget=meta.get(_BUDGET), rows=rows, num_bytes=num_bytes)
 
     def set_aside(self, reason: Exception | str) -> None:
-        """Rename a damaged file, so that a person can look at it, and forget what was in it."""
+        """Rename a damaged file, so that a person can look at it, and forget what was in it.
+
+        Raises:
+            OSError: it cannot be renamed; it is closed and forgotten all the same.
+        """
         self.close()
+        self.stream = secrets.randbits(62) + 1
+        self.tally = Tally()
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
             number += 1
@@ -171,8 +177,6 @@ class OutboxFile:
             here = self.path.with_name(self.path.name + end)
             if here.exists():
                 os.replace(here, aside.with_name(aside.name + end))
-        self.stream = secrets.randbits(62) + 1
-        self.tally = Tally()
         log.error("the outbox %s is damaged (%s); it is now %s and a new one was started", self.path, reason, aside)
 
     def close(self) -> None:
