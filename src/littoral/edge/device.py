@@ -127,23 +127,24 @@ class Device:
             bundle, self.config, state_dir=None if state_dir is None else Path(state_dir), link=link, status=self.status
         )
         self._offloading: Offloading | None = None
-        if link is not None and encoder is not None and self.config.offload is not None:
-            task, model, finish = self._maintenance.task, self._maintenance.model, None if adapts else self._judge
-            self._offloading = Offloading(
-                link, encoder, task, self.config.offload, model=model, shape=self._shape, finish=finish
-            )
         self._exits: ExitRuntime | None = None
-        if self.config.exits is not None:
-            self._exits = self._maintenance.open_exits(self.config.exits, routed=self.config.route is not None)
-        self._routing = None if tables is None else self._maintenance.open_routing(tables)
         self._otherwise: Callable[[Model, Frame, int], Answer | DenseAnswer] | None = None
-        if self._routing is not None:
-            self._otherwise = self._infer_routed
-        elif self._exits is not None:
-            self._otherwise = self._infer_exits
-        elif self._offloading is not None or not adapts:
-            self._otherwise = self._infer_offloaded if adapts else self._infer_dense
-        self._maintenance.start()
+        with self._maintenance.closing_on_error():
+            if link is not None and encoder is not None and self.config.offload is not None:
+                task, model, finish = self._maintenance.task, self._maintenance.model, None if adapts else self._judge
+                self._offloading = Offloading(
+                    link, encoder, task, self.config.offload, model=model, shape=self._shape, finish=finish
+                )
+            if self.config.exits is not None:
+                self._exits = self._maintenance.open_exits(self.config.exits, routed=self.config.route is not None)
+            self._routing = None if tables is None else self._maintenance.open_routing(tables)
+            if self._routing is not None:
+                self._otherwise = self._infer_routed
+            elif self._exits is not None:
+                self._otherwise = self._infer_exits
+            elif self._offloading is not None or not adapts:
+                self._otherwise = self._infer_offloaded if adapts else self._infer_dense
+            self._maintenance.start()
 
     @property
     def version(self) -> int:
