@@ -60,7 +60,7 @@ class ExitQueue:
                 self._wake()
 
     def drain(self) -> Iterator[Handed]:
-        """All that wait, and those that come meanwhile. One that cannot be taken leaves the others for the next time."""
+        """All that wait, and those that come meanwhile. Where one cannot be taken, the others wait for another time."""
         try:
             while self._waiting:
                 yield self._waiting.popleft()
