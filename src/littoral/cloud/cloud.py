@@ -351,7 +351,7 @@ class _Listener:
             self._server.ready.set()
 
     async def _serve(self) -> None:
-        self._hub.loop = asyncio.get_running_loop()
+        self._hub.begin()
         await self._server.serve(sockets=[self._socket])
 
 
