@@ -362,3 +362,18 @@ def test_a_failing_record_stops_nothing_for_good(bench: Bench, store: Store, dev
     bench.ledger.store = again
     assert bench.work() == [Outcome(version=1, domain=0, shipped=True, reason="")]
     again.close()
+
+
+def test_a_record_that_fails_while_a_version_is_judged_costs_no_samples(
+    bench: Bench, store: Store, device: EnrolledDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(version: int) -> bytes:
+        raise StorageError("the record cannot be read")
+
+    upload(store, device, 1, 4)
+    with monkeypatch.context() as broken:
+        broken.setattr(bench.ledger, "payload_of", fail)
+        with pytest.raises(StorageError):
+            bench.cohort.step()
+    assert bench.ledger.head().version == 0
+    assert bench.work() == [Outcome(version=1, domain=0, shipped=True, reason="")]

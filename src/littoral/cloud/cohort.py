@@ -282,6 +282,8 @@ class Cohort:
             )
         except CancelledError:
             return None, None
+        except StorageError:
+            raise  # nobody's fault but the disk's: the job stays open
         except (LittoralError, ValueError, ArithmeticError, RuntimeError) as error:  # torch raises the last
             # The same job would fail the same way again: it is recorded as held, and the next samples get their turn.
             log.error("cohort %s: adaptation failed: %s", self._ledger.cohort, error)
