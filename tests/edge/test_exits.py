@@ -238,6 +238,19 @@ def test_exits_go_out_of_force_in_a_new_world_though_the_disk_fails(
         assert len(runtime(device).ring) == 0, "frames of the world that was left certify nothing in this one"
 
 
+def test_only_the_owner_can_read_what_a_device_keeps_of_its_user(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "exits").mkdir()
+    (tmp_path / "exits" / "ring.frames").touch(mode=0o644)
+    with leaving(bundle, NEVER, tmp_path) as device:
+        for frame in FRAMES[:20]:
+            device.infer(frame)
+        assert device.settle()
+        kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+        modes = {path.name: path.stat().st_mode & 0o077 for path in kept}
+    assert {"ring.frames", "ring.slots", "pending.slots", "probe.tensors", "outbox.sqlite"} <= modes.keys()
+    assert not any(modes.values()), modes
+
+
 def test_drift_that_the_statistics_find_is_a_change_of_the_world(bundle: Bundle) -> None:
     config = DeviceConfig(statistics_stride_frames=1, exits=ExitConfig(control=NEVER))
     with Device(bundle, config=config) as device:

@@ -7,6 +7,7 @@ connection of their own and never wait for a commit. What belongs to a cohort's 
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -274,6 +275,8 @@ class Store:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    """A connection whose commits are synced. A file that it makes only its owner can read: devices' frames are in it."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
     try:

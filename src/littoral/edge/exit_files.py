@@ -31,7 +31,7 @@ from littoral.core.arrays import FloatArray
 from littoral.core.head_state import Source, write_state
 from littoral.core.personal import PersonalHead
 from littoral.edge.recent import SeenFrame
-from littoral.edge.versions import Files
+from littoral.edge.versions import Files, private
 from littoral.errors import StorageError
 
 log = logging.getLogger("littoral.edge.exit_files")
@@ -55,7 +55,8 @@ class SlotFile:
         self._size = record_bytes
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("w+b", buffering=0)
+            path.unlink(missing_ok=True)  # an older littoral made it for everybody to read
+            self._file = open(path, "w+b", buffering=0, opener=private)  # noqa: SIM115  # `close` does
         except OSError as error:
             raise StorageError(f"{path} cannot be written ({error}); free some space on its disk") from error
 

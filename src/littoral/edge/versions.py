@@ -77,12 +77,18 @@ class VersionState:
         return replace(self, reasons=dict(list(reasons.items())[-MAX_REASONS:]))
 
 
+def private(path: str, flags: int) -> int:
+    """Opens a file for `open`; one that is made so only its owner can read."""
+    return os.open(path, flags, 0o600)
+
+
 class Files:
     """The steps that touch the disk; a test puts a power cut between any two of them."""
 
     def write(self, path: Path, data: bytes) -> None:
-        """Write a file; what is in it after a power cut is anyone's guess until `sync`."""
-        path.write_bytes(data)
+        """Write a file that only its owner can read; what a power cut leaves of it is anyone's guess until `sync`."""
+        with open(path, "wb", opener=private) as file:
+            file.write(data)
 
     def append(self, path: Path, data: bytes) -> None:
         """Write more of a file; likewise."""
