@@ -275,7 +275,7 @@ class Store:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """A connection whose commits are synced. A file that it makes only its owner can read: devices' frames are in it."""
+    """A connection whose commits are synced. A file that it makes only its owner can read: it holds frames."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
