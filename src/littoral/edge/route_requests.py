@@ -255,9 +255,14 @@ class Requests:
         Args:
             noted: Called in the thread that answers; whether it was sent.
         """
-        made = self._encode(request, value)
-        if made is None or not self._link.connected:
-            self.inbox.put(lambda: noted(False))
+        made = None
+        try:
+            if self._link.connected:
+                made = self._encode(request, value)
+        finally:  # whatever went wrong: no ping follows one that nobody hears of
+            if made is None:
+                self.inbox.put(lambda: noted(False))
+        if made is None:
             return
         (payload, coding), encode_ms, request.sent_ms = made
         request.gives_up_ms = request.sent_ms + give_up_after_ms
