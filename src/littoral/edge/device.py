@@ -320,8 +320,8 @@ class Device:
     def forget_day(self, day: int, timeout_s: float = 60.0) -> bool:
         """Take back all that was learned on a day, for good: the heads become what they would be without it.
 
-        Days that are no longer held one by one go together with all days before them. A power cut in between does no
-        harm: the next start goes on with it.
+        Days that are no longer held one by one go together with all days before them, and what came while the clock ran
+        ahead of what it says now goes too. A power cut in between does no harm: the next start goes on with it.
 
         Args:
             day: As `ExitConfig.today` numbers them.

@@ -299,7 +299,7 @@ class ExitRuntime:
         found = self.kept.remove_day(day) or found
         if self._personal is not None:
             try:
-                found = self._personal.forget(day) or found
+                found = self._personal.forget(day, today=self.config.today()) or found
             finally:
                 self._refresh(must=True)
         return found
