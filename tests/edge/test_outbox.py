@@ -401,6 +401,28 @@ def test_a_second_process_or_device_on_the_same_file_is_refused(tmp_path: Path) 
     outbox.close()
 
 
+ANOTHER = """
+import sys
+from littoral.edge.outbox import Outbox
+Outbox(sys.argv[1], capacity_bytes=1000).close()
+"""
+
+
+def test_a_second_device_that_was_refused_leaves_the_file_locked_for_other_processes(tmp_path: Path) -> None:
+    """Closing any descriptor of a file drops all locks of the process on it: so says POSIX."""
+
+    def another() -> subprocess.CompletedProcess[str]:
+        arguments = [sys.executable, "-c", ANOTHER, str(tmp_path / "outbox.db")]
+        return subprocess.run(arguments, capture_output=True, text=True, check=False)
+
+    outbox = open_outbox(tmp_path)
+    with pytest.raises(StorageError, match="another process"):
+        open_outbox(tmp_path)
+    assert "another process uses" in another().stderr
+    outbox.close()
+    assert another().returncode == 0, "the control"
+
+
 def test_a_renewed_stream_numbers_what_is_queued_anew_in_the_same_order(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path)
     for i in range(4):

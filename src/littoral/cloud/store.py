@@ -276,7 +276,8 @@ class Store:
 
 def _connect(path: Path) -> sqlite3.Connection:
     """A connection whose commits are synced. A file that it makes only its owner can read: it holds frames."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    with contextlib.suppress(FileExistsError):  # closing a file that SQLite has open would drop this process's locks
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
     try:
