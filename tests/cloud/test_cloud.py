@@ -6,6 +6,7 @@ import datetime
 import ipaddress
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -183,6 +184,31 @@ def test_a_token_made_beside_a_running_cloud_lets_a_device_in(bundle: Path, tmp_
         assert [device.id for device in admin.list_devices(tmp_path / "state")] == [peer.device_id]
     with pytest.raises(StorageError, match="start a cloud"):
         admin.new_token(tmp_path / "nowhere")
+
+
+def test_no_token_is_made_for_a_cloud_whose_release_key_is_not_there(bundle: Path, tmp_path: Path) -> None:
+    """Of a key made on the spot it would name a cloud that there is not, and the next start would find that key."""
+    state = tmp_path / "state"
+    with running(bundle, state) as cloud:
+        key = state / "keys" / "release.key"
+        key.rename(tmp_path / "elsewhere")
+        with pytest.raises(BundleError, match=r"release\.key is missing"):
+            admin.new_token(state)
+        assert not key.exists()
+        (tmp_path / "elsewhere").rename(key)
+        Peer(cloud).enrol(admin.new_token(state))
+
+
+def test_a_record_without_its_keys_is_refused_and_no_other_keys_are_made(bundle: Path, tmp_path: Path) -> None:
+    """A bundle without a signature would take any release key, and no enrolled device would believe the cloud."""
+    state = tmp_path / "state"
+    with running(bundle, state) as cloud:
+        Peer(cloud).enrol()
+    shutil.rmtree(state / "keys")
+    (bundle / "bundle.sig").unlink()
+    with pytest.raises(BundleError, match=r"release\.key is missing"):
+        Cloud(bundle, state, CloudConfig(port=0))
+    assert not (state / "keys").exists()
 
 
 def test_a_version_that_is_made_while_the_cloud_still_starts_reaches_its_devices(bundle: Path, tmp_path: Path) -> None:
