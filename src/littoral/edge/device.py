@@ -63,9 +63,9 @@ class DeviceConfig:
     """How a chosen frame is coded: ``lossless`` takes what is smallest; see `littoral.bundle.images.encode_image`."""
     outbox_capacity_bytes: int = 16 * 1024 * 1024
     max_waiting_bytes: int = 8 * 1024 * 1024
-    """The most raw bytes of frames that wait in memory for the background thread. With a byte budget these are frames
-    still to be looked at, at most 64 in any case; one over either bound is not chosen, and not counted as dropped. With
-    a `SelectionConfig` they are chosen frames, and one over the bound is counted as dropped."""
+    """The most raw bytes of frames that wait in memory for the background thread, or one frame. With a byte budget they
+    are still to be looked at, at most 64 in any case; one over either bound is not chosen, and not counted as dropped.
+    With a `SelectionConfig` they are chosen frames, and one over the bound is counted as dropped."""
     offload: OffloadConfig | None = None
     """Who finishes a frame; None: the device, always."""
     exits: ExitConfig | None = None
