@@ -260,8 +260,38 @@ def readme_table(document: dict[str, Any], table: Callable[..., str]) -> str:
     stream = document["config"].get("stream", {})
     seeds = ", ".join(map(str, document["seeds"]))
     words = (
-        f"Seeds {seeds}, means; a device that takes {stream.get('device_ms', '?')} ms for ResNet-20, ResNet-56 in the "
-        "cloud, virtual time. All policies and traces: [docs/results/loop.md](docs/results/loop.md). Made by "
-        "`littoral bench loop`."
+        f"CIFAR-10, seeds {seeds}, means, in virtual time over an emulated link: a device that takes "
+        f"{stream.get('device_ms', '?')} ms for ResNet-20, a ResNet-56 in the cloud. *Always*: the cloud answers every "
+        "frame from such a picture. *Below 0.9*: the device answers, but where its confidence is below 0.9 the cloud "
+        "does, from the split's payload or from a picture. *Ours*: the router, at several prices of time and bytes. "
+        "*Oracle, by look*: it knows the link, and how often frames that look like this one are got right; it wants "
+        "the best answer for its price, not the most right ones."
     )
+    words += _better_than_ours(here, summary)
+    words += " All policies and links: [docs/results/loop.md](docs/results/loop.md). Made by `littoral bench loop`."
     return table(head, lines) + "\n\n" + words
+
+
+def _better_than_ours(here: Rows, summary: dict[str, Any]) -> str:
+    """Which fixed rules are in nothing worse than the router at its default prices, and how often that is so."""
+    ours = next((row for row in here if row["policy"] == "ours, default prices"), None)
+    if ours is None:
+        return ""
+    better = [
+        row["policy"]
+        for row in here
+        if row["family"] not in ("ours", "oracle")
+        and row["accuracy"] >= ours["accuracy"]
+        and row["latency_ms"] <= ours["latency_ms"]
+        and row["bytes_per_frame"] <= ours["bytes_per_frame"]
+    ]
+    words = ""
+    if better:
+        names = " and ".join(f"*{name}*" for name in better)
+        words = f" At its default prices the router does not win here: {names} is no less right, in less time, with "
+        words += "fewer bytes."
+    if pairs := summary.get("policies_that_dominate_ours"):
+        words += f" Over all links and settings of the router there are {pairs:.0f} such pairs."
+    if ours["exit_rate"] < 0.005:
+        words += " At these prices no early exit of so small a network pays, and it uses none."
+    return words

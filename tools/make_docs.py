@@ -154,10 +154,13 @@ def runtime_table(document: dict[str, Any]) -> str:
         "network",
         "bare ONNX Runtime session",
         "`device.infer` adds",
-        "median with a swap a second (one after another)",
-        "resident memory",
+        "a frame's median time with a swap a second (swaps without a pause)",
+        "resident memory grew by",
     ]
-    words = "Batch 1, one thread, bare and device in turns in one process. Made by `littoral bench runtime`."
+    words = (
+        f"Batch 1, one thread ({document['machine'].get('processor', '?')}), bare and device in turns in one process. "
+        "A *swap* puts a new version into service. Made by `littoral bench runtime`."
+    )
     return table(head, lines) + "\n\n" + words
 
 

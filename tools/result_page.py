@@ -1,13 +1,15 @@
 """What the pages of all tables have in common. Pure: text in, text out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 TableMaker = Callable[..., str]
 """Makes a Markdown table of a header and lines."""
 FactsMaker = Callable[[Any], str]
 """Makes one of an object."""
-_HIDDEN = ("missing", "words", "chosen")
+_HIDDEN = ("missing", "words", "chosen", "of_other_code")
+_MOST_NAMED_FIRST = 6
+"""With more units missing than this, their names stand at the end of the page."""
 
 
 def assemble(
@@ -19,6 +21,7 @@ def assemble(
     table: TableMaker,
     facts: FactsMaker,
     noun: str = "units",
+    explained: Mapping[str, str] | None = None,
 ) -> str:
     """A whole page: where it comes from, what is there, the summary, the sections, and what made it.
 
@@ -26,8 +29,9 @@ def assemble(
         intro: What was measured, and how.
         sections: Markdown, each part beside the others.
         noun: What the table calls what it is made of.
+        explained: What the summary's keys mean, where the document does not say it.
     """
-    summary, words = document["summary"], document["config"].get("words", {})
+    summary, words = document["summary"], document["config"].get("words") or explained or {}
     told = {key: value for key, value in summary.items() if not key.endswith("_reason")}
     lines = [[key, value, words.get(key, "")] for key, value in told.items()]
     parts = [
@@ -44,7 +48,19 @@ def assemble(
     for title, key in (("Configuration", "config"), ("Machine", "machine"), ("Versions", "versions")):
         if shown := {k: v for k, v in document[key].items() if k not in _HIDDEN}:
             parts += [f"## {title}", facts(shown)]
+    missing, other = document["config"].get("missing", ()), document["config"].get("of_other_code", ())
+    if len(missing) > _MOST_NAMED_FIRST:
+        parts += ["## What is missing", *_folded(missing, noun)]
+    if other:
+        head = f"These {noun} were made by other code than the document's commit; each row says which."
+        parts += ["## Made by other code", head, *_folded(other, noun)]
     return "\n\n".join(parts) + "\n"
+
+
+def _folded(names: Sequence[str], noun: str) -> list[str]:
+    """A list that a reader opens."""
+    lines = "\n".join(f"- {name}" for name in names)
+    return [f"<details><summary>{len(names)} {noun}, or groups of them</summary>", lines, "</details>"]
 
 
 def complete(document: dict[str, Any], noun: str) -> str:
@@ -54,4 +70,7 @@ def complete(document: dict[str, Any], noun: str) -> str:
     done, planned = summary.get("units_done", 0), summary.get("units_planned", 0)
     if not config.get("missing"):
         return f"{quick}All {planned} {noun} are there."
-    return f"{quick}{done} of {planned} {noun} are there. Missing: {'; '.join(config['missing'])}."
+    there = f"{quick}{done} of {planned} {noun} are there."
+    if len(config["missing"]) > _MOST_NAMED_FIRST:
+        return f"{there} The others are named [at the end](#what-is-missing); a number that needs them is empty."
+    return f"{there} Missing: {'; '.join(config['missing'])}."

@@ -74,19 +74,41 @@ def readme_table(document: dict[str, Any], table: TableMaker) -> str:
     for level in sorted({row["level"] for row in levels}):
         group = [row for row in levels if row["level"] == level]
         right = fmean(row["accuracy"] for row in group)
-        as_right = [row for row in pictures if row["accuracy"] >= right]
+        beside = fmean(row.get("subset_accuracy", row["accuracy"]) for row in group)  # on the frames of the pictures
+        as_right = [row for row in pictures if row["accuracy"] >= beside]
         smallest = min(as_right, key=lambda row: float(row["bytes"]), default=None)
         picture = ["none is", ""] if smallest is None else [smallest["quality"], f"{smallest['bytes']:.0f}"]
         lines.append([level, f"{right:.1f}", _mean(group, "bytes", 0), *picture])
     ends = {row["method"]: f"{row['accuracy']:.1f}" for row in rows if row["kind"] == "fixed"}
+    seeds = ", ".join(map(str, sorted({row["seed"] for row in levels})))
     words = (
-        "CIFAR-10. ResNet-20 runs on the device; ResNet-56 in the cloud finishes what two of its three stages made of "
-        f"the frame, or answers the picture. The device alone is right on {ends.get('device_only', '?')} %, the cloud "
-        f"given the frame without loss on {ends.get('cloud_lossless', '?')}. All of it: "
-        "[docs/results/split.md](docs/results/split.md). Made by `littoral bench split`."
+        f"CIFAR-10, seeds of training: {seeds}. The device runs the first part of ResNet-20 and an encoder"
+        f"{_device_share(document['summary'])}, and ResNet-56 in the cloud goes on from there; or the cloud answers a "
+        f"WebP picture. The device alone is right on {ends.get('device_only', '?')} %, the cloud given the frame "
+        f"without loss on {ends.get('cloud_lossless', '?')}."
     )
+    if pictures and (few := pictures[0].get("test_frames")):
+        words += f" WebP is of the first {few:,} test frames, and compared on them."
+    if worse := [str(line[0]) for line in lines if float(line[1]) < float(ends.get("device_only", 0))]:
+        words += (
+            f" Levels that are right less often than the device alone, if the cloud is asked for every frame: "
+            f"{', '.join(worse)}. A split pays where the device asks for the frames that it is unsure of, as in the "
+            "table of the Wi-Fi cell."
+        )
+    if document["config"].get("missing"):
+        summary = document["summary"]
+        words += f" The table is not finished: {summary['units_done']} of {summary['units_planned']} units are there."
+    words += " All of it: [docs/results/split.md](docs/results/split.md). Made by `littoral bench split`."
     head = ["a split's level", "right, %", "bytes a frame", "WebP as often right: quality", "bytes"]
     return table(head, lines) + "\n\n" + words
+
+
+def _device_share(summary: dict[str, Any]) -> str:
+    """What the split costs the device, as a share of its whole network; empty where the summary does not tell."""
+    encoder, share = summary.get("encoder_macs"), summary.get("encoder_macs_over_resnet20")
+    if not encoder or not share:
+        return ""
+    return f" ({(summary.get('segment_macs', 0) + encoder) * share / encoder:.0%} of the whole network's work)"
 
 
 def local(rows: Rows, table: Callable[..., str]) -> list[str]:

@@ -187,6 +187,25 @@ def test_the_report_says_what_was_done(tiny: Bundle, replay: int) -> None:
     assert float(report["seconds"]) > 0
 
 
+@CONFIGS
+def test_half_the_bits_teach_nearly_the_same_and_what_lasts_is_float32(tiny: Bundle, config: AdaptConfig) -> None:
+    config = dataclasses.replace(config, minibatch_size=None, augment=False, optimiser="sgd", student_lr=0.05)
+    whole, half = (
+        Worker(tiny, dataclasses.replace(config, precision=precision)).adapt(job(tiny))
+        for precision in ("float32", "bfloat16")
+    )
+    assert (whole.report["precision"], half.report["precision"]) == ("float32", "bfloat16")
+    kept = [load(result.state) for result in (whole, half)]
+    assert {value.dtype for value in kept[1].values()} == {np.dtype(np.float32)}
+    layers = tiny.manifest.norm_layers
+    moved, other = (
+        np.concatenate([value.ravel() for value in decode_delta(result.payload, layers).values()])
+        for result in (whole, half)
+    )
+    assert (moved != other).any()
+    assert np.linalg.norm(moved - other) < 0.2 * np.linalg.norm(moved)
+
+
 def test_the_students_loss_falls_with_more_steps(tiny: Bundle) -> None:
     def loss(steps: int) -> float:
         config = AdaptConfig(inner_steps=steps, student_lr=0.01, teacher_lr=0.0, augment=False)
@@ -261,6 +280,11 @@ def test_a_device_that_is_not_to_be_had_is_refused(tiny: Bundle, device: str, to
         pytest.skip("there is CUDA here")
     with pytest.raises(ValueError, match=told):
         Worker(tiny, device=device)
+
+
+def test_a_precision_that_there_is_not_is_refused(tiny: Bundle) -> None:
+    with pytest.raises(ValueError, match="'auto', 'float32' or 'bfloat16', got 'float16'"):
+        Worker(tiny, dataclasses.replace(QUICK, precision="float16"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 1}, {"inner_steps": 0}, {"replay_capacity": 0}], ids=str)

@@ -278,6 +278,14 @@ def test_the_port_speaks_tls_when_it_has_a_certificate(bundle: Path, tmp_path: P
             assert answer.read() == b"ok\n"
 
 
+@pytest.mark.parametrize(("host", "told"), [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_a_port_that_others_reach_without_tls_is_warned_of(
+    bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, host: str, told: bool
+) -> None:
+    with running(bundle, tmp_path / "state", host=host):
+        assert ("no TLS" in caplog.text) == told
+
+
 def test_a_certificate_that_cannot_be_read_is_one_clear_error(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.pem").write_text("not a certificate")
     bad = {"tls_certificate": tmp_path / "bad.pem", "tls_key": tmp_path / "bad.pem"}

@@ -17,6 +17,7 @@ from littoral.cloud.teacher import divergence_from_teacher, fitted_temperature, 
 from littoral.models.norm import adaptive_state, learn
 
 CONFIG = AdaptConfig(batch_size=16, inner_steps=2, settled_nats=0.0)
+EXACT = dataclasses.replace(CONFIG, augment=False, precision="float32")
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,7 @@ def test_a_students_temperature_is_fitted_and_its_confidence_costs_nothing() -> 
 @pytest.mark.parametrize("fitted", [True, False])
 def test_a_students_confidence_moves_it_only_where_it_is_not_fitted_out(tiny: Bundle, fitted: bool) -> None:
     """A student that says the teacher's very answers, four times as surely."""
-    worker = Worker(tiny, dataclasses.replace(CONFIG, fitted_temperature=fitted, label_weight=0.0, augment=False))
+    worker = Worker(tiny, dataclasses.replace(EXACT, fitted_temperature=fitted, label_weight=0.0))
     worker._restore(b"")
     x = worker._input(tiny.probe[0][:16])
     learn(worker.student, True)

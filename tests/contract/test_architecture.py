@@ -54,29 +54,54 @@ def test_a_package_with_no_bad_import_keeps_the_contracts(package: Path) -> None
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    ("module", "code", "broken"),
-    [
-        ("core/bad.py", "import littoral.wire", "arrows point down"),
-        ("wire/bad.py", "import littoral.edge", "arrows point down"),
-        ("models/bad.py", "from littoral import train", "arrows point down"),
-        ("edge/bad.py", "import littoral.cloud", "arrows point down"),
-        ("cloud/bad.py", "import littoral.edge", "arrows point down"),
-        ("bench/bad.py", "import littoral.cli", "arrows point down"),
-        ("errors.py", "import littoral.core", "arrows point down"),
-        ("edge/bad.py", "def later():\n    import torch\n", "the edge never learns the word torch"),
-        ("bundle/bad.py", "import onnx", "the edge never learns the word torch"),
-        ("core/bad.py", "import torch", "the edge never learns the word torch"),
-        ("core/bad.py", "import onnxruntime", "arrays in, arrays out"),
-        ("core/bad.py", "def now():\n    from time import time\n    return time()\n", "arrays in, arrays out"),
-        ("core/bad.py", "import threading", "arrays in, arrays out"),
-        ("wire/bad.py", "import socket", "the wire does no I/O"),
-        ("wire/bad.py", "import websockets", "the wire does no I/O"),
-    ],
-    ids=lambda value: value.splitlines()[-1].strip() if isinstance(value, str) else None,
+FORBIDDEN = (
+    ("core", "import littoral.wire", "littoral.wire", "arrows point down"),
+    ("wire", "import littoral.edge", "littoral.edge", "arrows point down"),
+    ("models", "from littoral import train", "littoral.train", "arrows point down"),
+    ("edge", "import littoral.cloud", "littoral.cloud", "arrows point down"),
+    ("cloud", "import littoral.edge", "littoral.edge", "arrows point down"),
+    ("bench", "import littoral.cli", "littoral.cli", "arrows point down"),
+    ("errors", "import littoral.core", "littoral.core", "arrows point down"),
+    ("edge", "def later():\n    import torch\n", "torch", "the edge never learns the word torch"),
+    ("bundle", "import onnx", "onnx", "the edge never learns the word torch"),
+    ("core", "import torch", "torch", "the edge never learns the word torch"),
+    ("core", "import onnxruntime", "onnxruntime", "arrays in, arrays out"),
+    ("core", "def now():\n    from time import time\n    return time()\n", "time", "arrays in, arrays out"),
+    ("core", "import threading", "threading", "arrays in, arrays out"),
+    ("wire", "import socket", "socket", "the wire does no I/O"),
+    ("wire", "import websockets", "websockets", "the wire does no I/O"),
 )
-def test_a_forbidden_import_is_caught(package: Path, module: str, code: str, broken: str) -> None:
-    (package / "littoral" / module).write_text(code)
+"""A layer, a module of it, what that must not import, and the contract that says so."""
+
+
+def broken(told: str) -> dict[str, set[tuple[str, str]]]:
+    """The imports that import-linter lists below each contract."""
+    parts = re.split(r"^(.+)\n-{5,}$", told, flags=re.MULTILINE)[1:]
+    return {
+        title: set(re.findall(r"^-\s+(\S+) -> (\S+) \(l\.\d+\)$", text, flags=re.MULTILINE))
+        for title, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+
+
+def test_each_forbidden_import_is_caught_by_the_contract_that_forbids_it(package: Path) -> None:
+    """All in one run, each in a module of its own, by which it is told."""
+    wanted = []
+    for number, (layer, code, imported, contract) in enumerate(FORBIDDEN):
+        module = layer if layer == "errors" else f"{layer}.bad_{number}"
+        (package / "littoral" / f"{module.replace('.', '/')}.py").write_text(code)
+        wanted.append((contract, (f"littoral.{module}", imported)))
     done = lint_imports(package, package / "cache")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert f"{broken} BROKEN" in done.stdout
+    found = broken(done.stdout)
+    assert [each for each in wanted if each[1] not in found.get(each[0], ())] == [], done.stdout
+    for contract in {contract for contract, _ in wanted}:
+        assert f"{contract} BROKEN" in done.stdout
+
+
+def test_what_no_contract_forbids_is_not_among_what_is_told(package: Path) -> None:
+    (package / "littoral" / "core" / "bad.py").write_text("import threading")
+    (package / "littoral" / "cloud" / "good.py").write_text("import threading, torch\nimport littoral.core")
+    done = lint_imports(package, package / "cache")
+    assert done.returncode == 1, done.stdout + done.stderr
+    told = {each for imports in broken(done.stdout).values() for each in imports}
+    assert told == {("littoral.core.bad", "threading")}

@@ -79,6 +79,13 @@ def test_the_picture_shows_each_family_and_names_each_point(tmp_path: Path) -> N
     assert set(titles) & set(FAMILIES) == {"device only", "cloud only", "ours", "oracle"}
 
 
+def test_the_readme_says_where_a_fixed_rule_is_better_than_the_router() -> None:
+    made = document([])
+    assert "does not win here" not in make_docs.README_TABLES["loop"](made)
+    made["rows"] += averaged([row("below 0.9 png", "offload by confidence", 93.6, 9.5, 20.0)])
+    assert "the router does not win here: *below 0.9 png* is no less right" in make_docs.README_TABLES["loop"](made)
+
+
 def test_the_readme_gets_its_lines(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("# L\n<!-- loop -->\nold\n<!-- /loop -->\nend\n")
     written(tmp_path, [])

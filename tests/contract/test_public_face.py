@@ -63,34 +63,45 @@ for package in sys.argv[2].split():  # imported once, where it takes seconds; of
         pass
 assert not [name for name in sys.modules if name.startswith("littoral")]
 said = {}
-for home, names in json.loads(sys.argv[1]).items():
+for key, code in json.loads(sys.argv[1]).items():
     read, write = os.pipe()
     if (child := os.fork()) == 0:
         try:
-            import littoral
-            for name in names:
-                getattr(littoral, name)
-            answer = "" if home in sys.modules else "not loaded"
+            exec(code, {"__name__": "__main__"})
+            answer = [sorted(sys.modules), ""]
         except BaseException:
-            answer = traceback.format_exc()
-        os.write(write, answer.encode()[-4000:])
+            answer = [sorted(sys.modules), traceback.format_exc()]
+        with open(write, "w") as pipe:
+            json.dump(answer, pipe)
         os._exit(0)
     os.close(write)
-    with open(read, "rb") as pipe:
-        said[home] = pipe.read().decode()
-    if os.waitpid(child, 0)[1]:
-        said[home] += "the interpreter died"
+    with open(read) as pipe:
+        answer = pipe.read()
+    ended = os.waitpid(child, 0)[1]
+    said[key] = json.loads(answer) if answer and not ended else [[], "the interpreter died"]
 print(json.dumps(said))
 """
 
 
-def resolved(homes: dict[str, list[str]], *, before: str = "") -> dict[str, str]:
-    """For each module, in an interpreter that has none of ours, what is wrong with its names; "" for nothing."""
-    words = [sys.executable, "-I", "-c", FRESH_FOR_EACH, json.dumps(homes), before]
+def each_in_a_fresh_one(code: dict[str, str], *, before: str = "") -> dict[str, tuple[list[str], str]]:
+    """What interpreters that had none of ours have loaded after some code, one for each; and how it failed, or "".
+
+    Args:
+        before: Packages that each of them has from the start.
+    """
+    words = [sys.executable, "-I", "-c", FRESH_FOR_EACH, json.dumps(code), before]
     done = subprocess.run(words, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
-    answer: dict[str, str] = json.loads(done.stdout)
-    return answer
+    return {key: (loaded, failed) for key, (loaded, failed) in json.loads(done.stdout).items()}
+
+
+def resolved(homes: dict[str, list[str]], *, before: str = "") -> dict[str, str]:
+    """For each module, in an interpreter that has none of ours, what is wrong with its names; "" for nothing."""
+    code = {
+        home: "; ".join(["import littoral", *(f"littoral.{name}" for name in names)]) for home, names in homes.items()
+    }
+    found = each_in_a_fresh_one(code, before=before)
+    return {home: failed or ("" if home in loaded else "not loaded") for home, (loaded, failed) in found.items()}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -119,22 +130,37 @@ def test_the_harness_sees_a_heavy_import() -> None:
     assert "onnxruntime" in loaded
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "BudgetConfig",
-        "DeviceConfig",
-        "OffloadConfig",
-        "ProductConfig",
-        "RecallConfig",
-        "SelectionConfig",
-        "StatisticsConfig",
-    ],
+CONFIGS = (
+    "BudgetConfig",
+    "DeviceConfig",
+    "OffloadConfig",
+    "ProductConfig",
+    "RecallConfig",
+    "SelectionConfig",
+    "StatisticsConfig",
 )
-def test_what_a_device_is_configured_with_is_in_the_face_and_loads_nothing_of_the_cloud(name: str) -> None:
-    loaded = fresh(f"import json, sys, littoral; littoral.{name}(); print(json.dumps(sorted(sys.modules)))")
-    assert littoral._HOME[name] in loaded
-    assert [module for module in loaded if module == "torch" or module.startswith("littoral.cloud")] == []
+
+
+def of_the_cloud(loaded: list[str]) -> list[str]:
+    return [module for module in loaded if module == "torch" or module.startswith("littoral.cloud")]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_what_a_device_is_configured_with_is_in_the_face_and_loads_nothing_of_the_cloud() -> None:
+    found = each_in_a_fresh_one({name: f"import littoral; littoral.{name}()" for name in CONFIGS}, before="numpy")
+    assert sorted(found) == sorted(CONFIGS)
+    for name, (loaded, failed) in found.items():
+        assert failed == "", name
+        assert littoral._HOME[name] in loaded
+        assert of_the_cloud(loaded) == [], name
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_an_interpreter_that_loads_the_cloud_is_seen_and_the_next_one_does_not_have_it() -> None:
+    cloud = "import littoral; littoral.CloudConfig()"
+    found = each_in_a_fresh_one({"cloud": cloud, "device": "import littoral; littoral.BudgetConfig()"}, before="numpy")
+    assert of_the_cloud(found["cloud"][0])
+    assert not of_the_cloud(found["device"][0])
 
 
 def test_an_unknown_name_is_an_attribute_error_that_names_it() -> None:

@@ -112,3 +112,17 @@ def test_the_readme_maps_every_folder_of_the_package() -> None:
 def test_a_folder_that_is_not_on_the_map_is_seen() -> None:
     assert "core" in folders_not_on_the_map("bundle/ wire/ encore/")
     assert "core" not in folders_not_on_the_map("core/  arrays")
+
+
+def decisions_not_listed(index: str) -> list[str]:
+    """Decisions that the index of decisions does not link to."""
+    names = sorted(path.name for path in (ROOT / "docs" / "adr").glob("[0-9]*.md"))
+    return [name for name in names if f"]({name})" not in index]
+
+
+def test_the_index_of_decisions_has_every_decision() -> None:
+    assert decisions_not_listed((ROOT / "docs" / "adr" / "README.md").read_text(encoding="utf-8")) == []
+
+
+def test_a_decision_that_is_not_in_the_index_is_seen() -> None:
+    assert decisions_not_listed("[0000](0000-template.md)")[0].startswith("0001-")

@@ -75,6 +75,18 @@ def test_the_page_of_split_has_its_curves_its_reasons_and_what_is_missing(tmp_pa
     assert make_docs.main(["--check"], tmp_path) == 1
 
 
+def test_many_missing_units_are_named_at_the_end_of_the_page(tmp_path: Path) -> None:
+    folder = tmp_path / "benchmarks" / "results"
+    folder.mkdir(parents=True)
+    (folder / "split.json").write_text(json.dumps(document([f"split x/{number}" for number in range(9)])))
+    assert make_docs.main([], tmp_path) == 0
+    page = (tmp_path / "docs" / "results" / "split.md").read_text()
+    first, last = page.split("## What is missing")
+    assert "8 of 9 units are there. The others are named [at the end](#what-is-missing)" in first
+    assert "split x/8" not in first
+    assert "- split x/8\n" in last
+
+
 def test_a_quick_run_says_that_its_accuracies_mean_nothing(tmp_path: Path) -> None:
     quick = document([])
     quick["config"]["quick"] = True

@@ -233,6 +233,21 @@ def adapt_document(missing: list[str]) -> dict[str, Any]:
     return {**RESULT, "config": {"missing": missing}, "rows": rows, "summary": summary}
 
 
+def test_the_readme_says_on_which_streams_the_product_is_behind() -> None:
+    ahead = [
+        adapt_row(name, 0, table="wide", stream="mixed", accuracy=right)
+        for name, right in (("product", 66.0), ("parity_paper", 65))
+    ]
+    behind = [{**row, "accuracy": 131.0 - row["accuracy"]} for row in ahead]
+    made = adapt_document([])
+    told = {
+        name: make_docs.README_TABLES["adapt"]({**made, "rows": made["rows"] + rows})
+        for name, rows in (("ahead", ahead), ("behind", behind))
+    }
+    assert "It is behind" not in told["ahead"]
+    assert "these streams: the worlds mixed at random (65.0 against 66.0)." in told["behind"]
+
+
 def test_the_page_of_adapt_has_its_plot_and_says_what_is_missing(tmp_path: Path) -> None:
     folder = tmp_path / "benchmarks" / "results"
     folder.mkdir(parents=True)

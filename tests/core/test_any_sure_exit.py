@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -31,28 +31,41 @@ def scores(rng: np.random.Generator, num_frames: int, *, labelled: bool = False)
     )
 
 
-def worst_risk(of: RingScores, thresholds: tuple[float, ...]) -> float:
-    """The share of frames whose answer is another than the end's, for a router that always picks the wrong one."""
-    sure = of.confidences_NE[:, :-1] >= np.array(thresholds)
-    return float((sure & (of.answers_NE[:, :-1] != of.answers_NE[:, -1:])).any(axis=1).mean())
+@dataclass(frozen=True)
+class Worst:
+    """A router that always picks the wrong exit. Frames on which no early exit errs are only counted."""
+
+    sure_ME: Float64s
+    """How sure the early exits are of another answer than the end's; below every threshold where they have its own."""
+    num_frames: int
+
+    @classmethod
+    def on(cls, frames: RingScores) -> Worst:
+        wrong_NE = frames.answers_NE[:, :-1] != frames.answers_NE[:, -1:]
+        sure_NE = np.where(wrong_NE, frames.confidences_NE[:, :-1], -np.inf)
+        return cls(sure_NE[wrong_NE.any(axis=1)], len(sure_NE))
+
+    def risk(self, thresholds: tuple[float, ...]) -> float:
+        """The share of frames whose answer is another than the end's."""
+        return int((self.sure_ME >= np.array(thresholds)).any(axis=1).sum()) / self.num_frames
 
 
 @pytest.mark.parametrize("labelled", [False, True], ids=["agreement", "labels"])
 def test_whatever_a_router_picks_among_the_exits_that_are_sure_the_risk_is_what_was_promised(labelled: bool) -> None:
-    world = scores(np.random.default_rng(99), 200_000)
+    world = Worst.on(scores(np.random.default_rng(99), 200_000))
     broken = 0
     for seed in range(60):
         found = certify(scores(np.random.default_rng(seed), 1000, labelled=labelled), CONFIG, any_sure=True)
-        broken += worst_risk(world, found.thresholds) > CONFIG.risk
+        broken += world.risk(found.thresholds) > CONFIG.risk
     assert broken <= 0.1 * 60
 
 
 def test_thresholds_certified_for_the_first_exit_that_is_sure_do_not_hold_for_a_router() -> None:
     """Negative control."""
-    world = scores(np.random.default_rng(99), 200_000)
+    world = Worst.on(scores(np.random.default_rng(99), 200_000))
     found = certify(scores(np.random.default_rng(0), 1000), CONFIG)
     assert isinstance(found, Certified)
-    assert worst_risk(world, found.thresholds) > 2 * CONFIG.risk
+    assert world.risk(found.thresholds) > 2 * CONFIG.risk
 
 
 def test_the_alarm_of_a_routed_device_counts_the_worst_exit_too() -> None:
@@ -117,18 +130,18 @@ def test_a_router_too_keeps_the_exits_that_pay_and_of_these_the_worst_counts() -
     certified = certify(wrong, CONFIG, any_sure=True, kept=found.kept, costs=costs)
     assert isinstance(certified, Certified)
     assert (certified.thresholds[0] < 0.85, certified.thresholds[1]) == (True, OFF)
-    assert worst_risk(wrong, certified.thresholds) <= CONFIG.risk
+    assert Worst.on(wrong).risk(certified.thresholds) <= CONFIG.risk
 
 
 @pytest.mark.parametrize("kept", [(True, False), (False, True), (True, True)])
 def test_the_promise_to_a_router_holds_for_the_exits_that_are_kept(kept: tuple[bool, bool]) -> None:
-    world = scores(np.random.default_rng(98), 200_000)
+    world = Worst.on(scores(np.random.default_rng(98), 200_000))
     broken, on = 0, 0
     for seed in range(60):
         found = certify(scores(np.random.default_rng(seed), 1000), CONFIG, any_sure=True, kept=kept)
         on += isinstance(found, Certified)
         assert all(limit == OFF for limit, keep in zip(found.thresholds, kept, strict=True) if not keep)
-        broken += worst_risk(world, found.thresholds) > CONFIG.risk
+        broken += world.risk(found.thresholds) > CONFIG.risk
     assert on > 40
     assert broken <= 0.1 * 60
 

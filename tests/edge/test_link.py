@@ -533,6 +533,22 @@ def test_a_url_of_another_kind_is_a_mistake_of_the_caller() -> None:
         CloudLink("ftp://host")
 
 
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://cloud.example", True),
+        ("ws://192.0.2.7:8600", True),
+        ("https://cloud.example", False),
+        ("http://127.0.0.1:8600", False),
+        ("ws://[::1]:8600", False),
+        ("http://localhost", False),
+    ],
+)
+def test_a_way_without_tls_over_a_network_is_warned_of(url: str, told: bool, caplog: pytest.LogCaptureFixture) -> None:
+    CloudLink(url)
+    assert ("no TLS" in caplog.text) == told
+
+
 def certificate(folder: Path) -> tuple[Path, ssl.SSLContext]:
     """A self-signed certificate for this machine, as the file to trust and as the server's settings."""
     key = ec.generate_private_key(ec.SECP256R1())

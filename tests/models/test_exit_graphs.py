@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from made_once import keep_the_exporters_operators
 from onnx import helper
 
 from littoral.models.exit_graphs import GraphStem
@@ -16,6 +17,7 @@ from littoral.train.standalone import export_standalone
 
 
 def graph_of(stem: Stem) -> bytes:
+    keep_the_exporters_operators()
     example = torch.zeros((2, *stem.input_shape))
     graph = export_standalone(stem.eval(), example, input_name="features", output_name="pooled", what="a stem")
     return graph.SerializeToString()

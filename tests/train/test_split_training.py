@@ -15,8 +15,8 @@ from traced import square
 
 from littoral.models.architectures import entropic_student, product
 from littoral.models.parts import head_of, tail_of
+from littoral.models.precision import as_float32, autocast
 from littoral.train.bottleneck import train_split
-from littoral.train.precision import as_float32, autocast
 from littoral.train.split_answers import answer_split
 from littoral.train.split_data import ShiftAndFlip, SplitData, SplitNetworks, fill_bank
 from littoral.train.split_losses import ClassifierDistortion

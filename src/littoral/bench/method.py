@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from torch import nn
 
 from littoral.bundle import Bundle
 from littoral.core.arrays import Frame
+
+if TYPE_CHECKING:
+    from littoral.models.precision import Precision
 
 Labels = NDArray[np.int64]
 
@@ -67,6 +70,8 @@ class Setup:
     num_devices: int = 1
     road: Road = field(default_factory=Road)
     torch_device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    precision: Precision = "float32"
+    """In which the rivals' clouds compute; what runs on a device is float32, and our own has its configuration."""
 
 
 class Method(Protocol):

@@ -16,25 +16,25 @@ _RESUMABLE: Mapping[str, Mapping[str, str]] = {
     "adapt": {
         "help": "our adaptation and others' on CIFAR-10 under corruption",
         "quick": "three shifts of 300 frames, one seed: a few minutes",
-        "work": "for bundles and frames",
+        "work": "folder for bundles and corrupted frames",
         "only": "[TABLE/]METHOD/STREAM",
     },
     "split": {
         "help": "bytes against accuracy of our splits and of others' on CIFAR-10",
         "quick": "everything once, hardly trained: a few minutes",
-        "work": "for trainings and bundles",
+        "work": "folder for trainings and bundles",
         "only": "[KIND/]METHOD/VARIANT",
     },
     "exits": {
         "help": "early exits that follow their users, on CIFAR-10",
         "quick": "everything once, of digits: under three minutes",
-        "work": "for trained exits and features",
+        "work": "folder for trained exits and users' features",
         "only": "NETWORK/KIND[/...]",
     },
     "loop": {
         "help": "exit, finish or offload: the router and others' policies on emulated links",
         "quick": "everything once, hardly trained: under three minutes",
-        "work": "for trainings and what they answer",
+        "work": "folder for trainings and what the networks answer",
         "only": "KIND/TRACE[/...]",
     },
 }
@@ -45,17 +45,29 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("bench", help="measure, and print a table and one JSON line")
     tables = parser.add_subparsers(dest="table", required=True, metavar="TABLE")
     demo = tables.add_parser("demo", help="the demo on several seeds: accuracy, uploads, bytes")
-    demo.add_argument("--seeds", default="1,2,3", help="by commas")
+    demo.add_argument("--seeds", default="1,2,3", help="seeds, by commas")
     demo.add_argument("--frames", type=int, default=1200, help="frames per phase and device")
     demo.add_argument("--fps", type=float, default=50.0, help="frames a second that each device gets")
     runtime = tables.add_parser("runtime", help="what the device adds to a bare ONNX Runtime session; swaps; memory")
     runtime.add_argument("--quick", action="store_true", help="fewer rounds and swaps")
     resumable = {name: _add_resumable(tables, name, words) for name, words in _RESUMABLE.items()}
-    for name, trained in (("split", "every training of the full table"), ("loop", "the splits' trainings")):
-        resumable[name].add_argument("--epochs", type=int, help=f"of {trained}")
+    for name, trained in (
+        ("split", "every training of the full table (default: 20)"),
+        ("loop", "the splits' trainings (default: 20)"),
+    ):
+        resumable[name].add_argument("--epochs", type=int, help=f"epochs of {trained}")
     loop = resumable["loop"]
-    loop.add_argument("--trace", type=Path, action="append", default=[], metavar="FILE", help="also this link; CSV")
-    loop.add_argument("--device-ms", type=float, help="what the device's whole network takes: its speed")
+    loop.add_argument(
+        "--trace",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="also play this link, a CSV file; repeatable",
+    )
+    loop.add_argument(
+        "--device-ms", type=float, help="milliseconds that the device's whole network takes: its speed (default: 8)"
+    )
     loop.add_argument("--exits", type=Path, help="where 'bench exits' keeps its units (default: exits beside ROWS)")
     for table in (demo, runtime, *resumable.values()):
         table.add_argument("--out", type=Path, help="also write the document to this file")
@@ -108,14 +120,20 @@ def _add_resumable(
     """A table that is made unit by unit, with the options that all of these have."""
     table = tables.add_parser(name, help=f"{words['help']}; resumable")
     table.add_argument("--quick", action="store_true", help=words["quick"])
-    table.add_argument("--data", type=Path, help="the folder with cifar10/ and weights/ (default: LITTORAL_DATA)")
+    table.add_argument(
+        "--data", type=Path, help="the folder with cifar10/ and weights/ (default: the variable LITTORAL_DATA)"
+    )
     table.add_argument("--work", type=Path, default=Path(f"build/bench-{name}"), help=words["work"])
     table.add_argument("--rows", type=Path, help="where finished units are kept (default: WORK/rows)")
-    table.add_argument("--only", action="append", default=[], metavar=words["only"], help="only these; globs")
-    table.add_argument("--jobs", type=int, help="units at a time (default: one for each core)")
-    table.add_argument("--budget-minutes", type=float, help="begin no unit after so many minutes")
     table.add_argument(
-        "--any-code", action="store_true", help="take what other code made, too; each row says its commit"
+        "--only", action="append", default=[], metavar=words["only"], help="only these units; a glob; repeatable"
+    )
+    table.add_argument("--jobs", type=int, help="units at a time (default: one for each core)")
+    table.add_argument(
+        "--budget-minutes", type=float, help="begin no unit after so many minutes; finish those that run"
+    )
+    table.add_argument(
+        "--any-code", action="store_true", help="count units that other code made, too; each row says its commit"
     )
     table.add_argument(
         "--list", action="store_true", help="show which units are there, and how long the others will take"

@@ -24,12 +24,20 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         "--task", choices=tasks, default=tasks[0], help="what the networks are for (default: %(default)s)"
     )
     parser.add_argument(
-        "--task-options", default="{}", metavar="JSON", help="what is not as usual, such as a detector's strides"
+        "--task-options",
+        default="{}",
+        metavar="JSON",
+        help="what is not as usual of the task, such as a detector's strides",
     )
     for role in ("student", "teacher"):
         needed = role == "student"
         only = "" if needed else "; only a classifier needs one"
-        parser.add_argument(f"--{role}", required=needed, metavar="MODULE:FACTORY", help=f"what makes the {role}{only}")
+        parser.add_argument(
+            f"--{role}",
+            required=needed,
+            metavar="MODULE:FACTORY",
+            help=f"a function that makes the {role}, a torch module{only}",
+        )
         parser.add_argument(f"--{role}-kwargs", default="{}", metavar="JSON", help="the factory's keyword arguments")
         parser.add_argument(f"--{role}-weights", type=Path, required=needed, help="its state dict, a .safetensors file")
     parser.add_argument(
@@ -40,54 +48,70 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         "detector (M,) with 'boxes' (M, 4) and 'counts' (N,)",
     )
     parser.add_argument("--classes", required=True, help="class names, by commas, or a file with one to a line")
-    parser.add_argument("--mean", default="0", help="per channel on the scale 0..1, by commas")
-    parser.add_argument("--std", default="1", help="per channel on the scale 0..1, by commas")
-    parser.add_argument("--segments", type=int, default=1, help="how many segments of equal work")
+    parser.add_argument("--mean", default="0", help="mean of each channel on the scale 0..1, by commas, or one for all")
+    parser.add_argument("--std", default="1", help="standard deviation of each channel, likewise")
+    parser.add_argument("--segments", type=int, default=1, help="cut the network into so many segments of equal work")
     parser.add_argument(
-        "--cut", action="append", default=[], metavar="TENSOR", help="cut here instead; may be repeated"
+        "--cut",
+        action="append",
+        default=[],
+        metavar="TENSOR",
+        help="cut at this ONNX tensor or torch module instead; repeatable",
     )
-    parser.add_argument("--exits", type=int, metavar="N", help="train so many early exits of equal work apart")
     parser.add_argument(
-        "--exit", action="append", default=[], metavar="MODULE", help="train one after this module instead; repeatable"
+        "--exits", type=int, metavar="N", help="train so many early exits, with equal work between them"
     )
     parser.add_argument(
-        "--exit-stem", choices=("conv", "pooled"), default="conv", help="what an exit is made of (default: %(default)s)"
+        "--exit",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="train an exit after this module instead; repeatable",
     )
-    parser.add_argument("--exit-epochs", type=int, default=4, help="over the frames, for conv stems")
+    parser.add_argument(
+        "--exit-stem",
+        choices=("conv", "pooled"),
+        default="conv",
+        help="what an exit is made of: small convolutions that are trained, or pooled means",
+    )
+    parser.add_argument("--exit-epochs", type=int, default=4, help="epochs of training, for conv")
     parser.add_argument(
         "--split",
         action="append",
         default=[],
         metavar="MODULE",
-        help="train a split of the frames whose cloud's part begins after this module of the teacher; repeatable",
+        help="train a split from the frame: the cloud goes on after this module of the teacher; repeatable",
     )
-    parser.add_argument("--split-epochs", type=int, default=20, help="over the frames (default: %(default)s)")
+    parser.add_argument("--split-epochs", type=int, default=20, help="epochs of training a split")
     parser.add_argument(
         "--split-deadzones",
         metavar="D,D,D,D",
-        help="how far beyond a half a split rounds up: of the four levels, the coarsest first, or one for all, 0 for "
-        "none (default: chosen by bytes and answers)",
+        help="by how much more than a half a split's values must be beyond a whole number to count as the next one "
+        "from 0; for each of the four levels, the coarsest first, or one for all; 0: plain rounding (default: chosen "
+        "by bytes and answers)",
     )
     parser.add_argument(
         "--router",
         type=Path,
         metavar="FILE",
-        help="with exits, a router counted on these frames, on which nothing was trained: .npz as --frames",
+        help="with exits: tables for a router, counted on these frames (.npz as --frames); nothing may have been "
+        "trained on them",
     )
     parser.add_argument(
         "--pictures",
         metavar="CODINGS",
-        help="with --router, ways beside the splits: pictures of the frame for the teacher, by commas: lossless, png, "
-        "webp-<q>, jpeg-<q>; none (default: webp-95,lossless)",
+        help="with --router: how a picture of the frame may be coded for the teacher, by commas: lossless, png, "
+        "webp-<q>, jpeg-<q>; or none (default: webp-95,lossless)",
     )
     parser.add_argument(
         "--rehearse",
         type=int,
         metavar="STEPS",
-        help="distil the teacher on altered source frames; 0: do not (default: 150 for a classifier)",
+        help="steps of teaching the student's normalisation layers on altered source frames, from which the cloud "
+        "starts; 0: none (default: 150 for a classifier)",
     )
-    parser.add_argument("--key", type=Path, help="sign with this release key")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of probe and replay frames")
+    parser.add_argument("--key", type=Path, help="sign with this release key; made if missing")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of probe and replay frames")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 

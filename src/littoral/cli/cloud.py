@@ -14,10 +14,17 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("cloud", help="serve a bundle's cloud side: adapt, gate, sign, answer devices")
     parser.add_argument("bundle", type=Path, help="the bundle's directory, with its cloud part")
     parser.add_argument("--state", type=Path, required=True, help="folder for keys and record; made if missing")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    parser.add_argument("--port", type=int, default=8600, help="port to listen on, 0 for any free one (default 8600)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
+    )
+    parser.add_argument("--port", type=int, default=8600, help="port to listen on, 0 for any free one")
     parser.add_argument("--cohort", default="default", help="name of the cohort that this cloud serves")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where torch runs")
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where torch runs; auto: CUDA where torch has it",
+    )
     parser.add_argument("--parity", action="store_true", help="adapt exactly as published, not as we recommend")
     parser.add_argument("--seed", type=int, default=0, help="seed of replay draws and of adaptation")
     parser.add_argument(
@@ -28,7 +35,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--no-pictures",
         action="store_true",
-        help="answer payloads of split points only, and load no teacher for pictures",
+        help="finish splits only: answer no pictures of whole frames, and load no second teacher for them",
     )
     parser.add_argument("--json", action="store_true", help="print JSON lines")
     parser.set_defaults(run=run)

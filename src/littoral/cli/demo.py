@@ -11,11 +11,13 @@ Subparsers = argparse._SubParsersAction
 def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     """Declare the command."""
     parser = commands.add_parser("demo", help="the whole loop on this machine: a cloud, two devices, a drifting stream")
-    parser.add_argument("--seed", type=int, default=0, help="of training, stream and adaptation")
+    parser.add_argument("--seed", type=int, default=0, help="seed of training, stream and adaptation")
     parser.add_argument("--frames", type=int, default=1200, help="frames per phase and device")
     parser.add_argument("--fps", type=float, default=50.0, help="frames a second that each device gets")
     parser.add_argument(
-        "--kill-cloud", action="store_true", help="kill -9 the cloud in the middle, where it else stands still for 5 s"
+        "--kill-cloud",
+        action="store_true",
+        help="kill -9 the cloud in the middle and start it again; without this it is only stopped for 5 s",
     )
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for report, bundle and state")
     parser.add_argument("--json", action="store_true", help="print only the JSON line")

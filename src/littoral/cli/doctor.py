@@ -57,7 +57,12 @@ def _version(module: str) -> str | None:
         found = importlib.import_module(module)
     except (ImportError, OSError):  # OSError: a shared library that does not load
         return None
-    return str(getattr(found, "__version__", "installed"))
+    if (version := getattr(found, "__version__", None)) is not None:
+        return str(version)
+    try:
+        return importlib.metadata.version(module)
+    except importlib.metadata.PackageNotFoundError:  # the module has another name than its distribution
+        return "installed"
 
 
 def _accelerators() -> list[str]:

@@ -41,23 +41,23 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--name", help="what people will call this device (default: the host's name)")
     parser.add_argument("--resize", action="store_true", help="scale images of another size instead of refusing them")
     parser.add_argument("--fps", type=float, help="answer at most so many frames a second")
-    parser.add_argument("--no-adapt", action="store_true", help="keep the source's statistics")
+    parser.add_argument("--no-adapt", action="store_true", help="keep the source's statistics, whatever the frames are")
     parser.add_argument(
-        "--budget", type=float, metavar="KB", help="send at most so many kB per 1000 frames (default: 12 %% of raw)"
+        "--budget", type=float, metavar="KB", help="kB of samples per 1000 frames, at most (default: 12 %% of raw)"
     )
     parser.add_argument(
-        "--published", action="store_true", help="choose by the published criteria, without a budget or recall"
+        "--published", action="store_true", help="choose samples by the published criteria, without a budget or recall"
     )
-    parser.add_argument("--entropy-max", type=float, metavar="SHARE", help="of ln K; frames above it are not sent")
-    parser.add_argument("--entropy-min", type=float, metavar="SHARE", help="of ln K; frames below it are not sent")
+    parser.add_argument("--entropy-max", type=float, metavar="SHARE", help="of ln K: send no frame of more entropy")
+    parser.add_argument("--entropy-min", type=float, metavar="SHARE", help="of ln K: send no frame of less entropy")
     parser.add_argument("--diversity-margin", type=float, metavar="COSINE", help="largest likeness, with --published")
-    parser.add_argument("--stride", type=int, help="measure statistics on every so-manieth frame")
-    parser.add_argument("--measure-batch", type=int, help="frames that are measured at a time")
+    parser.add_argument("--stride", type=int, help="measure statistics on one frame of so many (default: 2)")
+    parser.add_argument("--measure-batch", type=int, help="frames that are measured at a time (default: 16)")
     parser.add_argument(
         "--offload",
         type=int,
         metavar="LEVEL",
-        help="ask the cloud to finish each frame, at this rate; 0 is the coarsest",
+        help="ask the cloud to finish each frame, at this level of the bundle's split; 0 is the coarsest",
     )
     parser.add_argument(
         "--split", type=int, metavar="NUMBER", help="with --offload, the split point to offload from (default: 0)"
@@ -77,7 +77,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--route",
         action="store_true",
-        help="exit early, finish, or ask the cloud, as is best for each frame, by the bundle's router",
+        help="let the bundle's router choose for each frame: exit early, finish, or ask the cloud",
     )
     parser.add_argument(
         "--price-ms",
@@ -93,19 +93,19 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--no-pictures", action="store_true", help="with --route, send no pictures of whole frames")
     parser.add_argument(
-        "--exits", action="store_true", help="leave early at the bundle's exits, once that is certified"
+        "--exits", action="store_true", help="leave early at the bundle's exits, once their thresholds are certified"
     )
     parser.add_argument(
         "--risk",
         type=float,
         metavar="SHARE",
-        help="with --exits or --route, of frames whose early answer may be another than the whole network's "
+        help="with --exits or --route, the most frames whose early answer may be another than the whole network's "
         "(default: 0.05)",
     )
     parser.add_argument("--no-personal", action="store_true", help="with --exits or --route, keep the shipped heads")
-    parser.add_argument("--status-every", type=float, metavar="SECONDS", help="also print the counters so often")
+    parser.add_argument("--status-every", type=float, metavar="SECONDS", help="print the counters so often, too")
     parser.add_argument(
-        "--flush", type=float, default=5.0, metavar="SECONDS", help="how long to go on sending at the end"
+        "--flush", type=float, default=5.0, metavar="SECONDS", help="how many seconds to go on sending at the end"
     )
     parser.add_argument(
         "--maps", type=Path, metavar="FOLDER", help="write label maps there, as PNG files by the number of the frame"

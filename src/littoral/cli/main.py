@@ -17,16 +17,31 @@ _EXTRA_OF_COMMAND = {"edge": "edge", "bundle": "edge", "enrol": "edge", "cloud":
 COMMANDS = (demo, build, bundle, cloud, edge, enrol, bench, data, doctor)
 
 
+_EPILOG = (
+    "'littoral COMMAND --help' has the options of a command. To begin: 'littoral doctor', then 'littoral demo'. "
+    "A fleet of your own: 'build' a bundle, serve it with 'cloud', make a token with 'enrol make', run 'edge'."
+)
+
+
+class _Help(argparse.HelpFormatter):
+    """Says the default of an option that has one, where its help does not say it already."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        plain = default is None or default is False or default in ([], "", argparse.SUPPRESS)
+        return text if plain or "(default" in text else f"{text} (default: %(default)s)"
+
+
 class _Parser(argparse.ArgumentParser):
     """Options in full, in every command: a shortened one changes its meaning when another option comes."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        super().__init__(*args, **{"allow_abbrev": False, "formatter_class": _Help, **kwargs})
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; importing it loads nothing heavy."""
-    parser = _Parser(prog="littoral", description="Vision models that keep right where they run.")
+    parser = _Parser(prog="littoral", description="Vision models that keep right where they run.", epilog=_EPILOG)
     parser.add_argument("--version", action="version", version=f"littoral {__version__}", help="print the version")
     parser.add_argument("--verbose", action="store_true", help="log what happens inside, on stderr")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -35,6 +35,7 @@ from littoral.errors import BundleError, ModelOutputError
 from littoral.models.factory import load_model
 from littoral.models.frames import normalise
 from littoral.models.norm import adaptive_state, learn, prepare
+from littoral.models.precision import autocast, uses_bfloat16
 
 _STATE_SCHEMA = "1"
 MIRROR_AGREEMENT = 0.9
@@ -50,7 +51,7 @@ class Worker:
     Raises:
         BundleError: the bundle's task is not adapted, student and teacher answer for different classes, or a network
             cannot be rebuilt.
-        ValueError: there is nothing to adapt, or the device is not to be had.
+        ValueError: there is nothing to adapt, the device is not to be had, or there is no such precision.
     """
 
     def __init__(self, bundle: Bundle, config: AdaptConfig | None = None, *, device: str = "auto") -> None:
@@ -60,6 +61,8 @@ class Worker:
             )
         self.bundle, self.config = bundle, config or AdaptConfig()
         self.device = choose_device(device)
+        self.bfloat16 = uses_bfloat16(self.config.precision, self.device)
+        """Whether networks compute in bfloat16 while they learn."""
         torch.set_num_threads(self.config.threads)
         self.student = self._load(bundle.manifest.student, "student")
         self.teacher = self._load(bundle.manifest.teacher, "teacher")
@@ -118,6 +121,7 @@ class Worker:
             "new_frames": float(len(new)),
             "replay_frames": float(len(replay)),
             "device": str(self.device),
+            "precision": "bfloat16" if self.bfloat16 else "float32",
         }
         layers = self.bundle.manifest.norm_layers
         payload = encode_delta(diff(affine, self.bundle.source_affine, layers), layers)
@@ -256,8 +260,9 @@ class Worker:
         return self._forward(model, torch.cat([new, replay]))
 
     def _forward(self, model: nn.Module, x: Tensor) -> Tensor:
-        out: Tensor = model(x)
-        return out
+        with autocast(self.device, bfloat16=self.bfloat16):
+            out: Tensor = model(x)
+        return out.float()
 
     def _mirror_agreement(self) -> float:
         """The share of source frames whose mirror image the teacher gives the same label: near 1 for photographs of

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Literal, Self
@@ -178,6 +179,12 @@ class Cloud:
             )
             self._close = stack.pop_all()
         self._address = str(self._socket.getsockname()[0]), int(self._socket.getsockname()[1])
+        if self.config.tls_certificate is None and not ip_address(self._address[0]).is_loopback:
+            log.warning(
+                "no TLS: whoever is on the way to %s can read frames and forge answers; give a certificate and its "
+                "key, or listen on 127.0.0.1 behind a proxy that has them",
+                self.url,
+            )
         self._state: Literal["new", "started", "stopped"] = "new"
 
     @property

@@ -237,7 +237,7 @@ def _devices(document: Document) -> str:
     )
     more = len(devices) - MAX_DEVICES
     tail = f'<p class="note">and {more} more: /v1/fleet has them all</p>' if more > 0 else ""
-    return _table(head, rows, "No device yet: make a token with 'littoral enrol'.") + tail
+    return _table(head, rows, "No device yet: make a token with 'littoral enrol make'.") + tail
 
 
 def _device_row(device: Mapping[str, Any], document: Document) -> str:

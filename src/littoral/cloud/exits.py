@@ -75,7 +75,7 @@ class TaughtExits(nn.Module):
     def answers(self) -> list[Tensor]:
         """Each exit's logits ``(B, K)``, with gradient, for all frames since `watch`; then they are silent again."""
         said, self._said, self._watches = self._said, [[] for _ in self._said], False
-        return [torch.cat(parts) for parts in said]
+        return [torch.cat(parts).float() for parts in said]
 
     def _listener(self, index: int) -> Callable[[nn.Module, object, Tensor], None]:
         def listen(module: nn.Module, given: object, value: Tensor) -> None:

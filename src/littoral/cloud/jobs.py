@@ -10,6 +10,7 @@ from littoral.core.arrays import Frame
 
 if TYPE_CHECKING:
     from littoral.models.norm import Normalisation
+    from littoral.models.precision import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,9 @@ class AdaptConfig:
     mean_one_weights: bool = True
     """Divide the certainty weights by their mean, so that one learning rate serves 10 classes and 1000."""
     normalisation: Normalisation = "batch"
+    precision: Precision = "auto"
+    """In which the networks compute while they learn: bfloat16 where the machine has instructions for it. Weights,
+    losses, and what a version is judged by on the probe, as a device answers, are float32."""
     seed: int = 0
     threads: int = 1
     """Of torch, for the whole process: two threads on a busy machine of two cores are slower than one."""
@@ -76,7 +80,7 @@ class AdaptConfig:
 
     @classmethod
     def parity(cls) -> Self:
-        """The authors' shipped configuration (dossier of CEMA, 1.1 to 1.5), but for source-initialised statistics."""
+        """The configuration of the authors' code (CEMA, ICLR 2024), but for statistics that start from the source's."""
         return cls(
             max_batches_per_job=1,
             replay_ratio=3,
@@ -96,6 +100,7 @@ class AdaptConfig:
             fitted_temperature=False,
             mean_one_weights=False,
             normalisation="renorm",
+            precision="float32",
         )
 
 

@@ -177,7 +177,7 @@ class Session:
         hub = self._hub
         device = hub.store.device(hello.device_id)
         if device is None or device.cohort != hub.ledger.cohort:
-            raise LinkRefused("not-enrolled", "this cloud does not know the device; enrol it with 'littoral enrol'")
+            raise LinkRefused("not-enrolled", "this cloud does not know the device; run 'littoral enrol redeem'")
         message = hello_message(nonce, hello.device_id, hello.bundle_digest, hello.outbox_stream)
         if not device.public_key.verifies(HELLO_PURPOSE, message, hello.signature):
             raise LinkRefused("bad-signature", "the Hello is not signed by the key that this device was enrolled with")

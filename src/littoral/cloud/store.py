@@ -136,7 +136,7 @@ class Store:
             device_id = public_key.fingerprint
             token = db.execute("SELECT device_id FROM tokens WHERE sha256 = ?", (secret_sha256,)).fetchone()
             if token is None or token["device_id"] not in (None, device_id):
-                raise LinkRefused("bad-token", "this token is unknown or was used; make one with 'littoral enrol'")
+                raise LinkRefused("bad-token", "this token is unknown or was used; make one with 'littoral enrol make'")
             known = _device(db, device_id)
             if known is not None and known.revoked_at is not None:
                 raise LinkRefused("revoked", f"device {device_id} was revoked; give it a new key, then enrol it again")

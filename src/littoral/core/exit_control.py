@@ -61,7 +61,7 @@ LEAST_NEW = 8
 _AGAINST = 0.1
 _BISECTIONS = 40
 _CHOICE_EVERY = 5
-"""Of a full ring's frames, every so-manieth says which exits pay."""
+"""Of a full ring's frames, one in so many says which exits pay."""
 
 
 class Purpose(Enum):

@@ -50,7 +50,7 @@ class PersonalConfig:
     label_weight: float = 5.0
     """Of a frame with a label; one with the deep exit's answer weighs at most 1."""
     sure: float = 0.9
-    """From this corrected probability on, the deep exit's answer is taken as a label; below, as it is."""
+    """From this probability on, the deep exit's answer is taken as a label; below, as it is."""
     unsure: float = 0.5
     """Below this it is not used."""
     most_taught_ratio: float = 1.0
@@ -65,7 +65,7 @@ class PersonalConfig:
     memory_frames: int = 112
     held_frames: int = 128
     hold_back_every: int = 5
-    """Every so-manieth frame with a label, and every so-manieth without, judges and does not teach."""
+    """One in so many of the frames with a label, and of those without, judges and does not teach."""
     min_held: int = 12
     """With fewer held-back frames the shipped head serves."""
     luck: float = 0.1

@@ -152,7 +152,7 @@ class Segmentation:
         return list(outputs.argmax(axis=1).astype(np.uint8))
 
     def entropies(self, outputs: FloatArray) -> NDArray[np.float64]:
-        """The mean over pixels, of a large frame over every so-manieth row and column."""
+        """The mean over pixels, of a large frame over one row and column in so many."""
         stride = max(1, math.isqrt(self.input_height * self.input_width // _ENTROPY_PIXELS))
         return _entropies(outputs[:, :, ::stride, ::stride]).mean(axis=(1, 2))  # type: ignore[no-any-return]
 

@@ -55,7 +55,7 @@ class DeviceConfig:
     statistics_batch_frames: int = 16
     """Frames that are measured at a time; at least 2, so that there is a variance."""
     statistics_stride_frames: int = 2
-    """Every so-manieth frame is measured. Measuring costs 1.4 (batch 32) to 1.8 (batch 1) forward passes a frame, and
+    """One frame in so many is measured. Measuring costs 1.4 (batch 32) to 1.8 (batch 1) forward passes a frame, and
     the fingerprint about a third of one more: it runs the first third of the source's network."""
     adapt_statistics: bool = True
     """False serves the source's statistics for ever."""

@@ -7,6 +7,7 @@ only claims to be the right one: ``lit1-<secret in base32>-<16 hexadecimal digit
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import json
 import os
 import re
@@ -50,7 +51,7 @@ class Token:
         match = _TOKEN.fullmatch(text.strip())
         if match is None:
             raise ValueError(
-                "a token looks like lit1-<letters and digits>-<16 hexadecimal digits>; make one with 'littoral enrol'"
+                "a token looks like lit1-<letters and digits>-<16 hexadecimal digits>; 'littoral enrol make' makes one"
             )
         return cls(text=text.strip(), fingerprint=match[2])
 
@@ -117,6 +118,17 @@ def _with_scheme(url: str, path: str, *, secure: str, plain: str) -> str:
         raise ValueError(f"a cloud's URL looks like wss://host:port or https://host:port, got {url!r}")
     scheme = secure if _SCHEMES[parts.scheme] == "https" else plain
     return urllib.parse.urlunsplit((scheme, parts.netloc, parts.path.rstrip("/") + path, "", ""))
+
+
+def is_in_the_clear(url: str) -> bool:
+    """Whether what goes to this cloud can be read and changed on its way: it has no TLS and leaves this machine."""
+    parts = urllib.parse.urlsplit(websocket_url(url))
+    if parts.scheme == "wss" or parts.hostname == "localhost":
+        return False
+    try:
+        return not ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:  # a name
+        return True
 
 
 def tls_context(url: str, ca_file: Path | None = None) -> ssl.SSLContext | None:

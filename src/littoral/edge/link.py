@@ -24,7 +24,7 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 
 from littoral.bundle import Envelope, SignedVersion
 from littoral.edge.counted import CountedConnection
-from littoral.edge.identity import Identity, enrol, tls_context, websocket_url
+from littoral.edge.identity import Identity, enrol, is_in_the_clear, tls_context, websocket_url
 from littoral.edge.link_session import Closed, LinkSession, Outcome, Ports
 from littoral.edge.outbox import Outbox
 from littoral.errors import LinkError, LinkRefused, UpdateRejected
@@ -82,6 +82,8 @@ class CloudLink:
         self, url: str, *, config: LinkConfig | None = None, token: str | None = None, name: str | None = None
     ) -> None:
         self.url = websocket_url(url)
+        if is_in_the_clear(url):
+            log.warning("no TLS: whoever is on the way to %s can read frames and forge answers; use https", self.url)
         self.config = config or LinkConfig()
         self.connected = False
         """True while a session is open and its envelope was verified."""
@@ -273,7 +275,7 @@ class CloudLink:
         identity = Identity.load(state_dir)
         if identity is None:
             if self._token is None:
-                raise LinkRefused("not-enrolled", "this device is not enrolled; run 'littoral enrol' or give a token")
+                raise LinkRefused("not-enrolled", "not enrolled yet; run 'littoral enrol redeem', or give a token")
             identity = await self._enrol(self._token)
         return identity
 

@@ -55,6 +55,7 @@ class AdaptiveBatchNorm(nn.Module):
         return self._renormalised(x)
 
     def _renormalised(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))  # half the bits do not do for statistics
         shape = (1, -1) + (1,) * (x.dim() - 2)
         var, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
         r = ((var + self.eps).sqrt() / (self.running_var + self.eps).sqrt()).detach()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from littoral.models.bottleneck import Bottleneck
 from littoral.models.entropy import FactorisedPrior
 from littoral.models.frames import normalise
-from littoral.train.precision import Precision, as_float32, autocast, uses_bfloat16
+from littoral.models.precision import Precision, as_float32, autocast, uses_bfloat16
 from littoral.train.split_check import check_training
 from littoral.train.split_checkpoint import fingerprint, teaching
 from littoral.train.split_data import Progress, ShiftAndFlip, SplitData, SplitNetworks, write_whole
@@ -81,7 +81,7 @@ def train_split(
         distortion: What the task loses by outputs; `ClassifierDistortion` without it.
         checkpoint: A file written after every epoch, and read first if it is there.
         after_epoch: Called with the number of epochs done; networks are in eval mode. It must not change them.
-        precision: In which the networks compute; see `littoral.train.precision`.
+        precision: In which the networks compute; see `littoral.models.precision`.
         clock: Seconds, for the time left.
     Returns:
         The bottleneck and the tail.

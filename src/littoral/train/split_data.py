@@ -23,7 +23,7 @@ from torch import nn
 from littoral.bundle.manifest import InputSpec
 from littoral.models.bottleneck import Bottleneck
 from littoral.models.frames import normalise
-from littoral.train.precision import autocast, uses_bfloat16
+from littoral.models.precision import autocast, uses_bfloat16
 from littoral.train.split_losses import pool, tapped
 
 Frames = NDArray[np.uint8]

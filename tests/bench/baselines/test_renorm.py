@@ -54,6 +54,17 @@ def test_values_gradients_and_statistics_are_those_of_the_published_formula(movi
     torch.testing.assert_close(layer.var, old_var + share * (var - old_var))
 
 
+def test_of_frames_of_half_the_bits_values_are_nearly_the_same_and_statistics_float32() -> None:
+    x = torch.randn(64, 3, 8, 8)
+    whole, half = (layer_with_statistics().float().train() for _ in range(2))
+    values = half(x.bfloat16())
+    assert values.dtype == torch.bfloat16
+    torch.testing.assert_close(values.float(), whole(x), rtol=0.02, atol=0.05)
+    assert (half.mean.dtype, half.var.dtype) == (torch.float32, torch.float32)
+    torch.testing.assert_close(half.mean, whole.mean, rtol=0, atol=1e-3)
+    torch.testing.assert_close(half.var, whole.var, rtol=1e-2, atol=0)
+
+
 def test_the_gradient_is_not_that_of_plain_running_statistics() -> None:
     layer = layer_with_statistics()
     x = torch.randn(5, 3, 4, 4, dtype=torch.double, requires_grad=True)

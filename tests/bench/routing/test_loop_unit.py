@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from loop_world import small_halves, unit_of
+from made_once import made_once, run_folder
 
+from littoral.bench.routing import fitted
 from littoral.bench.routing.contenders import DEFAULT_SETTING, FAMILIES, SETTINGS
 from littoral.bench.routing.fitted import FittedSets
 from littoral.bench.routing.make import played_unit, trace_of
@@ -22,19 +24,40 @@ from littoral.bench.routing.traces import KINDS
 from littoral.bench.rows import TableRequest, chosen_by_name
 from littoral.core.route_plan import Prices
 
+Made = Callable[..., dict[str, Any]]
+
 
 def told(done: int, of: int, text: str = "") -> None:
     pass
 
 
-@functools.cache
-def made(kind: str, trace: str, stream: str = "clean") -> dict[str, Any]:
-    unit = unit_of(kind, trace, stream)
-    given = small_halves(drift=stream == "drift")
-    return {**played_unit(unit, given, trace_of(unit, Path()), told), "times": {}, "shares_right": {}}
+@pytest.fixture(autouse=True)
+def fewer_frames_to_choose_exits_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third of the drawn calibration frames, as the table takes a part of its own."""
+    monkeypatch.setattr(fitted, "EXIT_CHOICE_FRAMES", 300)
 
 
-def test_every_policy_that_the_table_promises_plays_and_the_rows_are_flat() -> None:
+@pytest.fixture
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A unit's result, played once a run, with what was fitted for the first kept for the others as a worker does."""
+    folder = run_folder(tmp_path_factory)
+
+    def played(kind: str, trace: str, stream: str, kept: dict[str, FittedSets]) -> tuple[dict[str, FittedSets], Any]:
+        unit, given = unit_of(kind, trace, stream), small_halves(drift=stream == "drift")
+        result = played_unit(unit, given, trace_of(unit, Path()), told, kept=kept)
+        return kept, {**result, "times": {}, "shares_right": {}}
+
+    def make(kind: str, trace: str, stream: str = "clean") -> dict[str, Any]:
+        kept, first = made_once(folder / "loop-first.pickle", lambda: played("policies", "fixed", "clean", {}))
+        if (kind, trace, stream) == ("policies", "fixed", "clean"):
+            return first
+        path = folder / f"loop-{kind}-{trace}-{stream}.pickle"
+        return made_once(path, lambda: played(kind, trace, stream, kept))[1]
+
+    return make
+
+
+def test_every_policy_that_the_table_promises_plays_and_the_rows_are_flat(made: Made) -> None:
     points = made("policies", "fixed")["points"]
     assert {point["family"] for point in points} == set(FAMILIES)
     names = [point["policy"] for point in points]
@@ -47,7 +70,7 @@ def test_every_policy_that_the_table_promises_plays_and_the_rows_are_flat() -> N
     assert device["accuracy"] > 1  # percent
 
 
-def test_prices_are_chosen_without_a_look_at_the_stream() -> None:
+def test_prices_are_chosen_without_a_look_at_the_stream(made: Made) -> None:
     unit, given = unit_of("policies", "fixed"), small_halves()
     wrong = {
         exits: replace(table, labels_N=(table.labels_N + 1) % 6, cloud_answers_NW=table.cloud_answers_NW * 0)
@@ -73,7 +96,7 @@ def test_the_exits_that_a_device_has_are_those_that_its_prices_pay_for() -> None
     assert FittedSets(dear_stems, config).exits_for(quick) == ()
 
 
-def test_with_nothing_getting_through_ours_answers_all_frames_in_time_and_says_that_it_is_degraded() -> None:
+def test_with_nothing_getting_through_ours_answers_all_frames_in_time_and_says_that_it_is_degraded(made: Made) -> None:
     points = made("no-cloud", "outage")["points"]
     assert {point["family"] for point in points} == {"ours"}
     assert min(point["deadline_hits"] for point in points) == 1
@@ -81,7 +104,7 @@ def test_with_nothing_getting_through_ours_answers_all_frames_in_time_and_says_t
     assert max(point["cloud_rate"] for point in points) == 0
 
 
-def test_a_stream_with_phases_has_a_row_for_each_phase_of_ours() -> None:
+def test_a_stream_with_phases_has_a_row_for_each_phase_of_ours(made: Made) -> None:
     points = made("policies", "fixed", "drift")["points"]
     phases = {point["phase"] for point in points if point["family"] == "ours"}
     assert phases == {"all", "clean", "fog"}
@@ -99,7 +122,7 @@ def test_the_plan_has_every_trace_clean_and_under_drift_and_three_seeds() -> Non
     assert full_plan(device_ms=30.0)[0].key != plan[0].key
 
 
-def test_the_document_of_units_has_rows_summary_and_what_others_made(tmp_path: Path) -> None:
+def test_the_document_of_units_has_rows_summary_and_what_others_made(made: Made, tmp_path: Path) -> None:
     planned = [unit_of("policies", "fixed"), unit_of("no-cloud", "outage")]
     done = {
         unit.key: {"commit": "c" * 40, "result": made(unit.kind, unit.trace), "fingerprint": "f"} for unit in planned
@@ -132,7 +155,7 @@ def test_users_trace_files_are_kept_by_their_content_and_play(tmp_path: Path) ->
         kept_traces([tmp_path / "fixed.csv"], tmp_path)
 
 
-def test_an_oracle_that_only_looks_is_right_less_often_than_one_that_knows() -> None:
+def test_an_oracle_that_only_looks_is_right_less_often_than_one_that_knows(made: Made) -> None:
     points = {point["policy"]: point for point in made("policies", "fixed")["points"]}
     assert points["oracle, by look"]["accuracy"] <= points["oracle, priced"]["accuracy"]
     assert points["oracle, priced"]["accuracy"] == pytest.approx(points["oracle, all"]["accuracy"], abs=1)

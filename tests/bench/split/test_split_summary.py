@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from littoral.bench.rows import TableRequest
-from littoral.bench.split.plan import ENCODER_MACS, PIXELS, SEGMENT_MACS, full_plan
+from littoral.bench.split.plan import ENCODER_MACS, PIXELS, SEGMENT, SEGMENT_MACS, full_plan
 from littoral.bench.split.summary import KEYS, summarise
 from littoral.bench.split.table import SplitTable, flat_rows
 from littoral.bench.split.unit import SplitUnit
@@ -47,8 +47,6 @@ def results() -> dict[str, dict[str, Any]]:
         units("fixed", "device_only")[0].key: {
             "points": [{"accuracy": 91.5, "network_macs": 4 * ENCODER_MACS[PIXELS], "subset_accuracy": 91.5}]
         },
-        units("split", "product_single", "pixels-rate0")[0].key: points((40, 90.0)),
-        units("split", "product_single", "pixels-rate1")[0].key: points((100, 91.0)),
     }
     for seed in (0, 1):
         for beta, pair in (("beta1.28", (200, 90.0)), ("beta0.32", (800, 92.0))):
@@ -79,9 +77,15 @@ def test_the_product_is_held_against_the_better_local_network_at_its_worst_level
 
 
 def test_one_model_for_all_rates_is_told_by_the_rate_at_which_it_costs_most(results: dict[str, dict[str, Any]]) -> None:
+    product = points((20, 89.0), (60, 91.9))  # with deadzones, which the others do not have
+    for point, size, right in zip(product["points"], (50, 200), (90.0, 92.0), strict=True):
+        point |= {"nearest_bytes": size, "nearest_accuracy": right}
+    results[units("split", "product", SEGMENT)[0].key] = product
+    for rate, pair in enumerate([(40, 90.0), (100, 91.0)]):
+        results[units("split", "product_single", f"{SEGMENT}-rate{rate}")[0].key] = points(pair)
     summary = summarise(PLAN, results)
     assert summary["multi_rate_over_single_rate_bytes"] == pytest.approx(50 / 40)
-    assert summary["multi_rate_over_single_rate_bytes_pixels_rate1"] == pytest.approx(1.0)
+    assert summary["multi_rate_over_single_rate_bytes_layer2.1_rate1"] == pytest.approx(1.0)
 
 
 def test_what_was_not_measured_is_null_and_says_why(results: dict[str, dict[str, Any]]) -> None:

@@ -161,6 +161,7 @@ class Material:
             num_devices=row.devices,
             road=Road(delay_batches=row.delay_batches, loss=row.loss),
             torch_device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            precision="auto",  # as our own cloud
         )
 
     def _fresh(self, name: str) -> Callable[[], nn.Module]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from littoral.bench.adapt.plan import (
+    BATCH64,
     CEILING,
     DEVICE,
     GUARD_STREAMS,
@@ -81,7 +82,7 @@ def summarise(planned: Sequence[Row], results: Mapping[str, Result]) -> dict[str
         out.update(_against_parity(rows, teacher, suffix))
         out.update(_headline(rows, teacher, suffix))
     out.update(_guards(rows))
-    out.update(_of("batch1_minus_batch64_points", _minus(_wide(rows, "continual_b1"), _wide(rows, "continual"))))
+    out.update(_of("batch1_minus_batch64_points", _minus(_wide(rows, "continual_b1"), _wide(rows, BATCH64.name))))
     out["recall_sample_fraction"] = recall_fraction(
         rows.cell("wide", PRODUCT, "recurring", ROBUST), rows.cell("wide", DEVICE, "recurring", ROBUST)
     )

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from littoral.bench.baselines.cema_select import SelectionSettings
-from littoral.bench.baselines.networks import place, to_tensor
+from littoral.bench.baselines.networks import in_the_cloud, place, to_tensor
 from littoral.bench.baselines.online import step
 from littoral.bench.baselines.renorm import adapted_tensors, renormalised, set_moving
 from littoral.bench.method import Setup
@@ -127,19 +127,22 @@ class CemaCloud:
     def _input(self, frames: Frame) -> Tensor:
         return normalise(to_tensor(frames, self.setup), self.setup.bundle.manifest.input)
 
+    def _run(self, model: nn.Module, x: Tensor) -> Tensor:
+        return in_the_cloud(model, x, self.setup)
+
     def _teacher_step(self, new: Frame) -> None:
         set_moving(self.teacher, True)
-        step(self._teacher_sgd, teacher_loss(self.teacher(self._input(new)), mean_one=False))
+        step(self._teacher_sgd, teacher_loss(self._run(self.teacher, self._input(new)), mean_one=False))
         set_moving(self.teacher, False)
         self.teacher_steps += 1
 
     def _student_step(self, frames: Frame) -> None:
         settings, x = self.settings, self._input(frames)
         with torch.no_grad():
-            targets = self.teacher(x)
+            targets = self._run(self.teacher, x)
         set_moving(self.student, self.statistics_move)
         loss = student_loss(
-            self.student(x),
+            self._run(self.student, x),
             targets,
             entropy_weight=settings.entropy_weight,
             distillation_weight=settings.distillation_weight,

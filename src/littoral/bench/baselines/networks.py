@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from littoral.bench.method import Setup
 from littoral.core.arrays import Frame
+from littoral.models.precision import autocast, uses_bfloat16
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
@@ -30,6 +31,13 @@ def place(model: nn.Module, setup: Setup) -> nn.Module:
 def to_tensor(frames_BHWC: Frame, setup: Setup) -> Tensor:
     """uint8 frames ``(B, H, W, C)`` on the setup's torch device."""
     return torch.from_numpy(np.ascontiguousarray(frames_BHWC)).to(setup.torch_device)
+
+
+def in_the_cloud(model: nn.Module, x_BCHW: Tensor, setup: Setup) -> Tensor:
+    """Float32 logits ``(B, K)`` of a network that the cloud runs, in the precision of the setup."""
+    with autocast(setup.torch_device, bfloat16=uses_bfloat16(setup.precision, setup.torch_device)):
+        logits: Tensor = model(x_BCHW)
+    return logits.float()
 
 
 def batch_norms(model: nn.Module) -> list[nn.Module]:

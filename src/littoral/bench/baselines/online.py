@@ -97,7 +97,11 @@ class Learner(ABC):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Logits ``(B, K)``, counted."""
         self.work.forward_frames += len(x_BCHW)
-        logits: Tensor = self.model(x_BCHW)
+        return self.run(self.model, x_BCHW)
+
+    def run(self, model: nn.Module, x_BCHW: Tensor) -> Tensor:
+        """Logits ``(B, K)``: in float32, as a device computes."""
+        logits: Tensor = model(x_BCHW)
         return logits
 
     @abstractmethod
@@ -116,8 +120,7 @@ class Learner(ABC):
     def predict(self, frames_BHWC: Tensor) -> Tensor:
         """Logits ``(B, K)`` by the batch's own statistics, with no update."""
         self.work.forward_frames += len(frames_BHWC)
-        logits: Tensor = self.answering_model()(self.input(frames_BHWC))
-        return logits
+        return self.run(self.answering_model(), self.input(frames_BHWC))
 
     def predict_as_before(self, frames_BHWC: Tensor) -> Tensor:
         """Logits ``(B, K)`` by the statistics of the batch before, with no update."""

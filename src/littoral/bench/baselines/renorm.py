@@ -61,7 +61,8 @@ class RenormBatchNorm(nn.Module):
 @torch.no_grad()
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and unbiased variance of each channel, ``(C,)``; torch's own pass over the data, ten times `var_mean`."""
-    mean, var = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
+    kept = torch.promote_types(x.dtype, torch.float32)  # of bfloat16 frames, too, statistics are float32
+    mean, var = x.new_zeros(x.shape[1], dtype=kept), x.new_ones(x.shape[1], dtype=kept)
     torch.batch_norm_update_stats(x.detach(), mean, var, 1.0)
     return mean, var
 

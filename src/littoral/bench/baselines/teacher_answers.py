@@ -17,7 +17,7 @@ import torch
 
 from littoral.bench.baselines.cema import Cema, parity_paper
 from littoral.bench.baselines.cema_cloud import CemaSettings
-from littoral.bench.baselines.networks import place, to_tensor
+from littoral.bench.baselines.networks import in_the_cloud, place, to_tensor
 from littoral.bench.baselines.online import labels
 from littoral.bench.baselines.source import Source
 from littoral.bench.method import Costs, Labels, Setup
@@ -45,7 +45,7 @@ class TeacherAnswers:
         asked = np.flatnonzero(self.chooser.last_arrived)
         if len(asked):
             x = normalise(to_tensor(frames_BHWC[asked], self.setup), self.setup.bundle.manifest.input)
-            answers[asked] = labels(self._teacher(x))
+            answers[asked] = labels(in_the_cloud(self._teacher, x, self.setup))
         self.costs.cloud_seconds += time.perf_counter() - started
         self.costs.forward_frames = self._student.costs.forward_frames
         self.costs.uploads = self.chooser.costs.uploads

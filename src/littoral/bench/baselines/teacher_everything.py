@@ -11,9 +11,9 @@ import time
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from littoral.bench.baselines.networks import affine_parameters, place, to_tensor
+from littoral.bench.baselines.networks import affine_parameters, in_the_cloud, place, to_tensor
 from littoral.bench.baselines.online import Learner, Windowed, WindowSettings, labels, step
 from littoral.bench.baselines.wire_costs import UploadCounter
 from littoral.bench.method import Costs, Labels, Setup
@@ -40,6 +40,10 @@ class TeacherLearner(Learner):
         self.settings = settings
         self.parameters = affine_parameters(self.model)
         self.optimiser = torch.optim.SGD(self.parameters, lr=settings.lr, momentum=settings.momentum)
+
+    def run(self, model: nn.Module, x_BCHW: Tensor) -> Tensor:
+        """As the cloud computes."""
+        return in_the_cloud(model, x_BCHW, self.setup)
 
     def learn(self, frames_BHWC: Tensor) -> Tensor:
         """Logits ``(B, K)`` of before the step."""

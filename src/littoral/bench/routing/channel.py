@@ -13,6 +13,7 @@ takes as long as its arithmetic.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,24 +49,27 @@ class _Lane:
 
     def __init__(self, trace: LinkTrace, kbit_s: Float64s) -> None:
         lengths = np.diff(np.append(trace.time_ms, trace.duration_ms))
-        self._times, self._period_ms = trace.time_ms, trace.duration_ms
-        self._rate = kbit_s / 8  # bytes in a millisecond
-        self._before = np.concatenate([[0.0], np.cumsum(lengths * self._rate)])
+        rate = kbit_s / 8  # bytes in a millisecond
+        # As lists: each is asked for one number at a time, some thousand times a second.
+        self._times: list[float] = trace.time_ms.tolist()
+        self._rate: list[float] = rate.tolist()
+        self._before: list[float] = [0.0, *np.cumsum(lengths * rate).tolist()]
+        self._period_ms = float(trace.duration_ms)
         self.free_ms = 0.0
 
     def done_ms(self, begun_ms: float, num_bytes: float) -> float:
         """When so many bytes have gone out that began then; infinite when nothing ever passes."""
-        period_bytes = float(self._before[-1])
+        period_bytes = self._before[-1]
         if period_bytes <= 0:
             return math.inf
         periods, at_ms = divmod(begun_ms, self._period_ms)
-        i = int(np.searchsorted(self._times, at_ms, side="right")) - 1
-        target = float(self._before[i] + (at_ms - self._times[i]) * self._rate[i]) + num_bytes
+        i = bisect_right(self._times, at_ms) - 1
+        target = self._before[i] + (at_ms - self._times[i]) * self._rate[i] + num_bytes
         more, target = divmod(target, period_bytes)
-        j = max(int(np.searchsorted(self._before, target, side="left")) - 1, 0)
-        rate = float(self._rate[j])
-        inside = (target - float(self._before[j])) / rate if rate > 0 else 0.0
-        return max(begun_ms, (periods + more) * self._period_ms + float(self._times[j]) + inside)
+        j = max(bisect_left(self._before, target) - 1, 0)
+        rate = self._rate[j]
+        inside = (target - self._before[j]) / rate if rate > 0 else 0.0
+        return max(begun_ms, (periods + more) * self._period_ms + self._times[j] + inside)
 
 
 class VirtualLink:

@@ -20,7 +20,7 @@ from littoral.bench.split.training import Say, Trained
 from littoral.core.arrays import FloatArray, Frame
 from littoral.models.decoders import ResidualBlock, conv_bn_relu
 from littoral.models.layers import conv1x1, conv3x3
-from littoral.train.precision import autocast, uses_bfloat16
+from littoral.models.precision import autocast, uses_bfloat16
 
 WIDTH, BLOCKS, BATCH = 64, 2, 128
 _WINDOW = 7

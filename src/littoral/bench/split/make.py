@@ -11,6 +11,7 @@ import torch
 
 from littoral.bench.split.local_only import macs_of
 from littoral.bench.split.material import SplitMaterial, accuracy_of, outputs_of
+from littoral.bench.split.plan import PRODUCT
 from littoral.bench.split.unit import SplitUnit, Training
 
 _materials: dict[tuple[Path, Path], SplitMaterial] = {}
@@ -33,12 +34,17 @@ def _training(unit: SplitUnit) -> Training:
 
 def _split(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
     from littoral.bench.split.points import split_points
-    from littoral.bench.split.training import train_or_load
+    from littoral.bench.split.training import TO_NEAREST, train_or_load
 
     trained = train_or_load(_training(unit), material, tell)
     frames, labels = material.first("test", unit.frames)
+    points = split_points(trained, frames, labels, subset=unit.options["subset"])
+    if unit.method == PRODUCT:  # what is trained for one rate has no deadzones and is held against it without
+        nearest = train_or_load(_training(unit), material, tell, tables=TO_NEAREST)
+        for point, other in zip(points, split_points(nearest, frames, labels, subset=len(frames)), strict=True):
+            point |= {"nearest_bytes": other["bytes"], "nearest_accuracy": other["accuracy"]}
     return {
-        "points": split_points(trained, frames, labels, subset=unit.options["subset"]),
+        "points": points,
         "encoder_macs": trained.encoder_macs,
         "segment_macs": trained.segment_macs,
         "latent": list(trained.codec.latent_shape),

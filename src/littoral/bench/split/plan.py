@@ -244,7 +244,7 @@ def full_plan(*, epochs: int | None = None, seeds: Sequence[int] = (0, 1, 2)) ->
         plan.codec("webp", QUALITIES),
         *(plan.split(plan.parity(beta, first)) for beta in (0.32, 0.08, 1.28)),
         *(unit for given in INPUTS for unit in plan.local(totals[given], first)),
-        *(plan.split(plan.single(PIXELS, level, first)) for level in levels),
+        *(plan.split(plan.single(SEGMENT, level, first)) for level in levels),
         plan.unit("codec_speed", "codec_speed", "laplace", 0, quick=False),
         plan.unit("codec_exact", "codec_exact", "drawn", 0, num_round_trips=100_000, num_damaged=1_000),
         *(unit for given in INPUTS for unit in plan.derived(main[given], corruptions=COMMON, levels=levels)),
@@ -267,7 +267,7 @@ def full_plan(*, epochs: int | None = None, seeds: Sequence[int] = (0, 1, 2)) ->
         units += [plan.split(plan.product(given, seed)) for given in INPUTS]
         units += [plan.split(plan.parity(beta, seed)) for beta in (0.32, 0.08, 1.28)]
         units += [unit for given in INPUTS for unit in plan.local(totals[given], seed)]
-        units += [plan.split(plan.single(PIXELS, level, seed)) for level in levels]
+        units += [plan.split(plan.single(SEGMENT, level, seed)) for level in levels]
     return _once(units)
 
 

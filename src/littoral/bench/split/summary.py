@@ -194,14 +194,15 @@ def _over_local(units: Units, product: Sequence[Found], budget_macs: int, key: s
 
 
 def _multi_rate(units: Units) -> dict[str, Any]:
-    """The most that one model for all rates costs at the accuracy of a model of one rate."""
+    """The most that one model for all rates costs at the accuracy of a model of one rate, both without deadzones."""
     key = "multi_rate_over_single_rate_bytes"
     singles = units.of("split", SINGLE)
     ratios: dict[str, list[float]] = {}
     outside = []
     for unit, result in singles:
         given = unit.variant.split("-")[0]
-        curve = units.curves(units.of("split", PRODUCT, given)).get(unit.seed)
+        product = units.of("split", PRODUCT, given)
+        curve = units.curves(product, "nearest_bytes", "nearest_accuracy").get(unit.seed)
         (point,) = result["points"]
         if curve is None:
             continue

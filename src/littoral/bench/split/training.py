@@ -55,6 +55,8 @@ from littoral.train.tables import TableOptions
 CUT = "layer2"
 """The tail begins after it, where a training says nothing else: 32 channels of 16 x 16."""
 TABLE_FRAMES = 2_000
+TO_NEAREST = TableOptions(deadzones=())
+"""Symbols without a deadzone."""
 TASK = Classification(num_classes=len(CLASS_NAMES))
 _STILL = 2.0**14
 """A gain at which rounding is nothing, for a network whose latent is its own scores."""
@@ -110,8 +112,18 @@ class _Planned:
     distortion: ClassifierDistortion
 
 
-def train_or_load(training: Training, material: SplitMaterial, tell: Say = lambda done, of, text="": None) -> Trained:
-    """The split of a training: what its checkpoint lacks is trained now."""
+def train_or_load(
+    training: Training,
+    material: SplitMaterial,
+    tell: Say = lambda done, of, text="": None,
+    *,
+    tables: TableOptions | None = None,
+) -> Trained:
+    """The split of a training: what its checkpoint lacks is trained now.
+
+    Args:
+        tables: How its codec's tables are made; without it as `tables_of` says.
+    """
     planned, made_by = _run(training, material, tell)
     bottleneck, tail, head = planned.networks.bottleneck, planned.networks.tail, planned.networks.head
     frames, _ = material.first("train", min(TABLE_FRAMES, training.frames))
@@ -125,7 +137,7 @@ def train_or_load(training: Training, material: SplitMaterial, tell: Say = lambd
         cloud,
         _latents(bottleneck, head, frames),
         distortion_of(TASK),
-        tables_of(training),
+        tables or tables_of(training),
         progress=lambda line: tell(epochs_done, epochs_done, line),
     )
     return Trained(
@@ -141,7 +153,7 @@ def train_or_load(training: Training, material: SplitMaterial, tell: Say = lambd
 
 def tables_of(training: Training) -> TableOptions:
     """How the tables of a training's codec are made: as a build makes them, but that rivals have no deadzones."""
-    return TableOptions() if training.method == "product" else TableOptions(deadzones=())
+    return TableOptions() if training.method == "product" else TO_NEAREST
 
 
 def train_local(

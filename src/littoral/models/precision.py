@@ -14,7 +14,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
     """Whether the networks compute in bfloat16; ``auto`` where the device has instructions for it.
 
-    A split's step then takes 0.6 of the time on an AVX-512 core; without the instructions it would take longer.
+    A step then takes about half of its time on an AVX-512 core; without the instructions it would take longer.
 
     Raises:
         ValueError: there is no such precision.
