@@ -237,9 +237,13 @@ class ExitFolder:
         try:
             self._files.write(temporary, b"")
             write_state(head, lambda piece: self._files.append(temporary, piece))
-            self._put(temporary, path)
+            self._files.sync(temporary)
+            self._files.rename(temporary, path)
+            self._files.sync(self.folder)
         except OSError as error:
-            self._give_up(temporary, path, error)
+            with contextlib.suppress(OSError):
+                self._files.remove(temporary)
+            raise StorageError(f"{path} cannot be written ({error}); free some space on its disk") from error
 
     def refuse(self, exit_index: int) -> None:
         """Move a state aside that cannot be used."""
@@ -272,7 +276,7 @@ class ExitFolder:
         Raises:
             StorageError: the disk does not take it; nothing was changed.
         """
-        self._replace(INTENT_FILE, json.dumps(days).encode())
+        self._files.replace(self.folder / INTENT_FILE, json.dumps(days).encode())
 
     def end_forgetting(self) -> None:
         """They are taken back."""
@@ -289,7 +293,10 @@ class ExitFolder:
             StorageError: the disk does not take it.
         """
         tensors = {f"exit-{i}": values for i, values in enumerate(features)}
-        self._replace(PROBE_FILE, save_safetensors({**tensors, "version": np.array([version], dtype=np.uint64)}))
+        self._files.replace(
+            self.folder / PROBE_FILE,
+            save_safetensors({**tensors, "version": np.array([version], dtype=np.uint64)}),
+        )
 
     def load_probe(self, sizes: tuple[int, ...]) -> tuple[int, list[FloatArray]] | None:
         """The version and the features; None where there are none, or they cannot be used."""
@@ -309,22 +316,3 @@ class ExitFolder:
 
     def _state(self, exit_index: int) -> Path:
         return self.folder / f"head-{exit_index}.state"
-
-    def _replace(self, name: str, data: bytes) -> None:
-        path = self.folder / name
-        temporary = path.with_name(name + _NEW)
-        try:
-            self._files.write(temporary, data)
-            self._put(temporary, path)
-        except OSError as error:
-            self._give_up(temporary, path, error)
-
-    def _put(self, temporary: Path, path: Path) -> None:
-        self._files.sync(temporary)
-        self._files.rename(temporary, path)
-        self._files.sync(self.folder)
-
-    def _give_up(self, temporary: Path, path: Path, error: OSError) -> None:
-        with contextlib.suppress(OSError):
-            self._files.remove(temporary)
-        raise StorageError(f"{path} cannot be written ({error}); free some space on its disk") from error

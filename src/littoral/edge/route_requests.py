@@ -33,9 +33,9 @@ from littoral.wire.messages import MAX_DEADLINE_MS, OffloadAnswer
 
 if TYPE_CHECKING:
     from littoral.edge.link import CloudLink
+    from littoral.edge.link_session import Outcome
 
 Told = Callable[[], None]
-Outcome = OffloadAnswer | str
 _DEVIATIONS, _MOST_LATE = 4.0, 0.1
 """Of how late a wait ends, and the most of the deadline that is kept back for it."""
 _BROKEN = ("away", "timeout")
