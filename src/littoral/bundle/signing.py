@@ -1,6 +1,6 @@
 """Ed25519 keys and signatures. A signature always covers a purpose string, so one document never passes for another.
 
-release key   signs bundles and envelopes (who may change what, and how far); can be kept offline
+release key   signs bundles and envelopes (who may change what, and how far); a cloud needs it at each start
 cohort key    signs affine versions, inside the envelope that the release key signed for it
 device key    made on the device; answers the cloud's challenge
 """
