@@ -330,7 +330,7 @@ def test_another_cohort_starts_from_the_source_with_its_own_numbers(target: Targ
     receipt = target.updater.receive(make_version(target.bundle, 1, cohort="lagoon"))
     assert receipt is not None
     assert receipt.outcome == "installed"
-    assert target.store.state.baseline_nats is None, "how unsure the other cohort's version was says nothing of this one"
+    assert target.store.state.baseline_nats is None, "the other cohort's version says nothing of this one"
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "swap"])
