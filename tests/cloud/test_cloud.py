@@ -6,6 +6,7 @@ import datetime
 import ipaddress
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -16,7 +17,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from cloud_peer import FakeGate, FakeWorker, Peer, fetch, running, sample, until, write_bundle
+from cloud_peer import SMALL, FakeGate, FakeWorker, Peer, fetch, running, sample, until, write_bundle
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -25,6 +26,8 @@ from websockets.exceptions import ConnectionClosed
 from littoral.bundle import Bundle
 from littoral.cloud import admin
 from littoral.cloud.cloud import Cloud, CloudConfig
+from littoral.cloud.cohort import Check
+from littoral.cloud.tails import RunsTail
 from littoral.errors import BundleError, LittoralError, StorageError
 from littoral.wire.messages import Ack, Version
 
@@ -181,6 +184,56 @@ def test_a_token_made_beside_a_running_cloud_lets_a_device_in(bundle: Path, tmp_
         assert [device.id for device in admin.list_devices(tmp_path / "state")] == [peer.device_id]
     with pytest.raises(StorageError, match="start a cloud"):
         admin.new_token(tmp_path / "nowhere")
+
+
+def test_no_token_is_made_for_a_cloud_whose_release_key_is_not_there(bundle: Path, tmp_path: Path) -> None:
+    """Of a key made on the spot it would name a cloud that there is not, and the next start would find that key."""
+    state = tmp_path / "state"
+    with running(bundle, state) as cloud:
+        key = state / "keys" / "release.key"
+        key.rename(tmp_path / "elsewhere")
+        with pytest.raises(BundleError, match=r"release\.key is missing"):
+            admin.new_token(state)
+        assert not key.exists()
+        (tmp_path / "elsewhere").rename(key)
+        Peer(cloud).enrol(admin.new_token(state))
+
+
+def test_a_record_without_its_keys_is_refused_and_no_other_keys_are_made(bundle: Path, tmp_path: Path) -> None:
+    """A bundle without a signature would take any release key, and no enrolled device would believe the cloud."""
+    state = tmp_path / "state"
+    with running(bundle, state) as cloud:
+        Peer(cloud).enrol()
+    shutil.rmtree(state / "keys")
+    (bundle / "bundle.sig").unlink()
+    with pytest.raises(BundleError, match=r"release\.key is missing"):
+        Cloud(bundle, state, CloudConfig(port=0))
+    assert not (state / "keys").exists()
+
+
+def test_a_version_that_is_made_while_the_cloud_still_starts_reaches_its_devices(bundle: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with running(bundle, state) as cloud:
+        peer = Peer(cloud).enrol()
+        with peer.session() as line:
+            line.upload(1, 3)
+    with admin.open_record(state) as store:
+        store.record(peer.device_id, peer.stream, [(4, sample(4))], now=1.0).result()
+
+    def slow_tails(_bundle: Bundle, _config: CloudConfig) -> dict[int | None, RunsTail]:
+        until(lambda: peer.cloud._ledger.head().version == 1, "the first version")
+        return {}
+
+    def factory(_bundle: Bundle, _config: CloudConfig) -> tuple[FakeWorker, Check]:
+        return FakeWorker(), FakeGate().check
+
+    config = CloudConfig(port=0, adapt=SMALL)
+    peer.cloud = Cloud(bundle, state, config, worker_factory=factory, tail_factory=slow_tails)
+    with peer.cloud, peer.session() as line:
+        assert line.welcome is not None
+        assert peer.verified(line.wait(Version), line.welcome).version == 1
+        _, body, _ = fetch(f"{peer.cloud.url}/metrics")
+        assert b'littoral_versions_total{cohort="default",status="shipped"} 1.0' in body
 
 
 def test_a_held_version_never_reaches_a_device(bundle: Path, tmp_path: Path) -> None:

@@ -54,6 +54,12 @@ def jpeg_header(width: int, height: int, *, depth: int = 8, components: int = 3,
     return b"\xff\xd8\xff" + bytes([marker]) + struct.pack(">H", 2 + len(body)) + body
 
 
+def with_half_a_profile(data: bytes) -> bytes:
+    """A PNG with a chunk behind its pixels that ends within the profile's name."""
+    body = b"iCCPname\0"
+    return data[:-12] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + data[-12:]
+
+
 @pytest.mark.parametrize("coding", ["raw", "png"])
 def test_both_codings_give_the_frame(coding: str) -> None:
     frame = image(1)
@@ -83,6 +89,7 @@ def test_colour_frames_keep_their_channels() -> None:
         pytest.param("png", png(image(1))[:50], id="truncated"),
         pytest.param("png", png(image(1), save_all=True, append_images=[Image.new("L", (5, 4), 7)]), id="two-images"),
         pytest.param("png", header(2**31 - 1, 2**31 - 1), id="bomb"),
+        pytest.param("png", with_half_a_profile(png(image(1))), id="half-a-colour-profile"),
     ],
 )
 def test_anything_else_is_a_frame_error(coding: str, data: bytes) -> None:

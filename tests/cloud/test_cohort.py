@@ -362,3 +362,37 @@ def test_a_failing_record_stops_nothing_for_good(bench: Bench, store: Store, dev
     bench.ledger.store = again
     assert bench.work() == [Outcome(version=1, domain=0, shipped=True, reason="")]
     again.close()
+
+
+def test_a_record_that_fails_while_a_version_is_judged_costs_no_samples(
+    bench: Bench, store: Store, device: EnrolledDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(version: int) -> bytes:
+        raise StorageError("the record cannot be read")
+
+    upload(store, device, 1, 4)
+    with monkeypatch.context() as broken:
+        broken.setattr(bench.ledger, "payload_of", fail)
+        with pytest.raises(StorageError):
+            bench.cohort.step()
+    assert bench.ledger.head().version == 0
+    assert bench.work() == [Outcome(version=1, domain=0, shipped=True, reason="")]
+
+
+@pytest.mark.parametrize("error", [IndexError, KeyError, TypeError, MemoryError])
+def test_a_job_that_fails_in_whatever_way_is_held_and_does_not_stop_the_cohort_for_good(
+    bench: Bench, store: Store, device: EnrolledDevice, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    adapt, first = bench.worker.adapt, list[bytes]()
+
+    def fail_on_the_first(job: AdaptJob) -> AdaptResult:
+        first[:] = first or [job.new_frames.tobytes()]
+        if job.new_frames.tobytes() == first[0]:
+            raise error("not this job")
+        return adapt(job)
+
+    monkeypatch.setattr(bench.worker, "adapt", fail_on_the_first)
+    upload(store, device, 1, 8)
+    outcomes = bench.work()
+    assert [outcome.shipped for outcome in outcomes] == [False, True]
+    assert "not this job" in outcomes[0].reason

@@ -47,6 +47,13 @@ def test_every_connection_syncs_fully(store: Store) -> None:
     assert store.write(pragmas).result() == ("wal", 2)
 
 
+def test_only_the_owner_can_read_the_frames_of_the_devices(store: Store, device: EnrolledDevice) -> None:
+    store.record(device.id, 7, [(1, sample(1))], now=5.0).result()
+    files = [path for path in store.path.parent.iterdir() if path.name.startswith(store.path.name)]
+    assert len(files) == 3
+    assert {path.stat().st_mode & 0o077 for path in files} == {0}
+
+
 def test_a_gap_is_refused_and_nothing_of_the_batch_is_recorded(store: Store, device: EnrolledDevice) -> None:
     with pytest.raises(ProtocolError, match="send again from 2"):
         store.record(device.id, 7, [(1, sample(1)), (3, sample(3))], now=5.0).result()

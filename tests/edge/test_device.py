@@ -29,6 +29,8 @@ from littoral.core.recall import MEAN_SUFFIX, encode_fingerprint, fingerprint_la
 from littoral.core.scenes import RecallConfig
 from littoral.core.selection import SelectionConfig, entropy, softmax
 from littoral.edge.device import Answer, Device, DeviceConfig
+from littoral.edge.exit_config import ExitConfig
+from littoral.edge.maintenance import Maintenance
 from littoral.edge.outbox import Outbox
 from littoral.edge.session import Model
 from littoral.edge.sources import decode_image
@@ -217,6 +219,25 @@ def test_closing_twice_is_harmless_and_so_is_an_answer_afterwards(tiny: Bundle) 
     assert device.infer(tiny.probe[0][0]).label == tiny.probe[1][0]
 
 
+@pytest.mark.parametrize("fails", ["exits", "model", "link"])
+def test_a_device_that_cannot_be_made_gives_its_state_folder_back(
+    tiny: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    def cannot(*_: Any, **__: Any) -> None:
+        raise ValueError("it cannot be made")
+
+    link = FakeLink()
+    config = replace(STILL, exits=ExitConfig()) if fails == "exits" else STILL
+    with monkeypatch.context() as broken:
+        places: dict[str, tuple[Any, str]] = {"model": (Maintenance, "_model"), "link": (link, "start")}
+        if fails in places:
+            broken.setattr(*places[fails], cannot)
+        with pytest.raises(ValueError, match=r"cannot be made|has no exits"):
+            Device(tiny, state_dir=tmp_path, link=link, config=config)  # type: ignore[arg-type]
+    with linked(tiny, tmp_path) as (device, _):
+        assert device.status().storage_error is None
+
+
 # Statistics.
 
 
@@ -277,7 +298,7 @@ def test_a_long_run_of_one_class_does_not_make_balanced_statistics_its_own(tiny:
         )
         with Device(tiny, config=config) as device:
             play(device, frames, 4)
-            follower = device._maintenance._follower
+            follower = device._maintenance.follower
             assert follower is not None
             before = dict(follower.values)
             play(device, np.repeat(frames[labels == labels[0]][:1], 32, axis=0), 8)
@@ -524,7 +545,7 @@ def test_a_version_or_statistics_put_into_service_are_no_shift(tiny: Bundle, tmp
         play(device, frames, 2)
         status = device.status()
         assert (status.version, status.swaps, status.statistics_resets, status.scene) == (1, 5, 0, 1)
-        follower = device._maintenance._follower
+        follower = device._maintenance.follower
         assert follower is not None
         name = printed(tiny).name + MEAN_SUFFIX
         seen = [
@@ -614,6 +635,29 @@ def test_a_state_folder_that_cannot_be_made_does_not_stop_the_answers(tiny: Bund
 
 
 # Versions.
+
+
+def test_a_cloud_that_floods_a_device_with_versions_fills_no_memory(tiny: Bundle, tmp_path: Path) -> None:
+    with linked(tiny, tmp_path) as (device, link):
+        tasks = device._maintenance._tasks
+        busy, go_on = threading.Event(), threading.Event()
+
+        def keep_busy() -> None:
+            busy.set()
+            go_on.wait(10.0)
+
+        tasks.put(keep_busy)
+        assert busy.wait(10.0)
+        data = payload(tiny, 0.05)
+        for version in range(1, 201):
+            link.send(tiny, version, data)
+        waiting = tasks.qsize()
+        go_on.set()
+        assert device.settle()
+        link.send(tiny, 201, data)
+        assert device.settle()
+        assert device.version == 201, "and goes on taking versions afterwards"
+    assert waiting < 20
 
 
 def test_a_version_is_served_with_exactly_its_values_and_again_after_a_restart(tiny: Bundle, tmp_path: Path) -> None:

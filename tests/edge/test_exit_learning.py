@@ -349,6 +349,26 @@ def test_a_device_learns_its_user_and_is_certified_with_what_it_learned(
     assert exits.frames_by_exit[2] > 0, "the deep personal head answers in the place of the network's classifier"
 
 
+def test_what_was_learned_while_the_clock_ran_ahead_goes_with_any_day_that_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that is set right leaves the heads with a last day that is still to come: what comes until then is of it,
+    whatever day it is."""
+    day = 900
+    bench = Bench(monkeypatch, WORLD, replace(EXITS, today=lambda: day), tmp_path)
+    exits = bench.exits
+    bench.show(range(100), labelled=1.0)
+    day = 7
+    bench.show(range(100, 300), labelled=1.0)
+    assert days(exits._personal) == [{900}] * 3  # type: ignore[arg-type]
+    assert exits.forget_day(7), "the user was told that there was nothing to forget"
+    assert days(exits._personal) == [set()] * 3  # type: ignore[arg-type]
+    bench.show(range(300, 600), labelled=1.0)
+    assert days(exits._personal) == [{7}] * 3, "and the days are right again"  # type: ignore[arg-type]
+    assert not exits.forget_day(6), "the control: with the clock right a day is that day alone"
+    exits.close()
+
+
 def test_a_day_is_taken_back_from_the_ring_the_waiting_and_the_heads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,9 +21,10 @@ from littoral.core.exits import OFF
 from littoral.edge.answer import Answer
 from littoral.edge.device import Device, DeviceConfig
 from littoral.edge.exit_config import ExitConfig
+from littoral.edge.exit_files import SlotFile
 from littoral.edge.offload_config import OffloadConfig
 from littoral.edge.session import Model
-from littoral.errors import ModelOutputError
+from littoral.errors import ModelOutputError, StorageError
 
 FRAMES, LABELS = source_like(240, seed=1)
 QUICK = ControlConfig(risk=0.1, ring_frames=80, min_calibration=40, audit_share=0.2)
@@ -215,6 +216,39 @@ def test_a_change_of_the_world_is_checked_anew(bundle: Bundle, recheck: bool) ->
         in_force(device, 0.0, 0.0)
         device._maintenance.call(lambda: runtime(device).recheck("a test"), 5.0)
         assert device.infer(FRAMES[0]).exit_index == (3 if recheck else 0)
+
+
+def test_exits_go_out_of_force_in_a_new_world_though_the_disk_fails(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise StorageError("a frame cannot be kept")
+
+    with leaving(bundle, state=tmp_path) as device:
+        for frame in FRAMES[:60]:
+            device.infer(frame)
+        assert device.settle()
+        in_force(device, 0.0, 0.0)
+        assert len(runtime(device).ring) > 10
+        with monkeypatch.context() as broken:
+            broken.setattr(SlotFile, "write", fail)
+            with pytest.raises(StorageError):
+                device._maintenance.call(lambda: runtime(device).recheck("a test"), 5.0)
+        assert device.infer(FRAMES[0]).exit_index == 3
+        assert len(runtime(device).ring) == 0, "frames of the world that was left certify nothing in this one"
+
+
+def test_only_the_owner_can_read_what_a_device_keeps_of_its_user(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "exits").mkdir()
+    (tmp_path / "exits" / "ring.frames").touch(mode=0o644)
+    with leaving(bundle, NEVER, tmp_path) as device:
+        for frame in FRAMES[:20]:
+            device.infer(frame)
+        assert device.settle()
+        kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+        modes = {path.name: path.stat().st_mode & 0o077 for path in kept}
+    assert {"ring.frames", "ring.slots", "pending.slots", "probe.tensors", "outbox.sqlite"} <= modes.keys()
+    assert not any(modes.values()), modes
 
 
 def test_drift_that_the_statistics_find_is_a_change_of_the_world(bundle: Bundle) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +57,45 @@ def answering(status: int, body: bytes) -> Iterator[tuple[str, list[dict[str, st
         finally:
             server.shutdown()
             thread.join()
+
+
+def test_a_port_where_something_else_than_a_cloud_answers_is_a_link_error(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+                connection.recv(65_536)
+
+        thread = threading.Thread(target=greet, daemon=True)
+        thread.start()
+        with pytest.raises(LinkError, match="cannot be reached"):
+            enrol(f"ws://127.0.0.1:{server.getsockname()[1]}", TOKEN, tmp_path, "porch")
+        thread.join(10.0)
+
+
+@pytest.mark.parametrize("damage", [b"", b"??", b"\xff\xfe", b"00" * 31], ids=["empty", "text", "bytes", "short"])
+def test_a_damaged_key_says_which_file_it_is_and_what_to_do(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / KEY_FILE).write_bytes(damage)
+    with pytest.raises(ValueError, match=rf"{KEY_FILE} is no key.*remove it"):
+        enrol("ws://127.0.0.1:1", TOKEN, tmp_path, "porch")
+
+
+def test_what_a_token_was_traded_for_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rename is on the disk when its folder is: it is synced after each of the two files has its name."""
+    synced: list[set[str]] = []
+
+    def watched(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            synced.append({path.name for path in tmp_path.iterdir()})
+
+    monkeypatch.setattr(os, "fsync", watched)
+    with answering(200, json.dumps(ANSWER).encode()) as (url, asked):
+        enrol(url, TOKEN, tmp_path, "porch")
+    assert len(asked) == 1
+    assert [KEY_FILE in names for names in synced] == [True, True]
+    assert ENROLMENT_FILE in synced[-1]
 
 
 def test_an_enrolled_device_finds_its_identity_again(tmp_path: Path) -> None:

@@ -19,13 +19,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from websockets.exceptions import ConnectionClosed
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.http11 import Response
 from websockets.sync.server import Server, ServerConnection, serve
 
 from attacks.target import RELEASE, STRANGER, make_bundle, make_envelope, make_version, sign_envelope
 from littoral.bundle import Bundle, Envelope, SignedVersion, SigningKey
 from littoral.edge.identity import ENROLMENT_FILE, KEY_FILE, Identity
-from littoral.edge.link import CloudLink, LinkConfig
+from littoral.edge.link import CloudLink, LinkConfig, _retry_after_ms
 from littoral.edge.outbox import Outbox
 from littoral.wire.envelope import Frame, decode_frame, encode_frame
 from littoral.wire.messages import (
@@ -379,6 +381,16 @@ def test_a_busy_cloud_is_asked_again(cloud: TinyCloud, device: TinyDevice) -> No
         cloud.wait(lambda: len(cloud.hellos) >= 2)
         cloud.refusal = None
         device.wait(lambda: device.outbox.acked == 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "wait_ms"),
+    [("0", 1), ("30", 30_000), ("9" * 5000, 3_600_000), ("-1", None), ("soon", None)],
+    ids=["none", "half-a-minute", "many-digits", "negative", "words"],
+)
+def test_whatever_an_http_answer_asks_for_the_link_goes_on(text: str, wait_ms: int | None) -> None:
+    response = Response(503, "Service Unavailable", Headers({"Retry-After": text}))
+    assert _retry_after_ms(InvalidStatus(response)) == wait_ms
 
 
 @pytest.mark.parametrize(

@@ -408,6 +408,35 @@ def test_requests_whose_time_is_up_before_a_slow_socket_takes_them_are_not_sent(
     assert owner.bytes_by_purpose["offload"] == 2 * len(encode_frame(to_frame(request(1)))), "6 was not counted here"
 
 
+def test_a_clock_of_coarse_steps_leaves_no_request_pending() -> None:
+    """An event loop calls what is due within one step of its clock, which takes 16 ms on some systems."""
+    told: list[Outcome] = []
+    link = DeviceLink(
+        device_id="d", bundle_digest=b"", outbox_stream=1, highest_version=lambda: 0, sign=lambda message: b""
+    )
+    owner = CloudLink("ws://127.0.0.1:1")
+    owner._ports = None  # type: ignore[assignment]
+
+    async def scenario() -> None:
+        async def socket(data: bytes) -> None:
+            """Taken, and never answered."""
+
+        loop = asyncio.get_running_loop()
+        loop._clock_resolution = 0.05  # type: ignore[attr-defined]
+        transport = SimpleNamespace(get_extra_info=lambda name: None)
+        session = LinkSession(owner, None, link, SimpleNamespace(send=socket, transport=transport))  # type: ignore[arg-type]
+        link.state = "open"
+        request = Offload(request=1, split=0, version=0, payload=b"payload", deadline_ms=9)
+        session.offload(request, wait_s=0.04, done=told.append)
+        due = loop.time() + 0.06
+        while loop.time() < due:
+            await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    assert told == ["timeout"]
+    assert link.num_pending == 0
+
+
 def test_an_answer_is_kept_longer_than_a_request_may_wait_to_be_sent() -> None:
     """For a label it is enough that it comes; a request that has not begun in time holds up others for nothing."""
     sent: list[int] = []

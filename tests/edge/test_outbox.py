@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -363,11 +364,63 @@ def test_damage_found_while_running_drops_and_counts_and_starts_anew(tmp_path: P
     again.close()
 
 
+def test_damage_on_a_disk_that_became_read_only_does_not_stop_the_outbox_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "RETRY_SECONDS", 0.02)
+    outbox = open_outbox(tmp_path)
+    outbox.put(sample(0), value=1.0)
+    outbox.flush(WAIT_S)
+    damaged = sqlite3.DatabaseError("database disk image is malformed")
+    damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+    def fail(*_: object, **__: object) -> None:
+        raise damaged
+
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(outbox._file, "commit", fail)
+        broken.setattr(os, "replace", read_only)
+        outbox.put(sample(1), value=1.0)
+        with outbox._state:
+            assert outbox._state.wait_for(lambda: outbox.dropped >= 1, WAIT_S)
+    outbox.put(sample(2), value=1.0)
+    assert outbox.flush(WAIT_S)
+    assert outbox.last_error is None
+    assert 2 in [frame_id for _, frame_id in frame_ids(outbox)]
+    assert_balanced(outbox)
+    outbox.close()
+
+
 def test_a_second_process_or_device_on_the_same_file_is_refused(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path)
     with pytest.raises(StorageError, match="another process"):
         open_outbox(tmp_path)
     outbox.close()
+
+
+ANOTHER = """
+import sys
+from littoral.edge.outbox import Outbox
+Outbox(sys.argv[1], capacity_bytes=1000).close()
+"""
+
+
+def test_a_second_device_that_was_refused_leaves_the_file_locked_for_other_processes(tmp_path: Path) -> None:
+    """Closing any descriptor of a file drops all locks of the process on it: so says POSIX."""
+
+    def another() -> subprocess.CompletedProcess[str]:
+        arguments = [sys.executable, "-c", ANOTHER, str(tmp_path / "outbox.db")]
+        return subprocess.run(arguments, capture_output=True, text=True, check=False)
+
+    outbox = open_outbox(tmp_path)
+    with pytest.raises(StorageError, match="another process"):
+        open_outbox(tmp_path)
+    assert "another process uses" in another().stderr
+    outbox.close()
+    assert another().returncode == 0, "the control"
 
 
 def test_a_renewed_stream_numbers_what_is_queued_anew_in_the_same_order(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from route_rigs import CALM, EAGER, SEGMENT_MS, Rig, reply
+from route_rigs import CALM, EAGER, SEGMENT_MS, FakeEncoder, Rig, reply
 
 from littoral.core.calibration_ring import NO_LABEL
 from littoral.core.exit_control import Purpose
@@ -206,6 +206,21 @@ def test_a_device_that_knows_nothing_of_its_link_pings_behind_its_answers_and_th
     answers = [rig.infer(number, gap_ms=30)[0] for number in range(1, 10)]
     assert answers[-1].source == "cloud"
     assert 2 <= rig.routing.counters.pings < 9
+
+
+def test_a_ping_that_goes_wrong_in_the_background_is_not_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bytes:
+        raise MemoryError("no room for a payload")
+
+    rig = Rig(monkeypatch, CONFIG, thresholds=(OFF, OFF), link_warm_ms=None)
+    rig.link.fate = answering(8.0)
+    with monkeypatch.context() as broken:
+        broken.setattr(FakeEncoder, "encode", fail)
+        with pytest.raises(MemoryError):
+            rig.infer(0)
+    rig.clock.runs = True
+    answers = [rig.infer(number, gap_ms=30)[0] for number in range(1, 12)]
+    assert answers[-1].source == "cloud"
 
 
 def test_only_one_ping_is_on_its_way_to_the_encoder_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

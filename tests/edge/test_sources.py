@@ -37,6 +37,10 @@ def image(array: np.ndarray, kind: str = "PNG", mode: str | None = None) -> byte
     return out.getvalue()
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def prefixed(*frames: bytes) -> io.BytesIO:
     return io.BytesIO(b"".join(struct.pack("<I", len(data)) + data for data in frames))
 
@@ -107,9 +111,6 @@ def test_another_size_is_scaled_when_that_is_asked_for() -> None:
 
 
 def test_a_bomb_is_refused_before_its_pixels_are_made() -> None:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
     bomb = (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
@@ -119,6 +120,12 @@ def test_a_bomb_is_refused_before_its_pixels_are_made() -> None:
         made = made.replace(made[29:33], struct.pack(">I", zlib.crc32(made[12:29])), 1)
         with pytest.raises(FrameError, match=r"pixels|bomb"):
             decode_image(made, GREY, "bomb", resize=True)
+
+
+def test_a_png_with_half_a_colour_profile_behind_its_pixels_does_not_end_the_stream() -> None:
+    png = image(frame(COLOUR))
+    damaged = png[:-12] + chunk(b"iCCP", b"name\0") + png[-12:]
+    assert good(from_frames(prefixed(damaged, png), COLOUR)) == [False, True]
 
 
 @pytest.mark.filterwarnings("default")

@@ -324,11 +324,13 @@ def test_a_new_bundle_forgets_the_versions_of_the_old_one(target: Target, tmp_pa
 
 def test_another_cohort_starts_from_the_source_with_its_own_numbers(target: Target) -> None:
     install(target, 7)
+    target.updater.observe(2.0, frames=8)
     target.updater.set_envelope(make_envelope(target.bundle, cohort="lagoon"))
     assert (target.version, target.change, target.updater.highest_version) == (0, 0.0, 0)
     receipt = target.updater.receive(make_version(target.bundle, 1, cohort="lagoon"))
     assert receipt is not None
     assert receipt.outcome == "installed"
+    assert target.store.state.baseline_nats is None, "the other cohort's version says nothing of this one"
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "swap"])

@@ -262,6 +262,13 @@ def test_what_the_cloud_asks_for_is_waited_in_full_and_zero_means_stop() -> None
     assert backoff.next_wait_s(0) is None
 
 
+@pytest.mark.parametrize("asked_ms", [2**31, 2**53, 2**64 - 1])
+def test_no_cloud_sends_a_device_away_for_longer_than_an_hour(asked_ms: int) -> None:
+    wait = Backoff(rng=random.Random(0), first_s=1.0).next_wait_s(asked_ms)
+    assert wait is not None
+    assert 3600.0 <= wait <= 3601.0
+
+
 def test_a_session_makes_the_next_wait_short_again() -> None:
     backoff = Backoff(rng=random.Random(0), first_s=1.0)
     for _ in range(20):

@@ -33,6 +33,19 @@ _WEBP_QUALITY, _WEBP_METHOD = 50, 2
 MAX_PICTURE_BYTES = 262_144
 """Of a picture that is offloaded: a device sends none that is larger, and no router is built for one."""
 CODINGS = ("raw", "png", "webp", "jpeg")
+DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,  # where warnings are errors
+)
+"""What Pillow raises, by what it finds, for bytes that are no image or no whole one."""
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _IHDR = struct.Struct(">I4sIIBBBBB")
 _COLOUR_TYPE = {1: 0, 3: 2}  # channels -> PNG colour type
@@ -157,15 +170,7 @@ def decode_image(coding: str, data: bytes, spec: InputSpec) -> Frame:
             frame = np.asarray(image, dtype=np.uint8).reshape(spec.shape)
     except FrameError:
         raise
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as error:
+    except DAMAGED as error:
         raise FrameError(f"a {coding} came that cannot be decoded ({error})") from error
     return frame
 

@@ -225,7 +225,7 @@ class Manifest:
         """
         try:
             raw = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"bundle.json is not JSON ({error}); build the bundle again") from error
         if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
             came = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__

@@ -1,6 +1,6 @@
 """Ed25519 keys and signatures. A signature always covers a purpose string, so one document never passes for another.
 
-release key   signs bundles and envelopes (who may change what, and how far); can be kept offline
+release key   signs bundles and envelopes (who may change what, and how far); a cloud needs it at each start
 cohort key    signs affine versions, inside the envelope that the release key signed for it
 device key    made on the device; answers the cloud's challenge
 """
@@ -61,6 +61,15 @@ class PublicKey:
         return True
 
 
+def sync_folder(folder: Path) -> None:
+    """Make a folder's names survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class SigningKey:
     """A private Ed25519 key; shows only its fingerprint."""
 
@@ -79,7 +88,11 @@ class SigningKey:
 
     @classmethod
     def load_or_make(cls, path: Path) -> SigningKey:
-        """Read the key at ``path``, or make one there that only its owner can read."""
+        """Read the key at ``path``, or make one there that only its owner can read.
+
+        Raises:
+            ValueError: what is there is no key.
+        """
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(path.name + ".new")
@@ -89,7 +102,14 @@ class SigningKey:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        return cls(bytes.fromhex(path.read_text().strip()))
+            sync_folder(path.parent)
+        try:
+            return cls(bytes.fromhex(path.read_text().strip()))
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is no key of {2 * KEY_BYTES} hexadecimal digits ({error}); restore it from a backup, or "
+                "remove it and have a new one made"
+            ) from error
 
     def sign(self, purpose: str, data: bytes) -> bytes:
         """The 64-byte signature of ``data`` for ``purpose``."""

@@ -38,7 +38,7 @@ def _document(data: bytes, fields: dict[str, type], what: str, limit: int) -> di
         raise UpdateRejected("malformed", f"{what} has {len(data)} bytes, at most {limit} are read")
     try:
         raw = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UpdateRejected("malformed", f"{what} is not JSON ({error})") from error
     if not isinstance(raw, dict) or set(raw) != set(fields):
         raise UpdateRejected("malformed", f"{what} should have the fields {sorted(fields)}")

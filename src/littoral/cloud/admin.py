@@ -30,9 +30,10 @@ def new_token(state_dir: Path | str) -> str:
 
     Raises:
         StorageError: there is no record, or it cannot be written.
+        BundleError: the release key, by which a device knows this cloud, is not there.
     """
     with open_record(state_dir) as store:
-        token, digest = make_token(Keys.load_or_make(Path(state_dir)).release.public)
+        token, digest = make_token(Keys.load(Path(state_dir)).release.public)
         store.add_token(digest, now=time.time()).result()
         return token
 

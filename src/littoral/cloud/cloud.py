@@ -33,7 +33,7 @@ from littoral.cloud.hub import Hub, Limits
 from littoral.cloud.jobs import AdaptConfig
 from littoral.cloud.keys import Keys, make_token
 from littoral.cloud.ledger import Ledger
-from littoral.cloud.store import Store
+from littoral.cloud.store import RECORD_FILE, Store
 from littoral.cloud.tails import RunsTail, TailConfig
 from littoral.cloud.witnesses import WitnessConfig
 from littoral.core.codec import encode
@@ -134,7 +134,8 @@ class Cloud:
         tail_factory: Makes what answers offloaded requests, of split points and, under None, pictures.
     Raises:
         LittoralError: the port or the state folder is in use.
-        BundleError: the bundle is damaged, signed by another release key, or not the one of this state folder.
+        BundleError: the bundle is damaged, signed by another release key, or not the one of this state folder; or the
+            state folder has a record and not the keys that its devices know.
         StorageError: the state folder cannot be written.
     """
 
@@ -156,7 +157,8 @@ class Cloud:
             self._socket = stack.enter_context(_listen(self.config.host, self.config.port))
             stack.enter_context(_lock(self.state_dir))
             self.bundle = Bundle.open(bundle, require_cloud=True)
-            self._keys = Keys.load_or_make(self.state_dir)
+            has_record = (self.state_dir / RECORD_FILE).exists()
+            self._keys = Keys.load(self.state_dir) if has_record else Keys.load_or_make(self.state_dir)
             self._keys.adopt(self.bundle)
             self._store = Store(
                 self.state_dir,
@@ -358,7 +360,7 @@ class _Listener:
             self._server.ready.set()
 
     async def _serve(self) -> None:
-        self._hub.loop = asyncio.get_running_loop()
+        self._hub.begin()
         await self._server.serve(sockets=[self._socket])
 
 

@@ -46,6 +46,9 @@ LEASE_S = 600.0
 RETRY_S = 5.0
 """How long the loop waits after the record failed, and between looks at another worker's lease."""
 
+_OF_THE_JOB = (LittoralError, ValueError, ArithmeticError, RuntimeError, LookupError, TypeError, MemoryError)
+"""What adapting and judging raise: torch the fourth, a network that does not fit its bundle any of the others."""
+
 log = logging.getLogger(__name__)
 
 
@@ -282,9 +285,12 @@ class Cohort:
             )
         except CancelledError:
             return None, None
-        except (LittoralError, ValueError, ArithmeticError, RuntimeError) as error:  # torch raises the last
+        except StorageError:
+            raise  # nobody's fault but the disk's: the job stays open
+        except _OF_THE_JOB as error:
             # The same job would fail the same way again: it is recorded as held, and the next samples get their turn.
-            log.error("cohort %s: adaptation failed: %s", self._ledger.cohort, error)
+            unexpected = not isinstance(error, LittoralError)
+            log.error("cohort %s: adaptation failed: %s", self._ledger.cohort, error, exc_info=unexpected)
             return held(f"adaptation failed: {error}", result, {}), None
         if not verdict.passed and not outvoted(verdict.harmed, witnesses):
             return held(verdict.reason, result, verdict.report), verdict

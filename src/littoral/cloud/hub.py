@@ -97,9 +97,9 @@ class Hub:
         self.num_handshakes = 0
         self.num_watchers = 0
         self.started_at = clock()
-        self.newest: dict[int, ShippedVersion] = ledger.newest_shipped()
+        self.newest: dict[int, ShippedVersion] = {}
         """By domain."""
-        self.metrics.set_shipped(self.shipped_version, len(self.newest))
+        self._look_for_versions()
         self.stopping = asyncio.Event()
         self.loop: asyncio.AbstractEventLoop | None = None
         self._rates: collections.deque[list[int]] = collections.deque(maxlen=RATE_WINDOW_S)
@@ -109,6 +109,11 @@ class Hub:
         most = self.manifest.input.num_bytes
         self.tails = Tails(tails, self.manifest.make_task(), config, self.metrics, max_picture_bytes=most)
         return self.tails
+
+    def begin(self) -> None:
+        """The event loop runs. What the cohort shipped while there was none is known from the record."""
+        self.loop = asyncio.get_running_loop()
+        self._look_for_versions()
 
     # -- sessions ----------------------------------------------------------------------------------------------------
 
@@ -199,18 +204,21 @@ class Hub:
 
     def version_made(self, domain: int, *, shipped: bool, quarantined: Sequence[str] = ()) -> None:
         """The cohort made a version of a domain, and put devices apart with it. May be called from any thread."""
+        self.metrics.count_version("shipped" if shipped else "held")
+        self.metrics.count_quarantined(len(quarantined))
         if self.loop is not None and not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self._version_made, domain, shipped, quarantined)
 
     def _version_made(self, domain: int, shipped: bool, quarantined: Sequence[str]) -> None:
-        self.metrics.count_version("shipped" if shipped else "held")
-        self.metrics.count_quarantined(len(quarantined))
         for device_id in quarantined:
             if (session := self.sessions.get(device_id)) is not None:
                 session.follow()
         if shipped:
-            self.newest = self.ledger.newest_shipped()
-            self.metrics.set_shipped(self.shipped_version, len(self.newest))
+            self._look_for_versions()
             for session in self.sessions.values():
                 if session.domain == domain:
                     session.news.set()
+
+    def _look_for_versions(self) -> None:
+        self.newest = self.ledger.newest_shipped()
+        self.metrics.set_shipped(self.shipped_version, len(self.newest))

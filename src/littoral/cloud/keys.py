@@ -1,7 +1,7 @@
 """The cloud's keys, what they sign, and the one-time tokens that let a device in.
 
-Both keys are made at the first start under ``<state>/keys``, readable by their owner only. The release key may be moved
-elsewhere once the bundle and the envelope are signed; until then it lies beside the cohort key.
+Both keys are made at the first start under ``<state>/keys``, readable by their owner only, and are there at every start
+after it: a release key made anew would be another cloud's to every device that was enrolled.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from littoral.bundle import Bundle, Envelope, PublicKey, SigningKey
 from littoral.bundle.update import ENVELOPE_PURPOSE
 from littoral.errors import BundleError
 
-KEYS_FOLDER = "keys"
+KEYS_FOLDER, KEY_FILES = "keys", ("release.key", "cohort.key")
 TOKEN_PREFIX = "lit1"
 SECRET_BYTES = 20
 
@@ -50,11 +50,23 @@ class Keys:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             return cls(
-                release=SigningKey.load_or_make(folder / "release.key"),
-                cohort=SigningKey.load_or_make(folder / "cohort.key"),
+                release=SigningKey.load_or_make(folder / KEY_FILES[0]),
+                cohort=SigningKey.load_or_make(folder / KEY_FILES[1]),
             )
         except ValueError as error:
-            raise BundleError(f"a key under {folder} is not 64 hexadecimal digits; restore it from a backup") from error
+            raise BundleError(str(error)) from error
+
+    @classmethod
+    def load(cls, state_dir: Path) -> Keys:
+        """Read the keys under ``state_dir/keys``.
+
+        Raises:
+            BundleError: one is missing, or is not a key.
+        """
+        for path in (state_dir / KEYS_FOLDER / name for name in KEY_FILES):
+            if not path.exists():
+                raise BundleError(f"{path} is missing; put it back, or restore it from a backup")
+        return cls.load_or_make(state_dir)
 
     def adopt(self, bundle: Bundle) -> None:
         """Make sure that the bundle carries our release key's signature; sign it if it carries none.

@@ -7,6 +7,7 @@ connection of their own and never wait for a commit. What belongs to a cohort's 
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -274,6 +275,9 @@ class Store:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    """A connection whose commits are synced. A file that it makes only its owner can read: it holds frames."""
+    with contextlib.suppress(FileExistsError):  # closing a file that SQLite has open would drop this process's locks
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
     try:

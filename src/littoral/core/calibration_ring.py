@@ -203,8 +203,10 @@ class CalibrationRing:
         return True
 
     def clear(self) -> None:
-        """Forget all frames."""
-        self._drop(np.flatnonzero(self._ids != _EMPTY))
+        """Forget all frames, even where their bytes cannot be overwritten."""
+        used = np.flatnonzero(self._ids != _EMPTY)
+        self._ids[:] = _EMPTY
+        self._drop(used)
 
     def remove_day(self, day: int) -> int:
         """Forget the frames of a day; how many they were."""

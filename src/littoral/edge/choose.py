@@ -19,7 +19,7 @@ _MOST_WAITING = 64
 
 
 class Waiting:
-    """Bounds the bytes of the frames that wait for the background thread."""
+    """Bounds the bytes of the frames that wait for the background thread. A frame that is larger waits alone."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max = max_bytes
@@ -27,7 +27,8 @@ class Waiting:
 
     def has_room(self, frame: Frame) -> bool:
         """Whether another frame may wait."""
-        return self._kept - self._released + frame.nbytes <= self._max
+        waits = self._kept - self._released
+        return not waits or waits + frame.nbytes <= self._max
 
     def keep(self, frame: Frame) -> Frame:
         """A copy that may wait."""

@@ -63,9 +63,9 @@ class DeviceConfig:
     """How a chosen frame is coded: ``lossless`` takes what is smallest; see `littoral.bundle.images.encode_image`."""
     outbox_capacity_bytes: int = 16 * 1024 * 1024
     max_waiting_bytes: int = 8 * 1024 * 1024
-    """The most raw bytes of frames that wait in memory for the background thread. With a byte budget these are frames
-    still to be looked at, at most 64 in any case; one over either bound is not chosen, and not counted as dropped. With
-    a `SelectionConfig` they are chosen frames, and one over the bound is counted as dropped."""
+    """The most raw bytes of frames that wait in memory for the background thread, or one frame. With a byte budget they
+    are still to be looked at, at most 64 in any case; one over either bound is not chosen, and not counted as dropped.
+    With a `SelectionConfig` they are chosen frames, and one over the bound is counted as dropped."""
     offload: OffloadConfig | None = None
     """Who finishes a frame; None: the device, always."""
     exits: ExitConfig | None = None
@@ -127,23 +127,24 @@ class Device:
             bundle, self.config, state_dir=None if state_dir is None else Path(state_dir), link=link, status=self.status
         )
         self._offloading: Offloading | None = None
-        if link is not None and encoder is not None and self.config.offload is not None:
-            task, model, finish = self._maintenance.task, self._maintenance.model, None if adapts else self._judge
-            self._offloading = Offloading(
-                link, encoder, task, self.config.offload, model=model, shape=self._shape, finish=finish
-            )
         self._exits: ExitRuntime | None = None
-        if self.config.exits is not None:
-            self._exits = self._maintenance.open_exits(self.config.exits, routed=self.config.route is not None)
-        self._routing = None if tables is None else self._maintenance.open_routing(tables)
         self._otherwise: Callable[[Model, Frame, int], Answer | DenseAnswer] | None = None
-        if self._routing is not None:
-            self._otherwise = self._infer_routed
-        elif self._exits is not None:
-            self._otherwise = self._infer_exits
-        elif self._offloading is not None or not adapts:
-            self._otherwise = self._infer_offloaded if adapts else self._infer_dense
-        self._maintenance.start()
+        with self._maintenance.closing_on_error():
+            if link is not None and encoder is not None and self.config.offload is not None:
+                task, model, finish = self._maintenance.task, self._maintenance.model, None if adapts else self._judge
+                self._offloading = Offloading(
+                    link, encoder, task, self.config.offload, model=model, shape=self._shape, finish=finish
+                )
+            if self.config.exits is not None:
+                self._exits = self._maintenance.open_exits(self.config.exits, routed=self.config.route is not None)
+            self._routing = None if tables is None else self._maintenance.open_routing(tables)
+            if self._routing is not None:
+                self._otherwise = self._infer_routed
+            elif self._exits is not None:
+                self._otherwise = self._infer_exits
+            elif self._offloading is not None or not adapts:
+                self._otherwise = self._infer_offloaded if adapts else self._infer_dense
+            self._maintenance.start()
 
     @property
     def version(self) -> int:
@@ -319,8 +320,8 @@ class Device:
     def forget_day(self, day: int, timeout_s: float = 60.0) -> bool:
         """Take back all that was learned on a day, for good: the heads become what they would be without it.
 
-        Days that are no longer held one by one go together with all days before them. A power cut in between does no
-        harm: the next start goes on with it.
+        Days that are no longer held one by one go together with all days before them, and what came while the clock ran
+        ahead of what it says now goes too. A power cut in between does no harm: the next start goes on with it.
 
         Args:
             day: As `ExitConfig.today` numbers them.

@@ -8,6 +8,7 @@ left keeps its two rings, a *page*, for the day when it is back (`littoral.core.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -65,8 +66,9 @@ class Page(NamedTuple):
         return [ring for ring in self if ring is not None]
 
     def clear(self) -> None:
-        for ring in self.rings():
-            ring.clear()
+        with contextlib.ExitStack() as stack:  # all of them, whatever the disk says to one
+            for ring in self.rings():
+                stack.callback(ring.clear)
 
 
 class Tried(NamedTuple):

@@ -31,7 +31,7 @@ from littoral.core.arrays import FloatArray
 from littoral.core.head_state import Source, write_state
 from littoral.core.personal import PersonalHead
 from littoral.edge.recent import SeenFrame
-from littoral.edge.versions import Files
+from littoral.edge.versions import Files, private
 from littoral.errors import StorageError
 
 log = logging.getLogger("littoral.edge.exit_files")
@@ -55,7 +55,8 @@ class SlotFile:
         self._size = record_bytes
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("w+b", buffering=0)
+            path.unlink(missing_ok=True)  # an older littoral made it for everybody to read
+            self._file = open(path, "w+b", buffering=0, opener=private)  # noqa: SIM115  # `close` does
         except OSError as error:
             raise StorageError(f"{path} cannot be written ({error}); free some space on its disk") from error
 
@@ -236,9 +237,13 @@ class ExitFolder:
         try:
             self._files.write(temporary, b"")
             write_state(head, lambda piece: self._files.append(temporary, piece))
-            self._put(temporary, path)
+            self._files.sync(temporary)
+            self._files.rename(temporary, path)
+            self._files.sync(self.folder)
         except OSError as error:
-            self._give_up(temporary, path, error)
+            with contextlib.suppress(OSError):
+                self._files.remove(temporary)
+            raise StorageError(f"{path} cannot be written ({error}); free some space on its disk") from error
 
     def refuse(self, exit_index: int) -> None:
         """Move a state aside that cannot be used."""
@@ -271,7 +276,7 @@ class ExitFolder:
         Raises:
             StorageError: the disk does not take it; nothing was changed.
         """
-        self._replace(INTENT_FILE, json.dumps(days).encode())
+        self._files.replace(self.folder / INTENT_FILE, json.dumps(days).encode())
 
     def end_forgetting(self) -> None:
         """They are taken back."""
@@ -288,7 +293,10 @@ class ExitFolder:
             StorageError: the disk does not take it.
         """
         tensors = {f"exit-{i}": values for i, values in enumerate(features)}
-        self._replace(PROBE_FILE, save_safetensors({**tensors, "version": np.array([version], dtype=np.uint64)}))
+        self._files.replace(
+            self.folder / PROBE_FILE,
+            save_safetensors({**tensors, "version": np.array([version], dtype=np.uint64)}),
+        )
 
     def load_probe(self, sizes: tuple[int, ...]) -> tuple[int, list[FloatArray]] | None:
         """The version and the features; None where there are none, or they cannot be used."""
@@ -308,22 +316,3 @@ class ExitFolder:
 
     def _state(self, exit_index: int) -> Path:
         return self.folder / f"head-{exit_index}.state"
-
-    def _replace(self, name: str, data: bytes) -> None:
-        path = self.folder / name
-        temporary = path.with_name(name + _NEW)
-        try:
-            self._files.write(temporary, data)
-            self._put(temporary, path)
-        except OSError as error:
-            self._give_up(temporary, path, error)
-
-    def _put(self, temporary: Path, path: Path) -> None:
-        self._files.sync(temporary)
-        self._files.rename(temporary, path)
-        self._files.sync(self.folder)
-
-    def _give_up(self, temporary: Path, path: Path, error: OSError) -> None:
-        with contextlib.suppress(OSError):
-            self._files.remove(temporary)
-        raise StorageError(f"{path} cannot be written ({error}); free some space on its disk") from error

@@ -60,10 +60,12 @@ class ExitQueue:
                 self._wake()
 
     def drain(self) -> Iterator[Handed]:
-        """All that wait, and those that come meanwhile."""
-        while self._waiting:
-            yield self._waiting.popleft()
-        self._told = False
+        """All that wait, and those that come meanwhile. Where one cannot be taken, the others wait for another time."""
+        try:
+            while self._waiting:
+                yield self._waiting.popleft()
+        finally:
+            self._told = False
 
     def clear(self) -> None:
         """Forget them."""

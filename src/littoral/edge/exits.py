@@ -241,10 +241,10 @@ class ExitRuntime:
             self._alarmed = False
             return
         log.info("exits are checked anew: %s", why)
+        with self._swap:  # before the disk can fail
+            self._alarmed, self.policy = False, self._policy(self.policy.affine_version)
         self.queue.clear()
         self.calibration.leave(of)
-        with self._swap:
-            self._alarmed, self.policy = False, self._policy(self.policy.affine_version)
 
     def world_changed(self, of: FloatArray | None = None) -> None:
         """The world is another one, and which is not known yet.
@@ -299,7 +299,7 @@ class ExitRuntime:
         found = self.kept.remove_day(day) or found
         if self._personal is not None:
             try:
-                found = self._personal.forget(day) or found
+                found = self._personal.forget(day, today=self.config.today()) or found
             finally:
                 self._refresh(must=True)
         return found

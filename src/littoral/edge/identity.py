@@ -6,6 +6,7 @@ only claims to be the right one: ``lit1-<secret in base32>-<16 hexadecimal digit
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import json
 import os
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from littoral.bundle.signing import PublicKey, SigningKey
+from littoral.bundle.signing import PublicKey, SigningKey, sync_folder
 from littoral.errors import LinkError, LinkRefused, ProtocolError
 
 KEY_FILE = "device.key"
@@ -98,6 +99,7 @@ class Identity:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, state_dir / ENROLMENT_FILE)
+        sync_folder(state_dir)
 
 
 def http_url(url: str, path: str = "") -> str:
@@ -188,7 +190,7 @@ def _post(url: str, document: dict[str, str], context: ssl.SSLContext | None) ->
     except urllib.error.HTTPError as error:
         with error:
             raise _refusal(error.code, error.read(MAX_ANSWER_BYTES)) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # the last where it is no HTTP that answers
         raise LinkError(f"the cloud at {url} cannot be reached ({error}); it will be tried again") from error
     if len(data) > MAX_ANSWER_BYTES:
         raise ProtocolError(f"the cloud's answer has more than {MAX_ANSWER_BYTES} bytes")

@@ -29,7 +29,7 @@ from littoral.edge.link_session import Closed, LinkSession, Outcome, Ports
 from littoral.edge.outbox import Outbox
 from littoral.errors import LinkError, LinkRefused, UpdateRejected
 from littoral.wire.envelope import MAX_FRAME_BYTES
-from littoral.wire.link import Backoff, DeviceLink
+from littoral.wire.link import MAX_RETRY_AFTER_MS, Backoff, DeviceLink
 from littoral.wire.messages import HELLO_PURPOSE, TAKES_LABELS, Offload, Status
 
 log = logging.getLogger("littoral.edge.link")
@@ -330,4 +330,6 @@ def _retry_after_ms(error: Exception) -> int | None:
     if not isinstance(error, InvalidStatus):
         return None
     text = error.response.headers.get("Retry-After", "")
-    return max(1, min(int(text), 3600) * 1000) if text.isascii() and text.isdigit() else None
+    if not (text.isascii() and text.isdigit()):
+        return None
+    return max(1, min(int(text[:9]) * 1000, MAX_RETRY_AFTER_MS))  # Python refuses to read thousands of digits

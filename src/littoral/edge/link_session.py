@@ -192,11 +192,12 @@ class LinkSession:
         """Send a request before everything durable; ``done`` is called once, from this thread, and must be quick."""
         loop = asyncio.get_running_loop()
         self._last_offload_s = now_s = loop.time()
+        over_s = now_s + wait_s + keep_s
         try:
-            actions = self._link.offload(request, expires_ms=(now_s + wait_s + keep_s) * 1000)
+            actions = self._link.offload(request, expires_ms=over_s * 1000)
         except ProtocolError:
             return done("too-large")
-        timer = loop.call_later(wait_s + keep_s, self._expire)
+        timer = loop.call_at(over_s, self._expire, over_s)
         self._asked[request.request] = done, timer
         for action in actions:
             if isinstance(action, Send):
@@ -212,8 +213,9 @@ class LinkSession:
         self._owner._purposes[send.purpose] += len(send.data)
         return True
 
-    def _expire(self) -> None:
-        for action in self._link.expire(asyncio.get_running_loop().time() * 1000):
+    def _expire(self, at_s: float) -> None:
+        """What was to end then ends: the loop calls this up to one step of its clock too early."""
+        for action in self._link.expire(at_s * 1000):
             assert isinstance(action, RequestFailed)
             self._tell(action.request, action.code)
 

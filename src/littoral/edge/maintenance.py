@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from queue import SimpleQueue
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from littoral.bundle import Bundle, Envelope, RouteTables, SignedVersion
+from littoral.bundle import Bundle, RouteTables
 from littoral.bundle.images import encode_image
 from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.core.product import ProductConfig, ProductSelector
@@ -31,6 +31,7 @@ from littoral.edge.choose import Chooser, Waiting
 from littoral.edge.counters import wire_status
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exits import ExitRuntime
+from littoral.edge.few_waiting import FewWaiting, Task
 from littoral.edge.follow import Follower
 from littoral.edge.link import CloudLink
 from littoral.edge.outbox import Outbox, wire_bytes
@@ -51,7 +52,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NICENESS = 10
-Task = Callable[[], None]
+_MOST_VERSIONS = 8
+"""That wait for the background thread; a cloud has no reason to send a second before it heard of the first."""
 T = TypeVar("T")
 
 
@@ -76,6 +78,7 @@ class Maintenance:
         self.swaps = 0
         self._state_dir, self._status = state_dir, status
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
+        self._versions = FewWaiting("versions", self._tasks.put, _MOST_VERSIONS)
         self._thread = threading.Thread(target=self._work, name="littoral-maintenance", daemon=True)
         self.waiting = Waiting(config.max_waiting_bytes)
         self.chooser: Chooser | None = None
@@ -83,6 +86,24 @@ class Maintenance:
             selector = ProductSelector(bundle.manifest.num_classes, bundle.manifest.input.shape, config.selection)
             self.chooser = Chooser(selector, self.waiting, put=self._put_sample, later=self._tasks.put)
 
+        self.exits: ExitRuntime | None = None
+        self.labels: TeacherLabels | None = None
+        self.routing: Routing | None = None
+        with self.closing_on_error():
+            self.model = self._open(state_dir)
+
+        shape = (config.statistics_batch_frames, *bundle.manifest.input.shape)
+        self._stride = config.statistics_stride_frames
+        self._filling, self._resting = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
+        self._labels: list[int] = []
+        self._filled = self._seen = 0
+        self._entropy_sum, self._entropy_count = 0.0, 0
+        self._left: FloatArray | None = None
+        self._measuring = self._looking = False  # looking: what comes into service is for another world
+
+    def _open(self, state_dir: Path | None) -> Model:
+        """Open the state folder; the model that is to serve by what lies in it."""
+        bundle, config = self.bundle, self.config
         version, affine = 0, dict(bundle.source_affine)
         if state_dir is not None:
             self.outbox = Outbox(state_dir / "outbox.sqlite", capacity_bytes=config.outbox_capacity_bytes)
@@ -101,22 +122,10 @@ class Maintenance:
             )
             version, affine = self.updater.boot()
         self._affine: Tensors = affine
-        self._follower: Follower | None = None
+        self.follower: Follower | None = None
         if bundle.manifest.statistics is not None and config.adapt_statistics:
-            self._follower = Follower(bundle, config, affine=lambda: self._affine)
-        self.model = self._model(affine, version)
-        self.exits: ExitRuntime | None = None
-        self.labels: TeacherLabels | None = None
-        self.routing: Routing | None = None
-
-        shape = (config.statistics_batch_frames, *bundle.manifest.input.shape)
-        self._stride = config.statistics_stride_frames
-        self._filling, self._resting = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
-        self._labels: list[int] = []
-        self._filled = self._seen = 0
-        self._entropy_sum, self._entropy_count = 0.0, 0
-        self._left: FloatArray | None = None
-        self._measuring = self._looking = False  # looking: what comes into service is for another world
+            self.follower = Follower(bundle, config, affine=lambda: self._affine)
+        return self._model(affine, version)
 
     @property
     def cloud(self) -> str:
@@ -124,14 +133,6 @@ class Maintenance:
         if self.link is None:
             return "none"
         return "connected" if self.link.connected else "away"
-
-    @property
-    def statistics_resets(self) -> int:
-        return self._follower.resets if self._follower else 0
-
-    @property
-    def measured_frames(self) -> int:
-        return self._follower.measured_frames if self._follower else 0
 
     # -- called by the hot path: must not block ------------------------------------------------------------------------
 
@@ -209,8 +210,8 @@ class Maintenance:
             state_dir=self._state_dir,
             outbox=self.outbox,
             highest_version=lambda: updater.highest_version,
-            on_envelope=lambda envelope: self._tasks.put(lambda: self._set_envelope(envelope)),
-            on_version=lambda signed: self._tasks.put(lambda: self._receive(signed)),
+            on_envelope=lambda envelope: self._tasks.put(lambda: updater.set_envelope(envelope)),
+            on_version=lambda signed: self._versions.put(lambda: self._put_receipt(updater.receive(signed))),
             status=lambda: wire_status(self._status(), self.exits),
             on_labels=self.labels.came if self.labels is not None and self.labels.takes else None,
         )
@@ -249,13 +250,23 @@ class Maintenance:
         self._tasks.put(task)
         return done.result(timeout_s)
 
+    @contextlib.contextmanager
+    def closing_on_error(self) -> Iterator[None]:
+        """Where no device comes of it, the state folder is free again."""
+        try:
+            yield
+        except BaseException:
+            self.stop(0.0)
+            raise
+
     def stop(self, flush_s: float) -> None:
         """Finish the tasks, give the link ``flush_s`` seconds to empty the outbox, and close."""
-        if not self._thread.is_alive():
-            return
         deadline = time.monotonic() + flush_s
-        self._tasks.put(None)
-        self._thread.join(max(flush_s, 1.0))
+        if self._thread.is_alive():
+            self._tasks.put(None)
+            self._thread.join(max(flush_s, 1.0))
+        elif self._thread.ident is not None:
+            return
         if self.link is not None:
             self.link.stop(max(deadline - time.monotonic(), 0.0))
         if self.outbox is not None:
@@ -314,20 +325,12 @@ class Maintenance:
         if self.link is not None:
             self.link.wake()
 
-    def _set_envelope(self, envelope: Envelope) -> None:
-        assert self.updater is not None
-        self.updater.set_envelope(envelope)
-
-    def _receive(self, signed: SignedVersion) -> None:
-        assert self.updater is not None
-        self._put_receipt(self.updater.receive(signed))
-
     def _observe(self, mean_entropy: float, num_frames: int = 1) -> None:
         if self.updater is not None and num_frames:
             self._put_receipt(self.updater.observe(mean_entropy, frames=num_frames))
 
     def _measure(self, batch: Frame, labels: list[int], mean_entropy: float, num_frames: int) -> None:
-        follower = self._follower
+        follower = self.follower
         try:
             if follower is None:
                 self._observe(mean_entropy, num_frames)
@@ -370,7 +373,7 @@ class Maintenance:
     # -- models --------------------------------------------------------------------------------------------------------
 
     def _model(self, affine: Tensors, version: int) -> Model:
-        statistics = self._follower.values if self._follower is not None else {}
+        statistics = self.follower.values if self.follower is not None else {}
         return Model(self.bundle, {**affine, **statistics}, version=version, config=self.config.session)
 
     def _serve(self, affine: Tensors, version: int) -> None:

@@ -369,7 +369,10 @@ class Outbox:
                 log.error("%s; until then samples are dropped and counted", message)
             self.last_error = message
         if is_damaged(error):
-            self._file.set_aside(error)
+            try:
+                self._file.set_aside(error)
+            except OSError as stays:  # a disk with damage is often read-only from then on
+                log.error("the damaged outbox %s cannot be set aside (%s)", self._file.path, stays)
             with self._state:
                 self._dropped += self._stored
                 self._stored = self._ack_wanted = 0

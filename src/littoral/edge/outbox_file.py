@@ -13,7 +13,7 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,7 +82,8 @@ class Limits:
 def connect_durably(path: Path) -> sqlite3.Connection:
     """Open a database whose commits are on the disk when they return; only its owner can read it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    with suppress(FileExistsError):  # closing a file that SQLite has open would drop this process's locks
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     try:
         for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
@@ -162,8 +163,14 @@ class OutboxFile:
         self.tally = Tally(**known, scene=meta.get(_SCENE, 0), budget=meta.get(_BUDGET), rows=rows, num_bytes=num_bytes)
 
     def set_aside(self, reason: Exception | str) -> None:
-        """Rename a damaged file, so that a person can look at it, and forget what was in it."""
+        """Rename a damaged file, so that a person can look at it, and forget what was in it.
+
+        Raises:
+            OSError: it cannot be renamed; it is closed and forgotten all the same.
+        """
         self.close()
+        self.stream = secrets.randbits(62) + 1
+        self.tally = Tally()
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
             number += 1
@@ -171,8 +178,6 @@ class OutboxFile:
             here = self.path.with_name(self.path.name + end)
             if here.exists():
                 os.replace(here, aside.with_name(aside.name + end))
-        self.stream = secrets.randbits(62) + 1
-        self.tally = Tally()
         log.error("the outbox %s is damaged (%s); it is now %s and a new one was started", self.path, reason, aside)
 
     def close(self) -> None:

@@ -128,18 +128,21 @@ class PersonalHeads:
             else:
                 self._save(i, head)
 
-    def forget(self, day: int) -> bool:
+    def forget(self, day: int, *, today: int | None = None) -> bool:
         """Take a day back at every exit; exact, but what is older than the days held one by one goes together.
 
+        Args:
+            today: Days that are later go too: the clock ran ahead, and nobody knows what of them came on which day.
         Returns:
             Whether anything of it had been learned.
         Raises:
             StorageError: the disk does not take it; where it had begun, the next start goes on with it.
         """
-        self._folder.begin_forgetting([*self._folder.intent(), day])
-        found = self._take_back(day)
+        gone = {day} if today is None else {day, *self._later_than(today)}
+        self._folder.begin_forgetting([*self._folder.intent(), *sorted(gone)])
+        found = [self._take_back(each) for each in sorted(gone)]
         self._folder.end_forgetting()
-        return found
+        return any(found)
 
     def move(self, version: int, old: Sequence[FloatArray] | None, new: Sequence[FloatArray]) -> None:
         """Follow the user under another affine version.
@@ -276,6 +279,18 @@ class PersonalHeads:
 
     def _as_shipped(self, i: int) -> Fitted:
         return Fitted(head=self._shipped.heads[i], temperature=self._shipped.temperatures[i], personal=False)
+
+    def _later_than(self, today: int) -> set[int]:
+        """The days of the states that are still to come."""
+        found = set[int]()
+        for i in range(len(self.sizes)):
+            with (
+                contextlib.suppress(HeadStateError),
+                self._read(i) as head,
+            ):  # such a state is removed, whatever the day
+                everything = () if head is None else head.evidence.everything()
+                found |= {sums.last_day for sums in everything if sums.last_day > today}
+        return found
 
     def _take_back(self, day: int) -> bool:
         self._folder.forget_refused()

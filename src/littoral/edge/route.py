@@ -323,8 +323,6 @@ class Routing:
             self._run_behind(functools.partial(self._run_to_end, trip, leaves))
 
     def _hand_over(self, trip: _Trip, leaves: bool, seen: SeenFrame | None = None) -> None:
-        assert self._exits is not None
-        assert trip.policy is not None
         loss = self._loss(trip)
         self._exits.hand_over(
             trip.policy, trip.frame_id, trip.purpose, leaves=leaves, loss=loss, pixels=trip.pixels, seen=seen
@@ -364,7 +362,6 @@ class Routing:
     def _ran_to_end(self, trip: _Trip, leaves: bool) -> None:
         """A frame that the coin picked has a deep answer, behind the one that was given."""
         exits, version = self._exits, trip.walk.model.version
-        assert exits is not None
         if not _is_finite(trip.walk):
             self._broken(version)
         elif exits.control.num_rechecks == trip.num_rechecks and exits.policy.affine_version == version:

@@ -199,15 +199,5 @@ class RouteLearning:
         return Switcher(shipped, config)
 
     def _save(self, learner: Switcher) -> None:
-        if self._path is None:
-            return
-        new = self._path.with_name(STATE_FILE + ".new")
-        try:
-            self._files.write(new, learner.to_bytes())
-            self._files.sync(new)
-            self._files.rename(new, self._path)
-            self._files.sync(self._path.parent)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self._files.remove(new)
-            raise StorageError(f"{self._path} cannot be written ({error}); free some space on its disk") from error
+        if self._path is not None:
+            self._files.replace(self._path, learner.to_bytes())

@@ -33,9 +33,9 @@ from littoral.wire.messages import MAX_DEADLINE_MS, OffloadAnswer
 
 if TYPE_CHECKING:
     from littoral.edge.link import CloudLink
+    from littoral.edge.link_session import Outcome
 
 Told = Callable[[], None]
-Outcome = OffloadAnswer | str
 _DEVIATIONS, _MOST_LATE = 4.0, 0.1
 """Of how late a wait ends, and the most of the deadline that is kept back for it."""
 _BROKEN = ("away", "timeout")
@@ -255,9 +255,14 @@ class Requests:
         Args:
             noted: Called in the thread that answers; whether it was sent.
         """
-        made = self._encode(request, value)
-        if made is None or not self._link.connected:
-            self.inbox.put(lambda: noted(False))
+        made = None
+        try:
+            if self._link.connected:
+                made = self._encode(request, value)
+        finally:  # whatever went wrong: no ping follows one that nobody hears of
+            if made is None:
+                self.inbox.put(lambda: noted(False))
+        if made is None:
             return
         (payload, coding), encode_ms, request.sent_ms = made
         request.gives_up_ms = request.sent_ms + give_up_after_ms

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from littoral.bundle import InputSpec
+from littoral.bundle.images import DAMAGED
 from littoral.core.arrays import Frame
 from littoral.errors import FrameError, LittoralError
 
@@ -22,7 +23,6 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 MAX_IMAGE_BYTES = 32 * 1024 * 1024
 MAX_PIXELS = 64 * 1024 * 1024
 _LENGTH = struct.Struct("<I")
-_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)  # the warning where warnings are errors
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 Item = tuple[str, Frame | FrameError]
@@ -61,7 +61,7 @@ def decode_image(data: bytes, spec: InputSpec, name: str, *, resize: bool = Fals
             frame: Frame = np.asarray(converted, dtype=np.uint8)
     except FrameError:
         raise
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, *_BOMBS) as error:
+    except DAMAGED as error:
         raise FrameError(f"{name} is not a readable PNG, JPEG, WebP or BMP ({error}); it is left out") from error
     return frame.reshape(spec.shape)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from littoral.core.arrays import Frame
 from littoral.core.sample_labels import SampleLabel, decode_labels, sample_key
+from littoral.edge.few_waiting import FewWaiting
 from littoral.edge.recent import SeenFrame
 from littoral.errors import ProtocolError
 
@@ -44,7 +45,6 @@ class TeacherLabels:
         num_unused: Answers that taught none: to a sample that is not known, or not any more, or of whose frame somebody
             else's word was heard before, or that calibrates.
         num_refused: Messages that were none. Nothing of them counted.
-        num_flooded: Messages for which there was no room.
         num_run_again: Samples whose frames were run again.
     """
 
@@ -55,17 +55,22 @@ class TeacherLabels:
         later: Callable[[Callable[[], None]], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._exits, self._later, self._clock = exits, later, clock
+        self._exits, self._clock = exits, clock
         self._awaited, self._pending = exits.kept.awaited, exits.kept.pending
         self._learning: RouteLearning | None = None
-        self._given = self._read = 0  # messages; each written by one thread only
+        self._messages = FewWaiting("labels", later, _MOST_MESSAGES)
         self._not_before_s = -math.inf
-        self.num_taught = self.num_unused = self.num_refused = self.num_flooded = self.num_run_again = 0
+        self.num_taught = self.num_unused = self.num_refused = self.num_run_again = 0
 
     @property
     def takes(self) -> bool:
         """Whether an answer is of any use: heads learn."""
         return self._awaited is not None
+
+    @property
+    def num_flooded(self) -> int:
+        """Messages for which there was no room."""
+        return self._messages.num_refused
 
     def settle_for(self, learning: RouteLearning) -> None:
         """The teacher's answers also say who was right, where the cloud was asked; before the first sample."""
@@ -77,11 +82,7 @@ class TeacherLabels:
 
     def came(self, data: bytes) -> None:
         """A message came from the cloud."""
-        if self._given - self._read >= _MOST_MESSAGES:
-            self.num_flooded += 1
-            return
-        self._given += 1
-        self._later(lambda: self._take_in(data))
+        self._messages.put(lambda: self._take_in(data))
 
     # -- in the background thread --------------------------------------------------------------------------------------
 
@@ -122,7 +123,6 @@ class TeacherLabels:
         )
 
     def _take_in(self, data: bytes) -> None:
-        self._read += 1
         try:
             labels = decode_labels(data, self._exits.shipped.heads[0].num_classes)
         except ProtocolError as error:

@@ -199,6 +199,7 @@ class Updater(Generic[C]):
             if disk.installed != SOURCE:
                 log.warning("this device is in the cohort %r now; the source values serve", envelope.cohort)
                 self._go_back(SOURCE)
+                self._state = replace(self._state, recent=())
             disk = VersionState(reasons=disk.reasons)
         disk = replace(disk, bundle=self._bundle.digest.hex(), cohort=envelope.cohort)
         self._state = replace(self._state, disk=disk, phase="trusted" if disk.trusted else "watched")

@@ -77,12 +77,18 @@ class VersionState:
         return replace(self, reasons=dict(list(reasons.items())[-MAX_REASONS:]))
 
 
+def private(path: str, flags: int) -> int:
+    """Opens a file for `open`; one that is made so only its owner can read."""
+    return os.open(path, flags, 0o600)
+
+
 class Files:
     """The steps that touch the disk; a test puts a power cut between any two of them."""
 
     def write(self, path: Path, data: bytes) -> None:
-        """Write a file; what is in it after a power cut is anyone's guess until `sync`."""
-        path.write_bytes(data)
+        """Write a file that only its owner can read; what a power cut leaves of it is anyone's guess until `sync`."""
+        with open(path, "wb", opener=private) as file:
+            file.write(data)
 
     def append(self, path: Path, data: bytes) -> None:
         """Write more of a file; likewise."""
@@ -104,6 +110,24 @@ class Files:
     def remove(self, path: Path) -> None:
         """Remove a file if it is there."""
         path.unlink(missing_ok=True)
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """Make this a file's content, durably: a power cut leaves the old one or the new one.
+
+        Raises:
+            StorageError: the disk does not take it; the old one stands.
+        """
+        temporary = path.with_name(path.name + ".new")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.write(temporary, data)
+            self.sync(temporary)
+            self.rename(temporary, path)
+            self.sync(path.parent)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self.remove(temporary)
+            raise StorageError(f"{path} cannot be written ({error}); free some space on its disk") from error
 
 
 class VersionStore:
@@ -145,10 +169,10 @@ class VersionStore:
             StorageError: the disk does not take it; the old state stands.
         """
         data = json.dumps(dataclasses.asdict(state), allow_nan=False).encode()
-        self._replace(self.folder / STATE_FILE, data)
+        self._files.replace(self.folder / STATE_FILE, data)
         self.state = state
         try:
-            self._replace(self.folder / BACKUP_FILE, data)
+            self._files.replace(self.folder / BACKUP_FILE, data)
         except StorageError as error:
             log.warning("%s", error)
 
@@ -158,7 +182,7 @@ class VersionStore:
         Raises:
             StorageError: the disk does not take it.
         """
-        self._replace(self._path(version), _pack(signed))
+        self._files.replace(self._path(version), _pack(signed))
 
     def load(self, version: int) -> SignedVersion:
         """Read a version's file.
@@ -183,19 +207,6 @@ class VersionStore:
 
     def _path(self, version: int) -> Path:
         return self.folder / f"{version}.version"
-
-    def _replace(self, path: Path, data: bytes) -> None:
-        temporary = path.with_name(path.name + ".new")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._files.write(temporary, data)
-            self._files.sync(temporary)
-            self._files.rename(temporary, path)
-            self._files.sync(self.folder)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self._files.remove(temporary)
-            raise StorageError(f"{path} cannot be written ({error}); free some space on its disk") from error
 
 
 def _pack(signed: SignedVersion) -> bytes:

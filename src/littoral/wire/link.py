@@ -123,6 +123,9 @@ Action = Send | Opened | AckedUpTo | GotVersion | GotLabels | Answered | Request
 MAX_REQUESTS = 8
 """Requests of one device that may be pending; the cloud has the same limit (`littoral.cloud.hub.Limits`)."""
 
+MAX_RETRY_AFTER_MS = 3_600_000
+"""No cloud sends a device away for longer than an hour: nobody could call it back."""
+
 _DURABLE_PURPOSE = {Sample.TYPE: "sample", Receipt.TYPE: "receipt", Scene.TYPE: "scene"}
 
 
@@ -363,11 +366,11 @@ class Backoff:
         """Seconds to wait before the next attempt; None means stop, a person must act.
 
         Args:
-            retry_after_ms: What the cloud asked for. It is waited for in full and the jitter comes on top, so a fleet
-                that was sent away together does not come back together. 0 gives None.
+            retry_after_ms: What the cloud asked for. It is waited for in full, up to `MAX_RETRY_AFTER_MS`, and the
+                jitter comes on top, so a fleet that was sent away together does not come back together. 0 gives None.
         """
         if retry_after_ms == 0:
             return None
         ceiling_s = min(self._longest_s, self._first_s * 2.0 ** min(self._failures, 32))
         self._failures += 1
-        return (retry_after_ms or 0) / 1000 + self._rng.uniform(0.0, ceiling_s)
+        return min(retry_after_ms or 0, MAX_RETRY_AFTER_MS) / 1000 + self._rng.uniform(0.0, ceiling_s)
