@@ -208,7 +208,7 @@ def test_a_chain_cannot_creep_below_the_source_however_small_its_steps(
 def test_a_bad_chain_may_ship_what_is_better_though_still_below_the_source(tiny: Bundle, worker: Worker) -> None:
     bundle, config = lenient(tiny)
     gate, frames = Gate(bundle, worker, dataclasses.replace(config, source_margin=0.08)), tiny.probe[0]
-    worse, better = (payload(tiny, lambda n, v, s=s: s * dead(n, v)) for s in (1.0, 0.01))
+    worse, better = (payload(tiny, lambda n, v, s=s: s * dead(n, v)) for s in (1.0, 0.02))
     up = gate.check(better, recent_frames=frames, witnesses={"b": frames}, base_payload=worse)
     down = gate.check(worse, recent_frames=frames, witnesses={"b": frames}, base_payload=better)
     assert up.report["others_agreement"] < up.report["others_source_agreement"] - 0.08

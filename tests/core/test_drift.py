@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -66,10 +64,10 @@ def step(estimate: StatisticsEstimate, x_NC: FloatArray, look: Look | None = Non
     return estimate.update(always(x_NC), len(x_NC) // PIXELS, seen=print_of(x_NC), look=look)
 
 
-def fresh(**config: Any) -> StatisticsEstimate:
-    """The device's own estimate; what share of it serves is under test in ``test_own_share.py``."""
-    chosen = StatisticsConfig(**{"half_trust_factor": 0.0, **config})
-    return StatisticsEstimate(layers=LAYERS, source=statistics(0, 1), drift_threshold=THRESHOLD, config=chosen)
+def fresh(config: StatisticsConfig | None = None) -> StatisticsEstimate:
+    return StatisticsEstimate(
+        layers=LAYERS, source=statistics(0, 1), drift_threshold=THRESHOLD, config=config or StatisticsConfig()
+    )
 
 
 # Moments and mixtures.
@@ -151,7 +149,8 @@ def test_the_graph_is_given_the_estimate_and_the_batchs_weight() -> None:
 
 
 def test_the_estimate_keeps_moving_however_long_the_stream() -> None:
-    estimate, rng = fresh(max_frames=128), np.random.default_rng(0)
+    config = StatisticsConfig(max_frames=128)
+    estimate, rng = fresh(config), np.random.default_rng(0)
     for _ in range(20):
         step(estimate, activations(rng, 0.0))
     assert estimate.weight_frames == 128
@@ -171,7 +170,8 @@ def test_frames_of_the_domain_never_raise_an_alarm() -> None:
 
 @pytest.mark.parametrize("guarded", [True, False], ids=["with-reset", "without-reset"])
 def test_a_shift_is_found_at_once_and_the_new_world_counts_for_nearly_all(guarded: bool) -> None:
-    estimate, rng = fresh(drift_factor=2.5 if guarded else float("inf")), np.random.default_rng(0)
+    config = StatisticsConfig(drift_factor=2.5 if guarded else float("inf"))
+    estimate, rng = fresh(config), np.random.default_rng(0)
     for _ in range(20):
         step(estimate, activations(rng, 0.0))
     drifts = [step(estimate, activations(rng, 3.0)) for _ in range(2)]

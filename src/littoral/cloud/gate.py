@@ -134,10 +134,8 @@ class Gate:
         return source if delta is None else apply_delta(source, delta, self.bundle.manifest.norm_layers)
 
     def _agreement(self, frames: Frame, answers: np.ndarray, affine: Tensors) -> float:
-        """The share of frames on which a student with these values gives the answers, served as a device would."""
-        from littoral.cloud.served import served_logits  # here: torch comes with it
-
-        student = served_logits(self.worker, frames, affine)
+        """The share of frames on which a student with these values gives the answers."""
+        student = self.worker.logits(frames, role="student", affine=affine)
         return float((student.argmax(1) == answers).mean())
 
     def _refused(self, report: dict[str, float]) -> str:

@@ -5,9 +5,10 @@ frames; each observed batch is blended in by its share of all frames that count.
 keeps moving; when two batches in a row lie further apart than chance allows, the estimate starts afresh from the source
 and the newest batch counts for nearly all of it.
 
-What serves is a mixture of the source's statistics and that estimate. Where the world is much like the source's, the
-source's network knows it better under the statistics that it was trained with than under those of a few frames; where
-it is not, they are wrong. So the estimate's share grows with the distance of the world's fingerprint from the source's.
+What serves is that estimate or, as an option, a mixture of the source's statistics and it. Where the world is much like
+the source's, the source's network knows it better under the statistics that it was trained with than under those of a
+few frames; where it is not, they are wrong. So the estimate's share grows with the distance of the world's fingerprint
+from the source's.
 """
 
 from __future__ import annotations
@@ -47,9 +48,10 @@ class StatisticsConfig:
     is balanced by predicted class in their place: a stream may show one class for minutes."""
     memory_frames: int = 64
     """The size of that memory; at least one measured batch."""
-    half_trust_factor: float = 18.0
+    half_trust_factor: float = 0.0
     """The distance of a world from the source's, in ``drift_threshold`` of the bundle, at which half of the statistics
-    are the device's own and half stay the source's; nearer fewer are its own, further more. 0: its own alone."""
+    are the device's own and half stay the source's; nearer fewer are its own, further more. 0: its own alone. For a
+    device without a cloud 18 is better by 2.5 points; versions that a cloud learned lose more (docs/adr/0033)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.half_trust_factor < math.inf:
