@@ -414,9 +414,14 @@ def test_a_device_whose_cloud_is_away_answers_and_says_so(
 
 def test_tokens_are_made_and_devices_listed_beside_a_record(said: Said, tmp_path: Path, tiny_bundle: Path) -> None:
     pytest.importorskip("torch")
+    from littoral.cloud.keys import Keys
     from littoral.cloud.store import Store
 
     Store(tmp_path, bundle_digest=Bundle.open(tiny_bundle).digest).close()
+    status, _, err = said("enrol", "make", "--state", tmp_path)
+    assert status == 1
+    assert "release.key is missing" in one_line(err)
+    Keys.load_or_make(tmp_path)
     status, out, _ = said("enrol", "make", "--state", tmp_path, "--count", "2")
     assert (status, len(set(out.split()))) == (0, 2)
     assert all(token.startswith("lit1-") for token in out.split())
