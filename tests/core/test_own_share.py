@@ -32,7 +32,8 @@ def after(shift: float, batches: int, *, seed: int = 0, factor: float = 18.0) ->
     rng = np.random.default_rng(seed)
     parts = [rng.normal(shift, 1.0, (BATCH * PIXELS, CHANNELS)).astype(np.float32) for _ in range(batches)]
     for x in parts:
-        estimate.update(lambda values, alpha, x=x: moments(x), BATCH, seen=fingerprint_of_moments(moments(x), LAYER))
+        seen = fingerprint_of_moments(moments(x), LAYER)
+        estimate.update(lambda values, alpha, x=x: moments(x), BATCH, seen=seen, mixed=lambda: True)
     return estimate, np.concatenate(parts)
 
 
@@ -52,21 +53,25 @@ def test_what_serves_is_the_mixture_of_the_source_and_all_that_was_seen(shift: f
     seen = fingerprint_of_moments(moments(x), LAYER)
     share = own_share(fingerprint_distance(seen, source_fingerprint(SOURCE, LAYER), eps=LAYER.eps), 18.0 * THRESHOLD)
     mean, square = share * x.mean(0), (1 - share) + share * (x**2).mean(0)
-    np.testing.assert_allclose(estimate.values["a.running_mean"], mean, rtol=1e-3)
-    np.testing.assert_allclose(estimate.values["a.running_var"], square - mean**2, rtol=1e-3)
+    served = estimate.served(mixed=True)
+    np.testing.assert_allclose(served["a.running_mean"], mean, rtol=1e-3)
+    np.testing.assert_allclose(served["a.running_var"], square - mean**2, rtol=1e-3)
+    np.testing.assert_allclose(estimate.served(mixed=False)["a.running_mean"], x.mean(0), rtol=1e-3)
 
 
 @pytest.mark.parametrize("factor", [18.0, 0.0], ids=["by-distance", "own-alone"])
 def test_in_the_sources_own_world_the_chance_of_few_frames_does_not_serve(factor: float) -> None:
     """The control: without the share the statistics of a batch stray as far as chance takes them."""
-    strayed = [np.abs(after(0.0, 1, seed=s, factor=factor)[0].values["a.running_mean"]).max() for s in range(20)]
-    own = [np.abs(after(0.0, 1, seed=s, factor=0.0)[0].values["a.running_mean"]).max() for s in range(20)]
+    strayed = [
+        np.abs(after(0.0, 1, seed=s, factor=factor)[0].served(mixed=True)["a.running_mean"]).max() for s in range(20)
+    ]
+    own = [np.abs(after(0.0, 1, seed=s, factor=0.0)[0].served(mixed=True)["a.running_mean"]).max() for s in range(20)]
     assert (max(strayed) < 0.1 * max(own)) == (factor > 0)
 
 
 def test_a_far_world_is_served_by_its_own_statistics() -> None:
     estimate, _ = after(4.0, 4)
-    assert estimate.values["a.running_mean"].mean() > 0.8 * 4.0
+    assert estimate.served(mixed=True)["a.running_mean"].mean() > 0.8 * 4.0
 
 
 def test_a_layer_is_measured_under_what_will_serve_before_it() -> None:
@@ -81,9 +86,17 @@ def test_a_layer_is_measured_under_what_will_serve_before_it() -> None:
         used.append((mean, square - mean**2))
         return moments(x)
 
-    estimate.update(measure, BATCH, seen=fingerprint_of_moments(moments(x), LAYER))
-    np.testing.assert_allclose(used[0][0], estimate.values["a.running_mean"], rtol=1e-4)
-    np.testing.assert_allclose(used[0][1], estimate.values["a.running_var"], rtol=1e-4)
+    estimate.update(measure, BATCH, seen=fingerprint_of_moments(moments(x), LAYER), mixed=lambda: True)
+    served = estimate.served(mixed=True)
+    np.testing.assert_allclose(used[0][0], served["a.running_mean"], rtol=1e-4)
+    np.testing.assert_allclose(used[0][1], served["a.running_var"], rtol=1e-4)
+
+
+def test_a_version_is_served_by_the_devices_own_measured_anew() -> None:
+    estimate, _ = after(0.5, 6)
+    x = np.random.default_rng(9).normal(2.0, 1.0, (BATCH * PIXELS, CHANNELS)).astype(np.float32)
+    estimate.update(lambda values, alpha: moments(x), BATCH, mixed=lambda: False)
+    np.testing.assert_allclose(estimate.served(mixed=False)["a.running_mean"], x.mean(0), rtol=1e-3)
 
 
 @pytest.mark.parametrize("factor", [-1.0, math.inf, math.nan])

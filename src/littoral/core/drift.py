@@ -5,10 +5,10 @@ frames; each observed batch is blended in by its share of all frames that count.
 keeps moving; when two batches in a row lie further apart than chance allows, the estimate starts afresh from the source
 and the newest batch counts for nearly all of it.
 
-What serves is that estimate or, as an option, a mixture of the source's statistics and it. Where the world is much like
-the source's, the source's network knows it better under the statistics that it was trained with than under those of a
-few frames; where it is not, they are wrong. So the estimate's share grows with the distance of the world's fingerprint
-from the source's.
+A version serves by that estimate, the source's affine values by a mixture of the source's statistics and it: where the
+world is much like the source's, the network knows it better under the statistics that it was trained with than under
+those of a few frames; where it is not, they are wrong. So the estimate's share grows with the distance of the world's
+fingerprint from the source's.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class StatisticsConfig:
     is balanced by predicted class in their place: a stream may show one class for minutes."""
     memory_frames: int = 64
     """The size of that memory; at least one measured batch."""
-    half_trust_factor: float = 0.0
-    """The distance of a world from the source's, in ``drift_threshold`` of the bundle, at which half of the statistics
-    are the device's own and half stay the source's; nearer fewer are its own, further more. 0: its own alone. For a
-    device without a cloud 18 is better by 2.5 points; versions that a cloud learned lose more (docs/adr/0033)."""
+    half_trust_factor: float = 18.0
+    """While the source's affine values serve: the distance of a world from the source's, in ``drift_threshold`` of the
+    bundle, at which half of the statistics are the device's own and half stay the source's; nearer fewer are its own,
+    further more. 0: its own alone. A version is served by the device's own alone, under which it was learned."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.half_trust_factor < math.inf:
@@ -132,12 +132,11 @@ class StatisticsEstimate:
     def __post_init__(self) -> None:
         names = [name for layer in batch_norm_layers(self.layers) for name in (layer.mean, layer.var)]
         self.values: dict[str, FloatArray] = {name: self.source[name] for name in names}
-        """What serves."""
-        self._own = dict(self.values)
+        """The device's own, blended with the source's by how many frames there were."""
         self.weight_frames = self.config.source_frames
         self._last_seen: FloatArray | None = None
         self._apart: deque[float] = deque(maxlen=NEIGHBOURS)
-        self._unsettled = False
+        self._unsettled = self._mixes = False
         self.afresh = False
         """The batch at hand is the first of another world."""
         self._layer = fingerprint_layer(self.layers)
@@ -153,8 +152,18 @@ class StatisticsEstimate:
         """Of the frames since the last drift alone, without the source's share; None before the first batch."""
         return self._fingerprint
 
+    def served(self, *, mixed: bool) -> dict[str, FloatArray]:
+        """What serves: `values`, or a mixture of the source's and them by the distance of the world."""
+        return self._mixed(self.values, self._share()) if mixed else self.values
+
     def update(
-        self, measure: Measure, num_frames: int, *, seen: FloatArray | None = None, look: Look | None = None
+        self,
+        measure: Measure,
+        num_frames: int,
+        *,
+        seen: FloatArray | None = None,
+        look: Look | None = None,
+        mixed: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Measure a batch of the newest frames and blend it in; start afresh from the source if the world changed.
 
@@ -171,6 +180,7 @@ class StatisticsEstimate:
             look: Called with the world's fingerprint before the batch is measured, but not with the one batch in which
                 drift was found. Where other values serve from then on, the batch is measured with those, and the
                 estimate starts afresh.
+            mixed: Asked after that: whether what serves is the mixture.
         Returns:
             True when drift was found.
         Raises:
@@ -186,16 +196,17 @@ class StatisticsEstimate:
         if not drifted and look is not None and self._fingerprint is not None:
             settled, self._unsettled = self._unsettled, False
             if look(self._fingerprint, settled):  # what was measured so far was measured under other affine values
-                self._own, self.weight_frames = self._at_source()
-                self.values = dict(self._own)
-        own, weight = self._at_source() if drifted else (self._own, self.weight_frames)
-        alpha, share = num_frames / (num_frames + weight), self._share()
+                self.values, self.weight_frames = self._at_source()
+        before, self._mixes = self._mixes, mixed()
+        # Deep layers were measured under what served before them: by another rule they are measured anew.
+        afresh = drifted or self._mixes != before
+        own, weight = self._at_source() if afresh else (self.values, self.weight_frames)
+        alpha, share = num_frames / (num_frames + weight), self._share() if self._mixes else 1.0
         # A layer is measured under what will serve in the layers before it: the source's, the estimate's and the batch.
         rest = 1 - share * alpha
         others = self._mixed(own, share * (1 - alpha) / rest)
         batch = from_moments(_finite(measure(others, 1 - rest), num_frames), self.layers)
-        self._own = blend(own, batch, alpha, self.layers)
-        self.values = self._mixed(self._own, share)
+        self.values = blend(own, batch, alpha, self.layers)
         self.weight_frames = min(weight + num_frames, self.config.max_frames)
         if seen is not None and self._last_seen is not None:
             self._apart.append(apart)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from littoral.bundle import Bundle
 from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.core.balance import ClassBalancedMemory
@@ -40,13 +42,15 @@ class Follower:
             self._memory = ClassBalancedMemory(max(config.statistics.memory_frames, config.statistics_batch_frames))
         self._measurer = StatisticsModel(bundle, config.session)
         self._fingerprints = FingerprintModel(bundle, config.session)
-        self._affine = affine
+        self._affine, self._source_affine = affine, bundle.source_affine
         self.measured_frames = 0
 
-    @property
-    def values(self) -> Mapping[str, FloatArray]:
-        """The statistics to serve with."""
-        return self._estimate.values
+    def values(self, affine: Tensors) -> Mapping[str, FloatArray]:
+        """The statistics to serve these affine values with."""
+        return self._estimate.served(mixed=self._is_source(affine))
+
+    def _is_source(self, affine: Tensors) -> bool:
+        return all(np.array_equal(affine[name], value) for name, value in self._source_affine.items())
 
     @property
     def resets(self) -> int:
@@ -75,7 +79,9 @@ class Follower:
             frames = self._representative(batch_BHWC, labels, afresh=self._estimate.afresh)
             return self._measure(frames, statistics, alpha)
 
-        return self._estimate.update(measure, len(batch_BHWC), seen=seen, look=look)
+        return self._estimate.update(
+            measure, len(batch_BHWC), seen=seen, look=look, mixed=lambda: self._is_source(self._affine())
+        )
 
     def _representative(self, batch_BHWC: Frame, labels: list[int], *, afresh: bool) -> Frame:
         """The batch itself, or as many frames of all classes that this world has shown where the batch has few."""

@@ -373,7 +373,7 @@ class Maintenance:
     # -- models --------------------------------------------------------------------------------------------------------
 
     def _model(self, affine: Tensors, version: int) -> Model:
-        statistics = self.follower.values if self.follower is not None else {}
+        statistics = self.follower.values(affine) if self.follower is not None else {}
         return Model(self.bundle, {**affine, **statistics}, version=version, config=self.config.session)
 
     def _serve(self, affine: Tensors, version: int) -> None:

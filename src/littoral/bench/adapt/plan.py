@@ -104,7 +104,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
         }
     },
     "statistics_without_source": {"device": {"statistics": {"source_frames": 0.001}}},
-    "sources_share_near_it": {"device": {"statistics": {"half_trust_factor": 18.0}}},
+    "statistics_all_its_own": {"device": {"statistics": {"half_trust_factor": 0.0}}},
     "shifts_not_noticed": {"device": {"statistics": {"drift_factor": 1e9}}},
     "statistics_of_the_source": {"device": {"adapt_statistics": False}},
     "lossy_frames": {"device": {"uplink_coding": "webp-75"}},
