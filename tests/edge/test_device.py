@@ -300,9 +300,11 @@ def test_a_long_run_of_one_class_does_not_make_balanced_statistics_its_own(tiny:
             play(device, frames, 4)
             follower = device._maintenance.follower
             assert follower is not None
-            before = dict(follower.values)
+            before = dict(follower._estimate.values)
             play(device, np.repeat(frames[labels == labels[0]][:1], 32, axis=0), 8)
-            moved[balanced] = sum(float(np.abs(follower.values[name] - value).mean()) for name, value in before.items())
+            moved[balanced] = sum(
+                float(np.abs(follower._estimate.values[name] - value).mean()) for name, value in before.items()
+            )
             measured[balanced] = device.status().measured_frames
     assert measured == {True: 12 * 32, False: 12 * 32}, "a balanced memory costs no further pass"
     assert moved[True] < 0.5 * moved[False], moved
@@ -550,7 +552,7 @@ def test_a_version_or_statistics_put_into_service_are_no_shift(tiny: Bundle, tmp
         name = printed(tiny).name + MEAN_SUFFIX
         seen = [
             follower._measurer.moments(frames, {**tiny.weights, **values}, 0.0)[name]
-            for values in ({}, affine(tiny, data), {**affine(tiny, data), **follower.values})
+            for values in ({}, affine(tiny, data), {**affine(tiny, data), **follower._estimate.values})
         ]
         play(device, frames[::-1] // 2, 1)
         assert device.status().statistics_resets == 1, "the control: other frames"

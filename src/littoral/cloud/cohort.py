@@ -228,7 +228,7 @@ class Cohort:
         assert job is not None
         witnesses = call_witnesses(evidence, config, seed=self._config.seed)
         new, verdict = self._make(evidence.claim, job, witnesses)
-        if new is None or verdict is None or verdict.passed:
+        if new is None or verdict is None or verdict.passed or verdict.needless:
             return new
         harmed, kept = set(verdict.harmed), evidence.replay.by_device(domain=evidence.claim.domain)
         if new.status == "shipped":

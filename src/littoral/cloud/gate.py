@@ -1,12 +1,14 @@
-"""A version ships only if it passes here: inside the envelope, true on the probe, not collapsed, no harm to others."""
+"""A version ships only if it passes: in the envelope, true on the probe, not collapsed, no harm, and not for nothing."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from littoral.bundle import Bundle
 from littoral.core.affine import apply_delta, decode_delta, violations
@@ -14,6 +16,9 @@ from littoral.core.arrays import Frame, Tensors
 
 if TYPE_CHECKING:
     from littoral.cloud.adapt import Worker
+
+Right = NDArray[np.bool_]
+"""Per frame whether a student says what the teacher says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,8 @@ class GateConfig:
     loses a little with each version would pass ``others_margin`` for ever. What makes a bad chain better may ship."""
     min_others: int = 32
     """Fewer frames of a witness say nothing."""
+    spare_frames: int = 1
+    """A witness may lose so many more frames than it gains, against what serves it without the version."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +49,8 @@ class Verdict:
     report: dict[str, float]
     harmed: tuple[str, ...] = ()
     """The witnesses whom it would cost something."""
+    needless: bool = False
+    """It harms nobody beyond chance, and is no better than what serves without it: held, and nobody is to blame."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,27 @@ class _Agreement:
     now: float
     before: float
     source: float
+    gained: int
+    """Frames on which it agrees and the source's values do not."""
+    lost: int
+
+    @classmethod
+    def of(cls, now: Right, before: Right, source: Right) -> _Agreement:
+        return cls(
+            now=float(now.mean()),
+            before=float(before.mean()),
+            source=float(source.mean()),
+            gained=int((now & ~source).sum()),
+            lost=int((source & ~now).sum()),
+        )
+
+    def gains(self) -> bool:
+        """Beyond two standard deviations of chance."""
+        return self.gained - self.lost >= 2 * math.sqrt(max(self.gained + self.lost, 1))
+
+    def is_idle(self, config: GateConfig) -> bool:
+        """No better than the source's values, nor than a version below them that it was made from."""
+        return self.lost - self.gained > config.spare_frames and self.now <= self.before
 
     def harms(self, config: GateConfig) -> bool:
         return self.now < self.before - config.others_margin or self.now < min(
@@ -111,13 +141,11 @@ class Gate:
         report["spread_nats"], report["teacher_spread_nats"] = spread(recent), spread(teacher)
         if refused := self._refused(report):
             return Verdict(passed=False, reason=refused, report=report)
-        base = self._affine(decode_delta(base_payload, manifest.norm_layers) if base_payload else None)
+        base = self._affine(decode_delta(base_payload, manifest.norm_layers)) if base_payload else None
         costs: dict[str, _Agreement] = {}
         for device, frames in (witnesses or {}).items():
             if len(frames) >= self.config.min_others:
-                answers = self.worker.logits(frames, role="teacher").argmax(1)
-                of = (self._agreement(frames, answers, values) for values in (affine, base, self.bundle.source_affine))
-                costs[device] = _Agreement(*of)
+                costs[device] = self._agreement(frames, affine, base)
         if costs:
             worst = min(costs.values(), key=lambda cost: cost.now - max(cost.before, cost.source))
             report |= {
@@ -127,16 +155,34 @@ class Gate:
             }
         harmed = tuple(sorted(device for device, cost in costs.items() if cost.harms(self.config)))
         reason = "; ".join(f"it costs {device}: {costs[device].told()}" for device in harmed)
-        return Verdict(passed=not harmed, reason=reason, report=report, harmed=harmed)
+        if harmed:
+            return Verdict(passed=False, reason=reason, report=report, harmed=harmed)
+        idle = [device for device, cost in sorted(costs.items()) if cost.is_idle(self.config)]
+        if idle and sum(cost.gains() for cost in costs.values()) < 2 * len(idle):
+            reason = "no better than what serves without it: " + "; ".join(f"{d}: {costs[d].told()}" for d in idle)
+            return Verdict(passed=False, reason=reason, report=report, needless=True)
+        return Verdict(passed=True, reason="", report=report)
 
     def _affine(self, delta: Tensors | None) -> Tensors:
         source = self.bundle.source_affine
         return source if delta is None else apply_delta(source, delta, self.bundle.manifest.norm_layers)
 
-    def _agreement(self, frames: Frame, answers: np.ndarray, affine: Tensors) -> float:
-        """The share of frames on which a student with these values gives the answers."""
-        student = self.worker.logits(frames, role="student", affine=affine)
-        return float((student.argmax(1) == answers).mean())
+    def _agreement(self, frames: Frame, affine: Tensors, base: Tensors | None) -> _Agreement:
+        """With the teacher, as devices serve: versions by the frames' own statistics, the source's values by a mixture.
+
+        Args:
+            base: The version that it was made from; None for the source.
+        """
+        from littoral.cloud.served import served_logits  # here: torch comes with it
+
+        answers = self.worker.logits(frames, role="teacher").argmax(1)
+
+        def right(values: Tensors) -> Right:
+            same: Right = self.worker.logits(frames, role="student", affine=values).argmax(1) == answers
+            return same
+
+        source: Right = served_logits(self.worker, frames, self.bundle.source_affine).argmax(1) == answers
+        return _Agreement.of(right(affine), source if base is None else right(base), source)
 
     def _refused(self, report: dict[str, float]) -> str:
         """Why a version may not ship whatever the witnesses say; empty if it may."""
