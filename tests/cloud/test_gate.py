@@ -11,11 +11,13 @@ import pytest
 
 from littoral.bundle import Bundle
 from littoral.cloud.adapt import Worker
-from littoral.cloud.gate import Gate, GateConfig
+from littoral.cloud.gate import Gate, GateConfig, _Agreement
 from littoral.cloud.jobs import AdaptConfig, AdaptJob
 from littoral.core.affine import encode_delta
 from littoral.core.arrays import FloatArray
 
+ANY = 1_000_000
+"""Frames that a witness may lose: the guard against needless versions is off."""
 Change = Callable[[str, FloatArray], FloatArray]
 
 
@@ -77,7 +79,7 @@ def test_what_adaptation_makes_of_its_own_domain_passes(tiny: Bundle) -> None:
 
 
 @pytest.mark.parametrize("change", [gammas_to_zero, dead], ids=["gammas-to-zero", "dead-relu"])
-@pytest.mark.parametrize("guard", ["envelope", "probe", "collapse", "others", "none"])
+@pytest.mark.parametrize("guard", ["envelope", "probe", "collapse", "others", "needless", "none"])
 def test_a_collapsed_version_is_held_by_each_guard_and_passes_without_any(
     tiny: Bundle, worker: Worker, change: Change, guard: str
 ) -> None:
@@ -90,6 +92,7 @@ def test_a_collapsed_version_is_held_by_each_guard_and_passes_without_any(
         min_spread=0.5 if guard == "collapse" else 0.0,
         others_margin=0.1 if guard == "others" else 1.0,
         source_margin=0.08 if guard == "others" else 1.0,
+        spare_frames=1 if guard == "needless" else ANY,
     )
     gate = Gate(bundle, worker, config)
     verdict = gate.check(payload(tiny, change), recent_frames=tiny.probe[0], witnesses={"b": tiny.probe[0]})
@@ -99,6 +102,7 @@ def test_a_collapsed_version_is_held_by_each_guard_and_passes_without_any(
         "probe": "of the probe's labels",
         "collapse": "collapse: ",
         "others": "it costs b: on its frames it agrees with the teacher on ",
+        "needless": "no better than what serves without it: b: on its frames it agrees with the teacher on ",
         "none": "",
     }
     assert told[guard] in verdict.reason
@@ -158,11 +162,11 @@ def test_a_verdict_does_not_depend_on_the_one_before(tiny: Bundle, worker: Worke
 
 
 def lenient(tiny: Bundle, *, others_margin: float = 0.1) -> tuple[Bundle, GateConfig]:
-    """No guard but that of the other devices."""
+    """No guard but that against harm to the other devices."""
     bundle = wide(tiny)
     probe = dataclasses.replace(bundle.manifest.probe, min_agreement=-1.0)
     bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, probe=probe))
-    return bundle, GateConfig(min_spread=0.0, others_margin=others_margin, source_margin=1.0)
+    return bundle, GateConfig(min_spread=0.0, others_margin=others_margin, source_margin=1.0, spare_frames=ANY)
 
 
 def test_what_costs_the_other_devices_is_measured_against_the_version_it_was_made_from(
@@ -180,6 +184,33 @@ def test_what_costs_the_other_devices_is_measured_against_the_version_it_was_mad
     assert from_dead.passed, "it costs them nothing that they had"
     recovered = gate.check(good, recent_frames=frames, witnesses={"b": frames}, base_payload=killed)
     assert recovered.passed
+
+
+def test_a_version_that_is_worse_by_chance_or_a_little_is_held_and_nobody_is_to_blame(
+    tiny: Bundle, worker: Worker
+) -> None:
+    frames = tiny.probe[0]
+    little = payload(tiny, lambda n, v: 0.012 * dead(n, v))
+    gate = Gate(wide(tiny), worker, GateConfig(min_spread=0.0, others_margin=1.0, source_margin=1.0))
+    verdict = gate.check(little, recent_frames=frames, witnesses={"b": frames})
+    assert (verdict.passed, verdict.needless, verdict.harmed) == (False, True, ())
+    again = gate.check(little, recent_frames=frames, witnesses={"b": frames}, base_payload=payload(tiny, dead))
+    assert (again.passed, again.needless) == (True, False), "what makes a bad chain better may ship"
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "gains", "idle"),
+    [(0, 0, False, False), (0, 1, False, False), (1, 3, False, True), (4, 0, True, False), (9, 3, False, False)],
+)
+def test_a_gain_must_be_beyond_chance_and_a_loss_beyond_a_frame(
+    gained: int, lost: int, gains: bool, idle: bool
+) -> None:
+    right = np.zeros(64, bool)
+    now, source = right.copy(), right.copy()
+    now[:gained], source[32 : 32 + lost] = True, True
+    found = _Agreement.of(now, source, source)
+    assert (found.gained, found.lost, found.gains()) == (gained, lost, gains)
+    assert found.is_idle(GateConfig()) == idle
 
 
 def small_steps(tiny: Bundle, count: int) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""A version ships only if it passes: in the envelope, true on the probe, not collapsed, no harm, and not for nothing."""
+"""A version ships only if it passes: in the envelope, true on the probe, not collapsed, no harm, not for nothing."""
 
 from __future__ import annotations
 
