@@ -191,7 +191,8 @@ def test_a_version_that_is_worse_by_chance_or_a_little_is_held_and_nobody_is_to_
 ) -> None:
     frames = tiny.probe[0]
     little = payload(tiny, lambda n, v: 0.012 * dead(n, v))
-    gate = Gate(wide(tiny), worker, GateConfig(min_spread=0.0, others_margin=1.0, source_margin=1.0))
+    bundle, config = lenient(tiny, others_margin=1.0)
+    gate = Gate(bundle, worker, dataclasses.replace(config, spare_frames=1))
     verdict = gate.check(little, recent_frames=frames, witnesses={"b": frames})
     assert (verdict.passed, verdict.needless, verdict.harmed) == (False, True, ())
     again = gate.check(little, recent_frames=frames, witnesses={"b": frames}, base_payload=payload(tiny, dead))
