@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from littoral.bundle import Bundle
 from littoral.cloud.adapt import Worker
@@ -195,23 +196,37 @@ def test_a_version_that_is_worse_by_chance_or_a_little_is_held_and_nobody_is_to_
     gate = Gate(bundle, worker, dataclasses.replace(config, spare_frames=1))
     verdict = gate.check(little, recent_frames=frames, witnesses={"b": frames})
     assert (verdict.passed, verdict.needless, verdict.harmed) == (False, True, ())
+    assert not verdict.base_needless, "the source is not worse than itself"
     again = gate.check(little, recent_frames=frames, witnesses={"b": frames}, base_payload=payload(tiny, dead))
-    assert (again.passed, again.needless) == (True, False), "what makes a bad chain better may ship"
+    assert again.base_needless, "back to the source's values"
+
+
+def right_on(gained: int, lost: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """A version's answers and the source's, which differ on so many of 64 frames."""
+    version, source = np.zeros(64, bool), np.zeros(64, bool)
+    version[:gained], source[32 : 32 + lost] = True, True
+    return version, source
 
 
 @pytest.mark.parametrize(
-    ("gained", "lost", "gains", "idle"),
-    [(0, 0, False, False), (0, 1, False, False), (1, 3, False, True), (4, 0, True, False), (9, 3, False, False)],
+    ("witnesses", "idle"),
+    [
+        ([(0, 0)], []),
+        ([(0, 1)], []),
+        ([(1, 3)], ["0"]),
+        ([(9, 3), (0, 2)], ["1"]),
+        ([(9, 1), (0, 2)], ["1"]),
+        ([(9, 1), (9, 1), (0, 2)], []),
+        ([(2, 1), (2, 1), (0, 2)], ["2"]),
+    ],
+    ids=["alike", "a-frame", "worse", "one-gains", "one-gains-much", "two-gain", "two-gain-by-chance"],
 )
-def test_a_gain_must_be_beyond_chance_and_a_loss_beyond_a_frame(
-    gained: int, lost: int, gains: bool, idle: bool
+def test_a_loss_counts_beyond_a_frame_and_is_outweighed_by_two_that_gain_beyond_chance(
+    tiny: Bundle, worker: Worker, witnesses: list[tuple[int, int]], idle: list[str]
 ) -> None:
-    right = np.zeros(64, bool)
-    now, source = right.copy(), right.copy()
-    now[:gained], source[32 : 32 + lost] = True, True
-    found = _Agreement.of(now, source, source)
-    assert (found.gained, found.lost, found.gains()) == (gained, lost, gains)
-    assert found.is_idle(GateConfig()) == idle
+    pairs = {str(number): right_on(*pair) for number, pair in enumerate(witnesses)}
+    costs = {device: _Agreement(version, source, source) for device, (version, source) in pairs.items()}
+    assert Gate(tiny, worker)._idle({device: cost.of_version for device, cost in costs.items()}, costs) == idle
 
 
 def small_steps(tiny: Bundle, count: int) -> list[bytes]:

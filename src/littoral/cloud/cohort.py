@@ -33,6 +33,7 @@ from littoral.cloud.reissue import forgotten, reissue
 from littoral.cloud.shares import newest_by_turns, oldest_by_turns, plan
 from littoral.cloud.verdicts import BLAMED, LEFT_OUT, blaming, held, named, quarantining, shipped
 from littoral.cloud.witnesses import WitnessConfig, outvoted, suspects_of, too_often
+from littoral.core.affine import diff, encode_delta
 from littoral.core.arrays import Frame
 from littoral.core.recall import encode_fingerprint, fingerprint_layer
 from littoral.core.replay import ReplayBuffer
@@ -223,13 +224,22 @@ class Cohort:
 
     def _judged(self, evidence: Evidence) -> NewVersion | None:
         """The job's version; where the gate holds it, the one without the frames of whoever that comes from."""
-        config, devices = self._witnesses, evidence.devices
         job = self._job(evidence)
         assert job is not None
-        witnesses = call_witnesses(evidence, config, seed=self._config.seed)
+        witnesses = call_witnesses(evidence, self._witnesses, seed=self._config.seed)
         new, verdict = self._make(evidence.claim, job, witnesses)
-        if new is None or verdict is None or verdict.passed or verdict.needless:
+        if new is None or verdict is None or verdict.passed:
             return new
+        if not verdict.needless:
+            new = self._without_harm(evidence, job, witnesses, new, verdict)
+        stays = new is None or new.status == "shipped" or not verdict.base_needless
+        return new if stays or new is None else self._back(evidence.claim, new)
+
+    def _without_harm(
+        self, evidence: Evidence, job: AdaptJob, witnesses: Mapping[str, Frame], new: NewVersion, verdict: Verdict
+    ) -> NewVersion | None:
+        """In place of a version that harms somebody, or is refused, one that does not, and who is to blame."""
+        config, devices = self._witnesses, evidence.devices
         harmed, kept = set(verdict.harmed), evidence.replay.by_device(domain=evidence.claim.domain)
         if new.status == "shipped":
             return self._blame(new, harmed, f"outvoted by the other devices: {verdict.reason}")
@@ -247,6 +257,14 @@ class Cohort:
                 return again and self._blame(again, {suspect}, reason, left_out={suspect})
         alone = set(devices) if len(set(devices)) == 1 and harmed != set(devices) else set()
         return self._blame(new, alone, new.reason)
+
+    def _back(self, claim: Claim, new: NewVersion) -> NewVersion:
+        """In a held version's place the source's values, as a version: what serves is worse than they are."""
+        layers, source = self._bundle.manifest.norm_layers, self._bundle.source_affine
+        payload = encode_delta(diff(source, source, layers), layers)
+        signed = self._sign(payload, claim.head_version + 1, claim.domain)
+        reason = f"back to the source's values: {new.reason}"
+        return replace(new, status="shipped", reason=reason, payload=payload, signed=signed, state=b"", labels=())
 
     def _blame(
         self, new: NewVersion, devices: Collection[str], reason: str, *, left_out: Collection[str] = ()

@@ -51,37 +51,30 @@ class Verdict:
     """The witnesses whom it would cost something."""
     needless: bool = False
     """It harms nobody beyond chance, and is no better than what serves without it: held, and nobody is to blame."""
+    base_needless: bool = False
+    """The version that it was made from is no better either: back to the source's values."""
 
 
 @dataclass(frozen=True)
 class _Agreement:
-    """The share of a witness's frames on which the student agrees with the teacher: with a version, with the one that
-    it was made from, and with the source's values."""
+    """On which of a witness's frames the student agrees with the teacher: with a version, with the one that it was made
+    from, and with the source's values."""
 
-    now: float
-    before: float
-    source: float
-    gained: int
-    """Frames on which it agrees and the source's values do not."""
-    lost: int
+    of_version: Right
+    of_base: Right
+    of_source: Right
 
-    @classmethod
-    def of(cls, now: Right, before: Right, source: Right) -> _Agreement:
-        return cls(
-            now=float(now.mean()),
-            before=float(before.mean()),
-            source=float(source.mean()),
-            gained=int((now & ~source).sum()),
-            lost=int((source & ~now).sum()),
-        )
+    @property
+    def now(self) -> float:
+        return float(self.of_version.mean())
 
-    def gains(self) -> bool:
-        """Beyond two standard deviations of chance."""
-        return self.gained - self.lost >= 2 * math.sqrt(max(self.gained + self.lost, 1))
+    @property
+    def before(self) -> float:
+        return float(self.of_base.mean())
 
-    def is_idle(self, config: GateConfig) -> bool:
-        """No better than the source's values, nor than a version below them that it was made from."""
-        return self.lost - self.gained > config.spare_frames and self.now <= self.before
+    @property
+    def source(self) -> float:
+        return float(self.of_source.mean())
 
     def harms(self, config: GateConfig) -> bool:
         return self.now < self.before - config.others_margin or self.now < min(
@@ -93,6 +86,11 @@ class _Agreement:
             f"on its frames it agrees with the teacher on {self.now:.0%}, the version that it was made from on "
             f"{self.before:.0%}, the source on {self.source:.0%}"
         )
+
+
+def _gain(right: Right, source: Right) -> tuple[int, int]:
+    """On how many frames values agree with the teacher and the source's do not, and the opposite."""
+    return int((right & ~source).sum()), int((source & ~right).sum())
 
 
 class Gate:
@@ -155,13 +153,20 @@ class Gate:
             }
         harmed = tuple(sorted(device for device, cost in costs.items() if cost.harms(self.config)))
         reason = "; ".join(f"it costs {device}: {costs[device].told()}" for device in harmed)
+        base_needless = base is not None and bool(self._idle({d: cost.of_base for d, cost in costs.items()}, costs))
         if harmed:
-            return Verdict(passed=False, reason=reason, report=report, harmed=harmed)
-        idle = [device for device, cost in sorted(costs.items()) if cost.is_idle(self.config)]
-        if idle and sum(cost.gains() for cost in costs.values()) < 2 * len(idle):
+            return Verdict(passed=False, reason=reason, report=report, harmed=harmed, base_needless=base_needless)
+        if idle := self._idle({device: cost.of_version for device, cost in costs.items()}, costs):
             reason = "no better than what serves without it: " + "; ".join(f"{d}: {costs[d].told()}" for d in idle)
-            return Verdict(passed=False, reason=reason, report=report, needless=True)
+            return Verdict(passed=False, reason=reason, report=report, needless=True, base_needless=base_needless)
         return Verdict(passed=True, reason="", report=report)
+
+    def _idle(self, right: Mapping[str, Right], costs: Mapping[str, _Agreement]) -> list[str]:
+        """The witnesses whom values give no more than the source's do; none where twice as many gain by them."""
+        gains = {device: _gain(values, costs[device].of_source) for device, values in right.items()}
+        idle = sorted(device for device, (gained, lost) in gains.items() if lost - gained > self.config.spare_frames)
+        gaining = [d for d, (gained, lost) in gains.items() if gained - lost >= 2 * math.sqrt(max(gained + lost, 1))]
+        return idle if len(gaining) < 2 * len(idle) else []
 
     def _affine(self, delta: Tensors | None) -> Tensors:
         source = self.bundle.source_affine
@@ -182,7 +187,7 @@ class Gate:
             return same
 
         source: Right = served_logits(self.worker, frames, self.bundle.source_affine).argmax(1) == answers
-        return _Agreement.of(right(affine), source if base is None else right(base), source)
+        return _Agreement(right(affine), source if base is None else right(base), source)
 
     def _refused(self, report: dict[str, float]) -> str:
         """Why a version may not ship whatever the witnesses say; empty if it may."""
