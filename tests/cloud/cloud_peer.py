@@ -167,11 +167,12 @@ class FakeWorker:
 
 
 class FakeGate:
-    """Passes all but the calls named in ``hold`` (the first call is 1); keeps what it was given."""
+    """Passes all but the calls named in ``hold`` or ``verdicts`` (the first call is 1); keeps what it was given."""
 
     def __init__(self) -> None:
         self.calls = 0
         self.hold: set[int] = set()
+        self.verdicts: dict[int, Verdict] = {}
         self.witnesses: list[dict[str, Frame]] = []
         self.bases: list[bytes] = []
 
@@ -181,6 +182,8 @@ class FakeGate:
         self.calls += 1
         self.witnesses.append(dict(witnesses))
         self.bases.append(base_payload)
+        if self.calls in self.verdicts:
+            return self.verdicts[self.calls]
         if self.calls in self.hold:
             return Verdict(passed=False, reason="<b>collapse</b>", report={"probe_agreement": 0.1})
         return Verdict(passed=True, reason="", report={"probe_agreement": 1.0})

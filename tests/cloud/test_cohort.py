@@ -17,6 +17,7 @@ from littoral.bundle.images import decode_image
 from littoral.cloud.cohort import Cohort, Outcome
 from littoral.cloud.evidence import job_seeds, replay_count
 from littoral.cloud.executors import InlineExecutor
+from littoral.cloud.gate import Verdict
 from littoral.cloud.jobs import AdaptConfig, AdaptJob, AdaptResult
 from littoral.cloud.ledger import Ledger, NewVersion
 from littoral.cloud.store import EnrolledDevice, Store
@@ -151,6 +152,27 @@ def test_a_held_version_is_recorded_and_never_shipped_and_the_next_goes_on_from_
     row = store.read("SELECT signature, payload_sha256 FROM versions WHERE version = 2")[0]
     assert row["signature"] == b""
     assert bench.ledger.payload(row["payload_sha256"]) is None
+
+
+@pytest.mark.parametrize("harmed", [(), ("somebody",)], ids=["needless", "harmful"])
+def test_where_what_serves_is_worse_than_the_source_its_values_ship_and_nothing_was_learned(
+    bench: Bench, store: Store, opened: Bundle, device: EnrolledDevice, harmed: tuple[str, ...]
+) -> None:
+    bench.gate.verdicts[2] = Verdict(
+        passed=False, reason="worse", report={}, harmed=harmed, needless=not harmed, base_needless=True
+    )
+    upload(store, device, 1, 12)
+    assert [(o.version, o.shipped) for o in bench.work()] == [(1, True), (2, True), (3, True)]
+    gone = bench.ledger.history()[1]
+    assert gone.reason.startswith("back to the source's values: worse")
+    row = store.read("SELECT payload_sha256 FROM versions WHERE version = 2")[0]
+    payload = bench.ledger.payload(row["payload_sha256"])
+    assert payload is not None
+    assert all((value == 0).all() for value in decode_delta(payload, opened.manifest.norm_layers).values())
+    last = bench.worker.jobs[2]
+    assert (last.base_version, last.state) == (2, b"")
+    gone_frames = {image(n).tobytes() for n in range(5, 9)}
+    assert not gone_frames & {frame.tobytes() for frame in last.replay_frames}
 
 
 def test_a_newest_version_that_is_held_leaves_the_one_before_shipped(

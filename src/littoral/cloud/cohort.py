@@ -31,7 +31,17 @@ from littoral.cloud.labels import LabelOf
 from littoral.cloud.ledger import Claim, Head, Ledger, NewVersion, StoredSample
 from littoral.cloud.reissue import forgotten, reissue
 from littoral.cloud.shares import newest_by_turns, oldest_by_turns, plan
-from littoral.cloud.verdicts import BLAMED, LEFT_OUT, blaming, held, named, quarantining, shipped
+from littoral.cloud.verdicts import (
+    BLAMED,
+    LEFT_OUT,
+    back,
+    blaming,
+    held,
+    learned_from_its_job,
+    named,
+    quarantining,
+    shipped,
+)
 from littoral.cloud.witnesses import WitnessConfig, outvoted, suspects_of, too_often
 from littoral.core.affine import diff, encode_delta
 from littoral.core.arrays import Frame
@@ -207,7 +217,7 @@ class Cohort:
             new = replace(new, report={**new.report, "undecodable_samples": float(lost)})
         if not self._ledger.commit(claim, new, now=self._clock()).result():
             return None
-        remember(replay, (stored, frames) if new.status == "shipped" else None, claim.domain, new)
+        remember(replay, (stored, frames) if learned_from_its_job(new) else None, claim.domain, new)
         outcome = self._tell(
             Outcome(
                 version=claim.head_version + 1,
@@ -262,9 +272,7 @@ class Cohort:
         """In a held version's place the source's values, as a version: what serves is worse than they are."""
         layers, source = self._bundle.manifest.norm_layers, self._bundle.source_affine
         payload = encode_delta(diff(source, source, layers), layers)
-        signed = self._sign(payload, claim.head_version + 1, claim.domain)
-        reason = f"back to the source's values: {new.reason}"
-        return replace(new, status="shipped", reason=reason, payload=payload, signed=signed, state=b"", labels=())
+        return back(new, payload, self._sign(payload, claim.head_version + 1, claim.domain))
 
     def _blame(
         self, new: NewVersion, devices: Collection[str], reason: str, *, left_out: Collection[str] = ()
@@ -352,7 +360,7 @@ class Cohort:
             )
             for entry in self._ledger.history():
                 if entry.job is not None:
-                    stored = self._decode(entry.job) if entry.status == "shipped" else None
+                    stored = self._decode(entry.job) if learned_from_its_job(entry) else None
                     remember(replay, stored, entry.domain, entry)
             self._replay = replay
         return self._replay

@@ -16,6 +16,26 @@ if TYPE_CHECKING:
 
 BLAMED, LEFT_OUT, QUARANTINED = "blamed", "left_out", "quarantined"
 """Keys of a verdict in the record: devices, with commas between them."""
+BACK = "back_to_source"
+"""Key of a verdict: what shipped are the source's values."""
+
+
+def back(new: NewVersion, payload: bytes, signed: SignedVersion) -> NewVersion:
+    """In a held version's place the source's values; the held one's samples still taught nothing."""
+    return replace(
+        new,
+        status="shipped",
+        reason=f"back to the source's values: {new.reason}",
+        payload=payload,
+        signed=signed,
+        state=b"",
+        verdict={**new.verdict, BACK: 1.0},
+    )
+
+
+def learned_from_its_job(entry: VersionEntry | NewVersion) -> bool:
+    """Whether a version learned from its job's samples, so that they are good for replay."""
+    return entry.status == "shipped" and BACK not in entry.verdict
 
 
 def held(reason: str, result: AdaptResult, verdict: Mapping[str, float]) -> NewVersion:
