@@ -75,9 +75,11 @@ def make_job(
 
 
 def call_witnesses(evidence: Evidence, config: WitnessConfig, *, seed: int) -> dict[str, Frame]:
-    """Frames of each device that judges the version."""
+    """Frames of each device that judges the version; of none where one device alone is in the domain."""
     claim, replay, present = evidence.claim, evidence.replay, set(evidence.devices)
     kept = replay.by_device(domain=claim.domain)
+    if len(present | kept.keys()) < 2:
+        return {}
     rng = np.random.default_rng([seed, claim.head_version, 1])
     return {
         device: replay.sample(

@@ -51,7 +51,8 @@ class StatisticsConfig:
     half_trust_factor: float = 18.0
     """While the source's affine values serve: the distance of a world from the source's, in ``drift_threshold`` of the
     bundle, at which half of the statistics are the device's own and half stay the source's; nearer fewer are its own,
-    further more. 0: its own alone. A version is served by the device's own alone, under which it was learned."""
+    further more. 0: its own alone, as always with early exits. A version is served by the device's own alone, under
+    which it was learned."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.half_trust_factor < math.inf:

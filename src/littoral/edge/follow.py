@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from littoral.bundle import Bundle
 from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.core.balance import ClassBalancedMemory
-from littoral.core.drift import Look, StatisticsEstimate
+from littoral.core.drift import Look, StatisticsConfig, StatisticsEstimate
 from littoral.edge.session import FingerprintModel, StatisticsModel
 
 if TYPE_CHECKING:
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 FEW_CLASSES = 0.7
 """A batch with less than this share of the classes that it could have does not stand for its world. Shuffled frames of
 10 classes show 8 in a batch of 16; frames in long runs one to three (docs/log.md)."""
+
+
+def _alone_with_exits(config: DeviceConfig) -> StatisticsConfig:
+    """What early exits do under a mixture is not measured yet (docs/adr/0033): beside them the own serve alone."""
+    own = config.statistics
+    return own if config.exits is None else replace(own, half_trust_factor=0.0)
 
 
 class Follower:
@@ -35,7 +42,7 @@ class Follower:
             layers=bundle.manifest.norm_layers,
             source=bundle.weights,
             drift_threshold=spec.drift_threshold,
-            config=config.statistics,
+            config=_alone_with_exits(config),
         )
         self._memory: ClassBalancedMemory | None = None
         if config.statistics.balanced and bundle.manifest.adapts:  # else frames have no label to balance by
