@@ -199,6 +199,8 @@ def test_a_version_that_is_worse_by_chance_or_a_little_is_held_and_nobody_is_to_
     assert not verdict.base_needless, "the source is not worse than itself"
     again = gate.check(little, recent_frames=frames, witnesses={"b": frames}, base_payload=payload(tiny, dead))
     assert again.base_needless, "back to the source's values"
+    still = gate.check(little, recent_frames=frames, witnesses={"b": frames}, base_payload=payload(tiny, nothing))
+    assert not still.base_needless, "an empty delta is the source"
 
 
 def right_on(gained: int, lost: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -113,9 +113,9 @@ class Gate:
             payload: A coded delta (`littoral.core.affine.encode_delta`).
             recent_frames: uint8 ``(N, H, W, C)``, the newest samples; at least 2.
             witnesses: Per device uint8 ``(M, H, W, C)``, its frames of the same domain; fewer than ``min_others`` are
-                not judged on. A version that costs none of them too much passes; else whoever called decides by
-                ``harmed``, and the verdict says no.
-            base_payload: The version that this one was made from; empty for the source.
+                not judged on. A version that costs none of them too much, and is worse for none than the source's
+                values, passes; else whoever called decides by ``harmed`` and ``needless``, and the verdict says no.
+            base_payload: The version that this one was made from; empty, or without a change, for the source.
         """
         manifest, report = self.bundle.manifest, {"probe_agreement": 0.0}
         try:
@@ -139,7 +139,8 @@ class Gate:
         report["spread_nats"], report["teacher_spread_nats"] = spread(recent), spread(teacher)
         if refused := self._refused(report):
             return Verdict(passed=False, reason=refused, report=report)
-        base = self._affine(decode_delta(base_payload, manifest.norm_layers)) if base_payload else None
+        step = decode_delta(base_payload, manifest.norm_layers) if base_payload else {}
+        base = self._affine(step) if any(value.any() for value in step.values()) else None
         costs: dict[str, _Agreement] = {}
         for device, frames in (witnesses or {}).items():
             if len(frames) >= self.config.min_others:
