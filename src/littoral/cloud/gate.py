@@ -163,7 +163,12 @@ class Gate:
         return Verdict(passed=True, reason="", report=report)
 
     def _idle(self, right: Mapping[str, Right], costs: Mapping[str, _Agreement]) -> list[str]:
-        """The witnesses whom values give no more than the source's do; none where twice as many gain by them."""
+        """The witnesses whom values give no more than the source's do; none where twice as many gain by them.
+
+        Where there are early exits nobody is: a version also teaches them, and that is not counted here.
+        """
+        if self.bundle.manifest.exits:
+            return []
         gains = {device: _gain(values, costs[device].of_source) for device, values in right.items()}
         idle = sorted(device for device, (gained, lost) in gains.items() if lost - gained > self.config.spare_frames)
         gaining = [d for d, (gained, lost) in gains.items() if gained - lost >= 2 * math.sqrt(max(gained + lost, 1))]
