@@ -68,6 +68,8 @@ class Worker:
         self.teacher = self._load(bundle.manifest.teacher, "teacher")
         exits = TaughtExits.of(bundle, self.student) if self.config.exit_weight else None
         self._exits = None if exits is None else exits.to(self.device)
+        if exits is not None and self.config.precision == "auto":
+            self.bfloat16 = False  # exits are sure of far fewer frames after it (docs/adr/0032)
         self._source = {role: _copy_state(model) for role, model in self._models()}
         self._start = {role: dict(state) for role, state in self._source.items()}
         if bundle.manifest.rehearsed_file is not None:
