@@ -242,8 +242,9 @@ class Cohort:
             return new
         if not verdict.needless:
             new = self._without_harm(evidence, job, witnesses, new, verdict)
-        stays = new is None or new.status == "shipped" or not verdict.base_needless
-        return new if stays or new is None else self._back(evidence.claim, new)
+        if new is not None and new.status == "held" and verdict.base_needless:
+            return self._back(evidence.claim, new)
+        return new
 
     def _without_harm(
         self, evidence: Evidence, job: AdaptJob, witnesses: Mapping[str, Frame], new: NewVersion, verdict: Verdict

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from littoral.bundle import Bundle
 from littoral.core.affine import apply_delta, decode_delta, violations
 from littoral.core.arrays import Frame, Tensors
+from littoral.core.drift import StatisticsConfig
 
 if TYPE_CHECKING:
     from littoral.cloud.adapt import Worker
@@ -192,7 +193,10 @@ class Gate:
             same: Right = self.worker.logits(frames, role="student", affine=values).argmax(1) == answers
             return same
 
-        source: Right = served_logits(self.worker, frames, self.bundle.source_affine).argmax(1) == answers
+        # Devices with early exits serve their own statistics alone.
+        devices = StatisticsConfig(half_trust_factor=0.0) if self.bundle.manifest.exits else StatisticsConfig()
+        served = served_logits(self.worker, frames, self.bundle.source_affine, config=devices)
+        source: Right = served.argmax(1) == answers
         return _Agreement(right(affine), source if base is None else right(base), source)
 
     def _refused(self, report: dict[str, float]) -> str:

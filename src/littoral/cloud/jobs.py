@@ -59,9 +59,8 @@ class AdaptConfig:
     """Divide the certainty weights by their mean, so that one learning rate serves 10 classes and 1000."""
     normalisation: Normalisation = "batch"
     precision: Precision = "auto"
-    """In which the networks compute while they learn: bfloat16 where the machine has instructions for it
-    and the bundle has no early exits. Weights,
-    losses, and what a version is judged by on the probe, as a device answers, are float32."""
+    """In which the networks compute while they learn: bfloat16 where the machine has instructions for it and the bundle
+    has no early exits. Weights, losses, and what a version is judged by on the probe, as a device answers, are float32."""
     seed: int = 0
     threads: int = 1
     """Of torch, for the whole process: two threads on a busy machine of two cores are slower than one."""
