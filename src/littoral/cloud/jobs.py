@@ -60,7 +60,7 @@ class AdaptConfig:
     normalisation: Normalisation = "batch"
     precision: Precision = "auto"
     """In which the networks compute while they learn: bfloat16 where the machine has instructions for it and the bundle
-    has no early exits. Weights, losses, and what a version is judged by on the probe, as a device answers, are float32."""
+    has no early exits. Weights, losses, and what a version is judged by on the probe are float32."""
     seed: int = 0
     threads: int = 1
     """Of torch, for the whole process: two threads on a busy machine of two cores are slower than one."""
