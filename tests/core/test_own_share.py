@@ -9,7 +9,8 @@ import pytest
 
 from littoral.core.affine import NormLayer
 from littoral.core.arrays import FloatArray, Tensors
-from littoral.core.drift import StatisticsConfig, StatisticsEstimate, own_share, source_fingerprint
+from littoral.core.drift import StatisticsConfig, StatisticsEstimate
+from littoral.core.nearness import Nearness, SourceWorld, own_share, source_fingerprint
 from littoral.core.recall import MEAN_SQUARE_SUFFIX, MEAN_SUFFIX, fingerprint_distance, fingerprint_of_moments
 
 CHANNELS, BATCH, PIXELS, THRESHOLD = 8, 16, 16, 0.05
@@ -21,30 +22,27 @@ def moments(x_NC: FloatArray) -> dict[str, FloatArray]:
     return {"a" + MEAN_SUFFIX: x_NC.mean(0), "a" + MEAN_SQUARE_SUFFIX: (x_NC**2).mean(0)}
 
 
+def looking(factor: float) -> Nearness | None:
+    """A unit of 1 and no chance: the share is a half at a distance of ``factor`` thresholds."""
+    source = SourceWorld(layer=LAYER, fingerprint=source_fingerprint(SOURCE, LAYER), unit=1.0, chance=0.0)
+    return Nearness(source, near_distance=0.0, half_trust_distance=factor * THRESHOLD) if factor else None
+
+
 def after(shift: float, batches: int, *, seed: int = 0, factor: float = 18.0) -> tuple[StatisticsEstimate, FloatArray]:
     """The estimate after batches of a world ``shift`` away from the source's, and its activations all together."""
     estimate = StatisticsEstimate(
         layers=[LAYER],
         source=SOURCE,
         drift_threshold=THRESHOLD,
-        config=StatisticsConfig(half_trust_factor=factor, source_frames=1e-6, drift_factor=1e9),
+        config=StatisticsConfig(source_frames=1e-6, drift_factor=1e9),
+        nearness=looking(factor),
     )
     rng = np.random.default_rng(seed)
     parts = [rng.normal(shift, 1.0, (BATCH * PIXELS, CHANNELS)).astype(np.float32) for _ in range(batches)]
     for x in parts:
         seen = fingerprint_of_moments(moments(x), LAYER)
-        estimate.update(lambda values, alpha, x=x: moments(x), BATCH, seen=seen, mixed=lambda: True)
+        estimate.update(lambda values, alpha, x=x: moments(x), BATCH, seen=seen, deep=seen, mixed=lambda: True)
     return estimate, np.concatenate(parts)
-
-
-@pytest.mark.parametrize(("distance", "share"), [(0.0, 0.0), (0.3, 0.25), (0.9, 0.5), (2.7, 0.75)])
-def test_a_share_is_a_half_at_the_distance_that_was_said(distance: float, share: float) -> None:
-    assert own_share(distance, 0.9) == pytest.approx(share)
-
-
-@pytest.mark.parametrize("distance", [0.0, 3.0])
-def test_without_a_distance_all_is_the_devices_own(distance: float) -> None:
-    assert own_share(distance, 0.0) == 1.0
 
 
 @pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
@@ -86,7 +84,8 @@ def test_a_layer_is_measured_under_what_will_serve_before_it() -> None:
         used.append((mean, square - mean**2))
         return moments(x)
 
-    estimate.update(measure, BATCH, seen=fingerprint_of_moments(moments(x), LAYER), mixed=lambda: True)
+    seen = fingerprint_of_moments(moments(x), LAYER)
+    estimate.update(measure, BATCH, seen=seen, deep=seen, mixed=lambda: True)
     served = estimate.served(mixed=True)
     np.testing.assert_allclose(used[0][0], served["a.running_mean"], rtol=1e-4)
     np.testing.assert_allclose(used[0][1], served["a.running_var"], rtol=1e-4)
@@ -99,7 +98,8 @@ def test_a_version_is_served_by_the_devices_own_measured_anew() -> None:
     np.testing.assert_allclose(estimate.served(mixed=False)["a.running_mean"], x.mean(0), rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["half_trust_factor", "near_factor"])
 @pytest.mark.parametrize("factor", [-1.0, math.inf, math.nan])
-def test_a_factor_that_cannot_be_is_refused(factor: float) -> None:
-    with pytest.raises(ValueError, match="half_trust_factor is finite and not negative"):
-        StatisticsConfig(half_trust_factor=factor)
+def test_a_factor_that_cannot_be_is_refused(name: str, factor: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} is finite and not negative"):
+        StatisticsConfig(**{name: factor})

@@ -538,7 +538,7 @@ def test_entropies_of_a_changing_world_are_not_charged_to_the_version_of_the_old
 
 def test_a_version_or_statistics_put_into_service_are_no_shift(tiny: Bundle, tmp_path: Path) -> None:
     """Any difference between two fingerprints is drift here; the same frames give the same one under all values."""
-    config = replace(FOLLOWS, statistics=StatisticsConfig(drift_factor=0.0))
+    config = replace(FOLLOWS, statistics=StatisticsConfig(drift_factor=0.0, near_factor=0.0))
     frames, data = tiny.probe[0], payload(tiny, 0.1)
     with linked(tiny, tmp_path, config) as (device, link):
         play(device, frames, 2)
@@ -562,7 +562,8 @@ def test_a_version_or_statistics_put_into_service_are_no_shift(tiny: Bundle, tmp
 
 def test_when_a_world_is_back_its_version_is_recalled_without_the_cloud(tiny: Bundle, tmp_path: Path) -> None:
     frames, day, night = tiny.probe[0], payload(tiny, 0.02, seed=1), payload(tiny, 0.02, seed=2)
-    with linked(tiny, tmp_path, FOLLOWS) as (device, link):
+    config = replace(FOLLOWS, statistics=StatisticsConfig(near_factor=0.0))
+    with linked(tiny, tmp_path, config) as (device, link):
         play(device, frames, 2)
         by_day = device._maintenance.scenes._tracker
         assert by_day is not None
@@ -572,7 +573,7 @@ def test_when_a_world_is_back_its_version_is_recalled_without_the_cloud(tiny: Bu
         link.send(tiny, 2, night, domain=2, fingerprint=encode_fingerprint(by_day.reference))
         assert device.settle()
         assert device.version == 2
-    with Device(tiny, state_dir=tmp_path, config=FOLLOWS) as device:  # no cloud
+    with Device(tiny, state_dir=tmp_path, config=config) as device:  # no cloud
         assert device.version == 2
         versions = []
         for light in (frames, darker(frames), frames):
@@ -588,6 +589,32 @@ def test_when_a_world_is_back_its_version_is_recalled_without_the_cloud(tiny: Bu
         *((1, "installed"), (2, "installed")),
         *((1, "recalled"), (2, "recalled"), (1, "recalled")),
     ]
+
+
+@pytest.mark.parametrize("near_factor", [1.75, 0.0], ids=["kept", "everywhere"])
+def test_near_the_source_its_values_serve_and_nothing_is_learned_from(
+    tiny: Bundle, tmp_path: Path, near_factor: float
+) -> None:
+    """And far from it what the cloud sent. The control: without the bound the version serves in both worlds."""
+    config = replace(FOLLOWS, statistics=StatisticsConfig(near_factor=near_factor))
+    frames, data = tiny.probe[0], payload(tiny, 0.1)
+    kept = near_factor > 0
+    with linked(tiny, tmp_path, config) as (device, link):
+        play(device, frames, 2)
+        sent = device.status().accepted
+        link.send(tiny, 1, data)
+        assert device.settle()
+        play(device, frames, 3)
+        near = device.status()
+        play(device, frames // 4, 3)
+        far = device.status()
+    assert (near.version, near.near_source, near.versions_installed) == (0 if kept else 1, kept, 1)
+    receipts = near.versions_installed + near.scene
+    assert (near.accepted - receipts < 3 * len(frames)) == kept, "no frame of a world that is known to be near"
+    assert (far.version, far.near_source) == (1, False)
+    assert far.accepted > near.accepted >= sent
+    with Device(tiny, state_dir=tmp_path, config=config) as again:
+        assert again.version == 1, "what world it is in is seen with the first batch"
 
 
 def test_a_device_that_does_not_follow_statistics_has_no_scenes_and_takes_every_version(

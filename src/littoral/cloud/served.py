@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
+from littoral.core.affine import NormLayer
 from littoral.core.arrays import FloatArray, Frame, Tensors
-from littoral.core.drift import StatisticsConfig, own_share, source_fingerprint
-from littoral.core.recall import MOST_CHANNELS, fingerprint_distance, fingerprint_layer
+from littoral.core.drift import StatisticsConfig
+from littoral.core.nearness import SourceWorld, last_layer, own_share, parts_of
+from littoral.core.recall import MEAN_SQUARE_SUFFIX, MEAN_SUFFIX, fingerprint_of_moments
 from littoral.models.norm import AdaptiveBatchNorm
 
 if TYPE_CHECKING:
@@ -37,25 +37,32 @@ def served_logits(
 
 
 def world_share(worker: Worker, frames: Frame, config: StatisticsConfig) -> float:
-    """The share of a device's own statistics in the world of these frames; all of it where there is no fingerprint."""
-    manifest, source = worker.bundle.manifest, worker.bundle.weights
-    layer = fingerprint_layer(manifest.norm_layers)
-    if layer is None or manifest.statistics is None or not config.half_trust_factor:
+    """The share of a device's own statistics in the world of these frames; all of it without BatchNorm."""
+    layer, source = last_layer(worker.bundle.manifest.norm_layers), worker.bundle.weights
+    if layer is None or not config.half_trust_factor:
         return 1.0
+    parts = parts_of(worker.bundle.probe[0])
+    seen = [_fingerprint(worker, part, layer) for part in parts]
+    usual = SourceWorld.of_probe(source, layer, seen, len(parts[0]))
+    distance = usual.distance(_fingerprint(worker, frames, layer), len(frames))
+    return own_share(distance, config.half_trust_factor)
+
+
+def _fingerprint(worker: Worker, frames: Frame, layer: NormLayer) -> FloatArray:
+    """What the source's network sees of frames at a layer."""
     seen: list[FloatArray] = []
 
     def look(module: nn.Module, given: tuple[Tensor, ...]) -> None:
         mean, square = _moments(given[0])
-        var = (square - mean * mean).clamp_min(0)
-        seen.append(torch.cat([mean[:MOST_CHANNELS], var[:MOST_CHANNELS]]).cpu().numpy().astype(np.float32))
+        moments = {layer.name + MEAN_SUFFIX: mean.cpu().numpy(), layer.name + MEAN_SQUARE_SUFFIX: square.cpu().numpy()}
+        seen.append(fingerprint_of_moments(moments, layer))
 
     hook = worker.student.get_submodule(layer.name).register_forward_pre_hook(look)
     try:
         worker.source_logits(frames, worker.bundle.source_affine)
     finally:
         hook.remove()
-    here = fingerprint_distance(seen[0], source_fingerprint(source, layer), eps=layer.eps)
-    return own_share(here, config.half_trust_factor * manifest.statistics.drift_threshold)
+    return seen[0]
 
 
 @contextmanager

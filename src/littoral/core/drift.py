@@ -7,8 +7,8 @@ and the newest batch counts for nearly all of it.
 
 A version serves by that estimate, the source's affine values by a mixture of the source's statistics and it: where the
 world is much like the source's, the network knows it better under the statistics that it was trained with than under
-those of a few frames; where it is not, they are wrong. So the estimate's share grows with the distance of the world's
-fingerprint from the source's.
+those of a few frames; where it is not, they are wrong. So the estimate's share grows with the world's distance from the
+source's (`littoral.core.nearness`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import numpy as np
 
 from littoral.core.affine import NormLayer
 from littoral.core.arrays import FloatArray, Tensors
+from littoral.core.nearness import Nearness
 from littoral.core.recall import (
     MEAN_SQUARE_SUFFIX,
     MEAN_SUFFIX,
-    MOST_CHANNELS,
     fingerprint_distance,
     fingerprint_layer,
     mix_fingerprints,
@@ -48,15 +48,19 @@ class StatisticsConfig:
     is balanced by predicted class in their place: a stream may show one class for minutes."""
     memory_frames: int = 64
     """The size of that memory; at least one measured batch."""
-    half_trust_factor: float = 18.0
-    """While the source's affine values serve: the distance of a world from the source's, in ``drift_threshold`` of the
-    bundle, at which half of the statistics are the device's own and half stay the source's; nearer fewer are its own,
-    further more. 0: its own alone, as always with early exits. A version is served by the device's own alone, under
-    which it was learned."""
+    half_trust_factor: float = 10.0
+    """While the source's affine values serve: the distance of a world from the source's, in units of the bundle's probe
+    (`littoral.core.nearness`), at which half of the statistics are the device's own and half stay the source's; nearer
+    fewer are its own, further more. 0: its own alone, as always with early exits. A version is served by the device's
+    own alone, under which it was learned."""
+    near_factor: float = 1.75
+    """Up to so many units the source's network is at home: its affine values serve whatever versions there are, and no
+    frame is sent up to be learned from. 0: nowhere, as always with early exits."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.half_trust_factor < math.inf:
-            raise ValueError(f"half_trust_factor is finite and not negative, got {self.half_trust_factor}")
+        for name in ("half_trust_factor", "near_factor"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"{name} is finite and not negative, got {value}")
         if self.memory_frames < 1:
             raise ValueError(f"memory_frames is at least 1, got {self.memory_frames}")
         if not 0 < self.source_frames <= self.max_frames:
@@ -91,23 +95,6 @@ def blend(a: Tensors, b: Tensors, alpha: float, layers: Sequence[NormLayer]) -> 
     return out
 
 
-def source_fingerprint(source: Tensors, layer: NormLayer) -> FloatArray:
-    """The fingerprint of the source's world, of the statistics that its network was trained with."""
-    mean, var = source[layer.mean][:MOST_CHANNELS], source[layer.var][:MOST_CHANNELS]
-    return np.concatenate([mean, var]).astype(np.float32)
-
-
-def own_share(distance: float, half_trust_distance: float) -> float:
-    """The share of the device's own statistics in a world so far from the source's: from 0 to 1, a half at
-    ``half_trust_distance``; 1 whatever the distance where that is 0.
-
-    Source: Schneider et al., *Improving robustness against common corruptions by covariate shift adaptation*, NeurIPS
-    2020, mix the two by how many frames there are. Departure: by how far the world is, since more frames do not make
-    statistics that the network was not trained with better ones.
-    """
-    return distance / (distance + half_trust_distance) if half_trust_distance > 0 else 1.0
-
-
 NEIGHBOURS = 16
 """Over how many pairs of neighbouring batches the usual distance is taken; with fewer the bundle's alone counts."""
 FAR_NEIGHBOURS = 4
@@ -128,6 +115,8 @@ class StatisticsEstimate:
     source: Tensors
     drift_threshold: float
     config: StatisticsConfig = field(default_factory=StatisticsConfig)
+    nearness: Nearness | None = None
+    """How far the world is from the source's; None: what serves is all the device's own."""
     resets: int = 0
 
     def __post_init__(self) -> None:
@@ -157,6 +146,11 @@ class StatisticsEstimate:
         """What serves: `values`, or a mixture of the source's and them by the distance of the world."""
         return self._mixed(self.values, self._share()) if mixed else self.values
 
+    @property
+    def near(self) -> bool:
+        """Whether the source's network is at home in the world of late."""
+        return self.nearness is not None and self.nearness.near
+
     def update(
         self,
         measure: Measure,
@@ -164,6 +158,7 @@ class StatisticsEstimate:
         *,
         seen: FloatArray | None = None,
         look: Look | None = None,
+        deep: FloatArray | None = None,
         mixed: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Measure a batch of the newest frames and blend it in; start afresh from the source if the world changed.
@@ -181,6 +176,7 @@ class StatisticsEstimate:
             look: Called with the world's fingerprint before the batch is measured, but not with the one batch in which
                 drift was found. Where other values serve from then on, the batch is measured with those, and the
                 estimate starts afresh.
+            deep: The batch's fingerprint at the last BatchNorm; None where it says nothing of the world.
             mixed: Asked after that: whether what serves is the mixture.
         Returns:
             True when drift was found.
@@ -198,6 +194,8 @@ class StatisticsEstimate:
             settled, self._unsettled = self._unsettled, False
             if look(self._fingerprint, settled):  # what was measured so far was measured under other affine values
                 self.values, self.weight_frames = self._at_source()
+        if self.nearness is not None and deep is not None:
+            self.nearness.take(deep, num_frames, afresh=drifted)
         before, self._mixes = self._mixes, mixed()
         # Deep layers were measured under what served before them: by another rule they are measured anew.
         afresh = drifted or self._mixes != before
@@ -220,13 +218,8 @@ class StatisticsEstimate:
         return {name: self.source[name] for name in self.values}, self.config.source_frames
 
     def _share(self) -> float:
-        """Of the estimate in what serves; all of it for a device that does not look what world it is in."""
-        if self._fingerprint is None or self._layer is None:
-            return 1.0
-        here = fingerprint_distance(
-            self._fingerprint, source_fingerprint(self.source, self._layer), eps=self._layer.eps
-        )
-        return own_share(here, self.config.half_trust_factor * self.drift_threshold)
+        """Of the estimate in what serves; all of it for a device that does not look how far it is."""
+        return 1.0 if self.nearness is None else self.nearness.own_share
 
     def _mixed(self, own: dict[str, FloatArray], share: float) -> dict[str, FloatArray]:
         return own if share == 1 else blend(self.source, own, share, self.layers)

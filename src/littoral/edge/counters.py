@@ -29,7 +29,12 @@ class DeviceStatus(NamedTuple):
     dropped: int
     """Dropped by the outbox, or before it because the background thread could not keep up."""
     measured_frames: int
-    """Frames that the statistics graph ran on; the fingerprint graph ran on as many."""
+    """Frames that the statistics graph ran on; it or the fingerprint graph ran on as many with the source's values."""
+    looked_frames: int
+    """Frames that the statistics graph ran on with the source's values, to see how far the world is from the source's;
+    the bundle's probe is among them."""
+    near_source: bool
+    """The world is so near that the source's values serve."""
     statistics_resets: int
     swaps: int
     versions_installed: int
@@ -169,6 +174,8 @@ def read_counters(
         queued=counters.queued,
         dropped=counters.dropped + overflowed,
         measured_frames=m.follower.measured_frames if m.follower else 0,
+        looked_frames=m.follower.looked_frames if m.follower else 0,
+        near_source=m.near,
         statistics_resets=m.follower.resets if m.follower else 0,
         swaps=m.swaps,
         versions_installed=m.outcomes["installed"],

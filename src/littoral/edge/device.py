@@ -175,7 +175,7 @@ class Device:
         if entropy != entropy:
             raise self._not_finite(model, logits)
         maintenance.saw(frame, label, entropy)
-        if maintenance.uplink:
+        if maintenance.uplink and not maintenance.near:
             self._select(maintenance, frame, logits, label, entropy, model.version)
         return Answer(
             self._frames,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +10,9 @@ import numpy as np
 from littoral.bundle import Bundle
 from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.core.balance import ClassBalancedMemory
-from littoral.core.drift import Look, StatisticsConfig, StatisticsEstimate
+from littoral.core.drift import Look, StatisticsEstimate
+from littoral.core.nearness import Nearness, SourceWorld, last_layer, parts_of
+from littoral.core.recall import fingerprint_layer, fingerprint_of_moments
 from littoral.edge.session import FingerprintModel, StatisticsModel
 
 if TYPE_CHECKING:
@@ -20,12 +21,6 @@ if TYPE_CHECKING:
 FEW_CLASSES = 0.7
 """A batch with less than this share of the classes that it could have does not stand for its world. Shuffled frames of
 10 classes show 8 in a batch of 16; frames in long runs one to three (docs/log.md)."""
-
-
-def _alone_with_exits(config: DeviceConfig) -> StatisticsConfig:
-    """What early exits do under a mixture is not measured yet (docs/adr/0033): beside them the own serve alone."""
-    own = config.statistics
-    return own if config.exits is None else replace(own, half_trust_factor=0.0)
 
 
 class Follower:
@@ -42,19 +37,32 @@ class Follower:
             layers=bundle.manifest.norm_layers,
             source=bundle.weights,
             drift_threshold=spec.drift_threshold,
-            config=_alone_with_exits(config),
+            config=config.statistics,
         )
         self._memory: ClassBalancedMemory | None = None
         if config.statistics.balanced and bundle.manifest.adapts:  # else frames have no label to balance by
             self._memory = ClassBalancedMemory(max(config.statistics.memory_frames, config.statistics_batch_frames))
         self._measurer = StatisticsModel(bundle, config.session)
+        self._bundle, self._config = bundle, config.statistics
+        # What early exits do under a mixture is not measured yet (docs/adr/0033): beside them the own serve alone.
+        self._looks = config.exits is None and max(self._config.half_trust_factor, self._config.near_factor) > 0
+        printed, last = fingerprint_layer(bundle.manifest.norm_layers), last_layer(bundle.manifest.norm_layers)
+        assert printed is not None
+        assert last is not None
+        self._printed, self._last = printed, last
+        self._moments: Tensors = {}
         self._fingerprints = FingerprintModel(bundle, config.session)
         self._affine, self._source_affine = affine, bundle.source_affine
-        self.measured_frames = 0
+        self.measured_frames = self.looked_frames = 0
 
     def values(self, affine: Tensors) -> Mapping[str, FloatArray]:
         """The statistics to serve these affine values with."""
         return self._estimate.served(mixed=self._is_source(affine))
+
+    @property
+    def near(self) -> bool:
+        """Whether the source's values are to serve, whatever version there is."""
+        return self._estimate.near
 
     def _is_source(self, affine: Tensors) -> bool:
         return all(np.array_equal(affine[name], value) for name, value in self._source_affine.items())
@@ -65,8 +73,13 @@ class Follower:
         return self._estimate.resets
 
     def fingerprint(self, batch_BHWC: Frame) -> FloatArray:
-        """What the source's network sees of a batch."""
-        return self._fingerprints.fingerprint(batch_BHWC)
+        """What the source's network sees of a batch; ask before `follow`."""
+        if not self._looks:
+            return self._fingerprints.fingerprint(batch_BHWC)
+        if self._estimate.nearness is None:
+            self._estimate.nearness = self._nearness()
+        self._moments = self._look(batch_BHWC)
+        return fingerprint_of_moments(self._moments, self._printed)
 
     def changing(self, seen: FloatArray) -> bool:
         """Whether the world changes with the batch of this fingerprint; ask before `follow`."""
@@ -86,9 +99,30 @@ class Follower:
             frames = self._representative(batch_BHWC, labels, afresh=self._estimate.afresh)
             return self._measure(frames, statistics, alpha)
 
+        deep = fingerprint_of_moments(self._moments, self._last) if self._looks and not self._has_few(labels) else None
         return self._estimate.update(
-            measure, len(batch_BHWC), seen=seen, look=look, mixed=lambda: self._is_source(self._affine())
+            measure, len(batch_BHWC), seen=seen, look=look, deep=deep, mixed=lambda: self._is_source(self._serving())
         )
+
+    def _serving(self) -> Tensors:
+        return self._source_affine if self.near else self._affine()
+
+    def _nearness(self) -> Nearness:
+        """Held against what the probe's frames look like to the source's network."""
+        config, parts = self._config, parts_of(self._bundle.probe[0])
+        seen = [fingerprint_of_moments(self._look(part), self._last) for part in parts]
+        usual = SourceWorld.of_probe(self._estimate.source, self._last, seen, len(parts[0]))
+        return Nearness(usual, near_distance=config.near_factor, half_trust_distance=config.half_trust_factor)
+
+    def _look(self, frames_BHWC: Frame) -> Tensors:
+        """What reaches each BatchNorm of the source's network."""
+        self.looked_frames += len(frames_BHWC)
+        return self._measurer.moments(frames_BHWC, self._estimate.source, 0.0)
+
+    def _has_few(self, labels: list[int]) -> bool:
+        """Whether a batch has so few classes that it does not stand for its world."""
+        shown = 0 if self._memory is None else min(len(self._memory.counts().keys() | set(labels)), len(labels))
+        return len(set(labels)) < FEW_CLASSES * shown
 
     def _representative(self, batch_BHWC: Frame, labels: list[int], *, afresh: bool) -> Frame:
         """The batch itself, or as many frames of all classes that this world has shown where the batch has few."""
@@ -99,9 +133,8 @@ class Follower:
             memory.clear()
         for frame, label in zip(batch_BHWC, labels, strict=True):
             memory.add(frame, label)
-        shown = min(len(memory.counts()), len(batch_BHWC))
-        return memory.draw(len(batch_BHWC)) if len(set(labels)) < FEW_CLASSES * shown else batch_BHWC
+        return memory.draw(len(batch_BHWC)) if self._has_few(labels) else batch_BHWC
 
     def _measure(self, frames_BHWC: Frame, statistics: Tensors, alpha: float) -> Tensors:
         self.measured_frames += len(frames_BHWC)
-        return self._measurer.moments(frames_BHWC, {**self._affine(), **statistics}, alpha)
+        return self._measurer.moments(frames_BHWC, {**self._serving(), **statistics}, alpha)

@@ -122,10 +122,16 @@ class Maintenance:
             )
             version, affine = self.updater.boot()
         self._affine: Tensors = affine
+        self._version = version
         self.follower: Follower | None = None
         if bundle.manifest.statistics is not None and config.adapt_statistics:
             self.follower = Follower(bundle, config, affine=lambda: self._affine)
         return self._model(affine, version)
+
+    @property
+    def near(self) -> bool:
+        """Whether the world is so near the source's that its affine values serve, whatever version there is."""
+        return self.follower is not None and self.follower.near
 
     @property
     def cloud(self) -> str:
@@ -218,7 +224,7 @@ class Maintenance:
 
     def rebuild(self) -> None:
         """Put a fresh session of the same values into service."""
-        self._tasks.put(lambda: self._serve(self._affine, self.model.version))
+        self._tasks.put(lambda: self._serve(self._affine, self._version))
 
     def settle(self, timeout_s: float) -> bool:
         """Wait until all tasks handed over so far are done."""
@@ -326,7 +332,7 @@ class Maintenance:
             self.link.wake()
 
     def _observe(self, mean_entropy: float, num_frames: int = 1) -> None:
-        if self.updater is not None and num_frames:
+        if self.updater is not None and num_frames and not self.near:
             self._put_receipt(self.updater.observe(mean_entropy, frames=num_frames))
 
     def _measure(self, batch: Frame, labels: list[int], mean_entropy: float, num_frames: int) -> None:
@@ -340,7 +346,7 @@ class Maintenance:
                 self._observe(mean_entropy, num_frames)
             if follower.follow(batch, labels, seen, self._look):
                 self._changed_world()
-            self._serve(self._affine, self.model.version)
+            self._serve(self._affine, self._version)
         finally:
             self._measuring = False
 
@@ -373,24 +379,26 @@ class Maintenance:
     # -- models --------------------------------------------------------------------------------------------------------
 
     def _model(self, affine: Tensors, version: int) -> Model:
+        if self.near:
+            affine, version = self.bundle.source_affine, 0
         statistics = self.follower.values(affine) if self.follower is not None else {}
         return Model(self.bundle, {**affine, **statistics}, version=version, config=self.config.session)
 
     def _serve(self, affine: Tensors, version: int) -> None:
-        self._put_into_service(self._model(affine, version), affine)
+        self._put_into_service(self._model(affine, version), affine, version)
 
     def _build(self, affine: dict[str, FloatArray]) -> Candidate:
         live, probed = self._model(affine, 0), Model(self.bundle, affine, config=self.config.session)
         return Candidate(affine=affine, live=live, probed=probed)
 
     def _install(self, candidate: Candidate, version: int) -> None:
-        candidate.live.version = version
-        self._put_into_service(candidate.live, candidate.affine)
+        candidate.live.version = 0 if self.near else version
+        self._put_into_service(candidate.live, candidate.affine, version)
 
-    def _put_into_service(self, model: Model, affine: Tensors) -> None:
+    def _put_into_service(self, model: Model, affine: Tensors, version: int) -> None:
         same, left = not self._looking, self._left if self._looking else None
         then = [] if self.exits is None else [self.exits.prepare(model, same_world=same, left=left)]
-        self.model, self._affine = model, affine
+        self.model, self._affine, self._version = model, affine, version
         self.swaps += 1
         for task in (*then, release_memory):
             task()

@@ -108,8 +108,19 @@ def test_without_a_cloud_nothing_is_sent_and_statistics_are_measured(setup: Make
     product.close()
     costs = product.costs
     assert (costs.uploads, costs.uplink_bytes, costs.downlink_bytes, costs.pushes) == (0, 0, 0, 0)
-    measured = costs.notes["measured_frames"]
-    assert costs.forward_frames == 64 + measured + round(FINGERPRINT_SHARE * measured) > 64
+    measured, looked = costs.notes["measured_frames"], costs.notes["looked_frames"]
+    assert looked == measured + setup().bundle.manifest.probe.num_frames > 0
+    assert costs.forward_frames == 64 + measured + looked
+
+
+def test_a_device_that_does_not_look_how_far_it_is_takes_fingerprints_alone(setup: Make, world: World) -> None:
+    statistics = {"half_trust_factor": 0.0, "near_factor": 0.0}
+    product = Product(setup(), ProductOptions.of({"cloud": "none", "device": {"statistics": statistics}}))
+    product.answer(world[0][:64])
+    product.close()
+    measured = product.costs.notes["measured_frames"]
+    assert product.costs.notes["looked_frames"] == 0
+    assert product.costs.forward_frames == 64 + measured + round(FINGERPRINT_SHARE * measured) > 64
 
 
 @pytest.mark.parametrize(("mode", "clouds"), [("cohort", 1), ("isolated", 2)])

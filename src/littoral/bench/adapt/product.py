@@ -58,7 +58,7 @@ class ProductOptions:
 
     cloud: CloudMode = "cohort"
     guarded: bool = True
-    """False switches off the gate, the device's probe and its watch."""
+    """False switches off the gate, the device's probe, its watch, and the source's values near the source."""
     hostile: tuple[int, ...] = ()
     """Devices that are not ours."""
     recorded: tuple[str, ...] = ()
@@ -234,9 +234,11 @@ class Product:
         frames = sum(state.frames for state in states)
         installed = sum(state.versions_installed for state in states)
         probes = installed * (self._bundle.manifest.probe.num_frames + 1)
-        measured = sum(state.measured_frames for state in states)
-        # Every batch that is measured has its fingerprint taken first.
-        costs.forward_frames = frames + measured + round(FINGERPRINT_SHARE * measured) + probes
+        measured, looked = (sum(getattr(s, n) for s in states) for n in ("measured_frames", "looked_frames"))
+        # Every batch that is measured has its fingerprint taken first, by the whole source's network where it is looked
+        # at how far that world is, else by a part of it.
+        printed = round(FINGERPRINT_SHARE * max(measured - looked, 0))
+        costs.forward_frames = frames + measured + looked + printed + probes
         costs.uploads = sum(link.samples_sent for link in self._links)
         costs.uplink_bytes = sum(link.bytes_up for link in self._links)
         costs.downlink_bytes = sum(link.bytes_down for link in self._links)
@@ -245,6 +247,7 @@ class Product:
         shipped = sum(cloud.num_shipped for cloud in self.clouds)
         costs.notes = {
             "measured_frames": measured,
+            "looked_frames": looked,
             "probe_frames": probes,
             "statistics_resets": sum(state.statistics_resets for state in states),
             "versions_shipped": shipped,
@@ -307,7 +310,11 @@ def _unprobed(bundle: Bundle) -> Bundle:
 
 
 def _unwatched(config: DeviceConfig) -> DeviceConfig:
-    return dataclasses.replace(config, updater=dataclasses.replace(config.updater, max_entropy_rise_nats=math.inf))
+    return dataclasses.replace(
+        config,
+        updater=dataclasses.replace(config.updater, max_entropy_rise_nats=math.inf),
+        statistics=dataclasses.replace(config.statistics, near_factor=0.0),
+    )
 
 
 def product(setup: Setup) -> Product:

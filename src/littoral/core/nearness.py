@@ -1,0 +1,133 @@
+"""How far a world is from the source's, by what the source's network sees of it at its last BatchNorm.
+
+There the distance follows how often the source is right, which the layer that tells worlds apart does not see
+(docs/adr/0034). The unit is the distance of the bundle's own probe frames, which are of the source's world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from littoral.core.affine import NormLayer
+from littoral.core.arrays import FloatArray, Frame, Tensors
+from littoral.core.recall import MOST_CHANNELS, fingerprint_distance, mix_fingerprints
+
+_PROBE_PARTS = 4
+_MOST_FRAMES = 64.0
+"""What was seen before weighs no more than so many frames: not every shift is seen where worlds are told apart."""
+_OVER_FACTOR = 1.5
+"""A batch that alone is so many times as far as what is near is of another world."""
+_LEAST_UNIT = 1e-4
+"""A probe that looks exactly like the statistics of training says nothing of what is far."""
+
+
+def source_fingerprint(source: Tensors, layer: NormLayer) -> FloatArray:
+    """The fingerprint of the source's world at a layer, of the statistics that its network was trained with."""
+    mean, var = source[layer.mean][:MOST_CHANNELS], source[layer.var][:MOST_CHANNELS]
+    return np.concatenate([mean, var]).astype(np.float32)
+
+
+def last_layer(layers: Sequence[NormLayer]) -> NormLayer | None:
+    """The BatchNorm that distances are taken at; None where there is none."""
+    return next((layer for layer in reversed(layers) if layer.kind == "batch"), None)
+
+
+def parts_of(probe: Frame) -> list[Frame]:
+    """Equal parts of a bundle's probe, for `SourceWorld.of_probe`; the last few frames may be left out."""
+    even = len(probe) // _PROBE_PARTS * _PROBE_PARTS
+    return np.split(probe[:even], _PROBE_PARTS) if even else [probe]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceWorld:
+    """What is usual at the last BatchNorm in the source's own world."""
+
+    layer: NormLayer
+    fingerprint: FloatArray
+    unit: float
+    """The distance of very many frames of the source's world; above 0."""
+    chance: float
+    """What one frame would be further away by chance alone; of N frames an N-th."""
+
+    @classmethod
+    def of_probe(cls, source: Tensors, layer: NormLayer, parts: Sequence[FloatArray], num_frames: int) -> Self:
+        """From fingerprints of equal parts of the probe's frames, ``num_frames`` in each.
+
+        What the parts are further away than they are together is chance.
+        """
+        centre, whole = source_fingerprint(source, layer), parts[0]
+        for count, part in enumerate(parts[1:], start=2):
+            whole = mix_fingerprints(whole, part, np.float32(1 / count))
+        together = fingerprint_distance(whole, centre, eps=layer.eps)
+        apart = float(np.mean([fingerprint_distance(part, centre, eps=layer.eps) for part in parts]))
+        # A fingerprint of N frames is chance / N further away, that of K parts of N together chance / (K N).
+        chance = max(apart - together, 0.0) * num_frames / max(1 - 1 / len(parts), 0.5)
+        unit = max(together - chance / (num_frames * len(parts)), together / _PROBE_PARTS, _LEAST_UNIT)
+        return cls(layer=layer, fingerprint=centre, unit=unit, chance=chance)
+
+    def distance(self, seen: FloatArray, num_frames: float) -> float:
+        """Of the world of a fingerprint of so many frames, in units and without what chance adds; not below 0."""
+        away = fingerprint_distance(seen, self.fingerprint, eps=self.layer.eps)
+        return max(away - self.chance / num_frames, 0.0) / self.unit
+
+
+def own_share(distance: float, half_trust_distance: float) -> float:
+    """The share of the device's own statistics in a world so far from the source's: from 0 to 1, a half at
+    ``half_trust_distance``; 1 whatever the distance where that is 0.
+
+    Source: Schneider et al., *Improving robustness against common corruptions by covariate shift adaptation*, NeurIPS
+    2020, mix the two by how many frames there are. Departure: by how far the world is, since more frames do not make
+    statistics that the network was not trained with better ones.
+    """
+    return distance / (distance + half_trust_distance) if half_trust_distance > 0 else 1.0
+
+
+class Nearness:
+    """The distance of the world that a device is in.
+
+    Args:
+        near_distance: Up to here a world is near, in units; 0: none is.
+        half_trust_distance: See `own_share`.
+    """
+
+    def __init__(self, source: SourceWorld, *, near_distance: float, half_trust_distance: float) -> None:
+        self._source, self._near_distance, self._half_trust_distance = source, near_distance, half_trust_distance
+        self._seen: FloatArray | None = None
+        self._frames = 0.0
+
+    def take(self, seen: FloatArray, num_frames: int, *, afresh: bool) -> None:
+        """A batch's fingerprint at the last layer; ``afresh``: the first of another world.
+
+        Raises:
+            ValueError: a value is not finite; nothing was taken.
+        """
+        if not np.isfinite(seen).all():
+            raise ValueError(f"the last layer's fingerprint of {num_frames} frames is not finite; it is not used")
+        over = self.near and self._source.distance(seen, num_frames) > _OVER_FACTOR * self._near_distance
+        if afresh or over or self._seen is None:
+            self._seen, self._frames = seen, float(num_frames)
+            return
+        share = np.float32(num_frames / (num_frames + self._frames))
+        self._seen = mix_fingerprints(self._seen, seen, share)
+        self._frames = min(self._frames + num_frames, _MOST_FRAMES)
+
+    @property
+    def distance(self) -> float | None:
+        """In units; None before the first batch."""
+        return None if self._seen is None else self._source.distance(self._seen, self._frames)
+
+    @property
+    def near(self) -> bool:
+        """Whether the source's network is at home here."""
+        distance = self.distance
+        return distance is not None and self._near_distance > 0 and distance <= self._near_distance
+
+    @property
+    def own_share(self) -> float:
+        """Of the device's own statistics beside the source's; all before the first batch."""
+        distance = self.distance
+        return 1.0 if distance is None else own_share(distance, self._half_trust_distance)
