@@ -98,6 +98,10 @@ class Nearness:
         self._source, self._near_distance, self._half_trust_distance = source, near_distance, half_trust_distance
         self._seen: FloatArray | None = None
         self._frames = 0.0
+        self.distance: float | None = None
+        """In units; None before the first batch."""
+        self.near = False
+        """Whether the source's network is at home here. Any thread may read it."""
 
     def take(self, seen: FloatArray, num_frames: int, *, afresh: bool) -> None:
         """A batch's fingerprint at the last layer; ``afresh``: the first of another world.
@@ -110,24 +114,14 @@ class Nearness:
         over = self.near and self._source.distance(seen, num_frames) > _OVER_FACTOR * self._near_distance
         if afresh or over or self._seen is None:
             self._seen, self._frames = seen, float(num_frames)
-            return
-        share = np.float32(num_frames / (num_frames + self._frames))
-        self._seen = mix_fingerprints(self._seen, seen, share)
-        self._frames = min(self._frames + num_frames, _MOST_FRAMES)
-
-    @property
-    def distance(self) -> float | None:
-        """In units; None before the first batch."""
-        return None if self._seen is None else self._source.distance(self._seen, self._frames)
-
-    @property
-    def near(self) -> bool:
-        """Whether the source's network is at home here."""
-        distance = self.distance
-        return distance is not None and self._near_distance > 0 and distance <= self._near_distance
+        else:
+            share = np.float32(num_frames / (num_frames + self._frames))
+            self._seen = mix_fingerprints(self._seen, seen, share)
+            self._frames = min(self._frames + num_frames, _MOST_FRAMES)
+        self.distance = self._source.distance(self._seen, self._frames)
+        self.near = self._near_distance > 0 and self.distance <= self._near_distance
 
     @property
     def own_share(self) -> float:
         """Of the device's own statistics beside the source's; all before the first batch."""
-        distance = self.distance
-        return 1.0 if distance is None else own_share(distance, self._half_trust_distance)
+        return 1.0 if self.distance is None else own_share(self.distance, self._half_trust_distance)
