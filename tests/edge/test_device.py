@@ -592,7 +592,7 @@ def test_when_a_world_is_back_its_version_is_recalled_without_the_cloud(tiny: Bu
     ]
 
 
-@pytest.mark.parametrize("near_factor", [1.75, 0.0], ids=["kept", "everywhere"])
+@pytest.mark.parametrize("near_factor", [1.5, 0.0], ids=["kept", "everywhere"])
 def test_near_the_source_its_values_serve_and_nothing_is_learned_from(
     tiny: Bundle, tmp_path: Path, near_factor: float
 ) -> None:

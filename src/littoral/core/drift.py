@@ -53,7 +53,7 @@ class StatisticsConfig:
     (`littoral.core.nearness`), at which half of the statistics are the device's own and half stay the source's; nearer
     fewer are its own, further more. 0: its own alone, as always with early exits. A version is served by the device's
     own alone, under which it was learned."""
-    near_factor: float = 1.75
+    near_factor: float = 1.5
     """Up to so many units the source's network is at home: its affine values serve whatever versions there are, and no
     frame is sent up to be learned from. 0: nowhere, as always with early exits."""
 

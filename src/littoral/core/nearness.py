@@ -19,8 +19,9 @@ from littoral.core.recall import MOST_CHANNELS, fingerprint_distance, mix_finger
 _PROBE_PARTS = 4
 _MOST_FRAMES = 64.0
 """What was seen before weighs no more than so many frames: not every shift is seen where worlds are told apart."""
-_OVER_FACTOR = 1.5
-"""A batch that alone is so many times as far as what is near is of another world."""
+_DOUBT_FRAMES = 16.0
+"""A world that was seen on so few frames is near up to twice as far, on more less so: what serves where nothing is known
+yet is the source, and a batch that is further than that ends what was near."""
 _LEAST_UNIT = 1e-4
 """A probe that looks exactly like the statistics of training says nothing of what is far."""
 
@@ -90,7 +91,7 @@ class Nearness:
     """The distance of the world that a device is in.
 
     Args:
-        near_distance: Up to here a world is near, in units; 0: none is.
+        near_distance: Up to here a world that was seen on many frames is near, in units; 0: none is.
         half_trust_distance: See `own_share`.
     """
 
@@ -111,7 +112,7 @@ class Nearness:
         """
         if not np.isfinite(seen).all():
             raise ValueError(f"the last layer's fingerprint of {num_frames} frames is not finite; it is not used")
-        over = self.near and self._source.distance(seen, num_frames) > _OVER_FACTOR * self._near_distance
+        over = self.near and not self._is_near(self._source.distance(seen, num_frames), num_frames)
         if afresh or over or self._seen is None:
             self._seen, self._frames = seen, float(num_frames)
         else:
@@ -119,7 +120,10 @@ class Nearness:
             self._seen = mix_fingerprints(self._seen, seen, share)
             self._frames = min(self._frames + num_frames, _MOST_FRAMES)
         self.distance = self._source.distance(self._seen, self._frames)
-        self.near = self._near_distance > 0 and self.distance <= self._near_distance
+        self.near = self._is_near(self.distance, self._frames)
+
+    def _is_near(self, distance: float, num_frames: float) -> bool:
+        return distance <= self._near_distance * (1 + _DOUBT_FRAMES / num_frames) if self._near_distance else False
 
     @property
     def own_share(self) -> float:
