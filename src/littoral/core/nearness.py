@@ -20,8 +20,10 @@ _PROBE_PARTS = 4
 _MOST_FRAMES = 64.0
 """What was seen before weighs no more than so many frames: not every shift is seen where worlds are told apart."""
 _DOUBT_FRAMES = 16.0
-"""A world that was seen on so few frames is near up to twice as far, on more less so: what serves where nothing is known
-yet is the source, and a batch that is further than that ends what was near."""
+"""A world that was seen on so few frames is near up to twice as far, on more less so: what serves where little is known
+yet is the source."""
+_OVER_FACTOR = 1.5
+"""A batch that alone is so many times as far as what is near on so few frames is of another world."""
 _LEAST_UNIT = 1e-4
 """A probe that looks exactly like the statistics of training says nothing of what is far."""
 
@@ -112,7 +114,7 @@ class Nearness:
         """
         if not np.isfinite(seen).all():
             raise ValueError(f"the last layer's fingerprint of {num_frames} frames is not finite; it is not used")
-        over = self.near and not self._is_near(self._source.distance(seen, num_frames), num_frames)
+        over = self.near and self._source.distance(seen, num_frames) > _OVER_FACTOR * self._bound(num_frames)
         if afresh or over or self._seen is None:
             self._seen, self._frames = seen, float(num_frames)
         else:
@@ -120,10 +122,11 @@ class Nearness:
             self._seen = mix_fingerprints(self._seen, seen, share)
             self._frames = min(self._frames + num_frames, _MOST_FRAMES)
         self.distance = self._source.distance(self._seen, self._frames)
-        self.near = self._is_near(self.distance, self._frames)
+        self.near = self._near_distance > 0 and self.distance <= self._bound(self._frames)
 
-    def _is_near(self, distance: float, num_frames: float) -> bool:
-        return distance <= self._near_distance * (1 + _DOUBT_FRAMES / num_frames) if self._near_distance else False
+    def _bound(self, num_frames: float) -> float:
+        """How far a world that was seen on so many frames may be and is near."""
+        return self._near_distance * (1 + _DOUBT_FRAMES / num_frames)
 
     @property
     def own_share(self) -> float:
