@@ -120,6 +120,7 @@ def test_a_field_that_was_added_later_is_sent_only_where_it_says_something() -> 
         {"early": 9, "exit_state": "serving"},
         {"finished": 5, "hedged": 1, "labels": 3, "asked": 2, "payload_bytes": 4096},
         {"pictures": 6},
+        {"near_source": True},
     ):
         more = dataclasses.replace(status, **later)
         assert len(framed(more)) > len(framed(status))
@@ -186,7 +187,13 @@ def test_the_claim_that_a_device_signs_never_changes() -> None:
 # Round trips.
 
 BYTES, COUNT, TEXT = st.binary(max_size=200), st.integers(0, 2**64 - 1), st.text(max_size=100)
-BY_HINT = {bytes: BYTES, int: COUNT, str: TEXT, float: st.floats(allow_nan=False, allow_infinity=False)}
+BY_HINT = {
+    bytes: BYTES,
+    int: COUNT,
+    bool: st.booleans(),
+    str: TEXT,
+    float: st.floats(allow_nan=False, allow_infinity=False),
+}
 NARROWER = {
     "split": st.integers(0, MAX_SPLIT),
     "deadline_ms": st.integers(1, MAX_DEADLINE_MS),
@@ -279,7 +286,7 @@ def test_any_body_is_a_message_or_a_protocol_error(kind: int, body: bytes) -> No
 @pytest.mark.parametrize("message", EXAMPLES, ids=IDS)
 def test_trailing_fields_that_are_not_known_are_ignored(message: Message) -> None:
     fields = fields_of(message)
-    later_fields: dict[type, list[object]] = {Status: [0, 0, 0, "", 0, 0, 0, 0, 0, 0], Offload: [""]}
+    later_fields: dict[type, list[object]] = {Status: [0, 0, 0, "", 0, 0, 0, 0, 0, 0, False], Offload: [""]}
     left_out = later_fields.get(type(message), [])  # they come before what is to come
     body = msgpack.packb([*msgpack.unpackb(typing.cast(bytes, fields[8])), *left_out, "new", 7])
     later = raw_frame([*fields[:7], zlib.crc32(body), body, {}, [3], "and this", b"and more of it"])

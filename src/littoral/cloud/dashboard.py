@@ -97,10 +97,14 @@ def _what_runs(document: Document) -> str:
     said = [d for d in document["devices"] if d["online"] and d["status"]]
     if not said:
         return ""
-    current = sum(d["status"]["version"] >= newest.get(d["domain"], 0) for d in said)
-    if current == len(said):
-        return "; every online device runs its domain's newest"
-    return f"; {current} of {len(said)} online devices run their domain's newest"
+    near = sum(d["status"]["near_source"] for d in said)
+    away = [d["status"]["version"] >= newest.get(d["domain"], 0) for d in said if not d["status"]["near_source"]]
+    at_home = f"; {near} of {len(said)} online devices are near the source and need none" if near else ""
+    if not away:
+        return at_home
+    if all(away):
+        return f"; every {'other ' if near else ''}online device runs its domain's newest{at_home}"
+    return f"; {sum(away)} of {len(away)} {'other ' if near else ''}online devices run their domain's newest{at_home}"
 
 
 def _serving(document: Document) -> Mapping[str, Any] | None:
@@ -248,7 +252,7 @@ def _device_row(device: Mapping[str, Any], document: Document) -> str:
     if status:
         share = f' <span class="note">{status["selected"] / max(status["frames"], 1):.0%}</span>'
         counters = [
-            f"{status['version'] or 'source'}",
+            f"{status['version'] or 'source'}" + (' <span class="note">near</span>' if status["near_source"] else ""),
             f"{status['frames']:,}",
             f"{status['selected']:,}{share}",
             *(f"{status[key]:,}" for key in ("queued", "dropped", "statistics_resets")),

@@ -144,6 +144,7 @@ def wire_status(status: DeviceStatus, exits: ExitRuntime | None) -> Status:
         asked=status.audits + status.pings,
         payload_bytes=status.payload_bytes,
         pictures=status.pictures,
+        near_source=status.near_source,
     )
 
 

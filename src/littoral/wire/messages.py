@@ -155,6 +155,8 @@ class Status:
     """Of all requests."""
     pictures: int = 0
     """Of the frames that the cloud answered those that it answered from a picture; newer than the others."""
+    near_source: bool = False
+    """The world is so near the source's that its values serve, whatever is installed (version 0); newest of all."""
 
 
 @dataclass(frozen=True, kw_only=True)

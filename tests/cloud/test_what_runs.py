@@ -1,0 +1,33 @@
+"""What the dashboard says of the versions that online devices run: those that are near the source need none."""
+
+from __future__ import annotations
+
+import pytest
+
+from littoral.cloud.dashboard import _what_runs
+
+NEWEST, OLDER, NEAR = (5, False), (3, False), (0, True)
+
+
+@pytest.mark.parametrize(
+    ("devices", "said"),
+    [
+        ([], ""),
+        ([NEWEST, NEWEST], "; every online device runs its domain's newest"),
+        ([NEWEST, OLDER, OLDER], "; 1 of 3 online devices run their domain's newest"),
+        ([NEAR, NEAR], "; 2 of 2 online devices are near the source and need none"),
+        (
+            [NEWEST, NEAR],
+            "; every other online device runs its domain's newest; 1 of 2 online devices are near the source and need none",
+        ),
+        (
+            [NEWEST, OLDER, NEAR],
+            "; 1 of 2 other online devices run their domain's newest; 1 of 3 online devices are near the source and need none",
+        ),
+    ],
+)
+def test_a_device_that_is_near_the_source_is_not_behind(devices: list[tuple[int, bool]], said: str) -> None:
+    shown = [
+        {"online": True, "domain": 1, "status": {"version": version, "near_source": near}} for version, near in devices
+    ]
+    assert _what_runs({"domains": [{"domain": 1, "shipped_version": 5}], "devices": shown}) == said
