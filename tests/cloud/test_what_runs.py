@@ -7,6 +7,7 @@ import pytest
 from littoral.cloud.dashboard import _what_runs
 
 NEWEST, OLDER, NEAR = (5, False), (3, False), (0, True)
+AT_HOME = "; 1 of {} online devices are near the source and need none"
 
 
 @pytest.mark.parametrize(
@@ -18,11 +19,11 @@ NEWEST, OLDER, NEAR = (5, False), (3, False), (0, True)
         ([NEAR, NEAR], "; 2 of 2 online devices are near the source and need none"),
         (
             [NEWEST, NEAR],
-            "; every other online device runs its domain's newest; 1 of 2 online devices are near the source and need none",
+            "; every other online device runs its domain's newest" + AT_HOME.format(2),
         ),
         (
             [NEWEST, OLDER, NEAR],
-            "; 1 of 2 other online devices run their domain's newest; 1 of 3 online devices are near the source and need none",
+            "; 1 of 2 other online devices run their domain's newest" + AT_HOME.format(3),
         ),
     ],
 )
