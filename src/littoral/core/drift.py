@@ -135,10 +135,6 @@ class StatisticsEstimate:
         self._fingerprint: FloatArray | None = None
         self._fingerprint_frames = 0.0
 
-    def alpha(self, num_frames: int) -> float:
-        """The weight that a batch of ``num_frames`` gets."""
-        return num_frames / (num_frames + self.weight_frames)
-
     @property
     def fingerprint(self) -> FloatArray | None:
         """Of the frames since the last drift alone, without the source's share; None before the first batch."""
