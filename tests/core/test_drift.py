@@ -124,7 +124,7 @@ def test_each_batch_weighs_by_its_share_of_all_frames_that_count() -> None:
     estimate, batches = fresh(), [activations(rng, 0.1), activations(rng, 0.1)]
     weights = []
     for x in batches:
-        weights.append(estimate.alpha(BATCH))
+        weights.append(BATCH / (BATCH + estimate.weight_frames))
         assert not step(estimate, x)
     assert weights == pytest.approx([32 / 36, 32 / 68])
     together = np.concatenate(batches).astype(np.float64)
@@ -154,7 +154,7 @@ def test_the_estimate_keeps_moving_however_long_the_stream() -> None:
     for _ in range(20):
         step(estimate, activations(rng, 0.0))
     assert estimate.weight_frames == 128
-    assert estimate.alpha(BATCH) == pytest.approx(0.2)
+    assert (BATCH / (BATCH + estimate.weight_frames)) == pytest.approx(0.2)
     for i in range(40):  # a drift too slow for an alarm
         step(estimate, activations(rng, 0.02 * i))
     assert estimate.resets == 0

@@ -98,6 +98,37 @@ def test_a_version_is_served_by_the_devices_own_measured_anew() -> None:
     np.testing.assert_allclose(estimate.served(mixed=False)["a.running_mean"], x.mean(0), rtol=1e-3)
 
 
+@pytest.mark.parametrize("keeps", [True, False], ids=["kept", "nothing-kept"])
+def test_where_another_rule_serves_what_is_kept_of_the_world_counts_too(keeps: bool) -> None:
+    """Not the batch alone: with nothing kept the statistics are those of 16 frames, and stray."""
+    estimate, old = after(1.0, 6)
+    x = np.random.default_rng(9).normal(1.0, 1.0, (BATCH * PIXELS, CHANNELS)).astype(np.float32)
+    kept = (lambda values, alpha: moments(old)), 6 * BATCH
+    estimate.update(lambda v, alpha: moments(x), BATCH, mixed=lambda: False, kept=lambda: kept if keeps else None)
+    everything = np.concatenate([old, x]).mean(0)
+    served = estimate.served(mixed=False)["a.running_mean"]
+    np.testing.assert_allclose(served, everything if keeps else x.mean(0), rtol=1e-4)
+    assert not np.allclose(everything, x.mean(0), rtol=1e-2)
+
+
+def test_what_is_kept_of_another_world_is_not_measured() -> None:
+    """A batch that is far alone ends what was near: the frames before it are not of its world."""
+    estimate, _ = after(0.0, 6)
+    source = SourceWorld(layer=LAYER, fingerprint=source_fingerprint(SOURCE, LAYER), unit=1.0, chance=0.0)
+    estimate.nearness = near = Nearness(source, near_distance=0.2, half_trust_distance=1.0)
+    x = np.random.default_rng(9).normal(4.0, 1.0, (BATCH * PIXELS, CHANNELS)).astype(np.float32)
+    near.take(source_fingerprint(SOURCE, LAYER), BATCH, afresh=False)
+    assert estimate.near
+
+    def kept() -> None:
+        raise AssertionError("asked for frames of the world before")
+
+    deep = fingerprint_of_moments(moments(x), LAYER)
+    estimate.update(lambda v, alpha: moments(x), BATCH, deep=deep, mixed=lambda: estimate.near, kept=kept)
+    assert estimate.afresh
+    np.testing.assert_allclose(estimate.served(mixed=False)["a.running_mean"], x.mean(0), rtol=1e-3)
+
+
 @pytest.mark.parametrize("name", ["half_trust_factor", "near_factor"])
 @pytest.mark.parametrize("factor", [-1.0, math.inf, math.nan])
 def test_a_factor_that_cannot_be_is_refused(name: str, factor: float) -> None:

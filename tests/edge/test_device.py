@@ -23,7 +23,7 @@ from littoral.bundle import Bundle, Envelope, SignedVersion, SigningKey
 from littoral.core.affine import NormLayer, apply_delta, decode_delta, encode_delta
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.budget import BudgetConfig
-from littoral.core.drift import StatisticsConfig
+from littoral.core.drift import StatisticsConfig, from_moments
 from littoral.core.product import SAMPLE_OVERHEAD_BYTES, ProductConfig
 from littoral.core.recall import MEAN_SUFFIX, encode_fingerprint, fingerprint_layer
 from littoral.core.scenes import RecallConfig
@@ -616,6 +616,29 @@ def test_near_the_source_its_values_serve_and_nothing_is_learned_from(
     assert far.accepted > near.accepted >= sent
     with Device(tiny, state_dir=tmp_path, config=config) as again:
         assert again.version == 1, "what world it is in is seen with the first batch"
+
+
+@pytest.mark.parametrize("balanced", [True, False], ids=["kept", "nothing-kept"])
+def test_a_first_version_is_served_by_statistics_that_were_measured_under_it(
+    tiny: Bundle, tmp_path: Path, balanced: bool
+) -> None:
+    """At once, of the frames that are kept. The control: what was measured under the source's values."""
+    config = replace(FOLLOWS, statistics=StatisticsConfig(near_factor=0.0, balanced=balanced))
+    frames, data = darker(tiny.probe[0]), payload(tiny, 0.1)
+    with linked(tiny, tmp_path, config) as (device, link):
+        play(device, frames, 3)
+        link.send(tiny, 1, data)
+        assert device.settle()
+        assert device.version == 1
+        follower = device._maintenance.follower
+        assert follower is not None
+        served, measurer = dict(follower._estimate.values), follower._measurer
+    expected = from_moments(
+        measurer.moments(frames, {**tiny.weights, **affine(tiny, data)}, 1.0), tiny.manifest.norm_layers
+    )
+    last = [layer for layer in tiny.manifest.norm_layers if layer.kind == "batch"][-1]
+    apart = np.abs(served[last.mean] - expected[last.mean]).max() / np.sqrt(expected[last.var]).max()
+    assert (apart < 0.15) == balanced, apart
 
 
 def test_a_device_that_does_not_follow_statistics_has_no_scenes_and_takes_every_version(

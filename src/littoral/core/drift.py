@@ -105,6 +105,8 @@ Measure = Callable[[Tensors, float], Tensors]
 Look = Callable[[FloatArray, bool], bool]
 """Told the fingerprint of the world as it is now, and whether this is another world than before; says whether other
 affine values serve now."""
+Kept = tuple[Measure, int]
+"""How frames are measured that are kept of the world so far, and how many they are."""
 
 
 @dataclass
@@ -133,10 +135,6 @@ class StatisticsEstimate:
         self._fingerprint: FloatArray | None = None
         self._fingerprint_frames = 0.0
 
-    def alpha(self, num_frames: int) -> float:
-        """The weight that a batch of ``num_frames`` gets."""
-        return num_frames / (num_frames + self.weight_frames)
-
     @property
     def fingerprint(self) -> FloatArray | None:
         """Of the frames since the last drift alone, without the source's share; None before the first batch."""
@@ -160,6 +158,7 @@ class StatisticsEstimate:
         look: Look | None = None,
         deep: FloatArray | None = None,
         mixed: Callable[[], bool] = lambda: False,
+        kept: Callable[[], Kept | None] = lambda: None,
     ) -> bool:
         """Measure a batch of the newest frames and blend it in; start afresh from the source if the world changed.
 
@@ -175,9 +174,10 @@ class StatisticsEstimate:
             seen: The batch's fingerprint; None for a device that does not look for drift.
             look: Called with the world's fingerprint before the batch is measured, but not with the one batch in which
                 drift was found. Where other values serve from then on, the batch is measured with those, and the
-                estimate starts afresh.
+                estimate is renewed.
             deep: The batch's fingerprint at the last BatchNorm; None where it says nothing of the world.
             mixed: Asked after that: whether what serves is the mixture.
+            kept: Asked where the estimate is renewed: older frames of this world, to begin with.
         Returns:
             True when drift was found.
         Raises:
@@ -189,29 +189,53 @@ class StatisticsEstimate:
         drifted = self._is_drift(apart)
         if seen is not None:
             self._take(seen, num_frames, afresh=drifted)
-        self.afresh = drifted
+        other = False
         if not drifted and look is not None and self._fingerprint is not None:
             settled, self._unsettled = self._unsettled, False
-            if look(self._fingerprint, settled):  # what was measured so far was measured under other affine values
-                self.values, self.weight_frames = self._at_source()
+            other = look(self._fingerprint, settled)
+        over = False
         if self.nearness is not None and deep is not None:
-            self.nearness.take(deep, num_frames, afresh=drifted)
-        before, self._mixes = self._mixes, mixed()
-        # Deep layers were measured under what served before them: by another rule they are measured anew.
-        afresh = drifted or self._mixes != before
-        own, weight = self._at_source() if afresh else (self.values, self.weight_frames)
-        alpha, share = num_frames / (num_frames + weight), self._share() if self._mixes else 1.0
-        # A layer is measured under what will serve in the layers before it: the source's, the estimate's and the batch.
-        rest = 1 - share * alpha
-        others = self._mixed(own, share * (1 - alpha) / rest)
-        batch = from_moments(_finite(measure(others, 1 - rest), num_frames), self.layers)
-        self.values = blend(own, batch, alpha, self.layers)
-        self.weight_frames = min(weight + num_frames, self.config.max_frames)
+            over = self.nearness.take(deep, num_frames, afresh=drifted)
+        self.afresh = drifted or over
+        if not self.afresh and (other or self._mixes != mixed()):
+            self.renew(kept(), mixed=mixed())
+        self._mixes = mixed()
+        before = self._at_source() if self.afresh else (self.values, self.weight_frames)
+        self.values, self.weight_frames = self._blended(*before, measure, num_frames)
         if seen is not None and self._last_seen is not None:
             self._apart.append(apart)
         self._last_seen, self._unsettled = seen, drifted
         self.resets += drifted
         return drifted
+
+    def measured_for(self, *, mixed: bool) -> bool:
+        """Whether the estimate was measured under what serves now."""
+        return self._mixes == mixed
+
+    def renew(self, kept: Kept | None, *, mixed: bool) -> None:
+        """Measure anew what is kept of this world, under another rule or other affine values than so far.
+
+        Deep layers were measured under what served before them, so the old estimate does not do.
+
+        Raises:
+            ValueError: a moment is not finite.
+        """
+        self._mixes = mixed
+        own = self._at_source()
+        self.values, self.weight_frames = own if kept is None else self._blended(*own, *kept)
+
+    def _blended(
+        self, own: dict[str, FloatArray], weight: float, measure: Measure, num_frames: int
+    ) -> tuple[dict[str, FloatArray], float]:
+        """An estimate and its weight, with so many frames more.
+
+        A layer is measured under what will serve in the layers before it: the source's, the estimate's and the batch.
+        """
+        alpha, share = num_frames / (num_frames + weight), self._share() if self._mixes else 1.0
+        rest = 1 - share * alpha
+        others = self._mixed(own, share * (1 - alpha) / rest)
+        batch = from_moments(_finite(measure(others, 1 - rest), num_frames), self.layers)
+        return blend(own, batch, alpha, self.layers), min(weight + num_frames, self.config.max_frames)
 
     def _at_source(self) -> tuple[dict[str, FloatArray], float]:
         """The values and the weight of an estimate that starts afresh."""

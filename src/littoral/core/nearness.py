@@ -106,9 +106,11 @@ class Nearness:
         self.near = False
         """Whether the source's network is at home here. Any thread may read it."""
 
-    def take(self, seen: FloatArray, num_frames: int, *, afresh: bool) -> None:
+    def take(self, seen: FloatArray, num_frames: int, *, afresh: bool) -> bool:
         """A batch's fingerprint at the last layer; ``afresh``: the first of another world.
 
+        Returns:
+            Whether it ended what was near, as a batch of another world.
         Raises:
             ValueError: a value is not finite; nothing was taken.
         """
@@ -123,6 +125,7 @@ class Nearness:
             self._frames = min(self._frames + num_frames, _MOST_FRAMES)
         self.distance = self._source.distance(self._seen, self._frames)
         self.near = self._near_distance > 0 and self.distance <= self._bound(self._frames)
+        return over
 
     def _bound(self, num_frames: float) -> float:
         """How far a world that was seen on so many frames may be and is near."""

@@ -10,7 +10,7 @@ import numpy as np
 from littoral.bundle import Bundle
 from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.core.balance import ClassBalancedMemory
-from littoral.core.drift import Look, StatisticsEstimate
+from littoral.core.drift import Kept, Look, StatisticsEstimate
 from littoral.core.nearness import Nearness, SourceWorld, last_layer, parts_of
 from littoral.core.recall import fingerprint_layer, fingerprint_of_moments
 from littoral.edge.session import FingerprintModel, StatisticsModel
@@ -57,7 +57,10 @@ class Follower:
 
     def values(self, affine: Tensors) -> Mapping[str, FloatArray]:
         """The statistics to serve these affine values with."""
-        return self._estimate.served(mixed=self._is_source(affine))
+        mixed = self._is_source(affine)
+        if not self._estimate.measured_for(mixed=mixed) and (kept := self._kept(affine)) is not None:
+            self._estimate.renew(kept, mixed=mixed)
+        return self._estimate.served(mixed=mixed)
 
     @property
     def near(self) -> bool:
@@ -97,12 +100,25 @@ class Follower:
 
         def measure(statistics: Tensors, alpha: float) -> Tensors:
             frames = self._representative(batch_BHWC, labels, afresh=self._estimate.afresh)
-            return self._measure(frames, statistics, alpha)
+            return self._measure(frames, self._serving(), statistics, alpha)
 
         deep = fingerprint_of_moments(self._moments, self._last) if self._looks and not self._has_few(labels) else None
         return self._estimate.update(
-            measure, len(batch_BHWC), seen=seen, look=look, deep=deep, mixed=lambda: self._is_source(self._serving())
+            measure,
+            len(batch_BHWC),
+            seen=seen,
+            look=look,
+            deep=deep,
+            mixed=lambda: self._is_source(self._serving()),
+            kept=lambda: self._kept(self._serving()),
         )
+
+    def _kept(self, affine: Tensors) -> Kept | None:
+        """What is kept of this world, measured under these affine values."""
+        if not self._memory:
+            return None
+        frames = self._memory.draw(self._memory.capacity)
+        return lambda statistics, alpha: self._measure(frames, affine, statistics, alpha), len(frames)
 
     def _serving(self) -> Tensors:
         return self._source_affine if self.near else self._affine()
@@ -135,6 +151,6 @@ class Follower:
             memory.add(frame, label)
         return memory.draw(len(batch_BHWC)) if self._has_few(labels) else batch_BHWC
 
-    def _measure(self, frames_BHWC: Frame, statistics: Tensors, alpha: float) -> Tensors:
+    def _measure(self, frames_BHWC: Frame, affine: Tensors, statistics: Tensors, alpha: float) -> Tensors:
         self.measured_frames += len(frames_BHWC)
-        return self._measurer.moments(frames_BHWC, {**self._serving(), **statistics}, alpha)
+        return self._measurer.moments(frames_BHWC, {**affine, **statistics}, alpha)
