@@ -181,7 +181,7 @@ class StatisticsEstimate:
         Returns:
             True when drift was found.
         Raises:
-            ValueError: a moment or the fingerprint is not finite; the estimate of the statistics was not changed.
+            ValueError: a moment or the fingerprint is not finite; the batch was not taken into the estimate.
         """
         if seen is not None and not np.isfinite(seen).all():
             raise ValueError(f"the fingerprint of the last {num_frames} frames is not finite; the batch is not used")
