@@ -106,6 +106,21 @@ def test_a_batch_that_is_far_alone_ends_what_was_near(shift: float, over: bool) 
     assert (here.distance == usual(frames=1000).distance(batch, FRAMES)) == over, "alone, not averaged"
 
 
+@pytest.mark.parametrize(("shift", "ended"), [(4.0, [False, True]), (0.0, [False, False])])
+def test_two_far_batches_of_few_classes_end_what_was_near(shift: float, ended: list[bool]) -> None:
+    """The control: as many of the same world do not, and neither moves the distance."""
+    rng, here = np.random.default_rng(6), nearness()
+    for _ in range(8):
+        here.take(seen(0.0, FRAMES, rng), FRAMES, afresh=False)
+    before = here.distance
+    near = []
+    for _ in range(2):
+        here.take_few(seen(shift, FRAMES, rng), FRAMES)
+        near.append(here.near)
+    assert near == [not end for end in ended]
+    assert here.distance == before
+
+
 def test_what_is_not_finite_is_refused_and_changes_nothing() -> None:
     here = nearness()
     here.take(seen(0.0, FRAMES, np.random.default_rng(5)), FRAMES, afresh=False)

@@ -157,6 +157,7 @@ class StatisticsEstimate:
         seen: FloatArray | None = None,
         look: Look | None = None,
         deep: FloatArray | None = None,
+        few: bool = False,
         mixed: Callable[[], bool] = lambda: False,
         kept: Callable[[], Kept | None] = lambda: None,
     ) -> bool:
@@ -175,7 +176,8 @@ class StatisticsEstimate:
             look: Called with the world's fingerprint before the batch is measured, but not with the one batch in which
                 drift was found. Where other values serve from then on, the batch is measured with those, and the
                 estimate is renewed.
-            deep: The batch's fingerprint at the last BatchNorm; None where it says nothing of the world.
+            deep: The batch's fingerprint at the last BatchNorm; None for a device that does not look how far it is.
+            few: The batch is of few classes, and stands for no world.
             mixed: Asked after that: whether what serves is the mixture.
             kept: Asked where the estimate is renewed: older frames of this world, to begin with.
         Returns:
@@ -195,7 +197,12 @@ class StatisticsEstimate:
             other = look(self._fingerprint, settled)
         over = False
         if self.nearness is not None and deep is not None:
-            over = self.nearness.take(deep, num_frames, afresh=drifted)
+            if not few:
+                over = self.nearness.take(deep, num_frames, afresh=drifted)
+            elif drifted:
+                self.nearness.forget()
+            else:
+                self.nearness.take_few(deep, num_frames)
         self.afresh = drifted or over
         if not self.afresh and (other or self._mixes != mixed()):
             self.renew(kept(), mixed=mixed())

@@ -24,6 +24,8 @@ _DOUBT_FRAMES = 16.0
 yet is the source."""
 _OVER_FACTOR = 1.5
 """A batch that alone is so many times as far as what is near on so few frames is of another world."""
+_FAR_FEW = 2
+"""So many such batches in a row, where they are of few classes."""
 _LEAST_UNIT = 1e-4
 """A probe that looks exactly like the statistics of training says nothing of what is far."""
 
@@ -100,7 +102,7 @@ class Nearness:
     def __init__(self, source: SourceWorld, *, near_distance: float, half_trust_distance: float) -> None:
         self._source, self._near_distance, self._half_trust_distance = source, near_distance, half_trust_distance
         self._seen: FloatArray | None = None
-        self._frames = 0.0
+        self._frames, self._num_far = 0.0, 0
         self.distance: float | None = None
         """In units; None before the first batch."""
         self.near = False
@@ -116,7 +118,8 @@ class Nearness:
         """
         if not np.isfinite(seen).all():
             raise ValueError(f"the last layer's fingerprint of {num_frames} frames is not finite; it is not used")
-        over = self.near and self._source.distance(seen, num_frames) > _OVER_FACTOR * self._bound(num_frames)
+        over = self.near and self._is_over(seen, num_frames)
+        self._num_far = 0
         if afresh or over or self._seen is None:
             self._seen, self._frames = seen, float(num_frames)
         else:
@@ -127,9 +130,26 @@ class Nearness:
         self.near = self._near_distance > 0 and self.distance <= self._bound(self._frames)
         return over
 
+    def take_few(self, seen: FloatArray, num_frames: int) -> None:
+        """A batch of few classes, which stands for no world: two in a row that are far end what is near.
+
+        A network that is lost in a world says few classes of it, too. The distance stays what it was until a batch of
+        more classes comes.
+        """
+        self._num_far = self._num_far + 1 if self.near and self._is_over(seen, num_frames) else 0
+        if self._num_far >= _FAR_FEW:
+            self._seen, self.near = None, False
+
+    def forget(self) -> None:
+        """Of this world nothing is known."""
+        self._seen, self.distance, self.near, self._num_far = None, None, False, 0
+
+    def _is_over(self, seen: FloatArray, num_frames: int) -> bool:
+        return self._source.distance(seen, num_frames) > _OVER_FACTOR * self._bound(num_frames)
+
     def _bound(self, num_frames: float) -> float:
         """How far a world that was seen on so many frames may be and is near."""
-        return self._near_distance * (1 + _DOUBT_FRAMES / num_frames)
+        return self._near_distance * (1 + min(_DOUBT_FRAMES / num_frames, 1))
 
     @property
     def own_share(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from littoral.edge.follow import is_near
 from littoral.edge.outbox import Counters
 from littoral.wire.messages import Status
 
@@ -176,7 +177,7 @@ def read_counters(
         dropped=counters.dropped + overflowed,
         measured_frames=m.follower.measured_frames if m.follower else 0,
         looked_frames=m.follower.looked_frames if m.follower else 0,
-        near_source=m.near,
+        near_source=is_near(m.follower),
         statistics_resets=m.follower.resets if m.follower else 0,
         swaps=m.swaps,
         versions_installed=m.outcomes["installed"],

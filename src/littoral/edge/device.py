@@ -29,6 +29,7 @@ from littoral.edge.counters import DeviceStatus, read_counters
 from littoral.edge.dense import DenseAnswer, Judged, judge
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exits import ExitRuntime
+from littoral.edge.follow import is_near
 from littoral.edge.link import CloudLink
 from littoral.edge.maintenance import Maintenance
 from littoral.edge.offload import Encoder, Finished, Offloading, open_encoder
@@ -175,7 +176,7 @@ class Device:
         if entropy != entropy:
             raise self._not_finite(model, logits)
         maintenance.saw(frame, label, entropy)
-        if maintenance.uplink and not maintenance.near:
+        if maintenance.uplink:
             self._select(maintenance, frame, logits, label, entropy, model.version)
         return Answer(
             self._frames,
@@ -231,8 +232,7 @@ class Device:
         label, confidence, entropy = judge_one(logits)
         if entropy != entropy:
             raise self._not_finite(model, logits)
-        is_own = finished.source == "device"
-        if is_own:
+        if is_own := finished.source == "device":
             maintenance.saw(frame, label, entropy)
             self._select(maintenance, frame, logits, label, entropy, model.version)
         else:
@@ -343,13 +343,14 @@ class Device:
     def _select(
         self, maintenance: Maintenance, frame: Frame, logits: FloatArray, label: int, entropy: float, version: int
     ) -> None:
-        """Hand the frame over for the cloud if it is worth it."""
+        """Hand the frame over for the cloud if it is worth it; near the source none is."""
+        if is_near(maintenance.follower):
+            return
         if (chooser := maintenance.chooser) is not None:
             chooser.offer(frame, logits, self._frames, label, entropy, version)
         elif self._published is not None and self._published.select_one(logits, entropy):
             self._selected += 1
-            if not maintenance.offer(frame, self._frames, label, entropy, version):
-                self._overflowed += 1
+            self._overflowed += not maintenance.offer(frame, self._frames, label, entropy, version)
 
     def status(self) -> DeviceStatus:
         """The counters as of now."""

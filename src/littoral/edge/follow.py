@@ -102,13 +102,13 @@ class Follower:
             frames = self._representative(batch_BHWC, labels, afresh=self._estimate.afresh)
             return self._measure(frames, self._serving(), statistics, alpha)
 
-        deep = fingerprint_of_moments(self._moments, self._last) if self._looks and not self._has_few(labels) else None
         return self._estimate.update(
             measure,
             len(batch_BHWC),
             seen=seen,
             look=look,
-            deep=deep,
+            deep=fingerprint_of_moments(self._moments, self._last) if self._looks else None,
+            few=self._has_few(labels),
             mixed=lambda: self._is_source(self._serving()),
             kept=lambda: self._kept(self._serving()),
         )
@@ -154,3 +154,8 @@ class Follower:
     def _measure(self, frames_BHWC: Frame, affine: Tensors, statistics: Tensors, alpha: float) -> Tensors:
         self.measured_frames += len(frames_BHWC)
         return self._measurer.moments(frames_BHWC, {**affine, **statistics}, alpha)
+
+
+def is_near(follower: Follower | None) -> bool:
+    """Whether the world is so near the source's that its affine values serve, whatever version there is."""
+    return follower is not None and follower.near

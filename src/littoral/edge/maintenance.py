@@ -32,7 +32,7 @@ from littoral.edge.counters import wire_status
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exits import ExitRuntime
 from littoral.edge.few_waiting import FewWaiting, Task
-from littoral.edge.follow import Follower
+from littoral.edge.follow import Follower, is_near
 from littoral.edge.link import CloudLink
 from littoral.edge.outbox import Outbox, wire_bytes
 from littoral.edge.route import Routing
@@ -51,9 +51,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_NICENESS = 10
-_MOST_VERSIONS = 8
-"""That wait for the background thread; a cloud has no reason to send a second before it heard of the first."""
+_NICENESS, _MOST_VERSIONS = 10, 8
+"""The second: that wait for the background thread; a cloud has no reason to send a second before it heard of the first."""
 T = TypeVar("T")
 
 
@@ -92,12 +91,11 @@ class Maintenance:
         with self.closing_on_error():
             self.model = self._open(state_dir)
 
-        shape = (config.statistics_batch_frames, *bundle.manifest.input.shape)
-        self._stride = config.statistics_stride_frames
-        self._filling, self._resting = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
+        self._stride, shape = config.statistics_stride_frames, bundle.manifest.input.shape
+        self._filling, self._resting = np.empty((2, config.statistics_batch_frames, *shape), np.uint8)
         self._labels: list[int] = []
-        self._filled = self._seen = 0
-        self._entropy_sum, self._entropy_count = 0.0, 0
+        self._filled = self._seen = self._entropy_count = 0
+        self._entropy_sum = 0.0
         self._left: FloatArray | None = None
         self._measuring = self._looking = False  # looking: what comes into service is for another world
 
@@ -127,11 +125,6 @@ class Maintenance:
         if bundle.manifest.statistics is not None and config.adapt_statistics:
             self.follower = Follower(bundle, config, affine=lambda: self._affine)
         return self._model(affine, version)
-
-    @property
-    def near(self) -> bool:
-        """Whether the world is so near the source's that its affine values serve, whatever version there is."""
-        return self.follower is not None and self.follower.near
 
     @property
     def cloud(self) -> str:
@@ -332,7 +325,7 @@ class Maintenance:
             self.link.wake()
 
     def _observe(self, mean_entropy: float, num_frames: int = 1) -> None:
-        if self.updater is not None and num_frames and not self.near:
+        if self.updater is not None and num_frames and not is_near(self.follower):
             self._put_receipt(self.updater.observe(mean_entropy, frames=num_frames))
 
     def _measure(self, batch: Frame, labels: list[int], mean_entropy: float, num_frames: int) -> None:
@@ -344,8 +337,11 @@ class Maintenance:
             seen = follower.fingerprint(batch)
             if not follower.changing(seen):  # how unsure it is in a new world says nothing of an old world's version
                 self._observe(mean_entropy, num_frames)
+            near = follower.near
             if follower.follow(batch, labels, seen, self._look):
                 self._changed_world()
+            if follower.near != near and self.updater is not None:
+                self.updater.moved()  # how unsure the source was is not compared with a version, nor the other way
             self._serve(self._affine, self._version)
         finally:
             self._measuring = False
@@ -379,7 +375,7 @@ class Maintenance:
     # -- models --------------------------------------------------------------------------------------------------------
 
     def _model(self, affine: Tensors, version: int) -> Model:
-        if self.near:
+        if is_near(self.follower):
             affine, version = self.bundle.source_affine, 0
         statistics = self.follower.values(affine) if self.follower is not None else {}
         return Model(self.bundle, {**affine, **statistics}, version=version, config=self.config.session)
@@ -392,7 +388,7 @@ class Maintenance:
         return Candidate(affine=affine, live=live, probed=probed)
 
     def _install(self, candidate: Candidate, version: int) -> None:
-        candidate.live.version = 0 if self.near else version
+        candidate.live.version = 0 if is_near(self.follower) else version
         self._put_into_service(candidate.live, candidate.affine, version)
 
     def _put_into_service(self, model: Model, affine: Tensors, version: int) -> None:
