@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NICENESS, _MOST_VERSIONS = 10, 8
-"""The second: that wait for the background thread; a cloud has no reason to send a second before it heard of the first."""
+"""Versions wait for the background thread; a cloud has no reason to send a second before it heard of the first."""
 T = TypeVar("T")
 
 
