@@ -114,8 +114,8 @@ class Follower:
         )
 
     def _kept(self, affine: Tensors) -> Kept | None:
-        """What is kept of this world, measured under these affine values."""
-        if not self._memory:
+        """What is kept of this world, measured under these affine values; beside early exits nothing, as above."""
+        if not self._memory or not self._looks:
             return None
         frames = self._memory.draw(self._memory.capacity)
         return lambda statistics, alpha: self._measure(frames, affine, statistics, alpha), len(frames)
