@@ -51,7 +51,7 @@ class Follower:
         assert last is not None
         self._printed, self._last = printed, last
         self._moments: Tensors = {}
-        self._fingerprints = FingerprintModel(bundle, config.session)
+        self._fingerprints = None if self._looks else FingerprintModel(bundle, config.session)
         self._affine, self._source_affine = affine, bundle.source_affine
         self.measured_frames = self.looked_frames = 0
 
@@ -77,7 +77,7 @@ class Follower:
 
     def fingerprint(self, batch_BHWC: Frame) -> FloatArray:
         """What the source's network sees of a batch; ask before `follow`."""
-        if not self._looks:
+        if self._fingerprints is not None:
             return self._fingerprints.fingerprint(batch_BHWC)
         if self._estimate.nearness is None:
             self._estimate.nearness = self._nearness()
