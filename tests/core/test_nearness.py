@@ -1,4 +1,4 @@
-"""How far a world is from the source's: in units of the probe, without what chance adds, and when it is looked at."""
+"""How far a world is from the source's: class by class, in units of what chance adds to one frame."""
 
 from __future__ import annotations
 
@@ -7,27 +7,41 @@ import pytest
 
 from littoral.core.affine import NormLayer
 from littoral.core.arrays import FloatArray
-from littoral.core.nearness import Nearness, SourceWorld, last_layer, own_share, parts_of
+from littoral.core.nearness import Nearness, SourceWorld, last_layer, own_share
 from littoral.core.recall import MEAN_SQUARE_SUFFIX, MEAN_SUFFIX, fingerprint_of_moments
 
-CHANNELS, FRAMES = 32, 16
+CHANNELS, CLASSES, FRAMES, PLACES = 32, 4, 16, 8
 LAYER = NormLayer(name="a", kind="batch", num_channels=CHANNELS, eps=1e-5)
-SOURCE = {"a.running_mean": np.full(CHANNELS, 0.2, np.float32), "a.running_var": np.ones(CHANNELS, np.float32)}
+CENTRES = np.random.default_rng(99).normal(size=(CLASSES, CHANNELS))
+"""Classes lie as far apart as frames of one do."""
 
 
-def seen(shift: float, frames: int, rng: np.random.Generator) -> FloatArray:
-    """What the layer sees of frames of a world ``shift`` away; one value a frame, so that chance is large."""
-    x = rng.normal(shift, 1.0, (frames, CHANNELS)).astype(np.float32)
-    return fingerprint_of_moments({"a" + MEAN_SUFFIX: x.mean(0), "a" + MEAN_SQUARE_SUFFIX: (x**2).mean(0)}, LAYER)
+def seen(labels: list[int], shift: float, rng: np.random.Generator) -> FloatArray:
+    """What the layer sees of frames with these labels in a world ``shift`` away."""
+    frame = CENTRES[labels] + shift + rng.normal(size=(len(labels), CHANNELS))
+    x = (frame[:, None] + rng.normal(size=(len(labels), PLACES, CHANNELS))).astype(np.float32)
+    moments = {"a" + MEAN_SUFFIX: x.mean((0, 1)), "a" + MEAN_SQUARE_SUFFIX: (x**2).mean((0, 1))}
+    return fingerprint_of_moments(moments, LAYER)
 
 
-def usual(seed: int = 0, frames: int = FRAMES) -> SourceWorld:
+def world(per_class: int = 400, *, seed: int = 0, classes: int = CLASSES) -> SourceWorld:
     rng = np.random.default_rng(seed)
-    return SourceWorld.of_probe(SOURCE, LAYER, [seen(0.0, frames, rng) for _ in range(4)], frames)
+    parts = {
+        label: [(seen([label] * FRAMES, 0.0, rng), FRAMES) for _ in range(per_class // FRAMES)]
+        for label in range(classes)
+    }
+    return SourceWorld.measured(LAYER, parts, CLASSES)
 
 
-def nearness(near_distance: float = 2.0) -> Nearness:
-    return Nearness(usual(frames=1000), near_distance=near_distance, half_trust_distance=10.0)
+def away(of: SourceWorld, labels: list[int], shift: float, rng: np.random.Generator) -> float:
+    return of.distance(seen(labels, shift, rng), of.shares(labels), len(labels))
+
+
+def nearness(near_distance: float = 0.3, half_trust_distance: float = 1.0) -> Nearness:
+    return Nearness(world(), near_distance=near_distance, half_trust_distance=half_trust_distance)
+
+
+MIXED, ONE, TWO = [0, 1, 2, 3] * 4, [2] * FRAMES, [0, 3] * 8
 
 
 def test_the_last_batch_norm_is_looked_at() -> None:
@@ -38,39 +52,101 @@ def test_the_last_batch_norm_is_looked_at() -> None:
     assert last_layer(others[1:]) is None
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(64, [16] * 4), (11, [2] * 4), (3, [3])])
-def test_a_probe_is_cut_into_equal_parts(count: int, sizes: list[int]) -> None:
-    assert [len(part) for part in parts_of(np.zeros((count, 2, 2, 3), np.uint8))] == sizes
+@pytest.mark.parametrize("labels", [MIXED, ONE, TWO], ids=["mixed", "one-class", "two-classes"])
+def test_what_classes_a_batch_has_does_not_make_it_far(labels: list[int]) -> None:
+    """The control: held against all classes together a batch of one is as far as another world."""
+    rng, of_classes = np.random.default_rng(1), world()
+    home = np.mean([away(of_classes, labels, 0.0, rng) for _ in range(40)])
+    other = np.mean([away(of_classes, labels, 3.0, rng) for _ in range(40)])
+    assert home < 0.1 < 3 * home + 0.1 < other
+    if labels is ONE:
+        of_all = [of_classes.distance(seen(labels, 0.0, rng), of_classes.shares(MIXED), FRAMES) for _ in range(40)]
+        assert np.mean(of_all) > 0.3, "what is near elsewhere in this file"
 
 
-def test_the_unit_and_chance_are_those_of_many_frames() -> None:
-    """Off by 0.2 of a deviation: half of a mean square of 0.04 twice over, and chance of two values a frame."""
-    found = [usual(seed) for seed in range(40)]
-    assert np.mean([world.unit for world in found]) == pytest.approx(0.04, abs=0.015)
-    away = [usual(seed, frames=4000).unit for seed in range(5)]
-    assert np.mean(away) == pytest.approx(0.04, abs=0.004)
+@pytest.mark.parametrize("per_class", [32, 400])
+def test_the_unit_is_what_one_frame_is_away_by_chance(per_class: int) -> None:
+    """Whatever number of frames it was measured on; a device's few frames are then at no distance, on average."""
+    rng, few = np.random.default_rng(2), []
+    for seed in range(20):
+        of_source = world(per_class, seed=seed)
+        few.append(of_source.chance)
+        assert away(of_source, MIXED, 0.0, rng) < 0.1
+    assert np.mean(few) == pytest.approx(world(4000).chance, rel=0.1)
 
 
-@pytest.mark.parametrize("corrected", [True, False], ids=["without-chance", "with-it"])
-def test_few_frames_of_the_sources_world_are_not_far_by_chance(corrected: bool) -> None:
-    """The control: uncorrected, a batch of the source's own world seems several times as far as many frames are."""
-    rng, world = np.random.default_rng(1), usual(frames=1000)
-    away = np.mean([world.distance(seen(0.0, FRAMES, rng), FRAMES if corrected else 1e9) for _ in range(50)])
-    assert (away < 2.0) == corrected
+@pytest.mark.parametrize("num_frames", [FRAMES, 10**9], ids=["without-chance", "with-it"])
+def test_few_frames_of_the_sources_world_are_not_far_by_chance(num_frames: int) -> None:
+    """The control: uncorrected, a batch is away by a sixteenth of the unit."""
+    rng, of_source = np.random.default_rng(3), world()
+    found = [of_source.distance(seen(MIXED, 0.0, rng), of_source.shares(MIXED), num_frames) for _ in range(50)]
+    assert (np.mean(found) < 0.5 / FRAMES) == (num_frames == FRAMES)
+
+
+@pytest.mark.parametrize("num_frames", [FRAMES, 10**9], ids=["counted", "not-counted"])
+def test_rows_of_few_frames_are_expected_to_be_away(num_frames: float) -> None:
+    """A run of one class is away by what the class's row itself is off; the control: not reckoned with."""
+    rng, usual, found = np.random.default_rng(4), world(), []
+    for seed in range(40):
+        thin = world(FRAMES, seed=100 + seed)
+        counts = np.full(CLASSES, num_frames, np.float32)
+        rows = SourceWorld.from_tensors(
+            {**thin.tensors(), "num_frames": counts, "chance": usual.tensors()["chance"]}, LAYER, CLASSES
+        )
+        found.append(away(rows, [1] * 400, 0.0, rng))
+    assert (np.mean(found) < 0.5 / FRAMES) == (num_frames == FRAMES), np.mean(found)
+
+
+def test_a_class_that_was_not_seen_is_taken_for_all_together() -> None:
+    of_three = world(classes=3)
+    whole = of_three.mean_KC[:3].mean(0)
+    np.testing.assert_allclose(of_three.mean_KC[3], whole, rtol=1e-5)
+    with pytest.raises(ValueError, match="no source frame was measured"):
+        SourceWorld.measured(LAYER, {0: []}, CLASSES)
+
+
+def test_frames_without_classes_have_one_row() -> None:
+    rng = np.random.default_rng(5)
+    of_all = SourceWorld.measured(LAYER, {0: [(seen(MIXED, 0.0, rng), FRAMES) for _ in range(20)]}, 1)
+    assert of_all.shares([0, 7]).tolist() == [1.0], "labels are not asked"
+    assert away(of_all, MIXED, 0.0, rng) < 0.3 < away(of_all, MIXED, 3.0, rng)
+
+
+def test_it_is_read_back_as_it_was_written() -> None:
+    one, rng = world(), np.random.default_rng(6)
+    other, batch = SourceWorld.from_tensors(one.tensors(), LAYER, CLASSES), seen(TWO, 1.0, rng)
+    shares = one.shares(TWO)
+    assert other.distance(batch, shares, FRAMES) == pytest.approx(one.distance(batch, shares, FRAMES), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("mean", np.zeros((CLASSES, CHANNELS + 1), np.float32), "has tensors"),
+        ("more", np.zeros(1, np.float32), "has tensors"),
+        ("mean", np.zeros((CLASSES, CHANNELS), np.float64), "finite float32"),
+        ("mean", np.full((CLASSES, CHANNELS), np.nan, np.float32), "finite float32"),
+        ("mean_square", np.full((CLASSES, CHANNELS), -1, np.float32), "of at least 0"),
+        ("num_frames", np.array([1, 1, 1, 0], np.float32), "above 0"),
+        ("chance", np.array(0, np.float32), "above 0"),
+    ],
+)
+def test_tensors_that_cannot_be_are_refused(name: str, value: np.ndarray, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        SourceWorld.from_tensors({**world().tensors(), name: value}, LAYER, CLASSES)
 
 
 def test_further_worlds_are_further_and_have_more_of_their_own() -> None:
-    rng = np.random.default_rng(2)
+    rng = np.random.default_rng(7)
     distances, shares = [], []
     for shift in (0.0, 1.0, 3.0):
         here = nearness()
-        here.take(seen(shift, 1000, rng), 1000, afresh=False)
+        here.take(seen(MIXED * 8, shift, rng), MIXED * 8, afresh=False)
         assert here.distance is not None
         distances.append(here.distance)
         shares.append(here.own_share)
     assert distances == sorted(distances)
-    assert shares == [own_share(distance, 10.0) for distance in distances]
-    assert distances[0] < 2.0 < distances[1]
+    assert shares == [own_share(distance, 1.0) for distance in distances]
 
 
 def test_nothing_is_near_before_the_first_batch_nor_without_a_bound() -> None:
@@ -79,54 +155,65 @@ def test_nothing_is_near_before_the_first_batch_nor_without_a_bound() -> None:
     assert here.own_share == 1.0
     for one in (here, nowhere):
         for seed in range(4):
-            one.take(seen(0.0, FRAMES, np.random.default_rng(seed)), FRAMES, afresh=False)
+            one.take(seen(MIXED, 0.0, np.random.default_rng(seed)), MIXED, afresh=False)
     assert here.near
     assert not nowhere.near
 
 
-def test_another_world_is_looked_at_alone() -> None:
-    rng, here = np.random.default_rng(3), nearness()
-    for _ in range(16):
-        here.take(seen(3.0, FRAMES, rng), FRAMES, afresh=False)
-    assert not here.near
-    here.take(seen(0.0, 400, rng), 400, afresh=True)
-    assert here.near
-
-
-@pytest.mark.parametrize(("shift", "over"), [(4.0, True), (0.0, False)])
-def test_a_batch_that_is_far_alone_ends_what_was_near(shift: float, over: bool) -> None:
-    """A shift may be seen here alone; the control: another batch of the same world changes little."""
-    rng, here = np.random.default_rng(4), nearness()
-    for _ in range(8):
-        here.take(seen(0.0, FRAMES, rng), FRAMES, afresh=False)
-    assert here.near
-    batch = seen(shift, FRAMES, rng)
-    here.take(batch, FRAMES, afresh=False)
-    assert (not here.near) == over
-    assert (here.distance == usual(frames=1000).distance(batch, FRAMES)) == over, "alone, not averaged"
-
-
-@pytest.mark.parametrize(("shift", "ended"), [(4.0, [False, True]), (0.0, [False, False])])
-def test_two_far_batches_of_few_classes_end_what_was_near(shift: float, ended: list[bool]) -> None:
-    """The control: as many of the same world do not, and neither moves the distance."""
-    rng, here = np.random.default_rng(6), nearness()
-    for _ in range(8):
-        here.take(seen(0.0, FRAMES, rng), FRAMES, afresh=False)
-    before = here.distance
-    near = []
-    for _ in range(2):
-        here.take_few(seen(shift, FRAMES, rng), FRAMES)
+def test_a_stream_of_runs_is_near_all_the_while() -> None:
+    """Thirty-two frames of a class, then of the next: neither a run nor the change of runs is another world."""
+    rng, here, near = np.random.default_rng(8), nearness(), []
+    for label in (2, 2, 0, 0, 3, 3, 1, 1):
+        assert not here.take(seen([label] * FRAMES, 0.0, rng), [label] * FRAMES, afresh=False)
         near.append(here.near)
-    assert near == [not end for end in ended]
-    assert here.distance == before
+    assert all(near)
+
+
+def test_another_world_is_looked_at_alone() -> None:
+    rng, here = np.random.default_rng(9), nearness()
+    for _ in range(16):
+        here.take(seen(MIXED, 3.0, rng), MIXED, afresh=False)
+    assert not here.near
+    here.take(seen(MIXED * 8, 0.0, rng), MIXED * 8, afresh=True)
+    assert here.near
+
+
+@pytest.mark.parametrize("labels", [MIXED, ONE], ids=["mixed", "one-class"])
+@pytest.mark.parametrize(("shift", "over"), [(4.0, True), (0.0, False)])
+def test_a_batch_that_is_far_alone_ends_what_was_near(labels: list[int], shift: float, over: bool) -> None:
+    """A shift may be seen here alone; the control: another batch of the same world changes little."""
+    rng, here = np.random.default_rng(10), nearness()
+    for _ in range(8):
+        here.take(seen(MIXED, 0.0, rng), MIXED, afresh=False)
+    assert here.near
+    batch, of_source = seen(labels, shift, rng), world()
+    assert here.take(batch, labels, afresh=False) == over
+    assert here.near == (not over)
+    if over:
+        assert here.distance == of_source.distance(batch, of_source.shares(labels), FRAMES), "alone, not averaged"
+
+
+@pytest.mark.parametrize(("shift", "near"), [(4.0, [True, False]), (0.0, [True, True])])
+def test_two_far_batches_of_few_classes_end_what_was_near(shift: float, near: list[bool]) -> None:
+    """They may be one thing seen sixteen times, so what is kept of the world stays. The control: of the same world."""
+    rng, here, found = np.random.default_rng(12), nearness(), []
+    for _ in range(8):
+        here.take(seen(MIXED, 0.0, rng), MIXED, afresh=False)
+    before = here.distance
+    for _ in range(2):
+        assert not here.take(seen(ONE, shift, rng), ONE, afresh=False, few=True)
+        found.append((here.near, here.distance == before))
+    assert [is_near for is_near, _ in found] == near
+    if shift:
+        assert [stays for _, stays in found] == [True, False], "the first alone is not taken"
 
 
 def test_what_is_not_finite_is_refused_and_changes_nothing() -> None:
     here = nearness()
-    here.take(seen(0.0, FRAMES, np.random.default_rng(5)), FRAMES, afresh=False)
+    here.take(seen(MIXED, 0.0, np.random.default_rng(11)), MIXED, afresh=False)
     before = here.distance
     with pytest.raises(ValueError, match="fingerprint of 16 frames is not finite"):
-        here.take(np.full(2 * CHANNELS, np.nan, np.float32), FRAMES, afresh=True)
+        here.take(np.full(2 * CHANNELS, np.nan, np.float32), MIXED, afresh=True)
     assert here.distance == before
 
 

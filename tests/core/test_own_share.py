@@ -10,11 +10,12 @@ import pytest
 from littoral.core.affine import NormLayer
 from littoral.core.arrays import FloatArray, Tensors
 from littoral.core.drift import StatisticsConfig, StatisticsEstimate
-from littoral.core.nearness import Nearness, SourceWorld, own_share, source_fingerprint
+from littoral.core.nearness import Nearness, SourceWorld, own_share
 from littoral.core.recall import MEAN_SQUARE_SUFFIX, MEAN_SUFFIX, fingerprint_distance, fingerprint_of_moments
 
 CHANNELS, BATCH, PIXELS, THRESHOLD = 8, 16, 16, 0.05
 LAYER = NormLayer(name="a", kind="batch", num_channels=CHANNELS, eps=1e-5)
+LABELS = [0] * 16
 SOURCE = {"a.running_mean": np.zeros(CHANNELS, np.float32), "a.running_var": np.ones(CHANNELS, np.float32)}
 
 
@@ -22,10 +23,21 @@ def moments(x_NC: FloatArray) -> dict[str, FloatArray]:
     return {"a" + MEAN_SUFFIX: x_NC.mean(0), "a" + MEAN_SQUARE_SUFFIX: (x_NC**2).mean(0)}
 
 
+def usual() -> FloatArray:
+    """What the layer sees of the source's world."""
+    return np.concatenate([SOURCE["a.running_mean"], SOURCE["a.running_var"]])
+
+
+def world() -> SourceWorld:
+    """Frames without classes, in units of a thousandth, so that chance is next to nothing."""
+    mean, var = SOURCE["a.running_mean"], SOURCE["a.running_var"]
+    many = np.array([1e9], np.float32)
+    return SourceWorld(layer=LAYER, mean_KC=mean[None], mean_square_KC=var[None], num_frames_K=many, chance=1e-3)
+
+
 def looking(factor: float) -> Nearness | None:
-    """A unit of 1 and no chance: the share is a half at a distance of ``factor`` thresholds."""
-    source = SourceWorld(layer=LAYER, fingerprint=source_fingerprint(SOURCE, LAYER), unit=1.0, chance=0.0)
-    return Nearness(source, near_distance=0.0, half_trust_distance=factor * THRESHOLD) if factor else None
+    """The share is a half at a distance of ``factor`` thresholds."""
+    return Nearness(world(), near_distance=0.0, half_trust_distance=factor * THRESHOLD / 1e-3) if factor else None
 
 
 def after(shift: float, batches: int, *, seed: int = 0, factor: float = 18.0) -> tuple[StatisticsEstimate, FloatArray]:
@@ -41,7 +53,9 @@ def after(shift: float, batches: int, *, seed: int = 0, factor: float = 18.0) ->
     parts = [rng.normal(shift, 1.0, (BATCH * PIXELS, CHANNELS)).astype(np.float32) for _ in range(batches)]
     for x in parts:
         seen = fingerprint_of_moments(moments(x), LAYER)
-        estimate.update(lambda values, alpha, x=x: moments(x), BATCH, seen=seen, deep=seen, mixed=lambda: True)
+        estimate.update(
+            lambda values, alpha, x=x: moments(x), BATCH, seen=seen, deep=(seen, LABELS), mixed=lambda: True
+        )
     return estimate, np.concatenate(parts)
 
 
@@ -49,7 +63,7 @@ def after(shift: float, batches: int, *, seed: int = 0, factor: float = 18.0) ->
 def test_what_serves_is_the_mixture_of_the_source_and_all_that_was_seen(shift: float) -> None:
     estimate, x = after(shift, 4)
     seen = fingerprint_of_moments(moments(x), LAYER)
-    share = own_share(fingerprint_distance(seen, source_fingerprint(SOURCE, LAYER), eps=LAYER.eps), 18.0 * THRESHOLD)
+    share = own_share(fingerprint_distance(seen, usual(), eps=LAYER.eps), 18.0 * THRESHOLD)
     mean, square = share * x.mean(0), (1 - share) + share * (x**2).mean(0)
     served = estimate.served(mixed=True)
     np.testing.assert_allclose(served["a.running_mean"], mean, rtol=1e-3)
@@ -85,7 +99,7 @@ def test_a_layer_is_measured_under_what_will_serve_before_it() -> None:
         return moments(x)
 
     seen = fingerprint_of_moments(moments(x), LAYER)
-    estimate.update(measure, BATCH, seen=seen, deep=seen, mixed=lambda: True)
+    estimate.update(measure, BATCH, seen=seen, deep=(seen, LABELS), mixed=lambda: True)
     served = estimate.served(mixed=True)
     np.testing.assert_allclose(used[0][0], served["a.running_mean"], rtol=1e-4)
     np.testing.assert_allclose(used[0][1], served["a.running_var"], rtol=1e-4)
@@ -114,17 +128,16 @@ def test_where_another_rule_serves_what_is_kept_of_the_world_counts_too(keeps: b
 def test_what_is_kept_of_another_world_is_not_measured() -> None:
     """A batch that is far alone ends what was near: the frames before it are not of its world."""
     estimate, _ = after(0.0, 6)
-    source = SourceWorld(layer=LAYER, fingerprint=source_fingerprint(SOURCE, LAYER), unit=1.0, chance=0.0)
-    estimate.nearness = near = Nearness(source, near_distance=0.2, half_trust_distance=1.0)
+    estimate.nearness = near = Nearness(world(), near_distance=200.0, half_trust_distance=1000.0)
     x = np.random.default_rng(9).normal(4.0, 1.0, (BATCH * PIXELS, CHANNELS)).astype(np.float32)
-    near.take(source_fingerprint(SOURCE, LAYER), BATCH, afresh=False)
+    near.take(usual(), LABELS, afresh=False)
     assert estimate.near
 
     def kept() -> None:
         raise AssertionError("asked for frames of the world before")
 
     deep = fingerprint_of_moments(moments(x), LAYER)
-    estimate.update(lambda v, alpha: moments(x), BATCH, deep=deep, mixed=lambda: estimate.near, kept=kept)
+    estimate.update(lambda v, alpha: moments(x), BATCH, deep=(deep, LABELS), mixed=lambda: estimate.near, kept=kept)
     assert estimate.afresh
     np.testing.assert_allclose(estimate.served(mixed=False)["a.running_mean"], x.mean(0), rtol=1e-3)
 

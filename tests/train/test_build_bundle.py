@@ -88,6 +88,7 @@ def test_every_file_is_there_and_the_bundle_verifies(built):
         "segment-1.onnx",
         "statistics.onnx",
         "fingerprint.onnx",
+        "source_world.safetensors",
         "weights.safetensors",
         "probe.safetensors",
         "cloud/student.safetensors",
@@ -239,7 +240,7 @@ def test_a_network_without_batch_norm_two_frames_no_labels(tmp_path):
         progress=lines.append,
     )
     assert bundle.manifest.statistics is None
-    assert not {"statistics.onnx", "fingerprint.onnx"} & set(bundle.manifest.files)
+    assert not {"statistics.onnx", "fingerprint.onnx", "source_world.safetensors"} & set(bundle.manifest.files)
     assert bundle.manifest.probe.num_frames == len(bundle.probe[0]) == 2
     assert set(bundle.manifest.source_metrics) == {"mean_entropy_nats", "num_frames"}
     assert any("tracing" in line for line in lines)

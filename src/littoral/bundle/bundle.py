@@ -20,6 +20,7 @@ from littoral.bundle.manifest import CLOUD_FOLDER, Manifest
 from littoral.bundle.signing import PublicKey, SigningKey
 from littoral.core.affine import affine_names
 from littoral.core.arrays import FloatArray, Frame
+from littoral.core.nearness import SourceWorld, last_layer
 from littoral.core.truths import truths_from_tensors
 from littoral.errors import BundleError
 
@@ -131,6 +132,22 @@ class Bundle:
             return truths_from_tensors(self.manifest.make_task(), tensors, num_frames=len(tensors["frames"]))
         except (ValueError, KeyError) as error:
             raise BundleError(f"{self.manifest.probe.file} does not fit the task: {error}; build it again") from error
+
+    @cached_property
+    def source_world(self) -> SourceWorld | None:
+        """What the source's frames look like at the last BatchNorm; None where there is none, or no such file.
+
+        Raises:
+            BundleError: the file holds something else.
+        """
+        statistics, layer = self.manifest.statistics, last_layer(self.manifest.norm_layers)
+        if statistics is None or statistics.source_world_file is None or layer is None:
+            return None
+        num_classes = self.manifest.num_classes if self.manifest.adapts else 1
+        try:
+            return SourceWorld.from_tensors(self.load_tensors(statistics.source_world_file), layer, num_classes)
+        except ValueError as error:
+            raise BundleError(f"{statistics.source_world_file}: {error}; build the bundle again") from error
 
     def sign(self, key: SigningKey) -> None:
         """Write ``bundle.sig`` next to the manifest, and pack the tar for devices anew if there is one beside."""

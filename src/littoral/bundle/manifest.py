@@ -66,6 +66,9 @@ class StatisticsSpec:
     (`littoral.core.recall.fingerprint_layer`). Input: ``frames``; outputs: that layer's ``.batch_mean`` and
     ``.batch_mean_square``. ``drift_threshold`` is the distance between the fingerprints of two batches of
     ``drift_batch`` source frames that is not exceeded by chance, calibrated at build.
+
+    ``source_world_file`` holds what the source's frames look like at the last BatchNorm
+    (`littoral.core.nearness.SourceWorld`); None in a bundle of before there was such a file.
     """
 
     file: str
@@ -74,6 +77,7 @@ class StatisticsSpec:
     fingerprint_tensors: tuple[str, ...]
     drift_threshold: float
     drift_batch: int
+    source_world_file: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +243,8 @@ class Manifest:
             raise BundleError(f"a bundle for {manifest.task} has a teacher and a replay sample; build it again")
         for index, split in enumerate(manifest.splits):
             _check_split(split, manifest, f"bundle.json.splits[{index}]")
+        if manifest.statistics is not None and (name := manifest.statistics.source_world_file) is not None:
+            _check_device_file(name, manifest, "bundle.json.statistics.source_world_file")
         _check_exits(manifest)
         if manifest.route_file is not None:
             if not manifest.exits or not (manifest.splits or manifest.teacher):

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from littoral.core.affine import NormLayer
 from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.core.drift import StatisticsConfig
-from littoral.core.nearness import SourceWorld, last_layer, own_share, parts_of
+from littoral.core.nearness import own_share
 from littoral.core.recall import MEAN_SQUARE_SUFFIX, MEAN_SUFFIX, fingerprint_of_moments
 from littoral.models.norm import AdaptiveBatchNorm
 
@@ -37,19 +39,17 @@ def served_logits(
 
 
 def world_share(worker: Worker, frames: Frame, config: StatisticsConfig) -> float:
-    """The share of a device's own statistics in the world of these frames; all of it without BatchNorm."""
-    layer, source = last_layer(worker.bundle.manifest.norm_layers), worker.bundle.weights
-    if layer is None or not config.half_trust_factor:
+    """The share of a device's own statistics in the world of these frames; all of it where no device looks how far it
+    is: without BatchNorm, or with a bundle that does not say what the source's world looks like."""
+    world = worker.bundle.source_world
+    if world is None or not config.half_trust_factor:
         return 1.0
-    parts = parts_of(worker.bundle.probe[0])
-    seen = [_fingerprint(worker, part, layer) for part in parts]
-    usual = SourceWorld.of_probe(source, layer, seen, len(parts[0]))
-    distance = usual.distance(_fingerprint(worker, frames, layer), len(frames))
-    return own_share(distance, config.half_trust_factor)
+    seen, labels = _look(worker, frames, world.layer)
+    return own_share(world.distance(seen, world.shares(labels), len(frames)), config.half_trust_factor)
 
 
-def _fingerprint(worker: Worker, frames: Frame, layer: NormLayer) -> FloatArray:
-    """What the source's network sees of frames at a layer."""
+def _look(worker: Worker, frames: Frame, layer: NormLayer) -> tuple[FloatArray, NDArray[np.int64]]:
+    """What the source's network sees of frames at a layer, and what it answers."""
     seen: list[FloatArray] = []
 
     def look(module: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -59,10 +59,10 @@ def _fingerprint(worker: Worker, frames: Frame, layer: NormLayer) -> FloatArray:
 
     hook = worker.student.get_submodule(layer.name).register_forward_pre_hook(look)
     try:
-        worker.source_logits(frames, worker.bundle.source_affine)
+        logits = worker.source_logits(frames, worker.bundle.source_affine)
     finally:
         hook.remove()
-    return seen[0]
+    return seen[0], logits.argmax(axis=1)
 
 
 @contextmanager

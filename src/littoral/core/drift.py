@@ -48,12 +48,12 @@ class StatisticsConfig:
     is balanced by predicted class in their place: a stream may show one class for minutes."""
     memory_frames: int = 64
     """The size of that memory; at least one measured batch."""
-    half_trust_factor: float = 10.0
-    """While the source's affine values serve: the distance of a world from the source's, in units of the bundle's probe
-    (`littoral.core.nearness`), at which half of the statistics are the device's own and half stay the source's; nearer
-    fewer are its own, further more. 0: its own alone, as always with early exits. A version is served by the device's
-    own alone, under which it was learned."""
-    near_factor: float = 1.5
+    half_trust_factor: float = 0.6
+    """While the source's affine values serve: the distance of a world from the source's, in units of what a single
+    frame of the source's world is away by chance (`littoral.core.nearness`), at which half of the statistics are the
+    device's own and half stay the source's; nearer fewer are its own, further more. 0: its own alone, as always with
+    early exits. A version is served by the device's own alone, under which it was learned."""
+    near_factor: float = 0.12
     """Up to so many units the source's network is at home: its affine values serve whatever versions there are, and no
     frame is sent up to be learned from. 0: nowhere, as always with early exits."""
 
@@ -156,7 +156,7 @@ class StatisticsEstimate:
         *,
         seen: FloatArray | None = None,
         look: Look | None = None,
-        deep: FloatArray | None = None,
+        deep: tuple[FloatArray, Sequence[int]] | None = None,
         few: bool = False,
         mixed: Callable[[], bool] = lambda: False,
         kept: Callable[[], Kept | None] = lambda: None,
@@ -176,8 +176,9 @@ class StatisticsEstimate:
             look: Called with the world's fingerprint before the batch is measured, but not with the one batch in which
                 drift was found. Where other values serve from then on, the batch is measured with those, and the
                 estimate is renewed.
-            deep: The batch's fingerprint at the last BatchNorm; None for a device that does not look how far it is.
-            few: The batch is of few classes, and stands for no world.
+            deep: The batch's fingerprint at the last BatchNorm and what was answered for each of its frames; None for
+                a device that does not look how far it is.
+            few: The batch is of few classes.
             mixed: Asked after that: whether what serves is the mixture.
             kept: Asked where the estimate is renewed: older frames of this world, to begin with.
         Returns:
@@ -197,12 +198,7 @@ class StatisticsEstimate:
             other = look(self._fingerprint, settled)
         over = False
         if self.nearness is not None and deep is not None:
-            if not few:
-                over = self.nearness.take(deep, num_frames, afresh=drifted)
-            elif drifted:
-                self.nearness.forget()
-            else:
-                self.nearness.take_few(deep, num_frames)
+            over = self.nearness.take(*deep, afresh=drifted, few=few)
         self.afresh = drifted or over
         if not self.afresh and (other or self._mixes != mixed()):
             self.renew(kept(), mixed=mixed())

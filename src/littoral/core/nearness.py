@@ -1,39 +1,41 @@
 """How far a world is from the source's, by what the source's network sees of it at its last BatchNorm.
 
 There the distance follows how often the source is right, which the layer that tells worlds apart does not see
-(docs/adr/0034). The unit is the distance of the bundle's own probe frames, which are of the source's world.
+(docs/adr/0034). That layer sees classes even more than worlds. So a batch is held against what the source's frames look
+like *of the classes that it was answered as* (docs/adr/0035): a street full of cars is not another world.
+
+The unit is the distance of a single frame of the source's world, which is chance alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from littoral.core.affine import NormLayer
-from littoral.core.arrays import FloatArray, Frame, Tensors
+from littoral.core.arrays import FloatArray
 from littoral.core.recall import MOST_CHANNELS, fingerprint_distance, mix_fingerprints
 
-_PROBE_PARTS = 4
+MEAN, MEAN_SQUARE, NUM_FRAMES, CHANCE = "mean", "mean_square", "num_frames", "chance"
+"""The tensors of `SourceWorld.tensors`."""
 _MOST_FRAMES = 64.0
 """What was seen before weighs no more than so many frames: not every shift is seen where worlds are told apart."""
-_DOUBT_FRAMES = 16.0
+_DOUBT_FRAMES = 8.0
 """A world that was seen on so few frames is near up to twice as far, on more less so: what serves where little is known
 yet is the source."""
 _OVER_FACTOR = 1.5
 """A batch that alone is so many times as far as what is near on so few frames is of another world."""
 _FAR_FEW = 2
 """So many such batches in a row, where they are of few classes."""
-_LEAST_UNIT = 1e-4
-"""A probe that looks exactly like the statistics of training says nothing of what is far."""
+_LEAST_CHANCE = 1e-4
+"""Source frames that are all alike say nothing of what is far."""
 
-
-def source_fingerprint(source: Tensors, layer: NormLayer) -> FloatArray:
-    """The fingerprint of the source's world at a layer, of the statistics that its network was trained with."""
-    mean, var = source[layer.mean][:MOST_CHANNELS], source[layer.var][:MOST_CHANNELS]
-    return np.concatenate([mean, var]).astype(np.float32)
+_Part = tuple[FloatArray, int]
+"""The fingerprint of some frames, and how many they are."""
 
 
 def last_layer(layers: Sequence[NormLayer]) -> NormLayer | None:
@@ -41,43 +43,118 @@ def last_layer(layers: Sequence[NormLayer]) -> NormLayer | None:
     return next((layer for layer in reversed(layers) if layer.kind == "batch"), None)
 
 
-def parts_of(probe: Frame) -> list[Frame]:
-    """Equal parts of a bundle's probe, for `SourceWorld.of_probe`; the last few frames may be left out."""
-    even = len(probe) // _PROBE_PARTS * _PROBE_PARTS
-    return np.split(probe[:even], _PROBE_PARTS) if even else [probe]
+def source_channels(layer: NormLayer) -> int:
+    """How many of the layer's channels count, as of a fingerprint: the first 64 at most."""
+    return min(layer.num_channels, MOST_CHANNELS)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SourceWorld:
-    """What is usual at the last BatchNorm in the source's own world."""
+    """What the source's frames look like at the last BatchNorm, class by class. C channels, K classes.
+
+    A task whose frames have no class has one row, K = 1, for all frames.
+    """
 
     layer: NormLayer
-    fingerprint: FloatArray
-    unit: float
-    """The distance of very many frames of the source's world; above 0."""
+    mean_KC: FloatArray
+    mean_square_KC: FloatArray
+    num_frames_K: FloatArray
+    """How many frames each row was measured on; above 0."""
     chance: float
-    """What one frame would be further away by chance alone; of N frames an N-th."""
+    """How far one frame is from its class by chance alone, as `fingerprint_distance` counts; of N frames an N-th."""
 
     @classmethod
-    def of_probe(cls, source: Tensors, layer: NormLayer, parts: Sequence[FloatArray], num_frames: int) -> Self:
-        """From fingerprints of equal parts of the probe's frames, ``num_frames`` in each.
+    def measured(cls, layer: NormLayer, parts: Mapping[int, Sequence[_Part]], num_classes: int) -> Self:
+        """From fingerprints of parts of the source's frames.
 
-        What the parts are further away than they are together is chance.
+        Args:
+            layer: The last BatchNorm.
+            parts: For each class that was answered: the fingerprint ``(2C,)`` of each part of its frames, and how many
+                frames are in it. What parts are apart is chance, so a class with one part tells nothing of that.
+            num_classes: 1 where frames have no class. A class without frames is taken for all of them together.
+        Raises:
+            ValueError: there is no frame.
         """
-        centre, whole = source_fingerprint(source, layer), parts[0]
-        for count, part in enumerate(parts[1:], start=2):
-            whole = mix_fingerprints(whole, part, np.float32(1 / count))
-        together = fingerprint_distance(whole, centre, eps=layer.eps)
-        apart = float(np.mean([fingerprint_distance(part, centre, eps=layer.eps) for part in parts]))
-        # A fingerprint of N frames is chance / N further away, that of K parts of N together chance / (K N).
-        chance = max(apart - together, 0.0) * num_frames / max(1 - 1 / len(parts), 0.5)
-        unit = max(together - chance / (num_frames * len(parts)), together / _PROBE_PARTS, _LEAST_UNIT)
-        return cls(layer=layer, fingerprint=centre, unit=unit, chance=chance)
+        sums = {label: _summed(of_class) for label, of_class in parts.items() if of_class}
+        if not sums:
+            raise ValueError("no source frame was measured, so nothing is known of the source's world")
+        total = np.sum([values for values, _ in sums.values()], axis=0)
+        count = sum(num for _, num in sums.values())
+        rows = [sums.get(label, (total, count)) for label in range(num_classes)]
+        means = np.array([values / num for values, num in rows])
+        half = means.shape[1] // 2
+        world = cls(
+            layer=layer,
+            mean_KC=means[:, :half].astype(np.float32),
+            mean_square_KC=means[:, half:].astype(np.float32),
+            num_frames_K=np.array([num for _, num in rows], dtype=np.float32),
+            chance=_LEAST_CHANCE,
+        )
+        away, expected = 0.0, 0.0
+        for label, of_class in parts.items():
+            shares = world.shares([label])
+            for seen, num in of_class:
+                away += fingerprint_distance(seen, world._usual(shares), eps=layer.eps)
+                expected += 1 / num - 1 / sums[label][1]  # a part is nearer to a mean that it has a part in
+        return cls(**{**vars(world), "chance": max(away / expected if expected > 0 else 0.0, _LEAST_CHANCE)})
 
-    def distance(self, seen: FloatArray, num_frames: float) -> float:
-        """Of the world of a fingerprint of so many frames, in units and without what chance adds; not below 0."""
-        away = fingerprint_distance(seen, self.fingerprint, eps=self.layer.eps)
-        return max(away - self.chance / num_frames, 0.0) / self.unit
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]], layer: NormLayer, num_classes: int) -> Self:
+        """The inverse of `tensors`.
+
+        Raises:
+            ValueError: a tensor is missing, is not of this layer or these classes, or holds a value that cannot be.
+        """
+        channels = source_channels(layer)
+        expected = {
+            MEAN: (num_classes, channels),
+            MEAN_SQUARE: (num_classes, channels),
+            NUM_FRAMES: (num_classes,),
+            CHANCE: (),
+        }
+        came = {name: value.shape for name, value in tensors.items()}
+        if came != expected:
+            raise ValueError(f"the source's world has tensors {came}, expected {expected}")
+        for name, value in tensors.items():
+            least = -np.inf if name == MEAN else 0
+            if value.dtype != np.float32 or not np.isfinite(value).all() or (value < least).any():
+                raise ValueError(f"{name} of the source's world is to be finite float32 of at least {least}")
+        if tensors[CHANCE] == 0 or (tensors[NUM_FRAMES] == 0).any():
+            raise ValueError("chance and num_frames of the source's world are to be above 0")
+        mean, square, count = (np.asarray(tensors[n], np.float32) for n in (MEAN, MEAN_SQUARE, NUM_FRAMES))
+        chance = float(np.asarray(tensors[CHANCE]))
+        return cls(layer=layer, mean_KC=mean, mean_square_KC=square, num_frames_K=count, chance=chance)
+
+    def tensors(self) -> dict[str, FloatArray]:
+        """For the bundle: float32 ``mean`` and ``mean_square`` (K, C), ``num_frames`` (K,) and ``chance``."""
+        chance = np.array(self.chance, dtype=np.float32)
+        return {MEAN: self.mean_KC, MEAN_SQUARE: self.mean_square_KC, NUM_FRAMES: self.num_frames_K, CHANCE: chance}
+
+    def shares(self, labels: Sequence[int] | NDArray[np.integer]) -> FloatArray:
+        """The share of each row in frames that were answered so, ``(K,)``."""
+        rows = len(self.num_frames_K)
+        counts = np.bincount(labels, minlength=rows) if rows > 1 else np.array([len(labels)])
+        return (counts / max(len(labels), 1)).astype(np.float32)
+
+    def distance(self, seen: FloatArray, shares_K: FloatArray, num_frames: float) -> float:
+        """Of the world of a fingerprint of so many frames of these classes, in units and without what chance adds; not
+        below 0."""
+        away = fingerprint_distance(seen, self._usual(shares_K), eps=self.layer.eps)
+        by_chance = 1 / num_frames + float((shares_K**2 / self.num_frames_K).sum())
+        return max(away / self.chance - by_chance, 0.0)
+
+    def _usual(self, shares_K: FloatArray) -> FloatArray:
+        mean, square = shares_K @ self.mean_KC, shares_K @ self.mean_square_KC
+        return np.concatenate([mean, np.maximum(square - mean * mean, 0)])
+
+
+def _summed(parts: Sequence[_Part]) -> tuple[NDArray[np.float64], int]:
+    """Sums over all frames of their means and mean squares, and how many frames there are."""
+    total = np.zeros(len(parts[0][0]))
+    for seen, num in parts:
+        mean, var = np.split(seen.astype(np.float64), 2)
+        total += num * np.concatenate([mean, var + mean * mean])
+    return total, sum(num for _, num in parts)
 
 
 def own_share(distance: float, half_trust_distance: float) -> float:
@@ -101,51 +178,49 @@ class Nearness:
 
     def __init__(self, source: SourceWorld, *, near_distance: float, half_trust_distance: float) -> None:
         self._source, self._near_distance, self._half_trust_distance = source, near_distance, half_trust_distance
-        self._seen: FloatArray | None = None
+        self._seen: tuple[FloatArray, FloatArray] | None = None
         self._frames, self._num_far = 0.0, 0
         self.distance: float | None = None
         """In units; None before the first batch."""
         self.near = False
         """Whether the source's network is at home here. Any thread may read it."""
 
-    def take(self, seen: FloatArray, num_frames: int, *, afresh: bool) -> bool:
-        """A batch's fingerprint at the last layer; ``afresh``: the first of another world.
+    @property
+    def layer(self) -> NormLayer:
+        """The BatchNorm that it looks at."""
+        return self._source.layer
 
+    def take(self, seen: FloatArray, labels: Sequence[int], *, afresh: bool, few: bool = False) -> bool:
+        """A batch's fingerprint at the last layer.
+
+        Args:
+            labels: What was answered for each of its frames.
+            afresh: It is the first of another world.
+            few: It is of few classes, and may be one thing seen sixteen times: then it is far though the world is not,
+                and only two such batches in a row end what is near.
         Returns:
             Whether it ended what was near, as a batch of another world.
         Raises:
             ValueError: a value is not finite; nothing was taken.
         """
+        num_frames = len(labels)
         if not np.isfinite(seen).all():
             raise ValueError(f"the last layer's fingerprint of {num_frames} frames is not finite; it is not used")
-        over = self.near and self._is_over(seen, num_frames)
-        self._num_far = 0
-        if afresh or over or self._seen is None:
-            self._seen, self._frames = seen, float(num_frames)
+        shares = self._source.shares(labels)
+        far = self.near and self._source.distance(seen, shares, num_frames) > _OVER_FACTOR * self._bound(num_frames)
+        self._num_far = self._num_far + 1 if far else 0
+        if far and few and not afresh and self._num_far < _FAR_FEW:
+            return False
+        if far or afresh or self._seen is None:
+            self._seen, self._frames = (seen, shares), float(num_frames)
         else:
-            share = np.float32(num_frames / (num_frames + self._frames))
-            self._seen = mix_fingerprints(self._seen, seen, share)
+            part = np.float32(num_frames / (num_frames + self._frames))
+            before, shares_before = self._seen
+            self._seen = mix_fingerprints(before, seen, part), (1 - part) * shares_before + part * shares
             self._frames = min(self._frames + num_frames, _MOST_FRAMES)
-        self.distance = self._source.distance(self._seen, self._frames)
+        self.distance = self._source.distance(*self._seen, self._frames)
         self.near = self._near_distance > 0 and self.distance <= self._bound(self._frames)
-        return over
-
-    def take_few(self, seen: FloatArray, num_frames: int) -> None:
-        """A batch of few classes, which stands for no world: two in a row that are far end what is near.
-
-        A network that is lost in a world says few classes of it, too. The distance stays what it was until a batch of
-        more classes comes.
-        """
-        self._num_far = self._num_far + 1 if self.near and self._is_over(seen, num_frames) else 0
-        if self._num_far >= _FAR_FEW:
-            self._seen, self.near = None, False
-
-    def forget(self) -> None:
-        """Of this world nothing is known."""
-        self._seen, self.distance, self.near, self._num_far = None, None, False, 0
-
-    def _is_over(self, seen: FloatArray, num_frames: int) -> bool:
-        return self._source.distance(seen, num_frames) > _OVER_FACTOR * self._bound(num_frames)
+        return far and not few
 
     def _bound(self, num_frames: float) -> float:
         """How far a world that was seen on so many frames may be and is near."""

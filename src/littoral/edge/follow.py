@@ -11,7 +11,7 @@ from littoral.bundle import Bundle
 from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.core.balance import ClassBalancedMemory
 from littoral.core.drift import Kept, Look, StatisticsEstimate
-from littoral.core.nearness import Nearness, SourceWorld, last_layer, parts_of
+from littoral.core.nearness import Nearness
 from littoral.core.recall import fingerprint_layer, fingerprint_of_moments
 from littoral.edge.session import FingerprintModel, StatisticsModel
 
@@ -43,15 +43,13 @@ class Follower:
         if config.statistics.balanced and bundle.manifest.adapts:  # else frames have no label to balance by
             self._memory = ClassBalancedMemory(max(config.statistics.memory_frames, config.statistics_batch_frames))
         self._measurer = StatisticsModel(bundle, config.session)
-        self._bundle, self._config = bundle, config.statistics
-        # What early exits do under a mixture is not measured yet (docs/adr/0033): beside them the own serve alone.
-        self._looks = config.exits is None and max(self._config.half_trust_factor, self._config.near_factor) > 0
-        printed, last = fingerprint_layer(bundle.manifest.norm_layers), last_layer(bundle.manifest.norm_layers)
+        printed = fingerprint_layer(bundle.manifest.norm_layers)
         assert printed is not None
-        assert last is not None
-        self._printed, self._last = printed, last
+        self._printed = printed
         self._moments: Tensors = {}
-        self._fingerprints = None if self._looks else FingerprintModel(bundle, config.session)
+        self._estimate.nearness = nearness = _nearness(bundle, config)
+        self._fingerprints = None if nearness is not None else FingerprintModel(bundle, config.session)
+        self._deep = None if nearness is None else nearness.layer
         self._affine, self._source_affine = affine, bundle.source_affine
         self.measured_frames = self.looked_frames = 0
 
@@ -79,8 +77,6 @@ class Follower:
         """What the source's network sees of a batch; ask before `follow`."""
         if self._fingerprints is not None:
             return self._fingerprints.fingerprint(batch_BHWC)
-        if self._estimate.nearness is None:
-            self._estimate.nearness = self._nearness()
         self._moments = self._look(batch_BHWC)
         return fingerprint_of_moments(self._moments, self._printed)
 
@@ -107,7 +103,7 @@ class Follower:
             len(batch_BHWC),
             seen=seen,
             look=look,
-            deep=fingerprint_of_moments(self._moments, self._last) if self._looks else None,
+            deep=None if self._deep is None else (fingerprint_of_moments(self._moments, self._deep), labels),
             few=self._has_few(labels),
             mixed=lambda: self._is_source(self._serving()),
             kept=lambda: self._kept(self._serving()),
@@ -115,20 +111,13 @@ class Follower:
 
     def _kept(self, affine: Tensors) -> Kept | None:
         """What is kept of this world, measured under these affine values; beside early exits nothing, as above."""
-        if not self._memory or not self._looks:
+        if not self._memory or self._deep is None:
             return None
         frames = self._memory.draw(self._memory.capacity)
         return lambda statistics, alpha: self._measure(frames, affine, statistics, alpha), len(frames)
 
     def _serving(self) -> Tensors:
         return self._source_affine if self.near else self._affine()
-
-    def _nearness(self) -> Nearness:
-        """Held against what the probe's frames look like to the source's network."""
-        config, parts = self._config, parts_of(self._bundle.probe[0])
-        seen = [fingerprint_of_moments(self._look(part), self._last) for part in parts]
-        usual = SourceWorld.of_probe(self._estimate.source, self._last, seen, len(parts[0]))
-        return Nearness(usual, near_distance=config.near_factor, half_trust_distance=config.half_trust_factor)
 
     def _look(self, frames_BHWC: Frame) -> Tensors:
         """What reaches each BatchNorm of the source's network."""
@@ -154,6 +143,16 @@ class Follower:
     def _measure(self, frames_BHWC: Frame, affine: Tensors, statistics: Tensors, alpha: float) -> Tensors:
         self.measured_frames += len(frames_BHWC)
         return self._measurer.moments(frames_BHWC, {**affine, **statistics}, alpha)
+
+
+def _nearness(bundle: Bundle, config: DeviceConfig) -> Nearness | None:
+    """None for a device that does not look how far its world is: nothing asks, or the bundle is of before it said what
+    the source's world looks like. What early exits do under a mixture is not measured yet either (docs/adr/0033)."""
+    near, half_trust = config.statistics.near_factor, config.statistics.half_trust_factor
+    world = bundle.source_world
+    if world is None or config.exits is not None or max(near, half_trust) == 0:
+        return None
+    return Nearness(world, near_distance=near, half_trust_distance=half_trust)
 
 
 def is_near(follower: Follower | None) -> bool:

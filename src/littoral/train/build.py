@@ -32,6 +32,7 @@ from littoral.train.rehearse import rehearse
 from littoral.train.route_build import check_router, write_router
 from littoral.train.run import MAX_RELATIVE_ERROR, measure, open_session, predict, relative_error, rounded
 from littoral.train.sample import check_frames, check_truths, take_sample
+from littoral.train.source_world import measure_source_world
 from littoral.train.split import BuiltSplit, build_split
 from littoral.train.statistics import fingerprint_graph, statistics_graph
 from littoral.train.write import check_target, staged, tensors_to_bytes, write_files
@@ -39,6 +40,7 @@ from littoral.train.write import check_target, staged, tensors_to_bytes, write_f
 WEIGHTS_FILE = "weights.safetensors"
 STATISTICS_FILE = "statistics.onnx"
 FINGERPRINT_FILE = "fingerprint.onnx"
+SOURCE_WORLD_FILE = "source_world.safetensors"
 PROBE_FILE = "probe.safetensors"
 STUDENT_FILE = "cloud/student.safetensors"
 TEACHER_FILE = "cloud/teacher.safetensors"
@@ -121,6 +123,7 @@ def build_bundle(
     spec = None
     if statistics is not None and fingerprints is not None:
         spec = _calibrate(statistics, fingerprints, exported, source_frames, options)
+        world = measure_source_world(statistics, exported, sessions, task, source_frames, options)
     rehearsed = {}
     if options.rehearsal_steps and teacher is not None:
         rehearsed = rehearse(
@@ -174,6 +177,7 @@ def build_bundle(
     if statistics is not None and fingerprints is not None:
         files[STATISTICS_FILE] = statistics.SerializeToString(deterministic=True)
         files[FINGERPRINT_FILE] = fingerprints.SerializeToString(deterministic=True)
+        files[SOURCE_WORLD_FILE] = tensors_to_bytes(world)
     files |= {
         WEIGHTS_FILE: tensors_to_bytes(exported.tensors),
         PROBE_FILE: tensors_to_bytes(sample.probe),
@@ -368,6 +372,7 @@ def _calibrate(
         fingerprint_tensors=external_names(fingerprints),
         drift_threshold=rounded(max(away)),
         drift_batch=options.drift_batch,
+        source_world_file=SOURCE_WORLD_FILE,
     )
 
 
