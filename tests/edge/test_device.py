@@ -618,6 +618,21 @@ def test_near_the_source_its_values_serve_and_nothing_is_learned_from(
         assert again.version == 1, "what world it is in is seen with the first batch"
 
 
+def test_a_version_that_waits_near_the_source_is_still_there_after_any_number_of_starts(
+    tiny: Bundle, tmp_path: Path
+) -> None:
+    frames, data = tiny.probe[0], payload(tiny, 0.1)
+    with linked(tiny, tmp_path, FOLLOWS) as (device, link):
+        play(device, frames, 2)
+        link.send(tiny, 1, data)
+        assert device.settle()
+    for _ in range(8):
+        with Device(tiny, state_dir=tmp_path, config=FOLLOWS) as again:
+            assert again.version == 1
+            play(again, frames, 1)
+            assert again.status().near_source
+
+
 @pytest.mark.parametrize("balanced", [True, False], ids=["kept", "nothing-kept"])
 def test_a_first_version_is_served_by_statistics_that_were_measured_under_it(
     tiny: Bundle, tmp_path: Path, balanced: bool

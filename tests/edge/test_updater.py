@@ -300,6 +300,18 @@ def test_a_version_that_never_lives_to_be_trusted_is_taken_back(target: Target) 
     assert "started" in target.store.state.reasons["1"]
 
 
+@pytest.mark.parametrize("serves", [False, True], ids=["waits", "serves-again"])
+def test_a_version_that_waits_while_the_source_serves_is_not_taken_back_for_starts(target: Target, serves: bool) -> None:
+    """It had nothing to do with them. The control: each time it serves again before the device stops."""
+    install(target, 1)
+    for _ in range(target.config.max_boots + 1):
+        target.updater.moved(waits=True)
+        if serves:
+            target.updater.moved(waits=False)
+        target.start()
+    assert target.version == (0 if serves else 1)
+
+
 def test_a_version_that_crashes_the_device_while_it_is_built_is_given_up(target: Target) -> None:
     target.build_error = KeyboardInterrupt()  # type: ignore[assignment]  # as a kill: nothing of ours runs after it
     for attempt in range(target.config.max_attempts):

@@ -341,7 +341,7 @@ class Maintenance:
             if follower.follow(batch, labels, seen, self._look):
                 self._changed_world()
             if follower.near != near and self.updater is not None:
-                self.updater.moved()  # how unsure the source was is not compared with a version, nor the other way
+                self.updater.moved(waits=follower.near)  # how unsure either is, is not compared with the other
             self._serve(self._affine, self._version)
         finally:
             self._measuring = False

@@ -106,9 +106,8 @@ def step(state: UpdateState, event: Event, config: UpdaterConfig) -> Step:
             return _on_verified(state, version, claim, fits or config.remembered_versions < 1)
         case (("watched" | "trusted"), Wanted(version)):
             return _on_wanted(state, version)
-        case (("watched" | "trusted"), Moved()):
-            disk = replace(state.disk, baseline_nats=None)
-            return replace(state, disk=disk, recent=()), [Keep(disk)] if disk != state.disk else []
+        case (("watched" | "trusted"), Moved(waits)):
+            return _on_moved(state, waits)
         case (("watched" | "trusted"), Unknown()):
             return _on_unknown(state)
         case "loading", Loaded():
@@ -161,6 +160,15 @@ def _on_wanted(state: UpdateState, version: int) -> Step:
     if entry is None or version == state.disk.installed:
         return state, []
     return replace(state, phase="loading", version=version, claim=entry, recalled=True, fits=True), [Load(version)]
+
+
+def _on_moved(state: UpdateState, waits: bool | None) -> Step:
+    """A start counts against the installed version only where it serves, so not near the source."""
+    old = state.disk
+    disk = replace(old, baseline_nats=None)
+    if waits is not None and not old.trusted:
+        disk = replace(disk, boots=max(old.boots - 1, 0) if waits else old.boots + 1)
+    return replace(state, disk=disk, recent=()), [Keep(disk)] if disk != old else []
 
 
 def _on_unknown(state: UpdateState) -> Step:

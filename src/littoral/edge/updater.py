@@ -230,9 +230,9 @@ class Updater(Generic[C]):
         finally:
             self._signed = self._values = self._candidate = None
 
-    def moved(self) -> None:
-        """The world changed: entropies observed so far are not compared with those to come."""
-        self._run(Moved())
+    def moved(self, *, waits: bool | None = None) -> None:
+        """The world changed: entropies observed so far are not compared with those to come; ``waits`` as of `Moved`."""
+        self._run(Moved(waits))
 
     def serve_source(self) -> None:
         """Put the source's values into service; what served stays remembered."""

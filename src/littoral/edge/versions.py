@@ -50,7 +50,8 @@ class VersionState:
         attempts: How often ``pending`` was begun.
         trusted: The installed version got through its watch.
         baseline_nats: The mean entropy before the installed version, which its watch compares with; None if unknown.
-        boots: How often the device started with an installed version that is not trusted yet.
+        boots: How often an installed version that is not trusted yet began to serve anew: starts of the device, less
+            those after which the source's values served, and returns from there.
         bundle: The bundle that the versions are for, in hexadecimal; "" if unknown.
         cohort: The cohort that they are of; "" if unknown.
         reasons: Version -> why it was rejected or reverted, newest last.
