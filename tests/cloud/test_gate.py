@@ -231,14 +231,6 @@ def test_a_loss_counts_beyond_a_frame_and_is_outweighed_by_two_that_gain_beyond_
     assert Gate(tiny, worker)._idle({device: cost.of_version for device, cost in costs.items()}, costs) == idle
 
 
-def test_with_early_exits_no_version_is_needless_for_it_teaches_them(tiny: Bundle, worker: Worker) -> None:
-    version, source = right_on(0, 9)
-    exits = dataclasses.replace(tiny, manifest=dataclasses.replace(tiny.manifest, exits=("an exit",)))  # type: ignore[arg-type]
-    costs = {"a": _Agreement(version, source, source)}
-    for bundle, idle in ((tiny, ["a"]), (exits, [])):
-        assert Gate(bundle, worker)._idle({"a": version}, costs) == idle
-
-
 def small_steps(tiny: Bundle, count: int) -> list[bytes]:
     """A chain whose every version is a little nearer to a dead network."""
     return [payload(tiny, lambda n, v, s=step / count: s * dead(n, v) / 25) for step in range(count + 1)]

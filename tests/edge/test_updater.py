@@ -301,7 +301,7 @@ def test_a_version_that_never_lives_to_be_trusted_is_taken_back(target: Target) 
 
 
 @pytest.mark.parametrize("serves", [False, True], ids=["waits", "serves-again"])
-def test_a_version_that_waits_while_the_source_serves_is_not_taken_back_for_starts(target: Target, serves: bool) -> None:
+def test_a_version_that_waits_near_the_source_is_not_taken_back_for_starts(target: Target, serves: bool) -> None:
     """It had nothing to do with them. The control: each time it serves again before the device stops."""
     install(target, 1)
     for _ in range(target.config.max_boots + 1):

@@ -368,8 +368,9 @@ def _serve(device: Device, args: argparse.Namespace) -> int:
 def _print_status(device: Device, args: argparse.Namespace) -> None:
     status = device.status()
     cloud = {"none": "no cloud"}.get(status.cloud, f"cloud {status.cloud}")
+    near = " near the source" if status.near_source else ""
     text = (
-        f"{status.frames} frames, version {status.version}, {cloud}, "
+        f"{status.frames} frames, version {status.version}{near}, {cloud}, "
         f"{status.acked} of {status.accepted} messages acked, {status.queued} queued, {status.dropped} dropped, "
         f"{status.bytes_up} bytes up, {status.bytes_down} down"
     )

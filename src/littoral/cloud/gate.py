@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from littoral.bundle import Bundle
 from littoral.core.affine import apply_delta, decode_delta, violations
 from littoral.core.arrays import Frame, Tensors
-from littoral.core.drift import StatisticsConfig
 
 if TYPE_CHECKING:
     from littoral.cloud.adapt import Worker
@@ -164,12 +163,7 @@ class Gate:
         return Verdict(passed=True, reason="", report=report)
 
     def _idle(self, right: Mapping[str, Right], costs: Mapping[str, _Agreement]) -> list[str]:
-        """The witnesses whom values give no more than the source's do; none where twice as many gain by them.
-
-        Where there are early exits nobody is: a version also teaches them, and that is not counted here.
-        """
-        if self.bundle.manifest.exits:
-            return []
+        """The witnesses whom values give no more than the source's do; none where twice as many gain by them."""
         gains = {device: _gain(values, costs[device].of_source) for device, values in right.items()}
         idle = sorted(device for device, (gained, lost) in gains.items() if lost - gained > self.config.spare_frames)
         gaining = [d for d, (gained, lost) in gains.items() if gained - lost >= 2 * math.sqrt(max(gained + lost, 1))]
@@ -193,10 +187,7 @@ class Gate:
             same: Right = self.worker.logits(frames, role="student", affine=values).argmax(1) == answers
             return same
 
-        # Devices with early exits serve their own statistics alone.
-        devices = StatisticsConfig(half_trust_factor=0.0) if self.bundle.manifest.exits else StatisticsConfig()
-        served = served_logits(self.worker, frames, self.bundle.source_affine, config=devices)
-        source: Right = served.argmax(1) == answers
+        source: Right = served_logits(self.worker, frames, self.bundle.source_affine).argmax(1) == answers
         return _Agreement(right(affine), source if base is None else right(base), source)
 
     def _refused(self, report: dict[str, float]) -> str:

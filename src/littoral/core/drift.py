@@ -51,11 +51,11 @@ class StatisticsConfig:
     half_trust_factor: float = 0.6
     """While the source's affine values serve: the distance of a world from the source's, in units of what a single
     frame of the source's world is away by chance (`littoral.core.nearness`), at which half of the statistics are the
-    device's own and half stay the source's; nearer fewer are its own, further more. 0: its own alone, as always with
-    early exits. A version is served by the device's own alone, under which it was learned."""
+    device's own and half stay the source's; nearer fewer are its own, further more. 0: its own alone.
+    A version is served by the device's own alone, under which it was learned."""
     near_factor: float = 0.12
     """Up to so many units the source's network is at home: its affine values serve whatever versions there are, and no
-    frame is sent up to be learned from. 0: nowhere, as always with early exits."""
+    frame is sent up to be learned from. 0: nowhere."""
 
     def __post_init__(self) -> None:
         for name in ("half_trust_factor", "near_factor"):

@@ -110,7 +110,7 @@ class Follower:
         )
 
     def _kept(self, affine: Tensors) -> Kept | None:
-        """What is kept of this world, measured under these affine values; beside early exits nothing, as above."""
+        """What is kept of this world, measured under these affine values; nothing by a device that does not look."""
         if not self._memory or self._deep is None:
             return None
         frames = self._memory.draw(self._memory.capacity)
@@ -147,10 +147,10 @@ class Follower:
 
 def _nearness(bundle: Bundle, config: DeviceConfig) -> Nearness | None:
     """None for a device that does not look how far its world is: nothing asks, or the bundle is of before it said what
-    the source's world looks like. What early exits do under a mixture is not measured yet either (docs/adr/0033)."""
+    the source's world looks like."""
     near, half_trust = config.statistics.near_factor, config.statistics.half_trust_factor
     world = bundle.source_world
-    if world is None or config.exits is not None or max(near, half_trust) == 0:
+    if world is None or max(near, half_trust) == 0:
         return None
     return Nearness(world, near_distance=near, half_trust_distance=half_trust)
 

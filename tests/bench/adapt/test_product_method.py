@@ -109,7 +109,7 @@ def test_without_a_cloud_nothing_is_sent_and_statistics_are_measured(setup: Make
     costs = product.costs
     assert (costs.uploads, costs.uplink_bytes, costs.downlink_bytes, costs.pushes) == (0, 0, 0, 0)
     measured, looked = costs.notes["measured_frames"], costs.notes["looked_frames"]
-    assert looked == measured + setup().bundle.manifest.probe.num_frames > 0
+    assert looked == measured > 0
     assert costs.forward_frames == 64 + measured + looked
 
 
