@@ -618,6 +618,29 @@ def test_near_the_source_its_values_serve_and_nothing_is_learned_from(
         assert again.version == 1, "what world it is in is seen with the first batch"
 
 
+def test_where_a_version_serves_a_few_batches_are_looked_at_and_a_new_world_at_once(
+    tiny: Bundle, tmp_path: Path
+) -> None:
+    """The control: while the source's values serve, every batch is."""
+    frames = tiny.probe[0]
+
+    def looks(device: Device, shown: Frame, batches: int) -> int:
+        before = device.status()
+        play(device, shown[:32], batches)
+        after = device.status()
+        assert after.measured_frames - before.measured_frames >= 32 * batches
+        return (after.looked_frames - before.looked_frames) // 32
+
+    with linked(tiny, tmp_path, FOLLOWS) as (device, link):
+        assert looks(device, frames // 4, 4) == 4
+        link.send(tiny, 1, payload(tiny, 0.1))
+        assert device.settle()
+        assert device.version == 1
+        assert [looks(device, frames // 4, 4) for _ in range(3)] == [1, 1, 1]
+        assert looks(device, frames, 4) == 4
+        assert device.status().near_source
+
+
 def test_a_version_that_waits_near_the_source_is_still_there_after_any_number_of_starts(
     tiny: Bundle, tmp_path: Path
 ) -> None:

@@ -189,7 +189,7 @@ class StatisticsEstimate:
         if seen is not None and not np.isfinite(seen).all():
             raise ValueError(f"the fingerprint of the last {num_frames} frames is not finite; the batch is not used")
         apart = self._from_last(seen)
-        drifted = self._is_drift(apart)
+        drifted, second = self._is_drift(apart), self._unsettled
         if seen is not None:
             self._take(seen, num_frames, afresh=drifted)
         other = False
@@ -198,7 +198,8 @@ class StatisticsEstimate:
             other = look(self._fingerprint, settled)
         over = False
         if self.nearness is not None and deep is not None:
-            over = self.nearness.take(*deep, afresh=drifted, few=few)
+            # Frames of the batch in which the world changed were answered by what was meant for the old one.
+            over = self.nearness.take(*deep, afresh=drifted or second, few=few)
         self.afresh = drifted or over
         if not self.afresh and (other or self._mixes != mixed()):
             self.renew(kept(), mixed=mixed())

@@ -186,6 +186,11 @@ class Nearness:
         """Whether the source's network is at home here. Any thread may read it."""
 
     @property
+    def known(self) -> bool:
+        """Whether the world was seen on as many frames as count."""
+        return self._frames >= _MOST_FRAMES
+
+    @property
     def layer(self) -> NormLayer:
         """The BatchNorm that it looks at."""
         return self._source.layer

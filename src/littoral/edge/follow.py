@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 FEW_CLASSES = 0.7
 """A batch with less than this share of the classes that it could have does not stand for its world. Shuffled frames of
 10 classes show 8 in a batch of 16; frames in long runs one to three (docs/log.md)."""
+LOOK_EVERY = 4
+"""Where a version serves in a world that is known, every so manyeth batch says whether the source is near again. A
+fingerprint is a third of a look, and says at once whether the world changes."""
 
 
 class Follower:
@@ -46,10 +49,10 @@ class Follower:
         printed = fingerprint_layer(bundle.manifest.norm_layers)
         assert printed is not None
         self._printed = printed
-        self._moments: Tensors = {}
-        self._estimate.nearness = nearness = _nearness(bundle, config)
-        self._fingerprints = None if nearness is not None else FingerprintModel(bundle, config.session)
-        self._deep = None if nearness is None else nearness.layer
+        self._fingerprints = FingerprintModel(bundle, config.session)
+        self._estimate.nearness = self._nearness = _nearness(bundle, config)
+        self._deep: FloatArray | None = None
+        self._not_looked = 0
         self._affine, self._source_affine = affine, bundle.source_affine
         self.measured_frames = self.looked_frames = 0
 
@@ -75,10 +78,25 @@ class Follower:
 
     def fingerprint(self, batch_BHWC: Frame) -> FloatArray:
         """What the source's network sees of a batch; ask before `follow`."""
-        if self._fingerprints is not None:
-            return self._fingerprints.fingerprint(batch_BHWC)
-        self._moments = self._look(batch_BHWC)
-        return fingerprint_of_moments(self._moments, self._printed)
+        self._deep = None
+        if not self._looks():
+            self._not_looked += 1
+            seen = self._fingerprints.fingerprint(batch_BHWC)
+            if self._nearness is None or not self.changing(seen):
+                return seen
+        assert self._nearness is not None
+        self._not_looked = 0
+        self.looked_frames += len(batch_BHWC)
+        moments = self._measurer.moments(batch_BHWC, self._estimate.source, 0.0)
+        self._deep = fingerprint_of_moments(moments, self._nearness.layer)
+        return fingerprint_of_moments(moments, self._printed)
+
+    def _looks(self) -> bool:
+        """Whether the source's whole network is to see the batch at hand."""
+        if self._nearness is None:
+            return False
+        often = not self._nearness.known or self._is_source(self._serving())
+        return often or self._not_looked >= LOOK_EVERY - 1
 
     def changing(self, seen: FloatArray) -> bool:
         """Whether the world changes with the batch of this fingerprint; ask before `follow`."""
@@ -103,7 +121,7 @@ class Follower:
             len(batch_BHWC),
             seen=seen,
             look=look,
-            deep=None if self._deep is None else (fingerprint_of_moments(self._moments, self._deep), labels),
+            deep=None if self._deep is None else (self._deep, labels),
             few=self._has_few(labels),
             mixed=lambda: self._is_source(self._serving()),
             kept=lambda: self._kept(self._serving()),
@@ -111,18 +129,13 @@ class Follower:
 
     def _kept(self, affine: Tensors) -> Kept | None:
         """What is kept of this world, measured under these affine values; nothing by a device that does not look."""
-        if not self._memory or self._deep is None:
+        if not self._memory or self._nearness is None:
             return None
         frames = self._memory.draw(self._memory.capacity)
         return lambda statistics, alpha: self._measure(frames, affine, statistics, alpha), len(frames)
 
     def _serving(self) -> Tensors:
         return self._source_affine if self.near else self._affine()
-
-    def _look(self, frames_BHWC: Frame) -> Tensors:
-        """What reaches each BatchNorm of the source's network."""
-        self.looked_frames += len(frames_BHWC)
-        return self._measurer.moments(frames_BHWC, self._estimate.source, 0.0)
 
     def _has_few(self, labels: list[int]) -> bool:
         """Whether a batch has so few classes that it does not stand for its world."""
