@@ -32,6 +32,14 @@ def test_a_far_world_has_more_of_its_own_than_the_sources(tiny: Bundle, worker: 
     assert 0 <= near < 0.3 < far < 1
 
 
+def test_of_a_bundle_that_does_not_say_what_the_sources_world_looks_like_all_is_its_own(
+    tiny: Bundle, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert world_share(worker, tiny.probe[0], StatisticsConfig()) < 1
+    monkeypatch.setitem(worker.bundle.__dict__, "source_world", None)
+    assert world_share(worker, tiny.probe[0], StatisticsConfig()) == 1
+
+
 def test_at_its_ends_it_is_the_source_and_the_batch(tiny: Bundle, worker: Worker) -> None:
     frames, affine = tiny.probe[0], tiny.source_affine
     source, batch = worker.source_logits(frames, affine), worker.logits(frames, role="student", affine=affine)

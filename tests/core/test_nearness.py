@@ -8,7 +8,7 @@ import pytest
 from littoral.core.affine import NormLayer
 from littoral.core.arrays import FloatArray
 from littoral.core.nearness import Nearness, SourceWorld, last_layer, own_share
-from littoral.core.recall import MEAN_SQUARE_SUFFIX, MEAN_SUFFIX, fingerprint_of_moments
+from littoral.core.recall import MEAN_SQUARE_SUFFIX, MEAN_SUFFIX, fingerprint_distance, fingerprint_of_moments
 
 CHANNELS, CLASSES, FRAMES, PLACES = 32, 4, 16, 8
 LAYER = NormLayer(name="a", kind="batch", num_channels=CHANNELS, eps=1e-5)
@@ -83,6 +83,40 @@ def test_few_frames_of_the_sources_world_are_not_far_by_chance(num_frames: int) 
     assert (np.mean(found) < 0.5 / FRAMES) == (num_frames == FRAMES)
 
 
+@pytest.mark.parametrize("places", [1, 8])
+@pytest.mark.parametrize("per_class", [2, 5])
+def test_chance_is_that_of_many_frames_though_classes_have_few(per_class: int, places: int) -> None:
+    """Four hundred classes; the control: from the parts of each class alone it would be several times as much."""
+    rng = np.random.default_rng(13)
+    centres = rng.normal(size=(400, CHANNELS))
+
+    def look(label: int, count: int) -> tuple[FloatArray, int]:
+        x = centres[label] + rng.normal(size=(count, 1, CHANNELS)) + rng.normal(size=(count, places, CHANNELS))
+        moments = {"a" + MEAN_SUFFIX: x.mean((0, 1)), "a" + MEAN_SQUARE_SUFFIX: (x**2).mean((0, 1))}
+        return fingerprint_of_moments(moments, LAYER), count
+
+    half = per_class // 2
+    few = {label: [look(label, half), look(label, per_class - half)] for label in range(400)}
+    many = {label: [look(label, FRAMES) for _ in range(10)] for label in range(20)}
+    found = SourceWorld.measured(LAYER, few, 400)
+    expected = SourceWorld.measured(LAYER, many, 20).chance
+    assert found.chance == pytest.approx(expected, rel=0.35), found.chance / expected
+    apart = [
+        fingerprint_distance(seen, found._usual(found.shares([label])), eps=LAYER.eps) / (1 / num - 1 / per_class)
+        for label, parts in few.items()
+        for seen, num in parts
+    ]
+    assert places > 1 or np.mean(apart) > 3 * expected
+
+
+def test_where_nothing_says_what_chance_is_nothing_is_near() -> None:
+    rng = np.random.default_rng(14)
+    alone = SourceWorld.measured(LAYER, {label: [(seen([label], 0.0, rng), 1)] for label in range(CLASSES)}, CLASSES)
+    here = Nearness(alone, near_distance=0.3, half_trust_distance=1.0)
+    here.take(seen(MIXED, 0.0, rng), MIXED, afresh=False)
+    assert not here.near
+
+
 @pytest.mark.parametrize("num_frames", [FRAMES, 10**9], ids=["counted", "not-counted"])
 def test_rows_of_few_frames_are_expected_to_be_away(num_frames: float) -> None:
     """A run of one class is away by what the class's row itself is off; the control: not reckoned with."""
@@ -100,7 +134,8 @@ def test_rows_of_few_frames_are_expected_to_be_away(num_frames: float) -> None:
 def test_a_class_that_was_not_seen_is_taken_for_all_together() -> None:
     of_three = world(classes=3)
     whole = of_three.mean_KC[:3].mean(0)
-    np.testing.assert_allclose(of_three.mean_KC[3], whole, rtol=1e-5)
+    np.testing.assert_allclose(of_three.mean_KC[3], whole, rtol=1e-4, atol=1e-6)
+    assert of_three.num_frames_K[3] == 1, "little is known of it"
     with pytest.raises(ValueError, match="no source frame was measured"):
         SourceWorld.measured(LAYER, {0: []}, CLASSES)
 
@@ -127,7 +162,7 @@ def test_it_is_read_back_as_it_was_written() -> None:
         ("mean", np.zeros((CLASSES, CHANNELS), np.float64), "finite float32"),
         ("mean", np.full((CLASSES, CHANNELS), np.nan, np.float32), "finite float32"),
         ("mean_square", np.full((CLASSES, CHANNELS), -1, np.float32), "of at least 0"),
-        ("num_frames", np.array([1, 1, 1, 0], np.float32), "above 0"),
+        ("num_frames", np.array([1, 1, 1, 0.5], np.float32), "at least 1"),
         ("chance", np.array(0, np.float32), "above 0"),
     ],
 )
@@ -206,6 +241,29 @@ def test_two_far_batches_of_few_classes_end_what_was_near(shift: float, near: li
     assert [is_near for is_near, _ in found] == near
     if shift:
         assert [stays for _, stays in found] == [True, False], "the first alone is not taken"
+
+
+@pytest.mark.parametrize("near", [True, False], ids=["near", "not-near"])
+def test_at_the_bound_a_world_stays_what_it_was(near: bool) -> None:
+    """Else versions would come and go with every few batches."""
+    rng, of_source = np.random.default_rng(15), world()
+    batch = seen(MIXED * 64, 1.0, rng)
+    distance = of_source.distance(batch, of_source.shares(MIXED), 1024)
+    here = Nearness(of_source, near_distance=distance / 1.2, half_trust_distance=1.0)
+    here.take(seen(MIXED * 64, 0.0 if near else 6.0, rng), MIXED * 64, afresh=False)
+    assert here.near == near
+    for _ in range(200):
+        assert not here.take(batch, MIXED, afresh=False)
+    assert here.near == near
+    assert here.distance == pytest.approx(distance, rel=0.05)
+
+
+@pytest.mark.parametrize(("shift", "near"), [(0.0, True), (4.0, False)])
+def test_what_was_near_before_the_start_is_near_until_the_first_batch(shift: float, near: bool) -> None:
+    rng, here = np.random.default_rng(16), Nearness(world(), near_distance=0.3, half_trust_distance=1.0, near=True)
+    assert here.near
+    here.take(seen(MIXED, shift, rng), MIXED, afresh=False)
+    assert here.near == near
 
 
 def test_what_is_not_finite_is_refused_and_changes_nothing() -> None:

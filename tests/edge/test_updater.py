@@ -300,16 +300,26 @@ def test_a_version_that_never_lives_to_be_trusted_is_taken_back(target: Target) 
     assert "started" in target.store.state.reasons["1"]
 
 
-@pytest.mark.parametrize("serves", [False, True], ids=["waits", "serves-again"])
-def test_a_version_that_waits_near_the_source_is_not_taken_back_for_starts(target: Target, serves: bool) -> None:
-    """It had nothing to do with them. The control: each time it serves again before the device stops."""
+@pytest.mark.parametrize("waits", [True, False], ids=["waits", "serves"])
+def test_a_version_that_waits_near_the_source_is_not_taken_back_for_starts(target: Target, waits: bool) -> None:
+    """It had nothing to do with them. The control: before the device stops it serves again."""
     install(target, 1)
     for _ in range(target.config.max_boots + 1):
-        target.updater.moved(waits=True)
-        if serves:
-            target.updater.moved(waits=False)
+        target.updater.waits(True)
+        target.updater.waits(waits)
         target.start()
-    assert target.version == (0 if serves else 1)
+        assert target.store.state.waits == waits
+    assert target.version == (1 if waits else 0)
+
+
+def test_what_waits_is_written_down_once(target: Target) -> None:
+    install(target, 1)
+    before = target.store.state
+    target.updater.waits(True)
+    after = target.store.state
+    target.updater.waits(True)
+    assert (before.waits, after.waits) == (False, True)
+    assert target.store.state is after
 
 
 def test_a_version_that_crashes_the_device_while_it_is_built_is_given_up(target: Target) -> None:

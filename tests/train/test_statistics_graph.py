@@ -17,7 +17,7 @@ from littoral.core.drift import batch_norm_layers, from_moments
 from littoral.core.recall import fingerprint_layer, fingerprint_of_moments
 from littoral.models.frames import normalise
 from littoral.train.export import external_names
-from littoral.train.run import measure, open_session
+from littoral.train.run import measure, open_session, predict
 from littoral.train.statistics import fingerprint_graph, statistics_graph
 
 NAMES = ["small_cnn", "resnet20", "mobilenet_v2"]
@@ -111,15 +111,27 @@ def test_alpha_1_does_not_look_at_the_statistics_that_it_is_given(network):
         assert np.allclose(one[last], two[last], atol=1e-5) == same
 
 
-def test_interface_and_size(network):
+@pytest.mark.parametrize("name", ["small_cnn", "resnet20", "mobilenet_v2"])
+def test_at_alpha_0_the_answers_are_the_networks_own(network, name):
+    net = network(name)
+    graph = statistics_graph(net.exported.graph, net.exported.norm_layers, scores=True)
+    frames = random_frames(net.spec, 6)
+    found = measure(open_session(graph, net.exported.tensors), frames, net.exported.tensors, 0.0)["scores"]
+    own = predict([open_session(net.exported.graph, net.exported.tensors)], frames)
+    np.testing.assert_allclose(found, own, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("scores", [False, True], ids=["moments", "and-answers"])
+def test_interface_and_size(network, scores):
     net = network("resnet20")
-    graph = statistics_graph(net.exported.graph, net.exported.norm_layers)
+    graph = statistics_graph(net.exported.graph, net.exported.norm_layers, scores=scores)
     per_layer = [n for layer in net.exported.norm_layers for n in (layer.gamma, layer.beta, layer.mean, layer.var)]
     assert [i.name for i in graph.graph.input] == ["frames", "alpha", *per_layer]
     ends = (".batch_mean", ".batch_mean_square")
-    assert [o.name for o in graph.graph.output] == [x.name + e for x in net.exported.norm_layers for e in ends]
-    assert not {node.op_type for node in graph.graph.node} & {"BatchNormalization", "Gemm"}
-    assert "linear.weight" not in external_names(graph)
+    moments = [x.name + e for x in net.exported.norm_layers for e in ends]
+    assert [o.name for o in graph.graph.output] == [*moments, *(["scores"] if scores else [])]
+    assert "BatchNormalization" not in {node.op_type for node in graph.graph.node}
+    assert ("linear.weight" in external_names(graph)) == scores, "what follows the last is left out"
     assert "layer3.2.conv2.weight" in external_names(graph)
     assert len(graph.SerializeToString()) < 100_000
 

@@ -50,8 +50,8 @@ class Bundle:
             require_cloud: Also verify the cloud's part (teacher, student, replay sample).
             trust: If given, the bundle must be signed by this release key.
         Raises:
-            BundleError: a file is missing or has a changed byte, the manifest is not readable, or the signature is
-                missing or by another key.
+            BundleError: a file is missing or has a changed byte, the manifest or the source's world is not readable, or
+                the signature is missing or by another key.
         """
         path = Path(path)
         try:
@@ -67,6 +67,7 @@ class Bundle:
                 bundle.read(name)
         if trust is not None:
             bundle.verify_signature(trust)
+        _ = bundle.source_world  # a device would find out while it answers, the cloud in the middle of a job
         return bundle
 
     @property
@@ -98,7 +99,7 @@ class Bundle:
         """The tensors of a safetensors file of the bundle."""
         try:
             return dict(load_safetensors(self.read(name)))
-        except SafetensorError as error:
+        except (SafetensorError, KeyError, ValueError) as error:
             raise BundleError(f"{name} is not a safetensors file ({error}); build the bundle again") from error
 
     @cached_property

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from littoral.core.affine import NormLayer
 from littoral.core.arrays import FloatArray, Tensors
@@ -53,7 +54,7 @@ class StatisticsConfig:
     frame of the source's world is away by chance (`littoral.core.nearness`), at which half of the statistics are the
     device's own and half stay the source's; nearer fewer are its own, further more. 0: its own alone.
     A version is served by the device's own alone, under which it was learned."""
-    near_factor: float = 0.12
+    near_factor: float = 0.08
     """Up to so many units the source's network is at home: its affine values serve whatever versions there are, and no
     frame is sent up to be learned from. 0: nowhere."""
 
@@ -156,7 +157,7 @@ class StatisticsEstimate:
         *,
         seen: FloatArray | None = None,
         look: Look | None = None,
-        deep: tuple[FloatArray, Sequence[int]] | None = None,
+        deep: tuple[FloatArray, NDArray[np.int64]] | None = None,
         few: bool = False,
         mixed: Callable[[], bool] = lambda: False,
         kept: Callable[[], Kept | None] = lambda: None,
@@ -176,8 +177,8 @@ class StatisticsEstimate:
             look: Called with the world's fingerprint before the batch is measured, but not with the one batch in which
                 drift was found. Where other values serve from then on, the batch is measured with those, and the
                 estimate is renewed.
-            deep: The batch's fingerprint at the last BatchNorm and what was answered for each of its frames; None for
-                a device that does not look how far it is.
+            deep: The batch's fingerprint at the last BatchNorm and what the source's network answers for each of its
+                frames; None where it was not looked how far it is.
             few: The batch is of few classes.
             mixed: Asked after that: whether what serves is the mixture.
             kept: Asked where the estimate is renewed: older frames of this world, to begin with.
@@ -198,7 +199,7 @@ class StatisticsEstimate:
             other = look(self._fingerprint, settled)
         over = False
         if self.nearness is not None and deep is not None:
-            # Frames of the batch in which the world changed were answered by what was meant for the old one.
+            # The batch in which the world changed may hold frames of both.
             over = self.nearness.take(*deep, afresh=drifted or second, few=few)
         self.afresh = drifted or over
         if not self.afresh and (other or self._mixes != mixed()):

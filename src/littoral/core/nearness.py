@@ -9,8 +9,8 @@ The unit is the distance of a single frame of the source's world, which is chanc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -22,6 +22,8 @@ from littoral.core.recall import MOST_CHANNELS, fingerprint_distance, mix_finger
 
 MEAN, MEAN_SQUARE, NUM_FRAMES, CHANCE = "mean", "mean_square", "num_frames", "chance"
 """The tensors of `SourceWorld.tensors`."""
+SCORES = "scores"
+"""The output of a classifier's statistics graph that says what the network answers."""
 _MOST_FRAMES = 64.0
 """What was seen before weighs no more than so many frames: not every shift is seen where worlds are told apart."""
 _DOUBT_FRAMES = 8.0
@@ -31,8 +33,12 @@ _OVER_FACTOR = 1.5
 """A batch that alone is so many times as far as what is near on so few frames is of another world."""
 _FAR_FEW = 2
 """So many such batches in a row, where they are of few classes."""
+_LEAVE_FACTOR = 1.25
+"""What is near stays so up to so many times the bound: versions should not come and go with every few batches."""
 _LEAST_CHANCE = 1e-4
-"""Source frames that are all alike say nothing of what is far."""
+"""Source frames that are all alike say nothing of what is far, nor does one frame: then nothing is near."""
+_LEAST_PART = 8
+"""Frames that chance is measured on together at least: the distance of fewer is not a share of one frame's."""
 
 _Part = tuple[FloatArray, int]
 """The fingerprint of some frames, and how many they are."""
@@ -59,7 +65,7 @@ class SourceWorld:
     mean_KC: FloatArray
     mean_square_KC: FloatArray
     num_frames_K: FloatArray
-    """How many frames each row was measured on; above 0."""
+    """How many frames each row was measured on; at least 1."""
     chance: float
     """How far one frame is from its class by chance alone, as `fingerprint_distance` counts; of N frames an N-th."""
 
@@ -71,7 +77,8 @@ class SourceWorld:
             layer: The last BatchNorm.
             parts: For each class that was answered: the fingerprint ``(2C,)`` of each part of its frames, and how many
                 frames are in it. What parts are apart is chance, so a class with one part tells nothing of that.
-            num_classes: 1 where frames have no class. A class without frames is taken for all of them together.
+            num_classes: 1 where frames have no class. A class without frames is taken for all of them together, as if
+                it had been seen on one.
         Raises:
             ValueError: there is no frame.
         """
@@ -80,7 +87,8 @@ class SourceWorld:
             raise ValueError("no source frame was measured, so nothing is known of the source's world")
         total = np.sum([values for values, _ in sums.values()], axis=0)
         count = sum(num for _, num in sums.values())
-        rows = [sums.get(label, (total, count)) for label in range(num_classes)]
+        unseen = total / count, 1  # little is known of it
+        rows = [sums.get(label, unseen) for label in range(num_classes)]
         means = np.array([values / num for values, num in rows])
         half = means.shape[1] // 2
         world = cls(
@@ -91,12 +99,15 @@ class SourceWorld:
             chance=_LEAST_CHANCE,
         )
         away, expected = 0.0, 0.0
-        for label, of_class in parts.items():
-            shares = world.shares([label])
-            for seen, num in of_class:
-                away += fingerprint_distance(seen, world._usual(shares), eps=layer.eps)
-                expected += 1 / num - 1 / sums[label][1]  # a part is nearer to a mean that it has a part in
-        return cls(**{**vars(world), "chance": max(away / expected if expected > 0 else 0.0, _LEAST_CHANCE)})
+        for group in _grouped(parts):
+            pooled, num = _summed([part for _, part in group])
+            mean, square = np.split((pooled / num).astype(np.float32), 2)
+            seen = np.concatenate([mean, np.maximum(square - mean * mean, 0)])
+            shares = world.shares(np.repeat([label for label, _ in group], [part[1] for _, part in group]))
+            away += fingerprint_distance(seen, world._usual(shares), eps=layer.eps)
+            # Frames are nearer to rows that they have a part in.
+            expected += 1 / num - float((shares**2 / world.num_frames_K).sum())
+        return replace(world, chance=max(away / expected if expected > 1e-6 else 0.0, _LEAST_CHANCE))
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, NDArray[Any]], layer: NormLayer, num_classes: int) -> Self:
@@ -119,8 +130,8 @@ class SourceWorld:
             least = -np.inf if name == MEAN else 0
             if value.dtype != np.float32 or not np.isfinite(value).all() or (value < least).any():
                 raise ValueError(f"{name} of the source's world is to be finite float32 of at least {least}")
-        if tensors[CHANCE] == 0 or (tensors[NUM_FRAMES] == 0).any():
-            raise ValueError("chance and num_frames of the source's world are to be above 0")
+        if tensors[CHANCE] == 0 or (tensors[NUM_FRAMES] < 1).any():
+            raise ValueError("of the source's world chance is to be above 0 and num_frames at least 1")
         mean, square, count = (np.asarray(tensors[n], np.float32) for n in (MEAN, MEAN_SQUARE, NUM_FRAMES))
         chance = float(np.asarray(tensors[CHANCE]))
         return cls(layer=layer, mean_KC=mean, mean_square_KC=square, num_frames_K=count, chance=chance)
@@ -157,6 +168,18 @@ def _summed(parts: Sequence[_Part]) -> tuple[NDArray[np.float64], int]:
     return total, sum(num for _, num in parts)
 
 
+def _grouped(parts: Mapping[int, Sequence[_Part]]) -> Iterator[list[tuple[int, _Part]]]:
+    """Parts, those of too few frames together with others, of other classes first; what is left at the end is left out
+    unless there is nothing else."""
+    turns = sorted((turn, label) for label, of_class in parts.items() for turn in range(len(of_class)))
+    group: list[tuple[int, _Part]] = []
+    for turn, label in turns:
+        group.append((label, parts[label][turn]))
+        if sum(num for _, (_, num) in group) >= _LEAST_PART or len(group) == len(turns):
+            yield group
+            group = []
+
+
 def own_share(distance: float, half_trust_distance: float) -> float:
     """The share of the device's own statistics in a world so far from the source's: from 0 to 1, a half at
     ``half_trust_distance``; 1 whatever the distance where that is 0.
@@ -174,15 +197,18 @@ class Nearness:
     Args:
         near_distance: Up to here a world that was seen on many frames is near, in units; 0: none is.
         half_trust_distance: See `own_share`.
+        near: What is taken for true before the first batch.
     """
 
-    def __init__(self, source: SourceWorld, *, near_distance: float, half_trust_distance: float) -> None:
+    def __init__(
+        self, source: SourceWorld, *, near_distance: float, half_trust_distance: float, near: bool = False
+    ) -> None:
         self._source, self._near_distance, self._half_trust_distance = source, near_distance, half_trust_distance
         self._seen: tuple[FloatArray, FloatArray] | None = None
-        self._frames, self._num_far = 0.0, 0
+        self._frames, self._variance, self._num_far = 0.0, 0.0, 0
         self.distance: float | None = None
         """In units; None before the first batch."""
-        self.near = False
+        self.near = near
         """Whether the source's network is at home here. Any thread may read it."""
 
     @property
@@ -195,11 +221,13 @@ class Nearness:
         """The BatchNorm that it looks at."""
         return self._source.layer
 
-    def take(self, seen: FloatArray, labels: Sequence[int], *, afresh: bool, few: bool = False) -> bool:
+    def take(
+        self, seen: FloatArray, labels: Sequence[int] | NDArray[np.int64], *, afresh: bool, few: bool = False
+    ) -> bool:
         """A batch's fingerprint at the last layer.
 
         Args:
-            labels: What was answered for each of its frames.
+            labels: What the source's network answers for each of its frames: what serves may be wrong.
             afresh: It is the first of another world.
             few: It is of few classes, and may be one thing seen sixteen times: then it is far though the world is not,
                 and only two such batches in a row end what is near.
@@ -216,15 +244,18 @@ class Nearness:
         self._num_far = self._num_far + 1 if far else 0
         if far and few and not afresh and self._num_far < _FAR_FEW:
             return False
+        stays = self.near and not (far or afresh)
         if far or afresh or self._seen is None:
-            self._seen, self._frames = (seen, shares), float(num_frames)
+            self._seen, self._frames, self._variance = (seen, shares), float(num_frames), 1 / num_frames
         else:
-            part = np.float32(num_frames / (num_frames + self._frames))
+            part = num_frames / (num_frames + self._frames)
             before, shares_before = self._seen
-            self._seen = mix_fingerprints(before, seen, part), (1 - part) * shares_before + part * shares
+            self._seen = mix_fingerprints(before, seen, np.float32(part)), (1 - part) * shares_before + part * shares
             self._frames = min(self._frames + num_frames, _MOST_FRAMES)
-        self.distance = self._source.distance(*self._seen, self._frames)
-        self.near = self._near_distance > 0 and self.distance <= self._bound(self._frames)
+            self._variance = (1 - part) ** 2 * self._variance + part**2 / num_frames
+        self.distance = self._source.distance(*self._seen, 1 / self._variance)
+        bound = self._bound(self._frames) * (_LEAVE_FACTOR if stays else 1)
+        self.near = self._near_distance > 0 and self.distance <= bound
         return far and not few
 
     def _bound(self, num_frames: float) -> float:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from littoral.bundle import Bundle
 from littoral.core.arrays import FloatArray, Frame, Tensors
@@ -17,6 +18,7 @@ from littoral.edge.session import FingerprintModel, StatisticsModel
 
 if TYPE_CHECKING:
     from littoral.edge.device import DeviceConfig
+    from littoral.edge.updater import Updater
 
 FEW_CLASSES = 0.7
 """A batch with less than this share of the classes that it could have does not stand for its world. Shuffled frames of
@@ -31,9 +33,12 @@ class Follower:
 
     Args:
         affine: The affine values in service, asked for at each measurement: a scene may change them in between.
+        near: Whether the world is taken to be near the source's until the first batch says so or not.
     """
 
-    def __init__(self, bundle: Bundle, config: DeviceConfig, *, affine: Callable[[], Tensors]) -> None:
+    def __init__(
+        self, bundle: Bundle, config: DeviceConfig, *, affine: Callable[[], Tensors], near: bool = False
+    ) -> None:
         spec = bundle.manifest.statistics
         assert spec is not None
         self._estimate = StatisticsEstimate(
@@ -50,8 +55,8 @@ class Follower:
         assert printed is not None
         self._printed = printed
         self._fingerprints = FingerprintModel(bundle, config.session)
-        self._estimate.nearness = self._nearness = _nearness(bundle, config)
-        self._deep: FloatArray | None = None
+        self._estimate.nearness = self._nearness = _nearness(bundle, config, near=near)
+        self._deep: tuple[FloatArray, NDArray[np.int64]] | None = None
         self._not_looked = 0
         self._affine, self._source_affine = affine, bundle.source_affine
         self.measured_frames = self.looked_frames = 0
@@ -87,8 +92,8 @@ class Follower:
         assert self._nearness is not None
         self._not_looked = 0
         self.looked_frames += len(batch_BHWC)
-        moments = self._measurer.moments(batch_BHWC, self._estimate.source, 0.0)
-        self._deep = fingerprint_of_moments(moments, self._nearness.layer)
+        moments, answers = self._measurer.look(batch_BHWC, self._estimate.source)
+        self._deep = fingerprint_of_moments(moments, self._nearness.layer), answers
         return fingerprint_of_moments(moments, self._printed)
 
     def _looks(self) -> bool:
@@ -121,7 +126,7 @@ class Follower:
             len(batch_BHWC),
             seen=seen,
             look=look,
-            deep=None if self._deep is None else (self._deep, labels),
+            deep=self._deep,
             few=self._has_few(labels),
             mixed=lambda: self._is_source(self._serving()),
             kept=lambda: self._kept(self._serving()),
@@ -158,16 +163,22 @@ class Follower:
         return self._measurer.moments(frames_BHWC, {**affine, **statistics}, alpha)
 
 
-def _nearness(bundle: Bundle, config: DeviceConfig) -> Nearness | None:
+def _nearness(bundle: Bundle, config: DeviceConfig, *, near: bool) -> Nearness | None:
     """None for a device that does not look how far its world is: nothing asks, or the bundle is of before it said what
     the source's world looks like."""
-    near, half_trust = config.statistics.near_factor, config.statistics.half_trust_factor
+    bound, half_trust = config.statistics.near_factor, config.statistics.half_trust_factor
     world = bundle.source_world
-    if world is None or max(near, half_trust) == 0:
+    if world is None or max(bound, half_trust) == 0:
         return None
-    return Nearness(world, near_distance=near, half_trust_distance=half_trust)
+    return Nearness(world, near_distance=bound, half_trust_distance=half_trust, near=near and bound > 0)
 
 
 def is_near(follower: Follower | None) -> bool:
     """Whether the world is so near the source's that its affine values serve, whatever version there is."""
     return follower is not None and follower.near
+
+
+def tell_near(follower: Follower | None, updater: Updater[Any] | None) -> None:
+    """Tell whoever counts starts and watches entropies what serves."""
+    if updater is not None:
+        updater.waits(is_near(follower))

@@ -32,7 +32,7 @@ from littoral.edge.counters import wire_status
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exits import ExitRuntime
 from littoral.edge.few_waiting import FewWaiting, Task
-from littoral.edge.follow import Follower, is_near
+from littoral.edge.follow import Follower, is_near, tell_near
 from littoral.edge.link import CloudLink
 from littoral.edge.outbox import Outbox, wire_bytes
 from littoral.edge.route import Routing
@@ -123,7 +123,9 @@ class Maintenance:
         self._version = version
         self.follower: Follower | None = None
         if bundle.manifest.statistics is not None and config.adapt_statistics:
-            self.follower = Follower(bundle, config, affine=lambda: self._affine)
+            near = self.updater is not None and self.updater.state.disk.waits
+            self.follower = Follower(bundle, config, affine=lambda: self._affine, near=near)
+        tell_near(self.follower, self.updater)
         return self._model(affine, version)
 
     @property
@@ -337,11 +339,9 @@ class Maintenance:
             seen = follower.fingerprint(batch)
             if not follower.changing(seen):  # how unsure it is in a new world says nothing of an old world's version
                 self._observe(mean_entropy, num_frames)
-            near = follower.near
             if follower.follow(batch, labels, seen, self._look):
                 self._changed_world()
-            if follower.near != near and self.updater is not None:
-                self.updater.moved(waits=follower.near)  # how unsure either is, is not compared with the other
+            tell_near(follower, self.updater)
             self._serve(self._affine, self._version)
         finally:
             self._measuring = False

@@ -15,11 +15,13 @@ from typing import cast
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from littoral.bundle import Bundle
 from littoral.core.affine import NormLayer
 from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.core.drift import batch_norm_layers
+from littoral.core.nearness import SCORES
 from littoral.core.recall import MEAN_SQUARE_SUFFIX, MEAN_SUFFIX, fingerprint_layer, fingerprint_of_moments
 from littoral.edge.bound import BoundModel, BoundSession
 from littoral.errors import BundleError
@@ -148,6 +150,7 @@ class StatisticsModel:
         self._session = open_session(bundle.read(spec.file), spec.tensors, bundle.weights, config or SessionConfig())
         self._layers: list[NormLayer] = batch_norm_layers(bundle.manifest.norm_layers)
         self._outputs = [layer.name + end for layer in self._layers for end in (MEAN_SUFFIX, MEAN_SQUARE_SUFFIX)]
+        self._classifies = bundle.manifest.adapts
 
     def moments(self, frames_BHWC: Frame, values: Tensors, alpha: float) -> dict[str, FloatArray]:
         """Per-channel mean and mean square of every BatchNorm's input over these frames.
@@ -157,8 +160,20 @@ class StatisticsModel:
             values: Affine values and current statistics of every BatchNorm layer.
             alpha: The weight of these frames in the statistics that the graph itself normalises with, 0..1.
         """
+        return dict(zip(self._outputs, self._run(self._outputs, frames_BHWC, values, alpha), strict=True))
+
+    def look(self, frames_BHWC: Frame, values: Tensors) -> tuple[dict[str, FloatArray], NDArray[np.int64]]:
+        """Moments of plain inference with these values, and the class that is answered for each frame: int64 ``(B,)``,
+        zeros for another task than classification."""
+        names = [*self._outputs, *([SCORES] if self._classifies else [])]
+        found = dict(zip(names, self._run(names, frames_BHWC, values, 0.0), strict=True))
+        scores = found.pop(SCORES, None)
+        return found, np.zeros(len(frames_BHWC), np.int64) if scores is None else scores.argmax(axis=1)
+
+    def _run(self, outputs: list[str], frames_BHWC: Frame, values: Tensors, alpha: float) -> list[FloatArray]:
         feeds: dict[str, np.ndarray] = {"frames": frames_BHWC, "alpha": np.array(alpha, dtype=np.float32)}
         for layer in self._layers:
             for name in (layer.gamma, layer.beta, layer.mean, layer.var):
                 feeds[name] = values[name]
-        return dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True))
+        found: list[FloatArray] = self._session.run(outputs, feeds)
+        return found

@@ -52,8 +52,8 @@ class Moved:
     """The device's world changed: what was observed before says nothing about answers from now on.
 
     Attributes:
-        waits: From now on the installed version waits while the source's values serve, as near the source; False: it
-            serves again; None: as before.
+        waits: Whether from now on the installed version waits while the source's values serve, as near the source;
+            None: as before.
     """
 
     waits: bool | None = None

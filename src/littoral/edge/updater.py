@@ -156,7 +156,7 @@ class Updater(Generic[C]):
                 highest_seen=max(disk.highest_seen, disk.pending),
                 remembered=forget(disk.remembered, disk.pending),
             ).because(disk.pending, reason)
-        if not disk.trusted:
+        if not disk.trusted and not disk.waits:
             disk = replace(disk, boots=disk.boots + 1)
             if disk.boots > self._config.max_boots:
                 reason = f"watch: the device was started {disk.boots} times before it could trust this version"
@@ -230,9 +230,17 @@ class Updater(Generic[C]):
         finally:
             self._signed = self._values = self._candidate = None
 
-    def moved(self, *, waits: bool | None = None) -> None:
-        """The world changed: entropies observed so far are not compared with those to come; ``waits`` as of `Moved`."""
-        self._run(Moved(waits))
+    def moved(self) -> None:
+        """The world changed: entropies observed so far are not compared with those to come."""
+        self._run(Moved())
+
+    def waits(self, near: bool) -> None:
+        """Whether the source's values serve whatever is installed; where it was known already nothing changes.
+
+        How unsure the source is says nothing of a version, nor the other way: what was observed is forgotten.
+        """
+        if near != self._state.disk.waits:
+            self._run(Moved(waits=near))
 
     def serve_source(self) -> None:
         """Put the source's values into service; what served stays remembered."""

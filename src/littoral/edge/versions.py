@@ -50,8 +50,8 @@ class VersionState:
         attempts: How often ``pending`` was begun.
         trusted: The installed version got through its watch.
         baseline_nats: The mean entropy before the installed version, which its watch compares with; None if unknown.
-        boots: How often an installed version that is not trusted yet began to serve anew: starts of the device, less
-            those after which the source's values served, and returns from there.
+        boots: How often the device started to serve an installed version that is not trusted yet.
+        waits: The world was near the source's when last seen, so that its values served whatever is installed.
         bundle: The bundle that the versions are for, in hexadecimal; "" if unknown.
         cohort: The cohort that they are of; "" if unknown.
         reasons: Version -> why it was rejected or reverted, newest last.
@@ -66,6 +66,7 @@ class VersionState:
     trusted: bool = True
     baseline_nats: float | None = None
     boots: int = 0
+    waits: bool = False
     bundle: str = ""
     cohort: str = ""
     reasons: dict[str, str] = field(default_factory=dict)
@@ -230,13 +231,14 @@ def _unpack(data: bytes) -> SignedVersion:
 def _parse_state(data: bytes) -> VersionState:
     raw = json.loads(data)
     known = {f.name for f in dataclasses.fields(VersionState)}
-    if not isinstance(raw, dict) or {*raw, "remembered"} != known:  # written by 0.1.0, it has none
+    if not isinstance(raw, dict) or {*raw, "remembered", "waits"} != known:  # written by 0.1.0, it has none
         raise ValueError("not the fields of a state")
     pending, baseline = raw["pending"], raw["baseline_nats"]
     good = (
         all(_is_count(raw[name]) for name in ("installed", "previous", "highest_seen", "attempts", "boots"))
         and (pending is None or _is_count(pending))
         and isinstance(raw["trusted"], bool)
+        and isinstance(raw.get("waits", False), bool)
         and (baseline is None or (isinstance(baseline, float) and math.isfinite(baseline)))
         and isinstance(raw["bundle"], str)
         and isinstance(raw["cohort"], str)

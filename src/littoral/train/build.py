@@ -117,7 +117,7 @@ def build_bundle(
     say("measuring the source")
     sessions = [open_session(graph, exported.tensors) for graph in segments]
     sample = take_sample(sessions, task, source_frames, source_labels, options)
-    statistics = statistics_graph(exported.graph, exported.norm_layers)
+    statistics = statistics_graph(exported.graph, exported.norm_layers, scores=isinstance(task, Classification))
     layer = fingerprint_layer(exported.norm_layers)
     fingerprints = None if layer is None else fingerprint_graph(exported.graph, layer)
     spec = None

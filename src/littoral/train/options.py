@@ -130,7 +130,8 @@ class BuildOptions:
     drift_batches: int = 20
     """How many seeded batches of ``drift_batch`` frames calibrate the drift threshold."""
     world_frames: int = 2048
-    """At most so many source frames say what the source's world looks like (`littoral.train.source_world`)."""
+    """At most so many source frames, or four for each class, say what the source's world looks like
+    (`littoral.train.source_world`)."""
     min_agreement: float = 0.6
     """How much of the source's answers on the probe an update must keep, by the task's metric: of labels the share."""
     envelope_fraction: float = 1.0

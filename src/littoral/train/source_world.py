@@ -16,7 +16,7 @@ from littoral.core.recall import fingerprint_of_moments
 from littoral.core.tasks import Classification, Task
 from littoral.train.export import ExportedModel
 from littoral.train.options import BuildOptions
-from littoral.train.run import measure, open_session, predict
+from littoral.train.run import BATCH, frames_at_a_time, measure, open_session, predict
 
 _PART = 16
 """Frames of one class to a part, as many as a device's batches have."""
@@ -30,7 +30,8 @@ def measure_source_world(
     frames: Frame,
     options: BuildOptions,
 ) -> dict[str, FloatArray]:
-    """The tensors of `littoral.core.nearness.SourceWorld`, of at most ``options.world_frames`` source frames.
+    """The tensors of `littoral.core.nearness.SourceWorld`, of at most ``options.world_frames`` source frames or four of
+    each class.
 
     Classes are what the student answers, as on a device; of another task than classification all frames are of one.
 
@@ -40,18 +41,21 @@ def measure_source_world(
     """
     layer = last_layer(exported.norm_layers)
     assert layer is not None, "a network with a statistics graph has a BatchNorm"
-    picked = frames[np.random.default_rng(options.seed + 2).permutation(len(frames))[: options.world_frames]]
+    most = max(options.world_frames, 4 * task.num_classes if isinstance(task, Classification) else 0)
+    picked = np.random.default_rng(options.seed + 2).permutation(len(frames))[:most]
     labels: NDArray[np.int64] = np.zeros(len(picked), dtype=np.int64)
-    num_classes = 1
+    num_classes, most_at_once = 1, min(_PART, frames_at_a_time(frames.shape))
     if isinstance(task, Classification):
-        labels, num_classes = predict(sessions, picked).argmax(axis=1), task.num_classes
+        num_classes = task.num_classes
+        batches = (frames[picked[start : start + BATCH]] for start in range(0, len(picked), BATCH))
+        labels = np.concatenate([predict(sessions, batch).argmax(axis=1) for batch in batches])
     session = open_session(statistics, exported.tensors)
     parts: dict[int, list[tuple[FloatArray, int]]] = {}
     for label in np.unique(labels):
         of_class = picked[labels == label]
-        num_parts = max(-(-len(of_class) // _PART), min(len(of_class), 2))  # of one alone nothing is said of chance
+        num_parts = max(-(-len(of_class) // most_at_once), min(len(of_class), 2))  # of one alone nothing is chance
         parts[int(label)] = [
-            (fingerprint_of_moments(measure(session, part, exported.tensors, alpha=0.0), layer), len(part))
+            (fingerprint_of_moments(measure(session, frames[part], exported.tensors, alpha=0.0), layer), len(part))
             for part in np.array_split(of_class, num_parts)
         ]
     return SourceWorld.measured(layer, parts, num_classes).tensors()

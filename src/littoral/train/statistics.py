@@ -20,6 +20,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from littoral.core.affine import NormLayer
 from littoral.core.drift import batch_norm_layers
+from littoral.core.nearness import SCORES
 from littoral.core.recall import MEAN_SQUARE_SUFFIX, MEAN_SUFFIX
 from littoral.train.cuts import extract
 from littoral.train.export import FRAMES
@@ -28,18 +29,17 @@ ALPHA = "alpha"
 _P = "statistics/"
 
 
-def statistics_graph(model: ModelProto, layers: Sequence[NormLayer]) -> ModelProto | None:
+def statistics_graph(model: ModelProto, layers: Sequence[NormLayer], *, scores: bool = False) -> ModelProto | None:
     """Make the statistics skeleton of a whole network's skeleton.
-
-    What follows the last BatchNorm is left out.
 
     Args:
         model: As `littoral.train.export.export_model` gives it.
         layers: Its normalisation layers.
+        scores: Also give what the network answers; else what follows the last BatchNorm is left out.
     Returns:
         A graph with inputs ``frames``, ``alpha`` (float32 scalar) and four tensors ``(C,)`` for each BatchNorm layer,
-        outputs ``<layer>.batch_mean`` and ``<layer>.batch_mean_square`` ``(C,)``, the other tensors as external
-        initialisers; None when the network has no BatchNorm.
+        outputs ``<layer>.batch_mean`` and ``<layer>.batch_mean_square`` ``(C,)`` and, if asked for, ``scores``, the
+        other tensors as external initialisers; None when the network has no BatchNorm.
     """
     batch = batch_norm_layers(layers)
     if not batch:
@@ -56,7 +56,14 @@ def statistics_graph(model: ModelProto, layers: Sequence[NormLayer]) -> ModelPro
             whole.graph.node.extend(_measuring(by_gamma[node.input[1]], node, ranks[inputs[node.input[1]]]))
         else:
             whole.graph.node.append(node)
-    return _with_interface(whole, batch, {ranks[name] for name in inputs.values()})
+    if scores:
+        (answer,) = model.graph.output
+        whole.graph.node.append(helper.make_node("Identity", [answer.name], [SCORES], name=f"{_P}scores"))
+        info = onnx.ValueInfoProto()
+        info.CopyFrom(answer)
+        info.name = SCORES
+        whole.graph.value_info.append(info)
+    return _with_interface(whole, batch, {ranks[name] for name in inputs.values()}, [SCORES] if scores else [])
 
 
 def fingerprint_graph(model: ModelProto, layer: NormLayer) -> ModelProto:
@@ -130,7 +137,9 @@ def _measuring(layer: NormLayer, node: NodeProto, rank: int) -> Iterator[NodePro
     yield op("Add", [prefix + "scaled", prefix + "shift_column"], y)
 
 
-def _with_interface(whole: ModelProto, layers: Sequence[NormLayer], ranks: set[int]) -> ModelProto:
+def _with_interface(
+    whole: ModelProto, layers: Sequence[NormLayer], ranks: set[int], others: Sequence[str]
+) -> ModelProto:
     """Name inputs and outputs, keep what the outputs need, and add the constants."""
     graph = whole.graph
     per_layer = [n for layer in layers for n in (layer.gamma, layer.beta, layer.mean, layer.var)]
@@ -142,7 +151,7 @@ def _with_interface(whole: ModelProto, layers: Sequence[NormLayer], ranks: set[i
     for name in outputs:
         graph.value_info.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [channels[name]]))
     graph.initializer.extend(_constants(layers, ranks))
-    part = extract(whole, FRAMES, outputs)
+    part = extract(whole, FRAMES, [*outputs, *others])
     part.graph.name = "statistics"
     part.graph.input.append(helper.make_tensor_value_info(ALPHA, onnx.TensorProto.FLOAT, []))
     for name in per_layer:

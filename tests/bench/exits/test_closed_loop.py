@@ -66,6 +66,12 @@ def test_exits_stay_on_through_new_versions_of_the_same_world(bundle: Bundle, ke
         assert serving < 0.5, "each version was checked on new frames"
 
 
+def test_near_the_source_its_values_serve_beside_exits_too(bundle: Bundle) -> None:
+    told = played(bundle, world("clean", 320, seed=1), exits=ExitConfig(control=CONTROL, personal=None))
+    assert {each.version for each in told} == {0}, "the test above has versions here, without the bound"
+    assert sum(each.early for each in told) > 0.3 * len(told)
+
+
 @pytest.mark.parametrize("recheck", [True, False], ids=["recheck", "negative-control"])
 def test_in_another_world_the_promise_holds_and_without_the_recheck_it_does_not(bundle: Bundle, recheck: bool) -> None:
     exits = ExitConfig(control=replace(CONTROL, recheck=recheck), personal=None)
