@@ -32,7 +32,7 @@ class DeviceStatus(NamedTuple):
     measured_frames: int
     """Frames that the statistics graph ran on; it or the fingerprint graph ran on as many with the source's values."""
     looked_frames: int
-    """Frames that the statistics graph ran on with the source's values, to see how far the world is from the source's."""
+    """Frames that the statistics graph ran on with the source's values, to see how near the source the world is."""
     near_source: bool
     """The world is so near that the source's values serve."""
     statistics_resets: int
