@@ -659,6 +659,33 @@ def test_a_version_that_waits_near_the_source_is_still_there_after_any_number_of
         assert again.version == 1
 
 
+def test_a_batch_that_cannot_be_measured_does_not_hide_that_the_world_is_another(
+    tiny: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start in the world after it counts against the version that serves there."""
+    frames = tiny.probe[0]
+    with linked(tiny, tmp_path, FOLLOWS) as (device, link):
+        play(device, frames, 2)
+        link.send(tiny, 1, payload(tiny, 0.1))
+        assert device.settle()
+        play(device, frames, 1)
+        updater, follower = device._maintenance.updater, device._maintenance.follower
+        assert updater is not None
+        assert follower is not None
+        assert updater.state.disk.waits
+
+        def fail(*_args: object) -> None:
+            raise RuntimeError("out of memory")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(follower._measurer, "moments", fail)
+            play(device, frames[:32] // 4, 1)
+        assert updater.state.disk.waits, "not told yet"
+        play(device, frames[:32] // 4, 2)
+        assert not updater.state.disk.waits
+        assert device.status().version == 1
+
+
 @pytest.mark.parametrize("balanced", [True, False], ids=["kept", "nothing-kept"])
 def test_a_first_version_is_served_by_statistics_that_were_measured_under_it(
     tiny: Bundle, tmp_path: Path, balanced: bool

@@ -56,10 +56,8 @@ class DeviceConfig:
     statistics_batch_frames: int = 16
     """Frames that are measured at a time; at least 2, so that there is a variance."""
     statistics_stride_frames: int = 2
-    """One frame in so many is measured. Measuring costs 1.4 (batch 32) to 1.8 (batch 1) forward passes a frame. The
-    fingerprint costs about a third of one more, since it runs the first third of the source's network; to look how near
-    the source the world is, the whole of it: of each batch while the source's values serve, of every fourth while a
-    version does."""
+    """One frame in so many is measured. Measuring costs 1.4 (batch 32) to 1.8 (batch 1) forward passes a frame, and
+    the fingerprint about a third of one more, or a whole one where it is looked how near the source the world is."""
     adapt_statistics: bool = True
     """False serves the source's statistics for ever."""
     uplink_coding: str = LOSSLESS

@@ -236,7 +236,7 @@ class Product:
         probes = installed * (self._bundle.manifest.probe.num_frames + 1)
         measured, looked = (sum(getattr(s, n) for s in states) for n in ("measured_frames", "looked_frames"))
         # Every batch that is measured has its fingerprint taken first, by the whole source's network where it is looked
-        # at how far that world is, else by a part of it (by both where that part saw a change: a batch or two of a world).
+        # at how far that world is, else by a part of it; by both in a batch or two of a world, which are not counted.
         printed = round(FINGERPRINT_SHARE * max(measured - looked, 0))
         costs.forward_frames = frames + measured + looked + printed + probes
         costs.uploads = sum(link.samples_sent for link in self._links)
