@@ -102,13 +102,13 @@ def test_worlds_are_the_same_every_time_and_there_must_be_one(small: Bundle, fra
         HostileLink(worlds=[World(fingerprint=b"", frames=frames[:0], labels=())])
 
 
-def honest_accuracy(setup: Make, small: Bundle, *, guarded: bool) -> tuple[float, Product]:
-    """Of two honest devices beside a hostile one, over the last four of sixteen batches."""
+def honest_accuracy(setup: Make, small: Bundle, *, guarded: bool) -> tuple[float, Product, set[str]]:
+    """Of two honest devices beside a hostile one, over the last four of sixteen batches; and who is put apart."""
     selection = {"entropy_min_fraction": 0.0, "duplicate_distance": 0.0, "budget": {"bytes_per_1000_frames": 2e5}}
     still = {"near_factor": 0.0, "balanced": False}  # the gate alone: a device that is near the source needs none
     options = {
         "device": {"selection": selection, "statistics_batch_frames": 8, "statistics": still},
-        "adapt": {"batch_size": 8, "student_lr": 0.005},
+        "adapt": {"batch_size": 8, "student_lr": 0.005, "precision": "float32"},
         "guarded": guarded,
         "hostile": [2],
         "recorded": ["clean"],
@@ -120,17 +120,19 @@ def honest_accuracy(setup: Make, small: Bundle, *, guarded: bool) -> tuple[float
         chosen = rng.integers(0, len(frames), 16)
         answered = [product.answer(frames[chosen], device=number) for number in range(3)]
         right.append([(answers == labels[chosen]).mean() for answers in answered[:2]])
+    apart = {d.name for d in product.clouds[0]._hub.ledger.store.devices() if d.quarantined_at is not None}
     product.close()
-    return float(np.mean(right[-4:])), product
+    return float(np.mean(right[-4:])), product, apart
 
 
 @pytest.mark.slow
 def test_poison_spoils_the_fleet_without_guards_and_not_with_them(setup: Make, small: Bundle) -> None:
     """The source is always right here, since the labels are its own answers."""
-    spoiled, unguarded = honest_accuracy(setup, small, guarded=False)
-    kept, guarded = honest_accuracy(setup, small, guarded=True)
+    spoiled, unguarded, _ = honest_accuracy(setup, small, guarded=False)
+    kept, guarded, apart = honest_accuracy(setup, small, guarded=True)
     assert spoiled < 0.8
     assert kept > 0.9
     assert unguarded.costs.notes["devices_quarantined"] == unguarded.costs.notes["versions_held"] == 0
+    assert apart == {"device-2"}, "the hostile one, and nobody else"
     assert guarded.costs.notes["devices_quarantined"] == 1
     assert guarded.costs.notes["versions_held"] > 0
