@@ -123,7 +123,8 @@ def build_bundle(
     spec = None
     if statistics is not None and fingerprints is not None:
         spec = _calibrate(statistics, fingerprints, exported, source_frames, options)
-        world = measure_source_world(statistics, exported, sessions, task, source_frames, options)
+        num_classes = task.num_classes if isinstance(task, Classification) else 1
+        world = measure_source_world(statistics, exported, source_frames, sample, num_classes, say)
     rehearsed = {}
     if options.rehearsal_steps and teacher is not None:
         rehearsed = rehearse(

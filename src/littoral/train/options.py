@@ -125,13 +125,11 @@ class BuildOptions:
     probe_frames: int = 64
     replay_frames: int = 512
     metric_frames: int = 2048
-    """At most so many source frames are run for the source metrics and the choice of the probe."""
+    """At most so many source frames are run for the source metrics, the choice of the probe, and what the source's
+    world looks like."""
     drift_batch: int = 16
     drift_batches: int = 20
     """How many seeded batches of ``drift_batch`` frames calibrate the drift threshold."""
-    world_frames: int = 2048
-    """At most so many source frames, or four for each class, say what the source's world looks like
-    (`littoral.train.source_world`)."""
     min_agreement: float = 0.6
     """How much of the source's answers on the probe an update must keep, by the task's metric: of labels the share."""
     envelope_fraction: float = 1.0
@@ -141,10 +139,7 @@ class BuildOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = (
-            "num_segments", "probe_frames", "replay_frames", "metric_frames", "drift_batch", "drift_batches",
-            "world_frames",
-        )  # fmt: skip
+        counts = ("num_segments", "probe_frames", "replay_frames", "metric_frames", "drift_batch", "drift_batches")
         if bad := [name for name in counts if getattr(self, name) < 1]:
             raise ValueError(f"{bad[0]} is {getattr(self, bad[0])}, it must be at least 1")
         if self.rehearsal_steps < 0:

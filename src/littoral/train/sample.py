@@ -27,6 +27,10 @@ class Sample:
     """``frames`` and what the student answers for them, as `littoral.core.truths` lays it out."""
     replay: Frame
     metrics: dict[str, float]
+    measured: NDArray[np.int64]
+    """Which frames were run for the metrics."""
+    classes: NDArray[np.int64]
+    """What the student answers for each of these; zeros where a frame has no class."""
 
 
 def check_frames(spec: InputSpec, frames: Frame) -> None:
@@ -74,9 +78,9 @@ def take_sample(
     order = rng.permutation(len(frames))
     measured = order[: max(options.metric_frames, options.probe_frames)]
     if isinstance(task, Classification):
-        keys, entropies, value = _of_classifier(sessions, task, frames, truths, measured)
+        keys, entropies, value, classes = _of_classifier(sessions, task, frames, truths, measured)
     else:
-        keys, entropies, value = _of_dense(sessions, task, frames, truths, measured)
+        keys, entropies, value, classes = _of_dense(sessions, task, frames, truths, measured)
     metrics = {"num_frames": float(len(measured)), **value}
     if entropies is not None:
         metrics["mean_entropy_nats"] = rounded(float(entropies.mean()))
@@ -90,7 +94,11 @@ def take_sample(
         )
     replay = np.sort(rng.permutation(len(frames))[: options.replay_frames])
     return Sample(
-        probe={"frames": frames[picked], **truths_to_tensors(task, answered)}, replay=frames[replay], metrics=metrics
+        probe={"frames": frames[picked], **truths_to_tensors(task, answered)},
+        replay=frames[replay],
+        metrics=metrics,
+        measured=measured,
+        classes=classes,
     )
 
 
@@ -103,8 +111,8 @@ def balanced(classes: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.lexsort((np.arange(len(classes)), turn))[:count])
 
 
-_Measured = tuple[np.ndarray, np.ndarray | None, dict[str, float]]
-"""What the probe is balanced by, entropies in nats, and the metrics."""
+_Measured = tuple[np.ndarray, np.ndarray | None, dict[str, float], NDArray[np.int64]]
+"""What the probe is balanced by, entropies in nats, the metrics, and the classes that were answered."""
 
 
 def _of_classifier(
@@ -122,9 +130,9 @@ def _of_classifier(
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     entropies = -(probabilities * np.log(np.maximum(probabilities, 1e-30))).sum(axis=1)
     if truths is None:
-        return predicted, entropies, {}
+        return predicted, entropies, {}, predicted
     labels = np.asarray(truths)[measured]
-    return labels, entropies, {task.metric_name: rounded(float((predicted == labels).mean()))}
+    return labels, entropies, {task.metric_name: rounded(float((predicted == labels).mean()))}, predicted
 
 
 def _of_dense(
@@ -147,6 +155,7 @@ def _of_dense(
         np.array(keys),
         np.concatenate(entropies) if entropies else None,
         {} if truths is None else metric_values(task, metric),
+        np.zeros(len(measured), dtype=np.int64),
     )
 
 
