@@ -83,6 +83,22 @@ def test_the_map_between_two_versions_is_found_and_a_feature_that_never_moves_is
         fit_feature_map(old, new[:10])
 
 
+@pytest.mark.parametrize("noise", [0.3, 3.0], ids=["alike", "negative-control"])
+def test_there_and_back_is_where_it_was_where_two_versions_say_the_same(noise: float) -> None:
+    """Twenty times, each time by another sixty-four frames. The control: features that hardly belong together."""
+    rng = np.random.default_rng(4)
+    kept = rng.normal(2.0, 1.0, (200, 8)).astype(np.float32)
+    moved = kept
+    for _ in range(20):
+        old = rng.normal(2.0, 1.0, (64, 8)).astype(np.float32)
+        new = (1.5 * old - 1.0 + noise * rng.normal(size=old.shape)).astype(np.float32)
+        for pair in ((old, new), (new, old)):
+            found = fit_feature_map(*pair)
+            moved = moved * found.scale_D + found.shift_D
+    share = float(moved.std() / kept.std())
+    assert (0.8 < share < 1.25) == (noise < 1), share
+
+
 def test_a_held_back_label_does_not_give_way_to_answers_without_one_until_labels_are_more_than_half() -> None:
     held = HeldBack(4, 2)
     for i in range(12):

@@ -109,6 +109,27 @@ def test_chance_is_that_of_many_frames_though_classes_have_few(per_class: int, p
     assert places > 1 or np.mean(apart) > 3 * expected
 
 
+def test_runs_of_classes_that_the_build_has_seen_twice_are_near_at_home() -> None:
+    """The control: the same runs in another world."""
+    rng = np.random.default_rng(20)
+    centres = rng.normal(size=(300, CHANNELS))
+
+    def look(labels: list[int], shift: float = 0.0) -> FloatArray:
+        count = len(labels)
+        x = centres[labels][:, None] + shift + rng.normal(size=(count, 1, CHANNELS))
+        x = x + rng.normal(size=(count, PLACES, CHANNELS))
+        moments = {"a" + MEAN_SUFFIX: x.mean((0, 1)), "a" + MEAN_SQUARE_SUFFIX: (x**2).mean((0, 1))}
+        return fingerprint_of_moments(moments, LAYER)
+
+    of_source = SourceWorld.measured(LAYER, {k: [(look([k]), 1), (look([k]), 1)] for k in range(300)}, 300)
+    runs = [[label] * FRAMES for label in range(0, 300, 10)]
+    found = {
+        shift: np.median([of_source.distance(look(run, shift), of_source.shares(run), FRAMES) for run in runs])
+        for shift in (0.0, 2.0)
+    }
+    assert found[0.0] < 0.05 < 1.0 < found[2.0], found
+
+
 def test_where_nothing_says_what_chance_is_nothing_is_near() -> None:
     rng = np.random.default_rng(14)
     alone = SourceWorld.measured(LAYER, {label: [(seen([label], 0.0, rng), 1)] for label in range(CLASSES)}, CLASSES)
@@ -252,10 +273,47 @@ def test_at_the_bound_a_world_stays_what_it_was(near: bool) -> None:
     here = Nearness(of_source, near_distance=distance / 1.2, half_trust_distance=1.0)
     here.take(seen(MIXED * 64, 0.0 if near else 6.0, rng), MIXED * 64, afresh=False)
     assert here.near == near
-    for _ in range(200):
-        assert not here.take(batch, MIXED, afresh=False)
+    for _ in range(20):
+        assert not here.take(batch, MIXED * 64, afresh=False)
     assert here.near == near
     assert here.distance == pytest.approx(distance, rel=0.05)
+
+
+@pytest.mark.parametrize(("labels", "few"), [(MIXED, False), (ONE, True)], ids=["mixed", "one-class"])
+def test_two_batches_that_alone_are_near_are_home_whatever_was_before(labels: list[int], few: bool) -> None:
+    """A long way off, which the mean of late would not forget so soon; the control: a world in between is not home."""
+    rng, found = np.random.default_rng(17), {}
+    for shift in (0.0, 2.0):
+        here = nearness()
+        for _ in range(20):
+            here.take(seen(MIXED, 6.0, rng), MIXED, afresh=False)
+        assert here.known
+        here.take(seen(labels, shift, rng), labels, afresh=False, few=few)
+        asks = not here.known
+        here.take(seen(labels, shift, rng), labels, afresh=False, few=few)
+        found[shift] = asks, here.near
+    assert found == {0.0: (True, True), 2.0: (False, False)}
+
+
+def test_chance_is_taken_off_by_how_many_frames_the_moving_mean_is_of() -> None:
+    """More than the 64 that old frames may weigh: else the source's own frames would seem nearer than they are."""
+    rng, here, of_source = np.random.default_rng(18), nearness(), world()
+    for _ in range(60):
+        here.take(seen(MIXED, 1.0, rng), MIXED, afresh=False)
+    assert here._seen is not None
+    raw = of_source.distance(*here._seen, 1e9)
+    assert raw - here.distance == pytest.approx(1 / 144, rel=0.05), "sixteen frames of eighty: (2 - 0.2) / 0.2 times 16"
+
+
+def test_few_frames_alone_end_nothing() -> None:
+    """Of two frames the distance is no share of one frame's. The control: eight."""
+    rng, ended = np.random.default_rng(19), {}
+    for num in (2, 8):
+        here = nearness()
+        for _ in range(20):
+            here.take(seen(MIXED, 0.0, rng), MIXED, afresh=False)
+        ended[num] = here.take(seen(MIXED[:num], 5.0, rng), MIXED[:num], afresh=False)
+    assert ended == {2: False, 8: True}
 
 
 @pytest.mark.parametrize(("shift", "near"), [(0.0, True), (4.0, False)])

@@ -15,7 +15,7 @@ from littoral.core.recall import MEAN_SQUARE_SUFFIX, MEAN_SUFFIX, fingerprint_di
 
 CHANNELS, BATCH, PIXELS, THRESHOLD = 8, 16, 16, 0.05
 LAYER = NormLayer(name="a", kind="batch", num_channels=CHANNELS, eps=1e-5)
-LABELS = [0] * 16
+LABELS = np.zeros(16, np.int64)
 SOURCE = {"a.running_mean": np.zeros(CHANNELS, np.float32), "a.running_var": np.ones(CHANNELS, np.float32)}
 
 
@@ -140,6 +140,24 @@ def test_what_is_kept_of_another_world_is_not_measured() -> None:
     estimate.update(lambda v, alpha: moments(x), BATCH, deep=(deep, LABELS), mixed=lambda: estimate.near, kept=kept)
     assert estimate.afresh
     np.testing.assert_allclose(estimate.served(mixed=False)["a.running_mean"], x.mean(0), rtol=1e-3)
+
+
+def test_the_batch_in_which_the_world_changed_says_nothing_of_how_far_it_is() -> None:
+    """It may hold frames of both; the one after it counts alone."""
+    rng = np.random.default_rng(3)
+    estimate, _ = after(0.0, 4)
+    estimate.config = StatisticsConfig(source_frames=1e-6, drift_factor=3.5)
+    looked = []
+    for shift in (4.0, 4.3, 4.3):
+        x = rng.normal(shift, 1.0, (BATCH * PIXELS, CHANNELS)).astype(np.float32)
+        seen = fingerprint_of_moments(moments(x), LAYER)
+        estimate.update(lambda v, alpha, x=x: moments(x), BATCH, seen=seen, look=lambda *_: False, deep=(seen, LABELS))
+        assert estimate.nearness is not None
+        looked.append((estimate.resets, estimate.nearness.distance, world().distance(seen, np.ones(1), BATCH)))
+    (_, first, alone), (resets, second, second_alone), _ = looked
+    assert resets >= 1
+    assert first == pytest.approx(alone)
+    assert second == pytest.approx(second_alone), "not mixed with the batch of both"
 
 
 @pytest.mark.parametrize("name", ["half_trust_factor", "near_factor"])

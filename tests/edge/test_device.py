@@ -637,8 +637,50 @@ def test_where_a_version_serves_a_few_batches_are_looked_at_and_a_new_world_at_o
         assert device.settle()
         assert device.version == 1
         assert [looks(device, frames // 4, 4) for _ in range(3)] == [1, 1, 1]
+        assert looks(device, 255 - frames // 4, 4) == 3, (
+            "until it was seen on 64 frames, of which the first do not count"
+        )
         assert looks(device, frames, 4) == 4
         assert device.status().near_source
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_version_that_answers_wrongly_does_not_hide_from_a_device_that_it_is_at_home(
+    tiny: Bundle, tmp_path: Path, seed: int
+) -> None:
+    """What is near is judged by what the source answers: by wrong answers home looks like another world."""
+    frames, rng = tiny.probe[0], np.random.default_rng(seed)
+    bounds, layers = tiny.manifest.envelope_max_delta, tiny.manifest.norm_layers
+    delta = {name: np.zeros_like(value) for name, value in tiny.source_affine.items()}
+    for layer in layers:
+        delta[layer.beta] = (bounds[layer.beta] * rng.choice([-1, 1], delta[layer.beta].shape)).astype(np.float32)
+    with linked(tiny, tmp_path, replace(FOLLOWS, recall=RecallConfig(fit_factor=1e9))) as (device, link):
+        updater = device._maintenance.updater
+        assert updater is not None
+        updater._probe = lambda _candidate: 1.0  # it got past that somehow
+        play(device, frames // 4, 4)
+        link.send(tiny, 1, encode_delta(delta, layers))
+        assert device.settle()
+        wrong = play(device, frames // 4, 4)[-len(frames) :]
+        assert device.version == 1
+        assert np.mean([answer.label for answer in wrong] == tiny.probe[1]) < 0.5
+        near = []
+        for _ in range(6):
+            play(device, frames, 1)
+            near.append((device.status().near_source, device.version))
+    assert near[1:] == [(True, 0)] * 5
+
+
+def test_a_device_that_no_longer_looks_serves_what_waited(tiny: Bundle, tmp_path: Path) -> None:
+    with linked(tiny, tmp_path, FOLLOWS) as (device, link):
+        play(device, tiny.probe[0], 2)
+        link.send(tiny, 1, payload(tiny, 0.1))
+        assert device.settle()
+    for config in (FOLLOWS, replace(FOLLOWS, adapt_statistics=False)):
+        with Device(tiny, state_dir=tmp_path, config=config) as again:
+            updater = again._maintenance.updater
+            assert updater is not None
+            assert (again.version, updater.state.disk.waits) == ((0, True) if config is FOLLOWS else (1, False))
 
 
 def test_a_version_that_waits_near_the_source_is_still_there_after_any_number_of_starts(
@@ -680,9 +722,8 @@ def test_a_batch_that_cannot_be_measured_does_not_hide_that_the_world_is_another
         with monkeypatch.context() as patched:
             patched.setattr(follower._measurer, "moments", fail)
             play(device, frames[:32] // 4, 1)
-        assert updater.state.disk.waits, "not told yet"
-        play(device, frames[:32] // 4, 2)
         assert not updater.state.disk.waits
+        play(device, frames[:32] // 4, 2)
         assert device.status().version == 1
 
 

@@ -300,16 +300,32 @@ def test_a_version_that_never_lives_to_be_trusted_is_taken_back(target: Target) 
     assert "started" in target.store.state.reasons["1"]
 
 
-@pytest.mark.parametrize("waits", [True, False], ids=["waits", "serves"])
-def test_a_version_that_waits_near_the_source_is_not_taken_back_for_starts(target: Target, waits: bool) -> None:
-    """It had nothing to do with them. The control: before the device stops it serves again."""
+@pytest.mark.parametrize(
+    "home", [[True], [True, False], [], [False]], ids=["waits", "serves-again", "dies-first", "serves"]
+)
+def test_a_version_that_waits_near_the_source_is_not_taken_back_for_starts(target: Target, home: list[bool]) -> None:
+    """It had nothing to do with them. The controls: it serves before the device stops, or that dies first."""
     install(target, 1)
+    target.updater.waits(True)
     for _ in range(target.config.max_boots + 1):
-        target.updater.waits(True)
-        target.updater.waits(waits)
         target.start()
-        assert target.store.state.waits == waits
-    assert target.version == (1 if waits else 0)
+        for near in home:
+            target.updater.waits(near)
+    assert target.version == (1 if home == [True] else 0)
+
+
+def test_what_a_version_in_its_watch_has_shown_is_kept_while_it_waits(target: Target) -> None:
+    """Near the source nothing is observed. The control: another world, in which it serves as well."""
+    for waits, trusted in ((True, True), (False, False)):
+        install(target, target.updater.highest_version + 1)
+        for _ in range(2):
+            target.updater.observe(0.2, frames=3)
+            if waits:
+                target.updater.waits(True)
+                target.updater.waits(False)
+            else:
+                target.updater.moved()
+        assert (target.updater.state.phase == "trusted") == trusted
 
 
 def test_what_waits_is_written_down_once(target: Target) -> None:

@@ -60,7 +60,8 @@ class StatisticsSpec:
 
     Inputs: ``frames`` (uint8 BHWC), ``alpha`` (float32 scalar: the weight of this batch in the statistics that the
     graph itself normalises with), and for each BatchNorm layer its four tensors by name. Outputs for each layer:
-    ``<layer>.batch_mean`` ``(C,)`` and ``<layer>.batch_mean_square`` ``(C,)``.
+    ``<layer>.batch_mean`` ``(C,)`` and ``<layer>.batch_mean_square`` ``(C,)``, and of a classifier
+    ``statistics/scores``, what the network answers.
 
     ``fingerprint_file`` is the first part of the source's network, up to the fingerprint's layer
     (`littoral.core.recall.fingerprint_layer`). Input: ``frames``; outputs: that layer's ``.batch_mean`` and

@@ -146,8 +146,16 @@ class FeatureMap:
         return moved
 
 
+_ALIKE = 0.7
+"""From this correlation on a feature says the same under two versions."""
+
+
 def fit_feature_map(old_ND: FloatArray, new_ND: FloatArray, *, prior_frames: float = 4.0) -> FeatureMap:
-    """The map between the features of the same frames under two versions, by least squares for each feature.
+    """The map between the features of the same frames under two versions, for each feature.
+
+    Where the two say the same (a correlation of 0.7 or more) means and deviations are matched, so that there and back
+    is where it was: versions come and go with worlds, and least squares would draw what is kept towards the mean each
+    time. Where they do not, it is by least squares.
 
     Args:
         prior_frames: So many frames speak for a scale of 1.
@@ -158,8 +166,13 @@ def fit_feature_map(old_ND: FloatArray, new_ND: FloatArray, *, prior_frames: flo
     old_mean, new_mean = old.mean(axis=0), new.mean(axis=0)
     var = ((old - old_mean) ** 2).mean(axis=0)
     together = ((old - old_mean) * (new - new_mean)).mean(axis=0)
-    prior = prior_frames / len(old) * np.maximum(var, 1e-12)
+    share = prior_frames / len(old)
+    prior = share * np.maximum(var, 1e-12)
     scale = (together + prior) / (var + prior + 1e-30)
+    new_var = ((new - new_mean) ** 2).mean(axis=0)
+    alike = (together > 0) & (together**2 >= _ALIKE**2 * var * new_var) & (var > 1e-12)
+    ratio = np.divide(new_var, var, out=np.ones_like(var), where=alike)
+    scale = np.where(alike, ratio ** (0.5 / (1 + share)), scale)
     return FeatureMap(
         scale_D=scale.astype(np.float32),
         shift_D=(new_mean - scale * old_mean).astype(np.float32),

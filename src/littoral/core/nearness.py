@@ -22,7 +22,7 @@ from littoral.core.recall import MOST_CHANNELS, fingerprint_distance, mix_finger
 
 MEAN, MEAN_SQUARE, NUM_FRAMES, CHANCE = "mean", "mean_square", "num_frames", "chance"
 """The tensors of `SourceWorld.tensors`."""
-SCORES = "scores"
+SCORES = "statistics/scores"
 """The output of a classifier's statistics graph that says what the network answers."""
 _MOST_FRAMES = 64.0
 """What was seen before weighs no more than so many frames: not every shift is seen where worlds are told apart."""
@@ -33,10 +33,14 @@ _OVER_FACTOR = 1.5
 """A batch that alone is so many times as far as what is near on so few frames is of another world."""
 _FAR_FEW = 2
 """So many such batches in a row, where they are of few classes."""
+_BACK = 2
+"""So many batches in a row that alone are near are the source's world, whatever was before."""
 _LEAVE_FACTOR = 1.25
 """What is near stays so up to so many times the bound: versions should not come and go with every few batches."""
 _LEAST_CHANCE = 1e-4
 """Source frames that are all alike say nothing of what is far, nor does one frame: then nothing is near."""
+_PRIOR_FRAMES = 8.0
+"""So many frames speak for the variance of all classes against that of a class's own."""
 _LEAST_PART = 8
 """Frames that chance is measured on together at least: the distance of fewer is not a share of one frame's."""
 
@@ -89,20 +93,24 @@ class SourceWorld:
         count = sum(num for _, num in sums.values())
         unseen = total / count, 1  # little is known of it
         rows = [sums.get(label, unseen) for label in range(num_classes)]
-        means = np.array([values / num for values, num in rows])
-        half = means.shape[1] // 2
+        mean, square = np.split(np.array([values / num for values, num in rows]), 2, axis=1)
+        counts = np.array([num for _, num in rows], dtype=np.float32)
+        # The variance of a few frames is drawn towards that of all classes.
+        var, given = square - mean * mean, np.array([num if k in sums else 0 for k, (_, num) in enumerate(rows)])
+        pooled = (given @ var) / given.sum()
+        var = (counts[:, None] * var + _PRIOR_FRAMES * pooled) / (counts[:, None] + _PRIOR_FRAMES)
         world = cls(
             layer=layer,
-            mean_KC=means[:, :half].astype(np.float32),
-            mean_square_KC=means[:, half:].astype(np.float32),
-            num_frames_K=np.array([num for _, num in rows], dtype=np.float32),
+            mean_KC=mean.astype(np.float32),
+            mean_square_KC=(var + mean * mean).astype(np.float32),
+            num_frames_K=counts,
             chance=_LEAST_CHANCE,
         )
         away, expected = 0.0, 0.0
         for group in _grouped(parts):
-            pooled, num = _summed([part for _, part in group])
-            mean, square = np.split((pooled / num).astype(np.float32), 2)
-            seen = np.concatenate([mean, np.maximum(square - mean * mean, 0)])
+            total, num = _summed([part for _, part in group])
+            of_group, square = np.split((total / num).astype(np.float32), 2)
+            seen = np.concatenate([of_group, np.maximum(square - of_group * of_group, 0)])
             shares = world.shares(np.repeat([label for label, _ in group], [part[1] for _, part in group]))
             away += fingerprint_distance(seen, world._usual(shares), eps=layer.eps)
             # Frames are nearer to rows that they have a part in.
@@ -205,7 +213,7 @@ class Nearness:
     ) -> None:
         self._source, self._near_distance, self._half_trust_distance = source, near_distance, half_trust_distance
         self._seen: tuple[FloatArray, FloatArray] | None = None
-        self._frames, self._variance, self._num_far = 0.0, 0.0, 0
+        self._frames, self._variance, self._num_far, self._num_back = 0.0, 0.0, 0, 0
         self.distance: float | None = None
         """In units; None before the first batch."""
         self.near = near
@@ -213,8 +221,8 @@ class Nearness:
 
     @property
     def known(self) -> bool:
-        """Whether the world was seen on as many frames as count."""
-        return self._frames >= _MOST_FRAMES
+        """Whether the world was seen on as many frames as count, and the last batch was like it."""
+        return self._frames >= _MOST_FRAMES and not self._num_back
 
     @property
     def layer(self) -> NormLayer:
@@ -240,12 +248,15 @@ class Nearness:
         if not np.isfinite(seen).all():
             raise ValueError(f"the last layer's fingerprint of {num_frames} frames is not finite; it is not used")
         shares = self._source.shares(labels)
-        far = self.near and self._source.distance(seen, shares, num_frames) > _OVER_FACTOR * self._bound(num_frames)
+        alone = self._source.distance(seen, shares, num_frames)
+        far = self.near and num_frames >= _LEAST_PART and alone > _OVER_FACTOR * self._bound(num_frames)
         self._num_far = self._num_far + 1 if far else 0
-        if far and few and not afresh and self._num_far < _FAR_FEW:
+        if far and few and not afresh and self._num_far < _FAR_FEW and self._seen is not None:
             return False
+        self._num_back = self._num_back + 1 if not self.near and alone <= self._near_distance else 0
+        back = self._num_back >= _BACK
         stays = self.near and not (far or afresh)
-        if far or afresh or self._seen is None:
+        if far or back or afresh or self._seen is None:
             self._seen, self._frames, self._variance = (seen, shares), float(num_frames), 1 / num_frames
         else:
             part = num_frames / (num_frames + self._frames)

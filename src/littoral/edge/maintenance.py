@@ -341,10 +341,10 @@ class Maintenance:
                 self._observe(mean_entropy, num_frames)
             if follower.follow(batch, labels, seen, self._look):
                 self._changed_world()
-            tell_near(follower, self.updater)
             self._serve(self._affine, self._version)
         finally:
             self._measuring = False
+            tell_near(follower, self.updater)
 
     def _look(self, fingerprint: FloatArray, drifted: bool) -> bool:
         served, first, tell = self._affine, self.scenes.number == 0, self._put_receipt

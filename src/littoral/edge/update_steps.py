@@ -61,8 +61,8 @@ class UpdaterConfig:
             entropy before it is taken.
         max_entropy_rise_nats: How far the mean entropy over the watch may be above the mean before.
         max_attempts: A version whose building was cut short (power, memory) this often is not tried again.
-        max_boots: A version that was not trusted after this many starts of the device is taken back; starts while it
-            waits near the source do not count.
+        max_boots: A version that was not trusted after this many starts of the device is taken back; starts after
+            which it waits near the source do not count.
         remembered_versions: How many versions with a domain are kept on the disk to be recalled, the one in service
             among them; 0 switches recall off, and every version that is good is installed.
     """
@@ -107,9 +107,8 @@ def step(state: UpdateState, event: Event, config: UpdaterConfig) -> Step:
             return _on_verified(state, version, claim, fits or config.remembered_versions < 1)
         case (("watched" | "trusted"), Wanted(version)):
             return _on_wanted(state, version)
-        case (("watched" | "trusted"), Moved(waits)):
-            disk = replace(state.disk, baseline_nats=None, waits=state.disk.waits if waits is None else waits)
-            return replace(state, disk=disk, recent=()), [Keep(disk)] if disk != state.disk else []
+        case (("watched" | "trusted"), Moved(waits, counts)):
+            return _on_moved(state, waits, counts)
         case (("watched" | "trusted"), Unknown()):
             return _on_unknown(state)
         case "loading", Loaded():
@@ -162,6 +161,19 @@ def _on_wanted(state: UpdateState, version: int) -> Step:
     if entry is None or version == state.disk.installed:
         return state, []
     return replace(state, phase="loading", version=version, claim=entry, recalled=True, fits=True), [Load(version)]
+
+
+def _on_moved(state: UpdateState, waits: bool | None, counts: bool | None) -> Step:
+    old = state.disk
+    disk = replace(
+        old,
+        baseline_nats=None,
+        waits=old.waits if waits is None else waits,
+        boots=old.boots if counts is None or old.trusted else max(old.boots + (1 if counts else -1), 0),
+    )
+    # Near the source nothing is observed, so what a version in its watch has shown is its own.
+    recent = state.recent if waits is not None and state.phase == "watched" else ()
+    return replace(state, disk=disk, recent=recent), [Keep(disk)] if disk != old else []
 
 
 def _on_unknown(state: UpdateState) -> Step:

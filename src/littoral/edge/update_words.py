@@ -54,9 +54,11 @@ class Moved:
     Attributes:
         waits: Whether from now on the installed version waits while the source's values serve, as near the source;
             None: as before.
+        counts: Whether this start of the device counts against the installed version, since it serves; None: as before.
     """
 
     waits: bool | None = None
+    counts: bool | None = None
 
 
 @dataclass(frozen=True)

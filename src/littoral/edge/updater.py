@@ -98,6 +98,8 @@ class Updater(Generic[C]):
         self._signed: SignedVersion | None = None
         self._values: dict[str, FloatArray] | None = None
         self._candidate: C | None = None
+        self._start_counts = True
+        """Whether this start counts against the installed version, as it does until near the source."""
 
     @property
     def highest_version(self) -> int:
@@ -156,7 +158,7 @@ class Updater(Generic[C]):
                 highest_seen=max(disk.highest_seen, disk.pending),
                 remembered=forget(disk.remembered, disk.pending),
             ).because(disk.pending, reason)
-        if not disk.trusted and not disk.waits:
+        if not disk.trusted:
             disk = replace(disk, boots=disk.boots + 1)
             if disk.boots > self._config.max_boots:
                 reason = f"watch: the device was started {disk.boots} times before it could trust this version"
@@ -237,10 +239,13 @@ class Updater(Generic[C]):
     def waits(self, near: bool) -> None:
         """Whether the source's values serve whatever is installed; where it was known already nothing changes.
 
-        How unsure the source is says nothing of a version, nor the other way: what was observed is forgotten.
+        How unsure the source is says nothing of a version, nor the other way: what was observed is forgotten. Where its
+        values serve, the installed version has nothing to do with how the device fares, so this start does not count.
         """
-        if near != self._state.disk.waits:
-            self._run(Moved(waits=near))
+        counts = None if near != self._start_counts else not near
+        self._start_counts = not near
+        if near != self._state.disk.waits or counts is not None:
+            self._run(Moved(waits=near, counts=counts))
 
     def serve_source(self) -> None:
         """Put the source's values into service; what served stays remembered."""

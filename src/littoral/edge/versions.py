@@ -50,7 +50,8 @@ class VersionState:
         attempts: How often ``pending`` was begun.
         trusted: The installed version got through its watch.
         baseline_nats: The mean entropy before the installed version, which its watch compares with; None if unknown.
-        boots: How often the device started to serve an installed version that is not trusted yet.
+        boots: How often the device started with an installed version that is not trusted yet; starts after which the
+            source's values served are taken off again.
         waits: The world was near the source's when last seen, so that its values served whatever is installed.
         bundle: The bundle that the versions are for, in hexadecimal; "" if unknown.
         cohort: The cohort that they are of; "" if unknown.
