@@ -8,16 +8,17 @@ import time
 
 import numpy as np
 
-from littoral import Bundle, CloudLink, Device, DeviceConfig, SelectionConfig
+from littoral import Bundle, CloudLink, Device, DeviceConfig, SelectionConfig, StatisticsConfig
 
 if len(sys.argv) < 5:
     sys.exit(__doc__)
 bundle, state, url, token = sys.argv[1:5]
 count = int(sys.argv[5]) if len(sys.argv) > 5 else 500
 
-# Noise is unlike anything, so here every frame is worth sending; with real frames keep the defaults.
+# Here every frame is worth sending, also where the world is near the source's; with real frames keep the defaults.
 config = DeviceConfig(
-    selection=SelectionConfig(entropy_min_fraction=0.0, entropy_max_fraction=1.0, diversity_margin=2.0)
+    selection=SelectionConfig(entropy_min_fraction=0.0, entropy_max_fraction=1.0, diversity_margin=2.0),
+    statistics=StatisticsConfig(near_factor=0.0),
 )
 rng = np.random.default_rng(1)
 with Device(Bundle.open(bundle), state_dir=state, link=CloudLink(url, token=token), config=config) as device:

@@ -24,6 +24,7 @@ from littoral.bundle import Bundle
 from littoral.bundle.images import decode_image, encode_image
 from littoral.core.answers import encode_answer
 from littoral.core.arrays import FloatArray, Frame
+from littoral.core.drift import StatisticsConfig
 from littoral.core.selection import SelectionConfig
 from littoral.core.tasks import Classification
 from littoral.edge.device import Answer, Device, DeviceConfig
@@ -208,7 +209,10 @@ def test_an_offloaded_frame_is_measured_but_says_nothing_of_the_version_in_servi
     observed: list[tuple[float, int]] = []
     cloud = CloudInMyHead(reply(GOOD))
     config = DeviceConfig(
-        statistics_batch_frames=4, statistics_stride_frames=1, offload=OffloadConfig(mode="always", deadline_ms=1e4)
+        statistics_batch_frames=4,
+        statistics_stride_frames=1,
+        statistics=StatisticsConfig(near_factor=0.0),  # near the source no version is judged
+        offload=OffloadConfig(mode="always", deadline_ms=1e4),
     )
     with Device(tiny, state_dir=tmp_path, link=cloud, config=config, encoder=FakeEncoder()) as device:  # type: ignore[arg-type]
         updater = device._maintenance.updater

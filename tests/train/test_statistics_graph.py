@@ -14,6 +14,7 @@ from torch import nn
 from traced import random_frames
 
 from littoral.core.drift import batch_norm_layers, from_moments
+from littoral.core.nearness import SCORES
 from littoral.core.recall import fingerprint_layer, fingerprint_of_moments
 from littoral.models.frames import normalise
 from littoral.train.export import external_names
@@ -116,7 +117,7 @@ def test_at_alpha_0_the_answers_are_the_networks_own(network, name):
     net = network(name)
     graph = statistics_graph(net.exported.graph, net.exported.norm_layers, scores=True)
     frames = random_frames(net.spec, 6)
-    found = measure(open_session(graph, net.exported.tensors), frames, net.exported.tensors, 0.0)["scores"]
+    found = measure(open_session(graph, net.exported.tensors), frames, net.exported.tensors, 0.0)[SCORES]
     own = predict([open_session(net.exported.graph, net.exported.tensors)], frames)
     np.testing.assert_allclose(found, own, rtol=1e-3, atol=1e-4)
 
@@ -129,7 +130,7 @@ def test_interface_and_size(network, scores):
     assert [i.name for i in graph.graph.input] == ["frames", "alpha", *per_layer]
     ends = (".batch_mean", ".batch_mean_square")
     moments = [x.name + e for x in net.exported.norm_layers for e in ends]
-    assert [o.name for o in graph.graph.output] == [*moments, *(["scores"] if scores else [])]
+    assert [o.name for o in graph.graph.output] == [*moments, *([SCORES] if scores else [])]
     assert "BatchNormalization" not in {node.op_type for node in graph.graph.node}
     assert ("linear.weight" in external_names(graph)) == scores, "what follows the last is left out"
     assert "layer3.2.conv2.weight" in external_names(graph)
