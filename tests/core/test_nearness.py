@@ -214,6 +214,7 @@ def test_nothing_is_near_before_the_first_batch_nor_without_a_bound() -> None:
             one.take(seen(MIXED, 0.0, np.random.default_rng(seed)), MIXED, afresh=False)
     assert here.near
     assert not nowhere.near
+    assert nowhere._frames == 64, "nor does it begin afresh at every batch that is like the source's"
 
 
 def test_a_stream_of_runs_is_near_all_the_while() -> None:

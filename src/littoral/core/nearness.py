@@ -2,7 +2,7 @@
 
 There the distance follows how often the source is right, which the layer that tells worlds apart does not see
 (docs/adr/0034). That layer sees classes even more than worlds. So a batch is held against what the source's frames look
-like *of the classes that it was answered as* (docs/adr/0035): a street full of cars is not another world.
+like *of the classes that this network answers for it* (docs/adr/0035): a street full of cars is not another world.
 
 The unit is the distance of a single frame of the source's world, which is chance alone.
 """
@@ -253,7 +253,8 @@ class Nearness:
         self._num_far = self._num_far + 1 if far else 0
         if far and few and not afresh and self._num_far < _FAR_FEW and self._seen is not None:
             return False
-        self._num_back = self._num_back + 1 if not self.near and alone <= self._near_distance else 0
+        looks_back = not self.near and self._near_distance > 0 and alone <= self._near_distance
+        self._num_back = self._num_back + 1 if looks_back else 0
         back = self._num_back >= _BACK
         stays = self.near and not (far or afresh)
         if far or back or afresh or self._seen is None:
