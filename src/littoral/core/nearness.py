@@ -53,11 +53,6 @@ def last_layer(layers: Sequence[NormLayer]) -> NormLayer | None:
     return next((layer for layer in reversed(layers) if layer.kind == "batch"), None)
 
 
-def source_channels(layer: NormLayer) -> int:
-    """How many of the layer's channels count, as of a fingerprint: the first 64 at most."""
-    return min(layer.num_channels, MOST_CHANNELS)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SourceWorld:
     """What the source's frames look like at the last BatchNorm, class by class. C channels, K classes.
@@ -124,7 +119,7 @@ class SourceWorld:
         Raises:
             ValueError: a tensor is missing, is not of this layer or these classes, or holds a value that cannot be.
         """
-        channels = source_channels(layer)
+        channels = min(layer.num_channels, MOST_CHANNELS)
         expected = {
             MEAN: (num_classes, channels),
             MEAN_SQUARE: (num_classes, channels),

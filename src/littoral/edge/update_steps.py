@@ -164,6 +164,7 @@ def _on_wanted(state: UpdateState, version: int) -> Step:
 
 
 def _on_moved(state: UpdateState, waits: bool | None, counts: bool | None) -> Step:
+    """What was observed in another world is forgotten, and a start counts only against a version that serves."""
     old = state.disk
     disk = replace(
         old,
