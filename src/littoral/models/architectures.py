@@ -1,4 +1,5 @@
-"""The bottlenecks that we train: the product's, Entropic Student's, channel reduction's and one shaped like RAC's.
+"""The bottlenecks that we train: the product's, Entropic Student's, channel reduction's and one shaped like RAC's;
+and one that is fitted: a transform of features.
 
 Each function gives a `Bottleneck`. Sizes are arguments; the defaults are for frames of 32x32 whose tail takes 32
 channels of 16x16 (what the second stage of a CIFAR ResNet gives).
@@ -81,6 +82,68 @@ def product(
     network = nn.Sequential(*layers)
     return _learned(
         network, decoder, num_channels, starting_gains, kept, size, mixed=mixed, learned_scales=learned_scales
+    )
+
+
+class TransformEncoder(nn.Module):
+    """A linear transform of blocks of features, times a gate where there is one.
+
+    The gate is 1 at the start. A training makes it small where nothing hangs on the features, which are then sent as
+    little more than zeros; the decoder is not told where that was.
+    """
+
+    def __init__(self, in_channels: int, num_channels: int, block: int, gate_width: int) -> None:
+        super().__init__()
+        self.linear = nn.Conv2d(in_channels, num_channels, block, stride=block)
+        self.gate: nn.Sequential | None = None
+        if gate_width:
+            last = nn.Conv2d(gate_width, num_channels, 1)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+            first = nn.Conv2d(in_channels, gate_width, block, stride=block, bias=False)
+            self.gate = nn.Sequential(*conv_bn_relu(first, gate_width), last, nn.Sigmoid())
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        turned: Tensor = self.linear(x_BCHW)
+        return turned if self.gate is None else 2 * self.gate(x_BCHW) * turned
+
+
+def transform(
+    *,
+    in_channels: int,
+    num_channels: int,
+    starting_gains: Sequence[float],
+    size: tuple[int, int],
+    kept: Sequence[int] | None = None,
+    block: int = 4,
+    gate_width: int = 0,
+    decoder_width: int = 96,
+    decoder_blocks: int = 1,
+) -> Bottleneck:
+    """A linear transform of blocks of a segment's features, which `littoral.train.transform` fits without a training.
+
+    The decoder is the transform's inverse and a small network that is added to it.
+
+    Args:
+        in_channels: Of the segment, and of the tail, which takes the same features.
+        num_channels: Of the latent, at most ``in_channels * block**2``.
+        size: Height and width of the features; their edges are repeated up to whole blocks.
+        block: Side of a block.
+        gate_width: Of the gate, see `TransformEncoder`; 0 for none.
+    """
+    below, right = (-side % block for side in size)
+    layers: list[nn.Module] = [nn.ReplicationPad2d((0, right, 0, below))] if below or right else []
+    layers.append(TransformEncoder(in_channels, num_channels, block, gate_width))
+    decoder = {
+        "kind": "transform",
+        "in_channels": num_channels,
+        "out_channels": in_channels,
+        "block": block,
+        "width": decoder_width,
+        "blocks": decoder_blocks,
+    }
+    return _learned(
+        nn.Sequential(*layers), decoder, num_channels, starting_gains, kept, size, mixed=True, learned_scales=True
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -117,11 +118,44 @@ def plain_decoder(*, in_channels: int, out_channels: int, width: int, upsampling
     return nn.Sequential(*layers, nn.Conv2d(width, out_channels, 3, padding=1), nn.ReLU())
 
 
+class TransformDecoder(nn.Module):
+    """The inverse of a linear transform of blocks of features, and what a small network adds to it.
+
+    ``centre + spread * (linear + correction)``: the network starts at 0 and works in units of each channel's deviation.
+    """
+
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int, block: int, width: int, blocks: int) -> None:
+        super().__init__()
+        values = out_channels * block**2
+        self.linear = nn.Conv2d(in_channels, values, 1, bias=False)
+        last = conv1x1(width, values)
+        nn.init.zeros_(last.weight)
+        self.correction = nn.Sequential(
+            *conv_bn_relu(conv3x3(in_channels, width), width), *(ResidualBlock(width) for _ in range(blocks)), last
+        )
+        self.shuffle = nn.PixelShuffle(block)
+        self.register_buffer("centre", torch.zeros(out_channels))
+        self.register_buffer("spread", torch.ones(out_channels))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        blocks: Tensor = self.shuffle(self.linear(x_BCHW) + self.correction(x_BCHW))
+        return self.centre[:, None, None] + self.spread[:, None, None] * blocks
+
+
+def transform_decoder(*, in_channels: int, out_channels: int, block: int, width: int, blocks: int) -> nn.Sequential:
+    """Of `littoral.models.architectures.transform`: a latent's position becomes ``block`` x ``block`` positions."""
+    return nn.Sequential(TransformDecoder(in_channels, out_channels, block, width, blocks))
+
+
 _DECODERS: Mapping[str, Callable[..., nn.Sequential]] = {
     "residual": residual_decoder,
     "gdn": gdn_decoder,
     "rac": rac_decoder,
     "plain": plain_decoder,
+    "transform": transform_decoder,
 }
 
 
@@ -129,7 +163,7 @@ def make_decoder(*, kind: str, size: tuple[int, int] | None = None, **kwargs: An
     """A decoder by its name.
 
     Args:
-        kind: ``residual``, ``gdn``, ``rac`` or ``plain``.
+        kind: ``residual``, ``gdn``, ``rac``, ``plain`` or ``transform``.
         size: Height and width of the tail's input, where doubling the latent gives more than that.
         kwargs: What the decoder of that name takes.
     Raises:

@@ -141,6 +141,7 @@ def product_recipe(
     lr: float = 2e-3,
     tail_lr_scale: float = 0.5,
     batch_size: int = 128,
+    tail_statistics: bool = True,
     seed: int = 0,
 ) -> SplitRecipe:
     """One joint stage with the tail trained along, then decoder and tail on rounded latents.
@@ -150,6 +151,7 @@ def product_recipe(
         hard_epochs: Of these, the last ones.
         features: See `SplitLoss`; none without it.
         pooled: Likewise.
+        tail_statistics: See `Phase`; better off where the tail has good ones already and batches are small.
     Raises:
         ValueError: no epoch is left in which the encoder is trained.
     """
@@ -169,6 +171,7 @@ def product_recipe(
         clip_norm=5.0,
         warmup=0.1,
         rate_ramp_epochs=min(2.0, 0.25 * (epochs - hard_epochs)),
+        tail_statistics=tail_statistics,
     )
     phases = [joint]
     if hard_epochs:
@@ -182,6 +185,7 @@ def product_recipe(
                 weight_decay=1e-2,
                 clip_norm=5.0,
                 hard=True,
+                tail_statistics=tail_statistics,
             )
         )
     return SplitRecipe(phases=tuple(phases), rate_weights=rate_weights, batch_size=batch_size, seed=seed)

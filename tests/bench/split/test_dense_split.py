@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from littoral.bench.dense_data import Boxed, Segmented  # noqa: E402
 from littoral.bench.split import dense_units  # noqa: E402
 from littoral.bench.split.dense_full import DenseTraining, train_dense  # noqa: E402
 from littoral.bench.split.dense_networks import DenseNetwork  # noqa: E402
-from littoral.bench.split.dense_pilot import PilotConfig, teacher_maps, train_pilot  # noqa: E402
-from littoral.bench.split.dense_shapes import DenseShape, dense_bottleneck  # noqa: E402
-from littoral.bench.split.dense_split import bytes_over, codec_of_dense, split_rows  # noqa: E402
+from littoral.bench.split.dense_rows import device_only_row  # noqa: E402
+from littoral.bench.split.dense_shapes import DenseShape, FeatureShape, dense_bottleneck  # noqa: E402
+from littoral.bench.split.dense_split import DenseSplit, bytes_over, codec_of_dense, split_rows  # noqa: E402
 from littoral.bench.split.make import make_unit  # noqa: E402
 from littoral.bench.split.plan import quick_plan  # noqa: E402
 from littoral.bundle.manifest import InputSpec  # noqa: E402
@@ -23,6 +24,7 @@ from littoral.core.metrics import BoxTruth  # noqa: E402
 from littoral.core.tasks import Detection, Segmentation  # noqa: E402
 from littoral.models.graph import graph_network  # noqa: E402
 from littoral.models.parts import tail_of  # noqa: E402
+from littoral.train.transform import TransformOptions  # noqa: E402
 
 SIDE = 32
 SHAPE = DenseShape(
@@ -85,49 +87,53 @@ def test_a_segmentation_split_is_trained_measured_and_goes_on_from_its_checkpoin
     truths = (frames[..., 0] > 128).astype(np.uint8)
     before = {key: value.clone() for key, value in segmenter.model.state_dict().items()}
     checkpoint = tmp_path / "split.pt"
-    shapes = {"toy": SHAPE}
-    bottleneck, tail = train_dense(segmenter, frames, truths, CONFIG, shapes=shapes, checkpoint=checkpoint)
-    again, _ = train_dense(segmenter, frames, truths, CONFIG, shapes=shapes, checkpoint=checkpoint)
-    for name, value in bottleneck.state_dict().items():
-        assert torch.equal(value, again.state_dict()[name]), name
+    split = train_dense(segmenter, frames, truths, CONFIG, shape=SHAPE, checkpoint=checkpoint)
+    again = train_dense(segmenter, frames, truths, CONFIG, shape=SHAPE, checkpoint=checkpoint)
+    for name, value in split.bottleneck.state_dict().items():
+        assert torch.equal(value, again.bottleneck.state_dict()[name]), name
     for name, value in segmenter.model.state_dict().items():
         assert torch.equal(value, before[name]), name  # the teacher stands still
     data = Segmented(names=tuple("abcd"), frames=list(frames), truths=list(truths))
     said: list[str] = []
-    codec = codec_of_dense(bottleneck, tail, segmenter, frames, said.append)
+    codec = codec_of_dense(split, segmenter, frames, said.append)
     assert said[0] == "deadzones of 2 levels by 4 source frames"
-    coarse, fine = split_rows(bottleneck, tail, segmenter, codec, data)
+    coarse, fine = split_rows(split, segmenter, codec, data)
     assert 0 < coarse["bytes"] < fine["bytes"]
     assert 0 <= coarse["miou"] <= 100
     patches, strided, block, last = 64 * 48 * 4, 16 * 36 * 4, 2 * 16 * 36 * 4, 16 * 4 * 3
-    assert fine["encoder_macs"] == patches + strided + block + last
+    assert (fine["encoder_macs"], fine["segment_macs"]) == (patches + strided + block + last, 0)
 
 
 def test_a_detector_is_distilled_without_labels(detector: DenseNetwork, frames: np.ndarray) -> None:
     config = DenseTraining(epochs=1, hard_epochs=0, batch_size=2, bits_weights=(0.02, 0.001))
-    bottleneck, tail = train_dense(detector, frames, None, config, shapes={"toy": SHAPE})
+    split = train_dense(detector, frames, None, config, shape=SHAPE)
     truth = BoxTruth(np.array([[0, 0, 8, 8]], np.float32), np.array([0]))
     data = Boxed(names=("a", "b"), frames=list(frames[:2]), truths=[truth] * 2)
-    rows = split_rows(bottleneck, tail, detector, codec_of_dense(bottleneck, tail, detector, frames), data)
+    rows = split_rows(split, detector, codec_of_dense(split, detector, frames), data)
     assert [row["level"] for row in rows] == [0, 1]
     assert all(0 <= row["ap50"] <= 100 for row in rows)
 
 
-def test_the_pilot_trains_for_its_time_and_leaves_the_teacher_alone(
+def test_from_features_the_device_runs_the_network_up_to_the_cut_and_a_split_is_there_before_any_training(
     segmenter: DenseNetwork, frames: np.ndarray
 ) -> None:
-    data = Segmented(names=tuple("abcd"), frames=list(frames), truths=list((frames[..., 0] > 128).astype(np.uint8)))
-    maps = teacher_maps(segmenter, data, cut="stage")
-    assert maps.features_NCHW.shape == (4, 4, 4, 4)
-    said: list[str] = []
-    config = PilotConfig(shape=SHAPE, rate_weights=(0.1, 0.01), crop=(2, 3), batch_size=2, seconds=0.2)
-    pilot = train_pilot(config, segmenter, data, maps, say=said.append)
-    assert pilot.history
-    assert "of CPU left" in said[0]
-    assert not any(torch.isnan(value).any() for value in pilot.bottleneck.state_dict().values())
-    with torch.no_grad():
-        made = segmenter.model.get_submodule("stage")(torch.zeros(1, 3, SIDE, SIDE))
-    assert made.shape == (1, 4, 4, 4)
+    options = TransformOptions(num_channels=8, block=2, steps=(4.0, 0.01), gate_width=2, decoder_width=4)
+    shape = FeatureShape(cut="stage", transform=options, fitted_to=4)
+    truths = (frames[..., 0] > 128).astype(np.uint8)
+    data = Segmented(names=tuple("abcd"), frames=list(frames), truths=list(truths))
+    whole = device_only_row(segmenter, data)["miou"]
+    fitted = train_dense(segmenter, frames, truths, dataclasses.replace(CONFIG, epochs=0, crop=None), shape=shape)
+    coarse, fine = split_rows(fitted, segmenter, codec_of_dense(fitted, segmenter, frames), data)
+    assert fine["miou"] == pytest.approx(whole, abs=0.5)
+    assert coarse["bytes"] < fine["bytes"] / 2
+    assert (fine["segment_macs"], fine["encoder_macs"]) == (16 * 3 * 64 * 4, 4 * 8 * 16)  # no gate without a training
+    before = fitted.bottleneck.encoder[-1].linear.weight.clone()
+    with pytest.raises(ValueError, match=r"features of \(2, 3\), which are no whole blocks of 2"):
+        train_dense(segmenter, frames, truths, CONFIG, shape=shape)
+    split = train_dense(segmenter, frames, truths, dataclasses.replace(CONFIG, crop=(16, 32)), shape=shape)
+    encoder = split.bottleneck.encoder[-1]
+    assert torch.equal(encoder.linear.weight, before)  # the transform stays, what stands beside it learns
+    assert encoder.gate[-2].weight.abs().max() > 0
 
 
 def test_bytes_are_held_against_the_references_at_equal_accuracy() -> None:
@@ -150,11 +156,11 @@ def test_the_tables_units_are_made_of_the_network_and_of_the_folders_frames(
         truths = list((frames[..., 0] > 128).astype(np.uint8))
         return Segmented(names=tuple("abcd"), frames=list(frames), truths=truths)
 
-    def train(*args: object, checkpoint: Path, **options: object) -> tuple[torch.nn.Module, torch.nn.Module]:
+    def train(*args: object, checkpoint: Path, **options: object) -> DenseSplit:
         assert isinstance(args[3], DenseTraining)
         trained.append(args[3])
         assert checkpoint.parent.is_dir()
-        return dense_bottleneck(SHAPE).eval(), tail_of(segmenter.model, "stage")
+        return DenseSplit(bottleneck=dense_bottleneck(SHAPE).eval(), tail=tail_of(segmenter.model, "stage"), head=None)
 
     monkeypatch.setattr(dense_units, "load_dense_network", lambda folder, name: segmenter)
     monkeypatch.setattr(dense_units, "load_camvid", load)
@@ -164,15 +170,22 @@ def test_the_tables_units_are_made_of_the_network_and_of_the_folders_frames(
         if unit.kind.startswith("dense_"):
             made = make_unit(unit, tmp_path, tmp_path / "work", lambda *told: None)
             points[f"{unit.method}/{unit.variant}"] = made["points"]
-    assert list(points) == ["device_only/cgnet", "webp/cgnet", "dense/cgnet", "cloud_lossless/cgnet"]
-    ((nothing,), webp, split, (everything,)) = points.values()
+    assert list(points) == [
+        "device_only/cgnet",
+        "webp/cgnet",
+        "dense_fitted/cgnet-features",
+        "dense/cgnet-features",
+        "cloud_lossless/cgnet",
+    ]
+    ((nothing,), webp, _, split, (everything,)) = points.values()
     assert (nothing["bytes"], nothing["accuracy"]) == (0, everything["accuracy"])
     assert [point["quality"] for point in webp] == [1, 90]
     assert [(point["level"], point["accuracy"] == point["miou"]) for point in split] == [(0, True), (1, True)]
     assert not {"method", "network", "frames"} & {key for of_unit in points.values() for row in of_unit for key in row}
-    assert (set(asked), trained[0].crop) == ({("test", 2), ("train", 4)}, (64, 96))
+    assert set(asked) == {("test", 2), ("train", 4)}
+    assert [(config.epochs, config.crop) for config in trained] == [(0, None), (2, (64, 96))]
 
 
 def test_a_network_without_a_shape_is_refused(segmenter: DenseNetwork, frames: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="no cut is known for 'toy'"):
+    with pytest.raises(ValueError, match="no cut is known for 'toy' from features"):
         train_dense(segmenter, frames, None, CONFIG)

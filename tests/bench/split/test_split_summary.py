@@ -101,7 +101,7 @@ def test_what_was_not_measured_is_null_and_says_why(results: dict[str, dict[str,
 def test_dense_bytes_are_told_by_the_point_that_does_worst_against_webp(results: dict[str, dict[str, Any]]) -> None:
     webp = [(1100.0, 40.0), (2100.0, 50.0), (4100.0, 60.0)]
     for network, share in (("cgnet", 0.4), ("yolox_nano", 0.1)):
-        (codec,), (split,) = units("dense_codec", "webp", network), units("dense_split", "dense", network)
+        (codec,), (split,) = units("dense_codec", "webp", network), units("dense_split", "dense", f"{network}-features")
         results[codec.key] = {
             "points": [
                 {"bytes": b, "bytes_without_header": b - 100, "accuracy": a, "ap50": a, "quality": 1} for b, a in webp
@@ -122,7 +122,12 @@ def test_dense_bytes_are_told_by_the_point_that_does_worst_against_webp(results:
     assert summary["seg_bytes_over_webp_with_header"] == pytest.approx(400 / 1100, abs=1e-4)
     assert summary["det_bytes_over_webp"] == pytest.approx(0.1)
     assert summary["seg_device_only_accuracy"] == 64.0
-    results[units("dense_split", "dense", "cgnet")[0].key] = {"points": [{"bytes": 9.0, "accuracy": 5.0, "ap50": 5.0}]}
+    (fitted,) = units("dense_split", "dense_fitted", "cgnet-features")
+    results[fitted.key] = {"points": [{"bytes": 500.0, "accuracy": 40.0, "miou": 40.0}]}
+    assert summarise(PLAN, results)["seg_bytes_over_webp_fitted"] == pytest.approx(0.5)
+    results[units("dense_split", "dense", "cgnet-features")[0].key] = {
+        "points": [{"bytes": 9.0, "accuracy": 5.0, "ap50": 5.0}]
+    }
     summary = summarise(PLAN, results)
     assert summary["seg_bytes_over_webp"] is None
     assert "the split spans 5.00 to 5.00 %, WebP spans 40.00 to 60.00 %" in summary["seg_bytes_over_webp_reason"]

@@ -1,12 +1,13 @@
 """Where the dense networks are cut, and how large the encoders and decoders there are.
 
-Both are cut at an eighth of the frame's size, at the last layer whose output carries everything that comes after, and
-both encoders start from pixels, so the device runs nothing of the network itself.
+Both are cut at an eighth of the frame's size, at the last layer whose output carries everything that comes after. An
+encoder takes what the network gives there (*features*): the device runs the network up to the cut, and a transform of
+blocks of features. Or it takes *pixels*, and the device runs nothing of the network itself.
 
-| network | MACs of all | encoder | share | decoder | tail's input |
-| --- | --- | --- | --- | --- | --- |
-| CGNet, 480 x 360 | 2,223 M | 197 M | 8.9 % | 448 M | 128 x 45 x 60 |
-| YOLOX-nano, 416 x 416 | 523 M | 94 M | 18.0 % | 349 M | 64 x 52 x 52 |
+| network | MACs of all | features: up to the cut + encoder | share | pixels: encoder | share | tail's input |
+| --- | --- | --- | --- | --- | --- | --- |
+| CGNet, 480 x 360 | 2,223 M | 1,711 M + 45 M | 79 % | 197 M | 8.9 % | 128 x 45 x 60 |
+| YOLOX-nano, 416 x 416 | 523 M | 159 M + 22 M | 35 % | 94 M | 18.0 % | 64 x 52 x 52 |
 
 The decoder is the cloud's, and no part of the device's budget.
 """
@@ -14,7 +15,7 @@ The decoder is the cloud's, and no part of the device's budget.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from littoral.bench.split.plan import FEATURES, PIXELS
 from littoral.models.bottleneck import Bottleneck
 from littoral.models.decoders import ResidualBlock, conv_bn_relu, make_decoder
 from littoral.models.entropy import FactorisedPrior
 from littoral.models.layers import conv1x1, conv3x3
+from littoral.train.transform import TransformOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,40 @@ DENSE_SHAPES: Mapping[str, DenseShape] = {
     "cgnet": DenseShape(cut="level3_0", out_channels=128, encoder_width=48),
     "yolox_nano": DenseShape(cut="781", out_channels=64, encoder_width=32),
 }
-"""By network. ``781`` is the output of YOLOX's third stage, which its neck reads too."""
+"""By network, of those that take pixels. ``781`` is the output of YOLOX's third stage, which its neck reads too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureShape:
+    """A cut and how `littoral.train.transform` fits what stands there."""
+
+    cut: str
+    transform: TransformOptions = field(default_factory=lambda: TransformOptions(gate_width=16))
+    fitted_to: int = 64
+    """Training frames."""
+
+
+FEATURE_SHAPES: Mapping[str, FeatureShape] = {
+    "cgnet": FeatureShape(cut="level3_0"),
+    "yolox_nano": FeatureShape(cut="781"),
+}
+"""By network, of those that take features."""
+
+
+def shape_of(network: str, given: str) -> DenseShape | FeatureShape:
+    """Where a network is cut for an encoder that takes this.
+
+    Raises:
+        ValueError: no cut is known.
+    """
+    shapes: dict[str, Mapping[str, DenseShape] | Mapping[str, FeatureShape]]
+    shapes = {PIXELS: DENSE_SHAPES, FEATURES: FEATURE_SHAPES}
+    if given not in shapes or network not in shapes[given]:
+        raise ValueError(
+            f"no cut is known for {network!r} from {given}; there are {', '.join(DENSE_SHAPES)}, from "
+            f"{' or '.join(shapes)}"
+        )
+    return shapes[given][network]
 
 
 def dense_bottleneck(shape: DenseShape, *, features_NCHW: NDArray[Any] | None = None) -> Bottleneck:

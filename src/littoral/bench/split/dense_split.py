@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,31 +29,55 @@ from littoral.train.distortions import distortion_of
 from littoral.train.tables import TableOptions
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DenseSplit:
+    """A trained split, its parts in eval mode."""
+
+    bottleneck: Bottleneck
+    tail: nn.Module
+    """Takes what the decoder makes."""
+    head: nn.Module | None
+    """What of the network the device runs before the encoder; None where the encoder takes frames."""
+
+    @torch.inference_mode()
+    def latent(self, network: DenseNetwork, frame: Frame) -> FloatArray:
+        """What the device makes of a uint8 frame of the network's input's size, float32 ``(1, C, h, w)``."""
+        x = normalise(torch.from_numpy(np.array(frame[None])), network.input)
+        latent: FloatArray = self.bottleneck.latent(x if self.head is None else self.head(x)).numpy()
+        return latent
+
+    def macs(self, network: DenseNetwork) -> tuple[int, int]:
+        """Multiply-accumulates of the encoder for a frame, and of what the device runs before it."""
+        shape: tuple[int, ...] = (3, network.input.height, network.input.width)
+        if self.head is None:
+            return count_macs(self.bottleneck.encoder, shape), 0
+        with torch.no_grad():
+            features = self.head(torch.zeros(1, *shape))
+        return count_macs(self.bottleneck.encoder, features.shape[1:]), count_macs(self.head, shape)
+
+
 def codec_of_dense(
-    bottleneck: Bottleneck,
-    tail: nn.Module,
+    split: DenseSplit,
     network: DenseNetwork,
     frames: Sequence[Frame],
     say: Callable[[str], None] = lambda _line: None,
 ) -> SplitCodec:
     """Deadzones and integer tables, as a build makes them, of training frames of the input's size."""
-    latents = np.concatenate([_latent(bottleneck, network, frame).numpy() for frame in frames])
-    cloud = to_split_tail(bottleneck, tail)
-    return fit_codec(bottleneck, cloud, latents, distortion_of(network.task), TableOptions(), progress=say)
+    latents = np.concatenate([split.latent(network, frame) for frame in frames])
+    cloud = to_split_tail(split.bottleneck, split.tail)
+    return fit_codec(split.bottleneck, cloud, latents, distortion_of(network.task), TableOptions(), progress=say)
 
 
-def split_rows(
-    bottleneck: Bottleneck, tail: nn.Module, network: DenseNetwork, codec: SplitCodec, data: Segmented | Boxed
-) -> list[Row]:
+def split_rows(split: DenseSplit, network: DenseNetwork, codec: SplitCodec, data: Segmented | Boxed) -> list[Row]:
     """A row per level, the coarsest first. The tail sees what the payloads decode to, nothing else."""
-    cloud = to_split_tail(bottleneck, tail)
-    levels = range(bottleneck.num_levels)
+    cloud = to_split_tail(split.bottleneck, split.tail)
+    levels = range(split.bottleneck.num_levels)
     metrics: list[Any] = [network.task.metric() for _ in levels]
     sizes: list[list[int]] = [[] for _ in levels]
-    seconds = np.zeros((bottleneck.num_levels, 3))
+    seconds = np.zeros((split.bottleneck.num_levels, 3))
     for frame, truth in zip(data.frames, data.truths, strict=True):
         began = time.process_time()
-        latent = _latent(bottleneck, network, prepared(network, frame))[0].numpy()
+        latent = split.latent(network, prepared(network, frame))[0]
         encoded = time.process_time() - began
         for level in levels:
             began = time.process_time()
@@ -63,7 +88,7 @@ def split_rows(
             seconds[level] += encoded, middle - began, time.process_time() - middle
             sizes[level].append(len(payload))
             count(metrics[level], network, outputs, frame, truth)
-    macs = count_macs(bottleneck.encoder, (3, network.input.height, network.input.width))
+    macs, segment_macs = split.macs(network)
     whole = count_macs(network.model, (3, network.input.height, network.input.width))
     return [
         {
@@ -75,6 +100,7 @@ def split_rows(
             **Sizes.of(sizes[level]).columns(),
             **scores(metrics[level]),
             "encoder_macs": macs,
+            "segment_macs": segment_macs,
             "encoder_macs_over_network": round(macs / whole, 4),
             **dict(
                 zip(
@@ -109,11 +135,6 @@ def bytes_over(rows: Sequence[Row], reference: Sequence[Row]) -> list[dict[str, 
             }
         )
     return found
-
-
-@torch.inference_mode()
-def _latent(bottleneck: Bottleneck, network: DenseNetwork, frame: Frame) -> torch.Tensor:
-    return bottleneck.latent(normalise(torch.from_numpy(np.array(frame[None])), network.input))
 
 
 @torch.inference_mode()

@@ -22,7 +22,7 @@ from littoral.bench.split.codecs import codec_of
 from littoral.bench.split.dense_full import DenseTraining, train_dense
 from littoral.bench.split.dense_networks import DenseNetwork, load_dense_network
 from littoral.bench.split.dense_rows import Row, accuracy_of, cloud_only_row, device_only_row, picture_rows, prepared
-from littoral.bench.split.dense_shapes import DENSE_SHAPES
+from littoral.bench.split.dense_shapes import shape_of
 from littoral.bench.split.dense_split import codec_of_dense, split_rows
 from littoral.bench.split.material import SplitMaterial
 from littoral.bench.split.unit import SplitUnit
@@ -65,18 +65,18 @@ def dense_split(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> dict[st
         tell(0, config.epochs, line)
 
     with alone(folder):
-        bottleneck, tail = train_dense(network, frames, targets, config, checkpoint=folder / "split.pt", progress=say)
+        split = train_dense(network, frames, targets, config, checkpoint=folder / "split.pt", progress=say)
         by = folder / "commit"
         if not by.exists():
             by.write_text(commit())
     some = [frames[place] for place in np.linspace(0, len(frames) - 1, min(_TABLE_FRAMES, len(frames))).astype(int)]
-    rows = split_rows(bottleneck, tail, network, codec_of_dense(bottleneck, tail, network, some, say), data)
+    rows = split_rows(split, network, codec_of_dense(split, network, some, say), data)
     return {**_result(rows), "trained_commit": by.read_text()}
 
 
 def _key(unit: SplitUnit) -> str:
     """Of the training alone, so that another test set takes the same checkpoint, and another shape another one."""
-    told = json.dumps(dict(unit.options), sort_keys=True) + repr(DENSE_SHAPES[unit.teacher])
+    told = json.dumps(dict(unit.options), sort_keys=True) + repr(shape_of(unit.teacher, unit.options["given"]))
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 

@@ -17,7 +17,7 @@ from littoral.bench.streams.corruptions import COMMON
 
 PRODUCT, SINGLE, PARITY = "product", "product_single", "parity"
 LOCAL, DEVICE_ONLY, LOSSLESS = "local_only", "device_only", "cloud_lossless"
-PIXELS, SEGMENT = "pixels", "layer2.1"
+PIXELS, SEGMENT, FEATURES = "pixels", "layer2.1", "features"
 INPUTS = (PIXELS, SEGMENT)
 """What the encoder takes: the frame, or what the device's own network gives after that module."""
 
@@ -51,20 +51,28 @@ CODEC_FRAMES = 2_000
 ROBUST = ("gaussian_noise", "defocus_blur", "contrast")
 
 
-DENSE = "dense"
-"""The product's split of a dense task, as the table calls it."""
+DENSE, FITTED = "dense", "dense_fitted"
+"""The product's split of a dense task, as the table calls it; and as it is fitted, before any training."""
 CAMVID_NETWORK, COCO_NETWORK = "cgnet", "yolox_nano"
 DENSE_QUALITIES = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 DENSE_FRAMES: Mapping[str, int] = {CAMVID_NETWORK: 233, COCO_NETWORK: 128}
 """All of CamVid's test frames, and of COCO's first 128."""
-DENSE_TRAINING: Mapping[str, dict[str, Any]] = {
-    CAMVID_NETWORK: {"training_frames": 367, "epochs": 60, "batch_size": 8, "crop": [176, 240]},
-    COCO_NETWORK: {"training_frames": 1_000, "epochs": 15, "batch_size": 8},
+DENSE_FRAMES_TRAINED: Mapping[str, int] = {CAMVID_NETWORK: 367, COCO_NETWORK: 1_000}
+DENSE_TRAINING: Mapping[str, Mapping[str, dict[str, Any]]] = {
+    CAMVID_NETWORK: {
+        FEATURES: {"epochs": 20, "batch_size": 8, "crop": [192, 256], "lr": 1e-3, "tail_lr_scale": 0.1},
+        PIXELS: {"epochs": 60, "batch_size": 8, "crop": [176, 240]},
+    },
+    COCO_NETWORK: {
+        FEATURES: {"epochs": 12, "batch_size": 8, "lr": 1e-3, "tail_lr_scale": 0.1},
+        PIXELS: {"epochs": 15, "batch_size": 8},
+    },
 }
-"""Of `littoral.bench.split.dense_full.DenseTraining`: an hour or two of one core each. Not tuned."""
-QUICK_DENSE: dict[str, Any] = {
-    "training_frames": 4, "epochs": 2, "hard_epochs": 1, "batch_size": 2, "crop": [64, 96],
-}  # fmt: skip
+"""Of `littoral.bench.split.dense_full.DenseTraining`, by what the encoder takes: about an hour of one core each."""
+QUICK_DENSE_FRAMES = 4
+QUICK_DENSE: Mapping[str, dict[str, Any]] = {
+    FEATURES: {"epochs": 2, "hard_epochs": 1, "batch_size": 2, "crop": [64, 96]},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,17 +215,28 @@ class _Plan:
 
 
 def _dense(
-    network: str, *, frames: int, qualities: Sequence[int], training: Mapping[str, Any], seed: int = 0
+    network: str,
+    *,
+    frames: int,
+    qualities: Sequence[int],
+    training_frames: int,
+    training: Mapping[str, Mapping[str, Any]],
+    seed: int = 0,
 ) -> list[SplitUnit]:
-    """A dense task's units: the split, WebP, and what sends nothing or everything."""
+    """A dense task's units: the splits, WebP, and what sends nothing or everything."""
 
-    def unit(kind: Kind, method: str, **options: Any) -> SplitUnit:
-        return SplitUnit(kind=kind, method=method, variant=network, frames=frames, teacher=network, options=options)
+    def unit(kind: Kind, method: str, *, variant: str = network, **options: Any) -> SplitUnit:
+        return SplitUnit(kind=kind, method=method, variant=variant, frames=frames, teacher=network, options=options)
+
+    def split(method: str, given: str, **options: Any) -> SplitUnit:
+        told = {"given": given, "training_frames": training_frames, "seed": seed}
+        return unit("dense_split", method, variant=f"{network}-{given}", **told, **options)
 
     return [
         unit("dense_fixed", DEVICE_ONLY, sends="nothing"),
         unit("dense_codec", "webp", qualities=list(qualities)),
-        unit("dense_split", DENSE, **training, seed=seed),
+        split(FITTED, FEATURES, epochs=0),
+        *(split(DENSE, given, **options) for given, options in training.items()),
         unit("dense_fixed", LOSSLESS, sends="everything"),
     ]
 
@@ -262,7 +281,14 @@ def full_plan(*, epochs: int | None = None, seeds: Sequence[int] = (0, 1, 2)) ->
         ),
     ]
     for network, frames in DENSE_FRAMES.items():
-        units += _dense(network, frames=frames, qualities=DENSE_QUALITIES, training=DENSE_TRAINING[network], seed=first)
+        units += _dense(
+            network,
+            frames=frames,
+            qualities=DENSE_QUALITIES,
+            training_frames=DENSE_FRAMES_TRAINED[network],
+            training=DENSE_TRAINING[network],
+            seed=first,
+        )
     for seed in others:
         units += [plan.split(plan.product(given, seed)) for given in INPUTS]
         units += [plan.split(plan.parity(beta, seed)) for beta in (0.32, 0.08, 1.28)]
@@ -295,7 +321,13 @@ def quick_plan() -> list[SplitUnit]:
             plan.unit("features", "features_zlib", "layer2", plan.budget.codec_frames, packer="zlib"),
             plan.unit("codec_speed", "codec_speed", "laplace", 0, quick=True),
             plan.unit("codec_exact", "codec_exact", "drawn", 0, num_round_trips=1_000, num_damaged=5),
-            *_dense(CAMVID_NETWORK, frames=2, qualities=(1, 90), training=QUICK_DENSE),
+            *_dense(
+                CAMVID_NETWORK,
+                frames=2,
+                qualities=(1, 90),
+                training_frames=QUICK_DENSE_FRAMES,
+                training=QUICK_DENSE,
+            ),
             *plan.derived(pixels, corruptions=ROBUST[:2], levels=[1]),
         ]
     )

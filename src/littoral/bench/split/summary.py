@@ -16,10 +16,13 @@ from littoral.bench.split.plan import (
     COCO_NETWORK,
     DENSE,
     DEVICE_ONLY,
+    FEATURES,
+    FITTED,
     INPUTS,
     LOCAL,
     LOSSLESS,
     PARITY,
+    PIXELS,
     PRODUCT,
     SINGLE,
 )
@@ -279,20 +282,28 @@ def _link(units: Units, given: str | None) -> dict[str, Any]:
 
 
 def _dense(units: Units, network: str, task: str) -> dict[str, Any]:
-    """The split's bytes over WebP's at equal accuracy, of the points that lie on WebP's curve: the most, and the least.
-
-    Accuracy is mIoU or AP50. WebP without what a blank frame costs, and as sent.
-    """
-    ours = [point for _, result in units.of("dense_split", DENSE, network) for point in result["points"]]
+    """A dense task's splits against WebP: trained on features, as fitted to them, and trained on pixels."""
     webp = [point for _, result in units.of("dense_codec", "webp", network) for point in result["points"]]
     out: dict[str, Any] = {}
     for unit, result in units.of("dense_fixed", variant=network):
         out[f"{task}_{unit.method}_accuracy"] = result["points"][0]["accuracy"]
-    if not ours or not webp:
-        return out
+    for method, given, suffix in ((DENSE, FEATURES, ""), (FITTED, FEATURES, "_fitted"), (DENSE, PIXELS, "_pixels")):
+        found = units.of("dense_split", method, f"{network}-{given}")
+        ours = [point for _, result in found for point in result["points"]]
+        if ours and webp:
+            out.update(_over_webp(ours, webp, f"{task}_bytes_over_webp{suffix}"))
+    return out
+
+
+def _over_webp(ours: list[dict[str, Any]], webp: list[dict[str, Any]], named: str) -> dict[str, Any]:
+    """The split's bytes over WebP's at equal accuracy, of the points that lie on WebP's curve: the most, and the least.
+
+    Accuracy is mIoU or AP50. WebP without what a blank frame costs, and as sent.
+    """
+    out: dict[str, Any] = {}
     bare = [{**point, "bytes": point["bytes_without_header"]} for point in webp]
     for reference, name in ((bare, ""), (webp, "_with_header")):
-        key = f"{task}_bytes_over_webp{name}"
+        key = f"{named}{name}"
         over = [each["over"] for each in bytes_over(ours, reference) if each["over"] is not None]
         out[key] = max(over, default=None)
         if over:

@@ -1,0 +1,258 @@
+"""A split without a training: a linear transform of the features at a cut, fitted to what the tail is sensitive to.
+
+Transform coding as in pictures, but of features: blocks of them are turned onto the directions in which they vary most
+(Karhunen-Loeve), each channel first weighted by how much the answers lose by noise in it, and rounded with one step
+size for all. `littoral.train.bottleneck.train_split` may go on from there.
+
+Axes: N frames, C channels of the features, H height, W width, K channels of the latent, L levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from littoral.core.tasks import Task
+from littoral.models.architectures import TransformEncoder, transform
+from littoral.models.bottleneck import Bottleneck
+from littoral.models.decoders import TransformDecoder
+from littoral.train.distortions import distortion_of
+
+KEEPS = (0.6, 0.7, 0.8, 0.88)
+"""How much of the network's own answers the levels keep, by the task's metric: of labels the share that is the same."""
+_NOISE = 1.0
+"""Of the deviation of a channel, when sensitivities are measured: about what rounding does. At a tenth of it, what is
+found is the curvature where nothing was rounded, and a detector loses half as much again at equal bytes."""
+_LEAST_SENSITIVITY = 1e-6
+"""As a share of the most sensitive channel's. A feature that nothing hangs on is worth no bits."""
+_FINEST, _COARSEST, _HALVINGS = 2.0**-4, 2.0**6, 7
+"""Of steps that are tried, and how often their range is halved."""
+_SENDS = 0.1
+"""Steps that a channel of the latent must deviate by to be sent at a level: one value in two million is not 0."""
+_PRIOR_LR, _PRIOR_STEPS = 0.05, 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformOptions:
+    """How large a fitted split is, and how it is fitted."""
+
+    num_channels: int = 256
+    """Of the latent, at most; no more than a block of features has values."""
+    block: int = 4
+    """Side of a block of features that becomes one position of the latent."""
+    steps: tuple[float, ...] | None = None
+    """Of each level, the coarsest first: the size of a step, as a share of the root mean square of a weighted feature.
+    None: found, for `keeps`."""
+    keeps: tuple[float, ...] = KEEPS
+    """Of each level, how much of the network's own answers it is to keep."""
+    sensitivity_frames: int = 24
+    answered_frames: int = 32
+    """How many frames steps are chosen by."""
+    gate_width: int = 0
+    """Of the encoder's gate, which is of use to a training alone; 0 for none."""
+    decoder_width: int = 96
+    decoder_blocks: int = 1
+
+    def __post_init__(self) -> None:
+        levels = self.keeps if self.steps is None else self.steps
+        least = min((self.num_channels, self.block, self.sensitivity_frames, self.answered_frames))
+        if least < 1 or not levels or not all(0 < each < math.inf for each in levels):
+            raise ValueError(f"a transform has a level or more, and every number of it is positive, got {self}")
+        if self.steps is None and max(self.keeps) >= 1:
+            raise ValueError(f"keeps are {self.keeps}, expected shares below 1: rounding always costs something")
+
+
+class FittedTransform(NamedTuple):
+    """What `fit_transform` gives."""
+
+    bottleneck: Bottleneck
+    """In eval mode. The transform in encoder and decoder is frozen, so that a training changes what stands beside."""
+    rate_weights: tuple[float, ...]
+    """Loss per bit of each level, at which its step size is the one that pays: for a training's recipe."""
+
+
+def fit_transform(
+    features_NCHW: Tensor,
+    tail: nn.Module,
+    task: Task[Any, Any],
+    options: TransformOptions = TransformOptions(),
+    *,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda _line: None,
+) -> FittedTransform:
+    """The transform of these features.
+
+    Args:
+        features_NCHW: float32, what the network gives at the cut for source frames; tens of frames make a good one.
+        tail: Takes them and gives what the task takes; run as it is, its parameters get no gradient.
+    Raises:
+        ValueError: a feature is not finite, or all are the same.
+    """
+    if not features_NCHW.isfinite().all() or not (features_NCHW.std((0, 2, 3), unbiased=False) > 0).any():
+        raise ValueError(
+            "the features at the cut are not finite, or the same everywhere, so there is nothing to send; look at the "
+            "frames, or cut the network elsewhere"
+        )
+    some = features_NCHW[:: max(1, len(features_NCHW) // options.sensitivity_frames)]
+    progress(f"what {len(some)} frames' answers lose by noise in each of {features_NCHW.shape[1]} channels")
+    sensitivity_C = sensitivity_of(some, tail, task, seed=seed)
+    turned = _Turned.of(features_NCHW, sensitivity_C, options)
+    steps = options.steps
+    if steps is None:
+        some = features_NCHW[:: max(1, len(features_NCHW) // options.answered_frames)]
+        steps = _choose_steps(turned.bottleneck((1.0,), options), some, tail, task, options.keeps, progress)
+    bottleneck = turned.bottleneck(steps, options)
+    progress(f"what symbols of {len(steps)} levels cost")
+    with torch.no_grad():
+        latents = bottleneck.encoder(features_NCHW)
+    fit_prior(bottleneck, latents, seed=seed)
+    return FittedTransform(
+        bottleneck=bottleneck,
+        rate_weights=tuple(math.log(2) * (step * turned.unit) ** 2 / 12 for step in steps),  # of half a square
+    )
+
+
+def sensitivity_of(features_NCHW: Tensor, tail: nn.Module, task: Task[Any, Any], *, seed: int = 0) -> Tensor:
+    """How much a frame's answer loses by noise in each channel of its features, float32 ``(C,)``.
+
+    Noise goes into the features, and what is counted is the loss's gradient along it: for small noise the mean diagonal
+    of the Hessian.
+    """
+    distortion = distortion_of(task)
+    spread_C = features_NCHW.std((0, 2, 3))
+    made = torch.Generator(device="cpu").manual_seed(seed)
+    along_C, squares_C = torch.zeros_like(spread_C), torch.zeros_like(spread_C)
+    for features in torch.split(features_NCHW, 1):
+        noise = torch.randn(features.shape, generator=made).to(features) * (_NOISE * spread_C)[:, None, None]
+        noisy = (features + noise).requires_grad_()
+        with torch.no_grad():
+            answers: Any = tail(features)
+        (gradient,) = torch.autograd.grad(distortion(tail(noisy), answers, None).sum(), noisy)
+        along_C += (noise * gradient).sum((0, 2, 3))
+        squares_C += noise.square().sum((0, 2, 3))
+    found_C = along_C / squares_C.clamp(min=1e-30)
+    return found_C.clamp(min=max(_LEAST_SENSITIVITY * float(found_C.max()), 1e-30))
+
+
+def fit_prior(bottleneck: Bottleneck, latents_NCHW: Tensor, *, seed: int = 0) -> None:
+    """Teach a bottleneck's prior, and nothing else of it, what these latents cost at each level.
+
+    Args:
+        latents_NCHW: float32, what the encoder makes of source frames.
+    """
+    rng = torch.Generator(device="cpu").manual_seed(seed)
+    optimiser = torch.optim.Adam(bottleneck.prior.parameters(), lr=_PRIOR_LR)
+    gains, kept = bottleneck.gains.detach(), torch.tensor(bottleneck.kept)
+    levels = torch.arange(bottleneck.num_levels)
+    for step in range(_PRIOR_STEPS):
+        optimiser.param_groups[0]["lr"] = _PRIOR_LR * (1 - step / _PRIOR_STEPS)
+        drawn = latents_NCHW[torch.randint(len(latents_NCHW), (bottleneck.num_levels,), generator=rng)]
+        scaled = drawn * gains[:, :, None, None]
+        noisy = scaled + torch.rand(scaled.shape, generator=rng) - 0.5
+        optimiser.zero_grad()
+        bottleneck.prior.bits(noisy, levels, kept).sum().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Turned:
+    """A transform: the directions of blocks of weighted features, those of most variance first."""
+
+    size: tuple[int, int]
+    directions_KCbb: Tensor
+    deviation_K: Tensor
+    """Of the latent, in units."""
+    unit: float
+    """The root mean square of a weighted feature."""
+    weight_C: Tensor
+    centre_C: Tensor
+    spread_C: Tensor
+
+    @classmethod
+    def of(cls, features_NCHW: Tensor, sensitivity_C: Tensor, options: TransformOptions) -> _Turned:
+        _, channels, height, width = features_NCHW.shape
+        block, features = options.block, features_NCHW.double()
+        centre_C, spread_C = features.mean((0, 2, 3)), features.std((0, 2, 3), unbiased=False)
+        weight_C = sensitivity_C.double().sqrt()
+        weighted = (features - centre_C[:, None, None]) * weight_C[:, None, None]
+        padded = F.pad(weighted, (0, -width % block, 0, -height % block), mode="replicate")
+        blocks = F.pixel_unshuffle(padded, block).movedim(1, -1).flatten(0, 2)
+        variance, directions = torch.linalg.eigh(blocks.T @ blocks / len(blocks))
+        count = min(options.num_channels, len(variance))
+        unit = math.sqrt(float(variance.clamp(min=0).mean()))
+        return cls(
+            size=(height, width),
+            directions_KCbb=directions.flip(1)[:, :count].T.reshape(count, channels, block, block),
+            deviation_K=variance.flip(0)[:count].clamp(min=0).sqrt() / unit,
+            unit=unit,
+            weight_C=weight_C,
+            centre_C=centre_C,
+            spread_C=spread_C.clamp(min=1e-6 * float(spread_C.max())),
+        )
+
+    @torch.no_grad()
+    def bottleneck(self, steps: Sequence[float], options: TransformOptions) -> Bottleneck:
+        """With these steps; the transform in it is frozen."""
+        count, channels = self.directions_KCbb.shape[:2]
+        made = transform(
+            in_channels=channels,
+            num_channels=count,
+            starting_gains=[1 / step for step in steps],
+            kept=[max(1, int((self.deviation_K > _SENDS * step).sum())) for step in steps],
+            size=self.size,
+            block=options.block,
+            gate_width=options.gate_width,
+            decoder_width=options.decoder_width,
+            decoder_blocks=options.decoder_blocks,
+        )
+        (encoder,) = [module for module in made.encoder.modules() if isinstance(module, TransformEncoder)]
+        (decoder,) = [module for module in made.decoder.modules() if isinstance(module, TransformDecoder)]
+        there = self.directions_KCbb * (self.weight_C / self.unit)[:, None, None]
+        back = self.directions_KCbb * (self.unit / self.weight_C / self.spread_C)[:, None, None]
+        assert encoder.linear.bias is not None
+        encoder.linear.weight.copy_(there)
+        encoder.linear.bias.copy_(-(there * self.centre_C[:, None, None]).sum((1, 2, 3)))
+        decoder.linear.weight.copy_(back.flatten(1).T[:, :, None, None])
+        decoder.centre.copy_(self.centre_C)
+        decoder.spread.copy_(self.spread_C)
+        for value in (encoder.linear.weight, encoder.linear.bias, decoder.linear.weight):
+            value.requires_grad_(False)
+        return made.eval()
+
+
+@torch.no_grad()
+def _choose_steps(
+    bottleneck: Bottleneck,
+    features_NCHW: Tensor,
+    tail: nn.Module,
+    task: Task[Any, Any],
+    keeps: Sequence[float],
+    progress: Callable[[str], None],
+) -> tuple[float, ...]:
+    """For each level the coarsest step that keeps so much of the answers, as finely as the range is halved."""
+    frames = torch.split(features_NCHW, 1)
+    latents = [bottleneck.encoder(features) for features in frames]
+    truths = [[task.as_truth(answer) for answer in task.answers(tail(features).numpy())] for features in frames]
+
+    def kept(step: float) -> float:
+        metric = task.metric()
+        for latent, truth in zip(latents, truths, strict=True):
+            rounded = torch.round(latent / step) * step
+            metric.update(task.answers(tail(bottleneck.decoder(rounded)).numpy()), truth)
+        return float(metric.value())
+
+    found: list[float] = []
+    for keep in keeps:
+        fine, coarse = _FINEST, found[-1] if found else _COARSEST
+        for _ in range(_HALVINGS):
+            middle = math.sqrt(fine * coarse)
+            fine, coarse = (middle, coarse) if kept(middle) >= keep else (fine, middle)
+        found.append(fine)
+        progress(f"level {len(found) - 1}: steps of {fine:.3g} keep {keep:g} of {len(frames)} frames' answers")
+    return tuple(found)
