@@ -94,15 +94,21 @@ def truths(task: Task[Any, Any]) -> list[Any]:
     return [(frame[..., 0] > 100).astype(np.uint8) for frame in frames()]
 
 
+def dense_source(of: Task[Any, Any]) -> Any:
+    """The task's network as a build takes it."""
+    from littoral.train import TorchSource
+
+    return TorchSource(made(of), f"{__name__}:{'detector' if isinstance(of, Detection) else 'segmenter'}")
+
+
 def build_dense(of: Task[Any, Any], out: Path, **changes: Any) -> Bundle:
     """Without a split."""
-    from littoral.train import BuildOptions, TorchSource, build_bundle
+    from littoral.train import BuildOptions, build_bundle
 
     torch.set_num_threads(1)
     keep_the_exporters_operators()
-    factory = "detector" if isinstance(of, Detection) else "segmenter"
     arguments: dict[str, Any] = {
-        "student": TorchSource(made(of), f"{__name__}:{factory}"),
+        "student": dense_source(of),
         "out": out,
         "name": of.name,
         "class_names": CLASS_NAMES[: of.num_classes],

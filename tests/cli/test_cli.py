@@ -578,6 +578,10 @@ def test_splits_are_trained_on_the_teacher_and_a_routers_frames_are_looked_at_fi
     assert "expected numbers by commas" in said(*common, *teacher, "--split", "a", "--split-deadzones", "much")[2]
     assert "seen" in said(*common, *teacher)[2]
     assert (asked["splits"], asked["router"]) == ([], None), "without the words there are none"
+    monkeypatch.setattr("littoral.train.split_make.fit_split", lambda *_args, cut, **_told: f"fitted at {cut}")
+    assert "seen" in said(*common, *teacher, "--fit-split", "c", "--split", "a")[2]
+    assert (asked["splits"], asked["options"].cut_points) == (["fitted at c", "split of a"], ("c",))
+    assert "cuts the network at its module alone" in said(*common, *teacher, "--fit-split", "c", "--cut", "d")[2]
     cuts.clear()
     alone: list[Any] = ["--exits", "1", *router, "--pictures"]
     assert "nobody to ask" in said(*common, *teacher, *alone, "none")[2]

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from cloud_peer import until
-from dense_bundles import DETECTION, SEGMENTATION, frames
+from dense_bundles import DETECTION, SEGMENTATION, SPEC, build_dense, dense_source, frames
 
 from littoral.bundle import Bundle
 from littoral.cloud.adapt import Worker
@@ -22,6 +23,9 @@ from littoral.edge.device import Device, DeviceConfig
 from littoral.edge.link import CloudLink, LinkConfig
 from littoral.edge.offload_config import OffloadConfig
 from littoral.errors import BundleError, FrameError
+from littoral.train import BuildOptions
+from littoral.train.split_make import fit_split
+from littoral.train.transform import TransformOptions
 from littoral.wire.messages import Sample
 
 
@@ -57,6 +61,35 @@ def test_the_cloud_finishes_frames_and_the_device_goes_on_when_it_stops(
     for ours, theirs in zip(alone, offloaded, strict=True):
         assert likeness(task, ours.answer, theirs.answer) > 0.9
     assert (status.offloaded, status.degraded, status.selected, status.accepted) == (4, 4, 0, 0)
+
+
+def test_a_split_that_was_fitted_to_the_networks_features_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = DETECTION
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1,localhost")
+    source = dense_source(task)
+    options = TransformOptions(num_channels=16, block=2, steps=(8.0, 0.05), decoder_width=4)
+    before = {name: value.clone() for name, value in source.module.state_dict().items()}
+    split = fit_split(source, SPEC, frames(), task, cut="norm", options=options)
+    assert all(torch.equal(value, before[name]) for name, value in source.module.state_dict().items())
+    build = BuildOptions(probe_frames=4, drift_batches=2, drift_batch=4, cut_points=("norm",))
+    folder = build_dense(task, tmp_path / "bundle", splits=[split], options=build).path
+    with Cloud(folder, tmp_path / "cloud", CloudConfig(port=0)) as cloud:
+        link = CloudLink(cloud.url, token=cloud.new_token(), config=LinkConfig(close_timeout_s=0.2))
+        offload = OffloadConfig(mode="always", level=1, deadline_ms=5_000.0)
+        config = DeviceConfig(adapt_statistics=False, offload=offload)
+        with Device(Bundle.open(folder), state_dir=tmp_path / "device", link=link, config=config) as device:
+            until(lambda: link.connected, "a session")
+            answers = [device.infer(frame) for frame in frames(4)]
+            device.close(0.0)
+    with Device(
+        Bundle.open(folder), state_dir=tmp_path / "alone", config=DeviceConfig(adapt_statistics=False)
+    ) as device:
+        own = [device.infer(frame) for frame in frames(4)]
+    assert [answer.source for answer in answers] == ["cloud"] * 4
+    assert all(likeness(task, theirs.answer, ours.answer) > 0.9 for theirs, ours in zip(answers, own, strict=True))
 
 
 def likeness(task: Task[Any, Any], ours: Any, theirs: Any) -> float:

@@ -91,6 +91,12 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         "by bytes and answers)",
     )
     parser.add_argument(
+        "--fit-split",
+        metavar="MODULE",
+        help="for any task, fit a split to the student's own features, in a minute or two and without a training: the "
+        "device runs the student up to this module, where the bundle is cut, and the cloud finishes it",
+    )
+    parser.add_argument(
         "--router",
         type=Path,
         metavar="FILE",
@@ -160,11 +166,14 @@ def run(args: argparse.Namespace) -> int:
         task=task,
         source_frames=frames,
         source_labels=truths,
-        splits=_splits(args, teacher, spec, frames, truths),
+        splits=_splits(args, student, teacher, spec, task, frames, truths),
         exits=_exits(args, student, spec, frames, truths),
         router=router,
         options=BuildOptions(
-            num_segments=args.segments, cut_points=tuple(args.cut), rehearsal_steps=steps, seed=args.seed
+            num_segments=args.segments,
+            cut_points=tuple(args.cut) if args.fit_split is None else (args.fit_split,),
+            rehearsal_steps=steps,
+            seed=args.seed,
         ),
         progress=_say,
     )
@@ -195,14 +204,27 @@ def _exits(args: argparse.Namespace, student: Any, spec: Any, frames: Any, truth
     return make_exits(student.module, spec, frames, truths, where=where, recipe=recipe, progress=_say)
 
 
-def _splits(args: argparse.Namespace, teacher: Any, spec: Any, frames: Any, truths: Any) -> list[Any]:
-    """A trained split for each module that is named."""
+def _splits(
+    args: argparse.Namespace, student: Any, teacher: Any, spec: Any, task: Any, frames: Any, truths: Any
+) -> list[Any]:
+    """A trained split for each module that is named, and before them the one that is fitted."""
+    made: list[Any] = []
+    if args.fit_split is not None:
+        from littoral.train.split_make import fit_split
+
+        if args.cut or args.segments != 1 or args.exits is not None or args.exit:
+            raise ValueError(
+                "--fit-split cuts the network at its module alone, without --cut, --segments, --exits and --exit; give "
+                "a split of littoral.train.split_make.fit_split to littoral.build_bundle for more"
+            )
+        _say(f"split 0: fitting, the device runs up to {args.fit_split}")
+        made.append(fit_split(student, spec, frames, task, cut=args.fit_split, seed=args.seed, progress=_say))
     if not args.split:
-        return []
+        return made
     if args.task != "classification" or teacher is None:
         raise ValueError(
             "--split trains a split of a classifier's teacher, and there is none; name the teacher. For other tasks "
-            "give trained splits to littoral.build_bundle"
+            "take --fit-split, or give trained splits to littoral.build_bundle"
         )
     from littoral.train.split_make import make_split
 
@@ -211,7 +233,6 @@ def _splits(args: argparse.Namespace, teacher: Any, spec: Any, frames: Any, trut
         deadzones = None if given is None else tuple(float(part) for part in given.split(","))
     except ValueError as error:
         raise ValueError(f"--split-deadzones is {given!r}, expected numbers by commas") from error
-    made: list[Any] = []
     for cut in args.split:
         _say(f"split {len(made)}: training, the cloud goes on after {cut}")
         made.append(
@@ -242,7 +263,7 @@ def _router(args: argparse.Namespace, spec: Any, num_classes: int) -> Any:
         pictures = () if args.pictures == "none" else tuple(args.pictures.split(","))
         source = replace(source, pictures=pictures)
     has_exits = args.exits is not None or bool(args.exit)
-    check_router(source, spec, num_classes, has_exits=has_exits, has_splits=bool(args.split))
+    check_router(source, spec, num_classes, has_exits=has_exits, has_splits=bool(args.split or args.fit_split))
     return source
 
 

@@ -1,4 +1,8 @@
-"""A split that sends frames, sized for the network that it cuts and trained: for who has no bottleneck of his own."""
+"""Splits for who has no bottleneck of his own.
+
+One sends frames, sized for the network that it cuts, and is trained. The other sends features of the network itself and
+is fitted in a minute or two.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from littoral.bundle import InputSpec
 from littoral.core.arrays import Frame
+from littoral.core.tasks import Task
 from littoral.models.architectures import product
 from littoral.models.bottleneck import Bottleneck, split_tail_kwargs, to_split_tail
 from littoral.models.frames import normalise
@@ -24,6 +30,7 @@ from littoral.train.sample import check_frames
 from littoral.train.split_data import Frames, ShiftAndFlip, SplitData, SplitNetworks
 from littoral.train.split_recipe import product_recipe
 from littoral.train.tables import TableOptions
+from littoral.train.transform import TransformOptions, fit_transform
 
 PATCH = 4
 """Side of the encoder's first step; each of its later ones halves height and width."""
@@ -31,6 +38,7 @@ _LATENT = 24
 RATE_WEIGHTS = (5e-4, 1.5e-4, 4e-5, 1e-5)
 _TUNED_PIXELS = 1024
 """Of the frames for which these weights are right; a bit of a larger frame costs less."""
+_FITTED_TO = 64
 _HELD_SHARE, _FEWEST_HELD, _MOST_HELD = 20, 128, 1024
 """One frame in so many is held back from the training, if that makes enough, for choosing deadzones."""
 
@@ -94,13 +102,59 @@ def make_split(
     weights = tuple(weight * _TUNED_PIXELS / (spec.height * spec.width) for weight in RATE_WEIGHTS)
     recipe = product_recipe(epochs=epochs, rate_weights=weights, seed=seed)
     train_split(recipe, parts, data, progress=progress)
+    return SplitSource(bottleneck, _cloud_part(bottleneck, parts.tail, network, cut), tables=tables, held=held)
+
+
+def fit_split(
+    network: TorchSource,
+    spec: InputSpec,
+    frames: Frame,
+    task: Task[Any, Any],
+    *,
+    cut: str,
+    segment: int = 0,
+    options: TransformOptions | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> SplitSource:
+    """Fit a split at a module of the student, for any task and without a training (`littoral.train.transform`).
+
+    The device runs the student up to that module, and the cloud finishes it: its answer is as good as the device's own.
+
+    Args:
+        network: The student. Not touched.
+        frames: uint8 ``(N, H, W, C)``; the transform is fitted to at most 64 of them, and the build chooses deadzones
+            by as many others, where there are others.
+        cut: A module whose output is a map ``(C, H, W)``. The bundle is cut there too: name it in
+            `BuildOptions.cut_points`.
+        segment: Which of the bundle's segments ends there.
+    Raises:
+        ValueError: there is no such module, its output is no map, or nothing in it varies.
+    """
+    check_frames(spec, frames)
+    model = copy.deepcopy(network.module).cpu().float().eval()
+    head, tail = head_of(model, cut), tail_of(model, cut)
+    order = np.random.default_rng(seed).permutation(len(frames))
+    fitted_to, others = order[:_FITTED_TO], order[_FITTED_TO : 2 * _FITTED_TO]
+    _check_map(head, spec, cut)
+    with torch.no_grad():
+        features = torch.cat([head(normalise(torch.from_numpy(frames[[place]]), spec)) for place in fitted_to])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        say = progress or (lambda _line: None)
+        options = options or TransformOptions()
+        bottleneck = fit_transform(features, tail, task, options, seed=seed, progress=say).bottleneck
+    held = frames[np.sort(others)] if len(others) else None
+    return SplitSource(bottleneck, _cloud_part(bottleneck, tail, network, cut), segment=segment, held=held)
+
+
+def _cloud_part(bottleneck: Bottleneck, tail: nn.Module, network: TorchSource, cut: str) -> TorchSource:
     whole = {"factory": network.factory, "kwargs": network.kwargs, "cut": cut}
-    tail = TorchSource(
-        to_split_tail(bottleneck, parts.tail),
+    return TorchSource(
+        to_split_tail(bottleneck, tail),
         "littoral.models.bottleneck:make_split_tail",
         split_tail_kwargs(bottleneck, whole),
     )
-    return SplitSource(bottleneck, tail, tables=tables, held=held)
 
 
 def _of_levels(deadzones: tuple[float, ...] | None) -> tuple[float, ...] | None:
@@ -134,14 +188,7 @@ def fitting_bottleneck(network: TorchSource, spec: InputSpec, cut: str) -> Bottl
     """
     if min(spec.height, spec.width) < 2 * PATCH:
         raise ValueError(f"frames are {spec.height} x {spec.width}, a split needs {2 * PATCH} x {2 * PATCH} or more")
-    head = head_of(network.module, cut).cpu().float().eval()
-    with torch.no_grad():
-        x = normalise(torch.zeros(2, *spec.shape, dtype=torch.uint8), spec)
-        features: Any = head(x)
-    if not isinstance(features, torch.Tensor) or features.ndim != 4:
-        came = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
-        raise ValueError(f"{cut!r} gives {came} for 2 frames, a split needs a map (2, C, H, W); name an earlier module")
-    channels, height, width = features.shape[1:]
+    channels, height, width = _check_map(head_of(network.module, cut).cpu().float().eval(), spec, cut)
     halvings = max(0, math.floor(math.log2(max(spec.height / (PATCH * height), 1))))
     latent = [side // PATCH for side in (spec.height, spec.width)]
     for _ in range(halvings):
@@ -157,3 +204,14 @@ def fitting_bottleneck(network: TorchSource, spec: InputSpec, cut: str) -> Bottl
         upsamplings=doublings,
         size=None if fits else (height, width),
     )
+
+
+def _check_map(head: nn.Module, spec: InputSpec, cut: str) -> tuple[int, int, int]:
+    """Channels, height and width of what the module gives."""
+    with torch.no_grad():
+        features: Any = head(normalise(torch.zeros(2, *spec.shape, dtype=torch.uint8), spec))
+    if not isinstance(features, torch.Tensor) or features.ndim != 4:
+        came = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+        raise ValueError(f"{cut!r} gives {came} for 2 frames, a split needs a map (2, C, H, W); name an earlier module")
+    channels, height, width = features.shape[1:]
+    return channels, height, width

@@ -141,7 +141,7 @@ def product_recipe(
     lr: float = 2e-3,
     tail_lr_scale: float = 0.5,
     batch_size: int = 128,
-    tail_statistics: bool = True,
+    fitted: bool = False,
     seed: int = 0,
 ) -> SplitRecipe:
     """One joint stage with the tail trained along, then decoder and tail on rounded latents.
@@ -151,7 +151,8 @@ def product_recipe(
         hard_epochs: Of these, the last ones.
         features: See `SplitLoss`; none without it.
         pooled: Likewise.
-        tail_statistics: See `Phase`; better off where the tail has good ones already and batches are small.
+        fitted: It starts from `littoral.train.transform`, where bits are priced from the first step on and the tail
+            keeps its BatchNorm statistics.
     Raises:
         ValueError: no epoch is left in which the encoder is trained.
     """
@@ -170,8 +171,8 @@ def product_recipe(
         weight_decay=1e-2,
         clip_norm=5.0,
         warmup=0.1,
-        rate_ramp_epochs=min(2.0, 0.25 * (epochs - hard_epochs)),
-        tail_statistics=tail_statistics,
+        rate_ramp_epochs=0.0 if fitted else min(2.0, 0.25 * (epochs - hard_epochs)),
+        tail_statistics=not fitted,
     )
     phases = [joint]
     if hard_epochs:
@@ -185,7 +186,7 @@ def product_recipe(
                 weight_decay=1e-2,
                 clip_norm=5.0,
                 hard=True,
-                tail_statistics=tail_statistics,
+                tail_statistics=not fitted,
             )
         )
     return SplitRecipe(phases=tuple(phases), rate_weights=rate_weights, batch_size=batch_size, seed=seed)

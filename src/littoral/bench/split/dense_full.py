@@ -97,7 +97,7 @@ def train_dense(
         lr=config.lr,
         tail_lr_scale=config.tail_lr_scale,
         batch_size=config.batch_size,
-        tail_statistics=start.head is None,
+        fitted=start.head is not None,
         seed=config.seed,
     )
     bottleneck, tail = train_split(
