@@ -297,3 +297,8 @@ def _plot_words(rows: Rows) -> str:
         f"The continual stream, {frames:,} frames a seed, the robust teacher. Methods at the left edge send nothing; "
         "which of them need backward passes on the device is in the table below."
     )
+
+
+def plots(document: dict[str, Any]) -> dict[str, str]:
+    """By name of file, what the page shows."""
+    return svg.named(PLOT, plot(document))

@@ -455,3 +455,8 @@ def _lines(
             f'<text x="{_WIDTH - _RIGHT + 8}" y="{placed:.1f}" fill="{colour}">{label} {found[-1][1]:.1f}</text>'
         )
     return out
+
+
+def plots(document: dict[str, Any]) -> dict[str, str]:
+    """By name of file, what the page shows."""
+    return svg.named(PLOT, plot(document))

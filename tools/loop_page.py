@@ -295,3 +295,8 @@ def _better_than_ours(here: Rows, summary: dict[str, Any]) -> str:
     if ours["exit_rate"] < 0.005:
         words += " At these prices no early exit of so small a network pays, and it uses none."
     return words
+
+
+def plots(document: dict[str, Any]) -> dict[str, str]:
+    """By name of file, what the page shows."""
+    return svg.named(PLOT, plot(document))

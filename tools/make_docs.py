@@ -191,8 +191,8 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
         documents = {path.stem: load_result(path) for path in results}
         wanted = {f"{name}.md": page(name, document) for name, document in documents.items()}
         for name, own in PAGES.items():
-            if name in documents and (drawn := own.plot(documents[name])) is not None:
-                wanted[own.PLOT] = drawn
+            if name in documents:
+                wanted |= own.plots(documents[name])
     except BadResult as error:
         print(f"make docs: {error}", file=sys.stderr)
         return 1

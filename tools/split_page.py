@@ -1,19 +1,16 @@
 """The page and the plot of the split table, from its document. Pure: text in, text out."""
 
-import html
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
+import split_dense_section
 import svg
+from curves import Curve, draw
 from result_page import FactsMaker, TableMaker, assemble
 
 Rows = list[dict[str, Any]]
 PLOT = "split.svg"
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 820, 460, 56, 210, 16, 46
-_COLOURS = ("#0b6e6e", "#c1440e", "#d98e04", "#5b5ea6", "#3a7d44", "#8d6a9f", "#777777", "#a23b72", "#2e86ab",
-            "#6b4226", "#b8860b", "#444444")  # fmt: skip
 _CURVES = ("split", "codec", "features")
 _PLOT_WORDS = (
     "Bytes with headers, but for *webp, no header*. Dashed: what sends nothing (`local_only` the better of its two "
@@ -26,7 +23,7 @@ def page(name: str, document: dict[str, Any], table: TableMaker, facts: FactsMak
     sections = []
     if plot(document) is not None:
         sections = ["## Accuracy against bytes", f"![right answers against bytes of a frame]({PLOT})", _PLOT_WORDS]
-    makers = (points, local, codecs, timing, link, leakage, robust, coder)
+    makers = (points, local, codecs, timing, link, leakage, robust, coder, split_dense_section.section)
     sections += [part for make in makers for part in make(document["rows"], table)]
     teacher = ", ".join(document["config"].get("teacher", []))
     intro = (
@@ -219,9 +216,9 @@ def _spread(group: Rows, key: str, digits: int) -> str:
 # -- the plot ----------------------------------------------------------------------------------------------------------
 
 
-def curves(rows: Rows) -> dict[str, list[tuple[float, float]]]:
+def curves(rows: Rows) -> dict[str, Curve]:
     """By name the points ``(bytes, right)`` in the order of their bytes, each the mean over the seeds."""
-    out: dict[str, list[tuple[float, float]]] = {}
+    out: dict[str, Curve] = {}
     chosen = [row for row in rows if row["kind"] in _CURVES and row.get("bytes") and "accuracy" in row]
     for (method, variant, _, quality), group in _grouped(chosen, "method", "variant", "level", "quality"):
         name = f"product, from {variant}" if method == "product" else method
@@ -245,59 +242,10 @@ def flats(rows: Rows) -> dict[str, float]:
 
 
 def plot(document: dict[str, Any]) -> str | None:
-    """An SVG of accuracy against bytes, the same bytes for the same document; None without a curve."""
-    found, level = curves(document["rows"]), flats(document["rows"])
-    if not found:
-        return None
-    sizes = [size for points in found.values() for size, _ in points]
-    rights = [right for points in found.values() for _, right in points] + list(level.values())
-    first, last = 10 ** math.floor(math.log10(min(sizes))), 10 ** math.ceil(math.log10(max(sizes)))
-    last *= 10 if last == first else 1
-    low, high = 10 * math.floor(min(rights) / 10), 10 * math.ceil(max(rights) / 10)
-    high += 10 * (high == low)
-
-    def x(size: float) -> float:
-        return _LEFT + math.log(size / first) / math.log(last / first) * (_WIDTH - _LEFT - _RIGHT)
-
-    def y(right: float) -> float:
-        return _TOP + (high - right) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
-
-    out = svg.begin(_WIDTH, _HEIGHT)
-    for right in range(low, high + 1, 10):
-        out.append(svg.line(_LEFT, y(right), _WIDTH - _RIGHT, y(right)))
-        out.append(svg.text(_LEFT - 8, y(right) + 4, f"{right} %", "end"))
-    size = first
-    while size <= last:
-        out.append(svg.line(x(size), _TOP, x(size), _HEIGHT - _BOTTOM))
-        out.append(svg.text(x(size), _HEIGHT - _BOTTOM + 16, f"{size:,g}", "middle"))
-        size *= 10
-    out.append(svg.text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, "bytes of a frame", "middle"))
-    names = []
-    for index, (name, where) in enumerate(found.items()):
-        colour = _COLOURS[index % len(_COLOURS)]
-        drawn = " ".join(f"{x(size):.1f},{y(right):.1f}" for size, right in where)
-        wide = 2.5 if name.startswith("product") else 1.2
-        out.append(f'<polyline points="{drawn}" fill="none" stroke="{colour}" stroke-width="{wide}"/>')
-        out += [f'<circle cx="{x(size):.1f}" cy="{y(right):.1f}" r="3" fill="{colour}"/>' for size, right in where]
-        names.append((y(where[-1][1]), name, colour))
-    for name, right in level.items():
-        edge = _WIDTH - _RIGHT
-        out.append(
-            f'<line x1="{_LEFT}" y1="{y(right):.1f}" x2="{edge}" y2="{y(right):.1f}" stroke="#888888" '
-            'stroke-dasharray="4 4"/>'
-        )
-        names.append((y(right), f"{name} {right:.1f}", "#888888"))
-    return svg.end([*out, *_names(names)])
+    """An SVG of accuracy against bytes; None without a curve."""
+    return draw(curves(document["rows"]), flats(document["rows"]), ours="product")
 
 
-def _names(names: Iterable[tuple[float, str, str]]) -> list[str]:
-    """In a column at the right, in the order of their height, with room between them."""
-    out, last = [], -math.inf
-    for height, name, colour in sorted(names):
-        at = max(height, last + 15, _TOP + 6)
-        last = at
-        weight = ' font-weight="bold"' if name.startswith("product") else ""
-        out.append(
-            f'<text x="{_WIDTH - _RIGHT + 12}" y="{at + 4:.1f}" fill="{colour}"{weight}>{html.escape(name)}</text>'
-        )
-    return out
+def plots(document: dict[str, Any]) -> dict[str, str]:
+    """By name of file, what the page shows."""
+    return svg.named(PLOT, plot(document)) | split_dense_section.plots(document)

@@ -25,3 +25,8 @@ def text(x: float, y: float, words: str, anchor: str) -> str:
 def end(parts: list[str]) -> str:
     """The whole picture."""
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def named(name: str, drawn: str | None) -> dict[str, str]:
+    """The picture under its name; nothing where there is none."""
+    return {} if drawn is None else {name: drawn}

@@ -28,6 +28,10 @@ def document(missing: list[str]) -> dict[str, Any]:
         row("timing", "timing", "pixels", level=1, student_ms=1.0, segment_ms=0.0, encoder_ms=0.4, coder_ms=0.1,
             encode_ms=0.5),
         row("leakage", "leakage", "pixels", level=None, psnr_db=12.0, ssim=0.1),
+        row("dense_fixed", "device_only", "cgnet", accuracy=64.3, bytes=0.0),
+        row("dense_codec", "webp", "cgnet", quality=30, bytes=9_000.0, bytes_without_header=8_700.0, accuracy=57.0),
+        row("dense_split", "dense", "cgnet-features", level=1, bytes=1_500.0, bytes_p95=1_900.0, accuracy=57.5,
+            encoder_macs=94_000_000, segment_macs=1_711_000_000),
     ]  # fmt: skip
     summary = {
         "product_best_top1": 90.5,
@@ -70,6 +74,10 @@ def test_the_page_of_split_has_its_curves_its_reasons_and_what_is_missing(tmp_pa
     assert ">product, from pixels</text>" in drawn.read_text()
     assert ">webp, no header</text>" in drawn.read_text()
     assert ">device_only 91.7</text>" in drawn.read_text()
+    assert "| product, trained | level 1 | 57.50 | 1,500 | 1900 |  | 94 | 1,711 |" in page
+    assert "YOLOX-nano" not in page, "of a network without rows there is nothing to say"
+    dense = (tmp_path / "docs" / "results" / "split-cgnet.svg").read_text()
+    assert all(f">{words}</text>" in dense for words in ("product, trained", "WebP", "device only 64.3"))
     assert make_docs.main(["--check"], tmp_path) == 0
     drawn.write_text("<svg/>")
     assert make_docs.main(["--check"], tmp_path) == 1
