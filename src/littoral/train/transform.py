@@ -24,7 +24,7 @@ from littoral.models.bottleneck import Bottleneck
 from littoral.models.decoders import TransformDecoder
 from littoral.train.distortions import distortion_of
 
-KEEPS = (0.6, 0.7, 0.8, 0.88)
+KEEPS = (0.6, 0.7, 0.78, 0.84)
 """How much of the network's own answers the levels keep, by the task's metric: of labels the share that is the same."""
 _NOISE = 1.0
 """Of the deviation of a channel, when sensitivities are measured: about what rounding does. At a tenth of it, what is

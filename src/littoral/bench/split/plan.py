@@ -60,11 +60,11 @@ DENSE_FRAMES: Mapping[str, int] = {CAMVID_NETWORK: 233, COCO_NETWORK: 128}
 DENSE_FRAMES_TRAINED: Mapping[str, int] = {CAMVID_NETWORK: 367, COCO_NETWORK: 1_000}
 DENSE_TRAINING: Mapping[str, Mapping[str, dict[str, Any]]] = {
     CAMVID_NETWORK: {
-        FEATURES: {"epochs": 20, "batch_size": 8, "crop": [192, 256], "lr": 1e-3, "tail_lr_scale": 0.1},
+        FEATURES: {"epochs": 12, "batch_size": 8, "crop": [192, 256], "lr": 1e-3, "tail_lr_scale": 0.1},
         PIXELS: {"epochs": 60, "batch_size": 8, "crop": [176, 240]},
     },
     COCO_NETWORK: {
-        FEATURES: {"epochs": 12, "batch_size": 8, "lr": 1e-3, "tail_lr_scale": 0.1},
+        FEATURES: {"epochs": 8, "batch_size": 8, "lr": 1e-3, "tail_lr_scale": 0.1},
         PIXELS: {"epochs": 15, "batch_size": 8},
     },
 }
