@@ -346,6 +346,29 @@ def test_segments_that_differ_from_torch_fail_the_build(tmp_path, monkeypatch, q
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("own", "off", "passes"),
+    [(0.0, 3e-4, False), (1e-4, 3e-4, True), (1e-4, 6e-4, False), (1.0, 2e-3, False), (float("nan"), 3e-4, False)],
+    ids=["exact", "as-inexact-as-torch", "less-exact", "more-than-any", "no-number"],
+)
+def test_segments_may_differ_by_what_a_networks_own_rounding_is(tmp_path, monkeypatch, quick_trace, own, off, passes):
+    honest, outputs = build_module.predict, build_module._outputs
+    scale = float(np.abs(outputs(source().module, SPEC, FRAMES[:8])).max())
+
+    def inexact(model, spec, frames):
+        in_float64 = next(model.parameters()).dtype == torch.float64
+        return outputs(model, spec, frames) + (own * scale if in_float64 else 0.0)
+
+    monkeypatch.setattr(build_module, "_outputs", inexact)
+    monkeypatch.setattr(build_module, "predict", lambda sessions, batch: honest(sessions, batch) + off * scale)
+    exported = traced_once(source().module, SPEC, (10,), ())
+    if passes:
+        build_module._check_segments([exported.graph], exported, source().module, SPEC, FRAMES[8:16])
+    else:
+        with pytest.raises(BundleError, match="the exported segments differ from torch"):
+            build_module._check_segments([exported.graph], exported, source().module, SPEC, FRAMES[8:16])
+
+
 def test_arguments_that_json_cannot_hold_are_refused():
     with pytest.raises(ValueError, match="do not survive JSON"):
         TorchSource(nn.Identity(), FACTORY, {"sizes": (1, 2)})

@@ -70,7 +70,7 @@ def test_noise_that_no_answer_sees_makes_a_channel_insensitive() -> None:
 
 def test_steps_are_the_coarsest_that_keep_the_answers() -> None:
     said: list[str] = []
-    options = dataclasses.replace(OPTIONS, steps=None, keeps=(0.8, 0.99), answered_frames=64)
+    options = dataclasses.replace(OPTIONS, steps=None, keeps=(0.8, 0.96), answered_frames=64)
     fitted = fit_transform(features(), Tail(), TASK, options, progress=said.append).bottleneck
     cloud, kept = to_split_tail(fitted, Tail()), []
     with torch.no_grad():
@@ -79,9 +79,18 @@ def test_steps_are_the_coarsest_that_keep_the_answers() -> None:
             levels = torch.full((64,), level)
             answers = cloud(fitted.symbols(fitted.latent(features()), levels).float(), levels).argmax(1)
             kept.append(float((answers == own).float().mean()))
-    assert 0.8 <= kept[0] < 0.99 <= kept[1]
+    assert 0.8 <= kept[0] < 0.96 <= kept[1]
     assert fitted.gains[0, 0] < fitted.gains[1, 0]
-    assert [line for line in said if "keep 0.99 of 64" in line]
+    assert [line for line in said if "keep 0.96 of 64" in line]
+
+
+def test_what_too_few_channels_cannot_keep_is_not_asked_for() -> None:
+    """Else the finest level would round hardly at all, for megabytes."""
+    options = dataclasses.replace(OPTIONS, num_channels=1, steps=None, keeps=(0.999,), answered_frames=64)
+    given = features()
+    given[:, 0] += torch.randn((64, 6, 6), generator=torch.Generator().manual_seed(1))  # of no direction most
+    fitted = fit_transform(given, Tail(), TASK, options).bottleneck
+    assert fitted.gains[0, 0] < 8
 
 
 def test_its_prior_knows_about_what_symbols_cost() -> None:

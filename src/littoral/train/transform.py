@@ -33,6 +33,8 @@ _LEAST_SENSITIVITY = 1e-6
 """As a share of the most sensitive channel's. A feature that nothing hangs on is worth no bits."""
 _FINEST, _COARSEST, _HALVINGS = 2.0**-4, 2.0**6, 7
 """Of steps that are tried, and how often their range is halved."""
+_OF_THE_MOST = 0.97
+"""Of what is kept with hardly any rounding, the share that is the most to ask for."""
 _SENDS = 0.1
 """Steps that a channel of the latent must deviate by to be sent at a level: one value in two million is not 0."""
 _PRIOR_LR, _PRIOR_STEPS = 0.05, 200
@@ -50,7 +52,7 @@ class TransformOptions:
     """Of each level, the coarsest first: the size of a step, as a share of the root mean square of a weighted feature.
     None: found, for `keeps`."""
     keeps: tuple[float, ...] = KEEPS
-    """Of each level, how much of the network's own answers it is to keep."""
+    """Of each level, how much of the network's own answers it is to keep, where so much can be kept."""
     sensitivity_frames: int = 24
     answered_frames: int = 32
     """How many frames steps are chosen by."""
@@ -235,7 +237,10 @@ def _choose_steps(
     keeps: Sequence[float],
     progress: Callable[[str], None],
 ) -> tuple[float, ...]:
-    """For each level the coarsest step that keeps so much of the answers, as finely as the range is halved."""
+    """For each level the coarsest step that keeps so much of the answers, as finely as the range is halved.
+
+    What is not kept with hardly any rounding, because the latent has too few channels, is not asked for.
+    """
     frames = torch.split(features_NCHW, 1)
     latents = [bottleneck.encoder(features) for features in frames]
     truths = [[task.as_truth(answer) for answer in task.answers(tail(features).numpy())] for features in frames]
@@ -248,11 +253,13 @@ def _choose_steps(
         return float(metric.value())
 
     found: list[float] = []
-    for keep in keeps:
+    most = kept(_FINEST)
+    for wanted in keeps:
+        keep = min(wanted, _OF_THE_MOST * most)
         fine, coarse = _FINEST, found[-1] if found else _COARSEST
         for _ in range(_HALVINGS):
             middle = math.sqrt(fine * coarse)
             fine, coarse = (middle, coarse) if kept(middle) >= keep else (fine, middle)
         found.append(fine)
-        progress(f"level {len(found) - 1}: steps of {fine:.3g} keep {keep:g} of {len(frames)} frames' answers")
+        progress(f"level {len(found) - 1}: steps of {fine:.3g} keep {keep:.3g} of {len(frames)} frames' answers")
     return tuple(found)

@@ -52,8 +52,8 @@ class DenseTraining:
     """From pixels, of the relative error at the cut."""
     crop: tuple[int, int] | None = None
     """Height and width in pixels; the whole frame without it. A detector wants whole frames."""
-    lr: float = 2e-3
-    tail_lr_scale: float = 0.25
+    lr: float = 1e-3
+    tail_lr_scale: float = 0.1
     seed: int = 0
 
 

@@ -61,11 +61,11 @@ DENSE_FRAMES_TRAINED: Mapping[str, int] = {CAMVID_NETWORK: 367, COCO_NETWORK: 1_
 DENSE_TRAINING: Mapping[str, Mapping[str, dict[str, Any]]] = {
     CAMVID_NETWORK: {
         FEATURES: {"epochs": 12, "batch_size": 8, "crop": [192, 256], "lr": 1e-3, "tail_lr_scale": 0.1},
-        PIXELS: {"epochs": 60, "batch_size": 8, "crop": [176, 240]},
+        PIXELS: {"epochs": 60, "batch_size": 8, "crop": [176, 240], "lr": 2e-3, "tail_lr_scale": 0.25},
     },
     COCO_NETWORK: {
         FEATURES: {"epochs": 8, "batch_size": 8, "lr": 1e-3, "tail_lr_scale": 0.1},
-        PIXELS: {"epochs": 15, "batch_size": 8},
+        PIXELS: {"epochs": 15, "batch_size": 8, "lr": 2e-3, "tail_lr_scale": 0.25},
     },
 }
 """Of `littoral.bench.split.dense_full.DenseTraining`, by what the encoder takes: about an hour of one core each."""
