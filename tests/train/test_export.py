@@ -23,7 +23,7 @@ from traced import random_frames, square, torch_logits
 
 from littoral.models.frames import normalise
 from littoral.models.zoo import small_cnn
-from littoral.train.cuts import choose_cut_points, find_cut_points, split
+from littoral.train.cuts import choose_cut_points, find_cut_points, named_cut_points, split
 from littoral.train.export import export_model, external_names
 from littoral.train.run import open_session, predict
 
@@ -248,3 +248,17 @@ def test_a_network_that_cannot_be_used_is_refused(model, output_shape, taps, wor
 def test_an_input_that_makes_no_sense_is_refused(change):
     with pytest.raises(ValueError, match="channels"):
         export_model(small_cnn(), dataclasses.replace(square(16, 1), **change))
+
+
+def test_what_a_module_gives_is_tapped_before_the_next_one_works_in_place_on_it() -> None:
+    spec = square(8, 1)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.LeakyReLU(inplace=True), nn.Flatten(), nn.Linear(128, 2))
+    frames = random_frames(spec, 4)
+    exported = export_model(model, spec, taps=["0"])
+    (chosen,) = named_cut_points(find_cut_points(exported.graph), ["0"])
+    first, _ = split(exported.graph, [chosen.tensor])
+    with torch.no_grad():
+        expected = model[0](normalise(torch.from_numpy(frames), spec)).numpy()
+    assert expected.min() < -0.1
+    np.testing.assert_allclose(predict([open_session(first, exported.tensors)], frames), expected, atol=1e-5)

@@ -11,13 +11,15 @@ from torch import nn
 from traced import random_frames, square
 
 from littoral.bundle import InputSpec, TorchModel
+from littoral.core.tasks import Classification, Segmentation
 from littoral.models.factory import load_model, state_arrays
 from littoral.models.frames import normalise
 from littoral.models.parts import head_of
 from littoral.models.zoo import small_cnn
 from littoral.train import split_make
 from littoral.train.options import TorchSource
-from littoral.train.split_make import Shift, fitting_bottleneck, make_split
+from littoral.train.split_make import Shift, fit_split, fitting_bottleneck, make_split
+from littoral.train.transform import FittedTransform, TransformOptions, fit_transform
 
 KWARGS = {"width": 4, "num_classes": 3, "depth": 1}
 
@@ -118,3 +120,56 @@ def test_frames_are_moved_and_not_mirrored() -> None:
     assert len(np.unique(ones[:, 2])) == 5
     assert targets is not None
     assert targets.tolist() == list(range(50))
+
+
+def test_a_fitted_split_takes_some_frames_for_the_transform_and_others_for_what_is_chosen_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec, source, seen = square(16, 1), network(), []
+    frames = random_frames(spec, 100)
+
+    def fit(features: torch.Tensor, *args: object, answered_NCHW: torch.Tensor, **told: object) -> FittedTransform:
+        seen.append((features, answered_NCHW))
+        return fit_transform(features, *args, answered_NCHW=answered_NCHW, **told)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(split_make, "fit_transform", fit)
+    source.module.train()
+    task, options = Classification(num_classes=3), TransformOptions(num_channels=8, block=2, steps=(4.0, 1.0))
+    made = fit_split(source, spec, frames, task, cut="blocks.0", options=options, seed=3)
+    assert source.module.training, "the network is as it was"
+    ((fitted_to, others),) = seen
+    assert (len(fitted_to), len(others), len(made.held)) == (64, 36, 36)
+    with torch.no_grad():
+        head = head_of(copy.deepcopy(source.module).eval(), "blocks.0")
+        assert torch.allclose(head(normalise(torch.from_numpy(made.held), spec)), others, atol=1e-5)
+    together = np.concatenate([made.held.reshape(36, -1), frames.reshape(100, -1)])
+    assert len(np.unique(together, axis=0)) == 100, "they are of the frames"
+    again = fit_split(source, spec, frames, task, cut="blocks.0", options=options, seed=3)
+    assert np.array_equal(made.held, again.held)
+    for name, value in made.tail.module.state_dict().items():
+        assert torch.equal(value, again.tail.module.state_dict()[name]), "the same seed gives the same split"
+
+
+@pytest.mark.parametrize(
+    ("spec", "cut", "words"),
+    [
+        (square(16, 1), "nothing", "'nothing' is not a module"),
+        (square(16, 1), "head", r"'head' gives \(2, 3\) for 2 frames, a split needs a map"),
+        (square(16, 3), "blocks.0", r"does not take frames of \(16, 16, 3\)"),
+    ],
+    ids=["no-module", "no-map", "other-frames"],
+)
+def test_where_no_split_can_be_fitted_is_said_before_anything_is(
+    spec: InputSpec, cut: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(split_make, "fit_transform", None)
+    with pytest.raises(ValueError, match=words):
+        fit_split(network(), spec, random_frames(spec, 8), Classification(num_classes=3), cut=cut)
+
+
+def test_a_module_that_gives_the_answer_leaves_nothing_for_the_cloud() -> None:
+    spec = InputSpec(height=16, width=16, channels=1, mean=(0.0,), std=(1.0,))
+    whole = TorchSource(nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 3, 1)), "a:b", {})
+    task = Segmentation(num_classes=3, input_height=16, input_width=16)
+    with pytest.raises(ValueError, match="'1' gives the answer, so nothing is left for the cloud"):
+        fit_split(whole, spec, random_frames(spec, 8), task, cut="1")

@@ -461,6 +461,13 @@ def test_a_recipe_without_an_epoch_for_the_encoder_is_refused(epochs: int, hard_
         product_recipe(epochs=epochs, hard_epochs=hard_epochs)
 
 
+def test_what_starts_fitted_prices_bits_at_once_and_keeps_the_tails_statistics() -> None:
+    joint, hard = product_recipe(epochs=4, fitted=True).phases
+    assert (joint.rate_ramp_epochs, joint.tail_statistics, hard.tail_statistics) == (0.0, False, False)
+    joint, hard = product_recipe(epochs=4).phases
+    assert (joint.rate_ramp_epochs, joint.tail_statistics, hard.tail_statistics) == (0.75, True, True)
+
+
 @pytest.mark.parametrize("from_head", [False, True])
 def test_bfloat16_moves_the_weights_nearly_as_float32_does(from_head) -> None:
     start = state(networks(from_head=from_head))

@@ -94,7 +94,8 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         "--fit-split",
         metavar="MODULE",
         help="for any task, fit a split to the student's own features, in a minute or two and without a training: the "
-        "device runs the student up to this module, where the bundle is cut, and the cloud finishes it",
+        "device runs the student up to this module, where the bundle is cut, and the cloud finishes it; its deadzones "
+        "are always chosen",
     )
     parser.add_argument(
         "--router",
@@ -217,6 +218,8 @@ def _splits(
                 "--fit-split cuts the network at its module alone, without --cut, --segments, --exits and --exit; give "
                 "a split of littoral.train.split_make.fit_split to littoral.build_bundle for more"
             )
+        if args.task == "classification" and teacher is None:
+            raise ValueError("a bundle for classification needs a teacher: its student is adapted; give --teacher")
         _say(f"split 0: fitting, the device runs up to {args.fit_split}")
         made.append(fit_split(student, spec, frames, task, cut=args.fit_split, seed=args.seed, progress=_say))
     if not args.split:

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -56,8 +57,12 @@ class _Traced(nn.Module):
     def forward(self, frames: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, ...]:
         model: nn.Module = self.__dict__["_model"]
         seen: dict[str, Tensor] = {}
+
+        def keep(path: str, out: Any) -> None:  # as it is now: what comes next may work in place
+            seen[path] = out.clone() if isinstance(out, Tensor) else out
+
         hooks = [
-            model.get_submodule(path).register_forward_hook(lambda _m, _i, out, path=path: seen.update({path: out}))
+            model.get_submodule(path).register_forward_hook(lambda _m, _i, out, path=path: keep(path, out))
             for path in self._taps
         ]
         try:

@@ -119,32 +119,42 @@ def fit_split(
 ) -> SplitSource:
     """Fit a split at a module of the student, for any task and without a training (`littoral.train.transform`).
 
-    The device runs the student up to that module, and the cloud finishes it: its answer is as good as the device's own.
+    The device runs the student up to that module, and the cloud finishes it: its answer is at best the device's own.
 
     Args:
         network: The student. Not touched.
-        frames: uint8 ``(N, H, W, C)``; the transform is fitted to at most 64 of them, and the build chooses deadzones
-            by as many others, where there are others.
+        frames: uint8 ``(N, H, W, C)``; the transform is fitted to at most 64 of them. Step sizes, and then the build's
+            deadzones, are chosen by as many others, where there are two others or more.
         cut: A module whose output is a map ``(C, H, W)``. The bundle is cut there too: name it in
             `BuildOptions.cut_points`.
         segment: Which of the bundle's segments ends there.
     Raises:
-        ValueError: there is no such module, its output is no map, or nothing in it varies.
+        ValueError: there is no such module, its output is no map or the answer itself, nothing in it varies, or the
+            student finds nothing on the frames.
     """
     check_frames(spec, frames)
     model = copy.deepcopy(network.module).cpu().float().eval()
     head, tail = head_of(model, cut), tail_of(model, cut)
+    _check_map(head, spec, cut)
+    if not any(node.op.startswith("call_") for node in tail.graph.nodes):
+        raise ValueError(f"{cut!r} gives the answer, so nothing is left for the cloud; name an earlier module")
     order = np.random.default_rng(seed).permutation(len(frames))
     fitted_to, others = order[:_FITTED_TO], order[_FITTED_TO : 2 * _FITTED_TO]
-    _check_map(head, spec, cut)
-    with torch.no_grad():
-        features = torch.cat([head(normalise(torch.from_numpy(frames[[place]]), spec)) for place in fitted_to])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        say = progress or (lambda _line: None)
-        options = options or TransformOptions()
-        bottleneck = fit_transform(features, tail, task, options, seed=seed, progress=say).bottleneck
-    held = frames[np.sort(others)] if len(others) else None
+
+    def features(places: NDArray[np.int64]) -> torch.Tensor:
+        with torch.no_grad():
+            return torch.cat([head(normalise(torch.from_numpy(frames[[place]]), spec)) for place in places])
+
+    bottleneck = fit_transform(
+        features(fitted_to),
+        tail,
+        task,
+        options or TransformOptions(),
+        answered_NCHW=features(others) if len(others) > 1 else None,
+        seed=seed,
+        progress=progress or (lambda _line: None),
+    ).bottleneck
+    held = frames[others] if len(others) > 1 else None
     return SplitSource(bottleneck, _cloud_part(bottleneck, tail, network, cut), segment=segment, held=held)
 
 
@@ -208,8 +218,11 @@ def fitting_bottleneck(network: TorchSource, spec: InputSpec, cut: str) -> Bottl
 
 def _check_map(head: nn.Module, spec: InputSpec, cut: str) -> tuple[int, int, int]:
     """Channels, height and width of what the module gives."""
-    with torch.no_grad():
-        features: Any = head(normalise(torch.zeros(2, *spec.shape, dtype=torch.uint8), spec))
+    try:
+        with torch.no_grad():
+            features: Any = head(normalise(torch.zeros(2, *spec.shape, dtype=torch.uint8), spec))
+    except RuntimeError as error:
+        raise ValueError(f"the network does not take frames of {spec.shape}: {error}") from error
     if not isinstance(features, torch.Tensor) or features.ndim != 4:
         came = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
         raise ValueError(f"{cut!r} gives {came} for 2 frames, a split needs a map (2, C, H, W); name an earlier module")

@@ -24,8 +24,10 @@ from littoral.models.bottleneck import Bottleneck
 from littoral.models.decoders import TransformDecoder
 from littoral.train.distortions import distortion_of
 
-KEEPS = (0.6, 0.7, 0.78, 0.84)
-"""How much of the network's own answers the levels keep, by the task's metric: of labels the share that is the same."""
+KEEPS = (0.7, 0.8, 0.88, 0.95)
+"""How much of the network's own answers the levels keep, see `TransformOptions.keeps`."""
+_DRAWS = 4
+"""Of noise, for each frame that sensitivities are measured on; one draw alone is off by a third."""
 _NOISE = 1.0
 """Of the deviation of a channel, when sensitivities are measured: about what rounding does. At a tenth of it, what is
 found is the curvature where nothing was rounded, and a detector loses half as much again at equal bytes."""
@@ -33,10 +35,12 @@ _LEAST_SENSITIVITY = 1e-6
 """As a share of the most sensitive channel's. A feature that nothing hangs on is worth no bits."""
 _FINEST, _COARSEST, _HALVINGS = 2.0**-4, 2.0**6, 7
 """Of steps that are tried, and how often their range is halved."""
-_OF_THE_MOST = 0.97
-"""Of what is kept with hardly any rounding, the share that is the most to ask for."""
 _SENDS = 0.1
-"""Steps that a channel of the latent must deviate by to be sent at a level: one value in two million is not 0."""
+"""Steps that a channel of the latent must deviate by to be sent at a level: half a step is five deviations then."""
+_MOST_VALUES = 2048
+"""Of a block: the work grows with their cube, and is some seconds for so many."""
+_DIGITS = 4
+"""Of rate weights: the last ones depend on the number of threads, and a checkpoint should not."""
 _PRIOR_LR, _PRIOR_STEPS = 0.05, 200
 
 
@@ -47,12 +51,13 @@ class TransformOptions:
     num_channels: int = 256
     """Of the latent, at most; no more than a block of features has values."""
     block: int = 4
-    """Side of a block of features that becomes one position of the latent."""
+    """Side of a block of features that becomes one position of the latent; halved where a block has over 2,048."""
     steps: tuple[float, ...] | None = None
     """Of each level, the coarsest first: the size of a step, as a share of the root mean square of a weighted feature.
     None: found, for `keeps`."""
     keeps: tuple[float, ...] = KEEPS
-    """Of each level, how much of the network's own answers it is to keep, where so much can be kept."""
+    """Of each level, the coarsest first, how much of the network's own answers it is to keep: by the task's metric, on
+    a scale from what is kept where nothing is sent (0) to what is kept with hardly any rounding (1)."""
     sensitivity_frames: int = 24
     answered_frames: int = 32
     """How many frames steps are chosen by."""
@@ -62,12 +67,22 @@ class TransformOptions:
     decoder_blocks: int = 1
 
     def __post_init__(self) -> None:
-        levels = self.keeps if self.steps is None else self.steps
-        least = min((self.num_channels, self.block, self.sensitivity_frames, self.answered_frames))
-        if least < 1 or not levels or not all(0 < each < math.inf for each in levels):
-            raise ValueError(f"a transform has a level or more, and every number of it is positive, got {self}")
-        if self.steps is None and max(self.keeps) >= 1:
-            raise ValueError(f"keeps are {self.keeps}, expected shares below 1: rounding always costs something")
+        least = {"gate_width": 0, "decoder_blocks": 0}
+        for name in ("num_channels", "block", "sensitivity_frames", "answered_frames", "decoder_width", *least):
+            if (value := getattr(self, name)) < least.get(name, 1):
+                raise ValueError(f"{name} is {value}, expected {least.get(name, 1)} or more")
+        if (
+            not self.keeps
+            or list(self.keeps) != sorted({*self.keeps})
+            or not 0 < min(self.keeps) <= max(self.keeps) < 1
+        ):
+            raise ValueError(
+                f"keeps are {self.keeps}, expected shares between 0 and 1, each larger than the one before"
+            )
+        if (steps := self.steps) is None:
+            return
+        if not steps or list(steps) != sorted({*steps}, reverse=True) or not 0 < min(steps) <= max(steps) < math.inf:
+            raise ValueError(f"steps are {steps}, expected positive numbers, each smaller than the one before")
 
 
 class FittedTransform(NamedTuple):
@@ -85,6 +100,7 @@ def fit_transform(
     task: Task[Any, Any],
     options: TransformOptions = TransformOptions(),
     *,
+    answered_NCHW: Tensor | None = None,
     seed: int = 0,
     progress: Callable[[str], None] = lambda _line: None,
 ) -> FittedTransform:
@@ -93,31 +109,49 @@ def fit_transform(
     Args:
         features_NCHW: float32, what the network gives at the cut for source frames; tens of frames make a good one.
         tail: Takes them and gives what the task takes; run as it is, its parameters get no gradient.
+        answered_NCHW: Those of other frames, by which steps are chosen; without them, the same.
     Raises:
-        ValueError: a feature is not finite, or all are the same.
+        ValueError: a feature is not finite, all are the same, or the network's own answers say nothing.
     """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _fitted(features_NCHW, tail, task, options, answered_NCHW, seed, progress)
+
+
+def _fitted(
+    features_NCHW: Tensor,
+    tail: nn.Module,
+    task: Task[Any, Any],
+    options: TransformOptions,
+    answered_NCHW: Tensor | None,
+    seed: int,
+    progress: Callable[[str], None],
+) -> FittedTransform:
     if not features_NCHW.isfinite().all() or not (features_NCHW.std((0, 2, 3), unbiased=False) > 0).any():
         raise ValueError(
             "the features at the cut are not finite, or the same everywhere, so there is nothing to send; look at the "
             "frames, or cut the network elsewhere"
         )
-    some = features_NCHW[:: max(1, len(features_NCHW) // options.sensitivity_frames)]
+    some = _spread(features_NCHW, options.sensitivity_frames)
     progress(f"what {len(some)} frames' answers lose by noise in each of {features_NCHW.shape[1]} channels")
     sensitivity_C = sensitivity_of(some, tail, task, seed=seed)
     turned = _Turned.of(features_NCHW, sensitivity_C, options)
     steps = options.steps
     if steps is None:
-        some = features_NCHW[:: max(1, len(features_NCHW) // options.answered_frames)]
+        some = _spread(features_NCHW if answered_NCHW is None else answered_NCHW, options.answered_frames)
         steps = _choose_steps(turned.bottleneck((1.0,), options), some, tail, task, options.keeps, progress)
     bottleneck = turned.bottleneck(steps, options)
     progress(f"what symbols of {len(steps)} levels cost")
     with torch.no_grad():
         latents = bottleneck.encoder(features_NCHW)
     fit_prior(bottleneck, latents, seed=seed)
-    return FittedTransform(
-        bottleneck=bottleneck,
-        rate_weights=tuple(math.log(2) * (step * turned.unit) ** 2 / 12 for step in steps),  # of half a square
-    )
+    weights = (math.log(2) * (step * turned.unit) ** 2 / 12 for step in steps)  # of a loss that is half a square
+    return FittedTransform(bottleneck, tuple(float(f"{weight:.{_DIGITS}g}") for weight in weights))
+
+
+def _spread(features_NCHW: Tensor, most: int) -> Tensor:
+    """Of so many frames at most, spread over all."""
+    return features_NCHW[:: math.ceil(len(features_NCHW) / most)]
 
 
 def sensitivity_of(features_NCHW: Tensor, tail: nn.Module, task: Task[Any, Any], *, seed: int = 0) -> Tensor:
@@ -127,17 +161,18 @@ def sensitivity_of(features_NCHW: Tensor, tail: nn.Module, task: Task[Any, Any],
     of the Hessian.
     """
     distortion = distortion_of(task)
-    spread_C = features_NCHW.std((0, 2, 3))
+    spread_C = features_NCHW.std((0, 2, 3), unbiased=False)
     made = torch.Generator(device="cpu").manual_seed(seed)
     along_C, squares_C = torch.zeros_like(spread_C), torch.zeros_like(spread_C)
     for features in torch.split(features_NCHW, 1):
-        noise = torch.randn(features.shape, generator=made).to(features) * (_NOISE * spread_C)[:, None, None]
-        noisy = (features + noise).requires_grad_()
         with torch.no_grad():
-            answers: Any = tail(features)
-        (gradient,) = torch.autograd.grad(distortion(tail(noisy), answers, None).sum(), noisy)
-        along_C += (noise * gradient).sum((0, 2, 3))
-        squares_C += noise.square().sum((0, 2, 3))
+            answers: Any = tail(features.clone())  # its first layer may work in place
+        for _ in range(_DRAWS):
+            noise = torch.randn(features.shape, generator=made).to(features) * (_NOISE * spread_C)[:, None, None]
+            noisy = (features + noise).requires_grad_()
+            (gradient,) = torch.autograd.grad(distortion(tail(noisy.clone()), answers, None).sum(), noisy)
+            along_C += (noise * gradient).sum((0, 2, 3))
+            squares_C += noise.square().sum((0, 2, 3))
     found_C = along_C / squares_C.clamp(min=1e-30)
     return found_C.clamp(min=max(_LEAST_SENSITIVITY * float(found_C.max()), 1e-30))
 
@@ -179,13 +214,20 @@ class _Turned:
     @classmethod
     def of(cls, features_NCHW: Tensor, sensitivity_C: Tensor, options: TransformOptions) -> _Turned:
         _, channels, height, width = features_NCHW.shape
-        block, features = options.block, features_NCHW.double()
-        centre_C, spread_C = features.mean((0, 2, 3)), features.std((0, 2, 3), unbiased=False)
+        block = options.block
+        while block > 1 and channels * block**2 > _MOST_VALUES:
+            block //= 2
+        centre_C = features_NCHW.mean((0, 2, 3), dtype=torch.float64)
+        spread_C = features_NCHW.std((0, 2, 3), unbiased=False).double()
         weight_C = sensitivity_C.double().sqrt()
-        weighted = (features - centre_C[:, None, None]) * weight_C[:, None, None]
-        padded = F.pad(weighted, (0, -width % block, 0, -height % block), mode="replicate")
-        blocks = F.pixel_unshuffle(padded, block).movedim(1, -1).flatten(0, 2)
-        variance, directions = torch.linalg.eigh(blocks.T @ blocks / len(blocks))
+        squares, num_blocks = torch.zeros((channels * block**2,) * 2, dtype=torch.float64), 0
+        for features in torch.split(features_NCHW, 1):
+            weighted = (features.double() - centre_C[:, None, None]) * weight_C[:, None, None]
+            padded = F.pad(weighted, (0, -width % block, 0, -height % block), mode="replicate")
+            blocks = F.pixel_unshuffle(padded, block).movedim(1, -1).flatten(0, 2)
+            squares += blocks.T @ blocks
+            num_blocks += len(blocks)
+        variance, directions = torch.linalg.eigh(squares / num_blocks)
         count = min(options.num_channels, len(variance))
         unit = math.sqrt(float(variance.clamp(min=0).mean()))
         return cls(
@@ -208,7 +250,7 @@ class _Turned:
             starting_gains=[1 / step for step in steps],
             kept=[max(1, int((self.deviation_K > _SENDS * step).sum())) for step in steps],
             size=self.size,
-            block=options.block,
+            block=self.directions_KCbb.shape[-1],
             gate_width=options.gate_width,
             decoder_width=options.decoder_width,
             decoder_blocks=options.decoder_blocks,
@@ -237,29 +279,40 @@ def _choose_steps(
     keeps: Sequence[float],
     progress: Callable[[str], None],
 ) -> tuple[float, ...]:
-    """For each level the coarsest step that keeps so much of the answers, as finely as the range is halved.
-
-    What is not kept with hardly any rounding, because the latent has too few channels, is not asked for.
-    """
+    """For each level the coarsest step that keeps so much of the answers, as finely as the range is halved."""
     frames = torch.split(features_NCHW, 1)
     latents = [bottleneck.encoder(features) for features in frames]
-    truths = [[task.as_truth(answer) for answer in task.answers(tail(features).numpy())] for features in frames]
+    truths = [[task.as_truth(answer) for answer in task.answers(tail(each.clone()).numpy())] for each in frames]
 
     def kept(step: float) -> float:
         metric = task.metric()
         for latent, truth in zip(latents, truths, strict=True):
-            rounded = torch.round(latent / step) * step
+            rounded = torch.zeros_like(latent) if step == math.inf else torch.round(latent / step) * step
             metric.update(task.answers(tail(bottleneck.decoder(rounded)).numpy()), truth)
-        return float(metric.value())
+        try:
+            return float(metric.value())
+        except ValueError as error:
+            raise ValueError(
+                f"the network finds nothing on {len(frames)} frames, so nobody can tell what rounding costs; give more "
+                f"frames with something on them ({error})"
+            ) from error
 
+    nothing, most = kept(math.inf), kept(_FINEST)
+    if not most > nothing:
+        raise ValueError(
+            f"the answers to {len(frames)} frames are as much the network's own where nothing is sent ({nothing:.3g}) "
+            f"as where all is ({most:.3g}); give frames with more to tell apart, or the steps"
+        )
     found: list[float] = []
-    most = kept(_FINEST)
-    for wanted in keeps:
-        keep = min(wanted, _OF_THE_MOST * most)
+    for keep in keeps:
+        aim = nothing + keep * (most - nothing)
         fine, coarse = _FINEST, found[-1] if found else _COARSEST
         for _ in range(_HALVINGS):
             middle = math.sqrt(fine * coarse)
-            fine, coarse = (middle, coarse) if kept(middle) >= keep else (fine, middle)
+            fine, coarse = (middle, coarse) if kept(middle) >= aim else (fine, middle)
         found.append(fine)
-        progress(f"level {len(found) - 1}: steps of {fine:.3g} keep {keep:.3g} of {len(frames)} frames' answers")
+        progress(
+            f"level {len(found) - 1}: steps of {fine:.3g} keep {kept(fine):.3g} of {len(frames)} frames' answers, "
+            f"{nothing:.3g} are kept without a byte"
+        )
     return tuple(found)

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="training needs the cloud extra")
 
 from littoral.bench.dense_data import Boxed, Segmented  # noqa: E402
 from littoral.bench.split import dense_units  # noqa: E402
-from littoral.bench.split.dense_full import DenseTraining, train_dense  # noqa: E402
+from littoral.bench.split.dense_full import DenseTraining, _from_features, train_dense  # noqa: E402
 from littoral.bench.split.dense_networks import DenseNetwork  # noqa: E402
 from littoral.bench.split.dense_rows import device_only_row  # noqa: E402
 from littoral.bench.split.dense_shapes import DenseShape, FeatureShape, dense_bottleneck  # noqa: E402
@@ -128,12 +128,21 @@ def test_from_features_the_device_runs_the_network_up_to_the_cut_and_a_split_is_
     assert coarse["bytes"] < fine["bytes"] / 2
     assert (fine["segment_macs"], fine["encoder_macs"]) == (16 * 3 * 64 * 4, 4 * 8 * 16)  # no gate without a training
     before = fitted.bottleneck.encoder[-1].linear.weight.clone()
+    tail = tail_of(segmenter.model, "stage").eval()
+    whole_frame = _from_features(segmenter, tail, shape, frames, dataclasses.replace(CONFIG, crop=None), print)
+    half = _from_features(segmenter, tail, shape, frames, dataclasses.replace(CONFIG, crop=(16, 32)), print)
+    assert half.rate_weights == pytest.approx([2 * weight for weight in whole_frame.rate_weights])
     with pytest.raises(ValueError, match=r"features of \(2, 3\), which are no whole blocks of 2"):
         train_dense(segmenter, frames, truths, CONFIG, shape=shape)
     split = train_dense(segmenter, frames, truths, dataclasses.replace(CONFIG, crop=(16, 32)), shape=shape)
     encoder = split.bottleneck.encoder[-1]
     assert torch.equal(encoder.linear.weight, before)  # the transform stays, what stands beside it learns
     assert encoder.gate[-2].weight.abs().max() > 0
+
+
+def test_from_pixels_there_is_nothing_before_a_training(segmenter: DenseNetwork, frames: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="epochs is 0: a split from pixels is nothing before it is trained"):
+        train_dense(segmenter, frames, None, dataclasses.replace(CONFIG, epochs=0), shape=SHAPE)
 
 
 def test_bytes_are_held_against_the_references_at_equal_accuracy() -> None:

@@ -43,7 +43,7 @@ class DenseTraining:
     given: str = FEATURES
     """What the encoder takes: ``features`` of the network at the cut, or ``pixels``."""
     epochs: int = 30
-    """0 leaves a fitted transform as it is."""
+    """0 leaves a fitted transform as it is; from pixels there must be some."""
     hard_epochs: int = 1
     batch_size: int = 16
     bits_weights: tuple[float, ...] = (0.02, 0.008, 0.003, 0.001)
@@ -88,6 +88,8 @@ def train_dense(
     else:
         start = _from_pixels(network, shape, frames, config)
     if config.epochs == 0:
+        if start.head is None:
+            raise ValueError("epochs is 0: a split from pixels is nothing before it is trained; take features")
         return DenseSplit(bottleneck=start.bottleneck.eval(), tail=tail.eval(), head=start.head)
     recipe = product_recipe(
         epochs=config.epochs,
@@ -142,9 +144,7 @@ def _from_features(
     progress: Progress,
 ) -> _Start:
     head = head_of(network.model, shape.cut).eval()
-    features = _features(network, head, frames, shape.fitted_to)
     options = shape.transform if config.epochs else replace(shape.transform, gate_width=0)
-    fitted = fit_transform(features, tail.eval(), network.task, options, seed=config.seed, progress=progress)
     height, width = _window(network, config)
     with torch.no_grad():
         window = head(torch.zeros(1, 3, height, width)).shape[2:]
@@ -153,6 +153,17 @@ def _from_features(
             f"a window of {height} x {width} gives features of {tuple(window)}, which are no whole blocks of "
             f"{options.block}; take another window"
         )
+    features = _features(network, head, frames, 2 * shape.fitted_to)
+    fitted_to, others = features[::2], features[1::2]
+    fitted = fit_transform(
+        fitted_to,
+        tail.eval(),
+        network.task,
+        options,
+        answered_NCHW=others if len(others) > 1 else None,
+        seed=config.seed,
+        progress=progress,
+    )
     share = height * width / (network.input.height * network.input.width)  # a loss is a mean over places
     return _Start(fitted.bottleneck, head, tuple(weight / share for weight in fitted.rate_weights))
 

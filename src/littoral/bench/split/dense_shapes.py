@@ -65,7 +65,7 @@ class FeatureShape:
     cut: str
     transform: TransformOptions = field(default_factory=lambda: TransformOptions(gate_width=16))
     fitted_to: int = 64
-    """Training frames."""
+    """Training frames; steps are chosen by as many others."""
 
 
 FEATURE_SHAPES: Mapping[str, FeatureShape] = {
