@@ -66,6 +66,7 @@ def test_the_cloud_finishes_frames_and_the_device_goes_on_when_it_stops(
 def test_a_split_that_was_fitted_to_the_networks_features_is_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("littoral.train.transform._PRIOR_STEPS", 2)
     task = DETECTION
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "127.0.0.1,localhost")

@@ -125,6 +125,7 @@ def test_frames_are_moved_and_not_mirrored() -> None:
 def test_a_fitted_split_takes_some_frames_for_the_transform_and_others_for_what_is_chosen_after(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("littoral.train.transform._PRIOR_STEPS", 2)
     spec, source, seen = square(16, 1), network(), []
     frames = random_frames(spec, 100)
 
