@@ -48,7 +48,7 @@ TEACHER_FILE = "cloud/teacher.safetensors"
 REPLAY_FILE = "cloud/replay.safetensors"
 REHEARSED_FILE = "cloud/rehearsed.safetensors"
 _OWN_ERRORS, _MOST_ROUNDING = 4.0, 1e-3
-"""Segments sum in another order than torch: they may be so many times as far from it as it is from its own float64."""
+"""Segments sum in another order, so may differ by so many of torch's own errors, if below the second."""
 
 Progress = Callable[[str], None]
 
