@@ -17,6 +17,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +84,12 @@ def check_tables(golden: dict[str, Any]) -> int:
     return 3
 
 
-def golden_contexts() -> tuple[CodecTables, dict[str, Any]]:
+def golden_contexts(file: str) -> tuple[CodecTables, dict[str, Any]]:
     """Tables that look at neighbours, and their payloads."""
-    golden = json.loads((GOLDEN / "codec-contexts.json").read_text())
+    golden = json.loads((GOLDEN / file).read_text())
     tensors = {name: np.array(value["values"], value["type"]) for name, value in golden["tensors"].items()}
     tables = CodecTables.from_tensors(tensors)
-    same(tables.digest.hex(), golden["digest"], "digest of the context tables")
+    same(tables.digest.hex(), golden["digest"], f"digest of the tables in {file}")
     return tables, golden
 
 
@@ -106,7 +107,7 @@ def check_payloads(tables: CodecTables, golden: dict[str, Any]) -> int:
 
 
 def random_contexts() -> CodecTables:
-    """One level of three channels of 5 x 6, four bins and three fractions, which look far."""
+    """Two levels of three channels of 5 x 6, four bins and three fractions, which look far; one is of three groups."""
     numbers = drawn("contexts")
 
     def some(least: int, most: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -122,7 +123,12 @@ def random_contexts() -> CodecTables:
         scale_bias=some(0, 9000, (3, 1, 1), "i4"), thresholds=np.array([5000, 50_000, 400_000], "i4"),
         counts=np.stack(rows).reshape(4, 3, 10), first_value=-4, max_bytes=100_000, usual_bits=0,
     )  # fmt: skip
-    return CodecTables(height=5, width=6, levels=(table,))
+    grouped = replace(
+        table, mean_weights=some(-900, 900, (2, 1, 1, 4), "i2"), scale_weights=some(-300, 900, (2, 1, 1, 4), "i2"),
+        mean_bias=some(-9000, 9000, (3, 3, 1), "i4"), scale_bias=some(0, 9000, (3, 3, 1), "i4"),
+        group_starts=np.array([1, 2], "u4"), group_weights=some(-300, 900, (3, 3, 2), "i2"),
+    )  # fmt: skip
+    return CodecTables(height=5, width=6, levels=(table, grouped))
 
 
 def random_tables() -> CodecTables:
@@ -309,8 +315,8 @@ def look(said_elsewhere: dict[str, Any] | None) -> tuple[dict[str, Any], dict[st
     started = time.monotonic()
     golden, messages = golden_payloads(), golden_messages()
     tables = check_tables(golden)
-    contexts, golden_of_contexts = golden_contexts()
-    payloads = check_payloads(golden_tables(golden), golden) + check_payloads(contexts, golden_of_contexts)
+    coded = [(golden_tables(golden), golden), *map(golden_contexts, ("codec-contexts.json", "codec-groups.json"))]
+    payloads = sum(check_payloads(*each) for each in coded)
     stacks = check_stack()
     said = {"messages": check_messages(messages), "payloads": payload_round_trips(), "frames": frame_round_trips()}
     if said_elsewhere is not None:
@@ -319,8 +325,7 @@ def look(said_elsewhere: dict[str, Any] | None) -> tuple[dict[str, Any], dict[st
                 same(said[part].get(name), value, f"{part} {name} here and on {said_elsewhere['machine']}")
             same(sorted(said[part]), sorted(cases), f"the cases of {part}")
     controls = {
-        "damaged_payloads_refused": damaged_payloads(golden_tables(golden), golden)
-        + damaged_payloads(contexts, golden_of_contexts),
+        "damaged_payloads_refused": sum(damaged_payloads(*each) for each in coded),
         "damaged_frames_refused": damaged_frames(messages),
         "wrong_goldens_seen": wrong_golden_is_seen(golden),
         "other_byte_order_seen": other_byte_order_is_seen(golden),

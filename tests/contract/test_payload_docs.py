@@ -28,8 +28,8 @@ def example_tables() -> CodecTables:
     return CodecTables(height=1, width=4, levels=(FrequencyTable.from_priors([prior], max_bytes=100),))
 
 
-def golden_tensors() -> dict[str, NDArray[Any]]:
-    golden = json.loads((Path(__file__).resolve().parents[1] / "golden" / "codec-contexts.json").read_text())
+def golden_tensors(kind: str) -> dict[str, NDArray[Any]]:
+    golden = json.loads((Path(__file__).resolve().parents[1] / "golden" / f"codec-{kind}.json").read_text())
     return {name: np.array(value["values"], value["type"]) for name, value in golden["tensors"].items()}
 
 
@@ -47,7 +47,7 @@ def test_the_example_payload_is_what_the_code_writes_and_reads() -> None:
 
 
 def test_every_tensor_of_the_tables_is_on_the_page() -> None:
-    kinds = (example_tables(), CodecTables.from_tensors(golden_tensors()))
+    kinds = (example_tables(), *(CodecTables.from_tensors(golden_tensors(kind)) for kind in ("contexts", "groups")))
     tensors = {name for tables in kinds for name in tables.to_tensors() if not name.startswith("level1")}
     names = {name.replace("level0", "level<i>") for name in tensors}
     assert set(re.findall(r"^\| `((?:grid|level)[^`]*)` \|", PAGE, re.MULTILINE)) == names

@@ -12,7 +12,7 @@ from littoral.core.codec import decode, encode, predict_bytes, rate_bits
 from littoral.core.codec_contexts import ContextTable
 from littoral.core.codec_tables import ChannelPrior, CodecTables
 from littoral.train.contexts import ContextOptions, fit_contexts
-from littoral.train.tables import TableOptions, build_tables
+from littoral.train.tables import TableOptions, best_kind, build_tables
 
 PRIOR = ChannelPrior(pmf=np.ones(9), first_value=-4, escape=0.01)
 FRAMES, SHAPE = 400, (3, 6, 6)
@@ -54,11 +54,78 @@ def test_where_they_do_not_each_channel_has_its_table() -> None:
 
 @pytest.mark.parametrize(
     ("options", "taken"),
-    [({}, True), ({"least_frames": 401}, False), ({"most_symbols": 107}, False)],
-    ids=["as it is", "too few frames", "too many symbols"],
+    [
+        ({}, "contexts"),
+        ({"least_frames": 61}, "groups"),
+        ({"most_symbols": 107}, "groups"),
+        ({"most_channels": 2}, "groups"),
+        ({"least_frames": 61, "least_symbols": 2161}, "static"),
+        ({"most_symbols": 107, "most_grouped_symbols": 107}, "static"),
+    ],
+    ids=["as it is", "few frames", "many symbols", "many channels", "few of both", "many for both"],
 )
-def test_contexts_are_tried_only_where_they_fit(options: dict[str, int], taken: bool) -> None:
-    assert built(related(0), options=TableOptions(contexts=ContextOptions(**options))).has_contexts is taken
+def test_contexts_are_tried_only_where_they_fit(options: dict[str, int], taken: str) -> None:
+    limits = {"least_frames": 60, "least_symbols": 2160, **options}
+    options_of = TableOptions(contexts=ContextOptions(**limits))
+    assert best_kind([related(0, 80)[:60]], [[PRIOR] * 3], options_of) == taken
+
+
+def test_what_is_found_best_is_built() -> None:
+    frames, priors = list(related(0, 80)), [[PRIOR] * 3]
+    for limits, starts in (({"least_frames": 80}, []), ({"least_symbols": 1}, [1, 2])):
+        options = TableOptions(contexts=ContextOptions(**limits))
+        level = build_tables([frames], priors, height=6, width=6, options=options).level(0)
+        assert isinstance(level, ContextTable)
+        assert level.group_starts.tolist() == starts
+
+
+def active(seed: int, count: int = 64) -> NDArray[np.int32]:
+    """Twenty channels that are all large at the same few places, which lie anywhere; none tells the sign of another."""
+    rng = np.random.default_rng(seed)
+    busy = np.where(rng.random((count, 1, 9, 9)) < 0.15, 2.0, 0.1)
+    return np.rint(busy * rng.laplace(0, 1, (count, 20, 9, 9)) * np.linspace(1.5, 0.3, 20)[:, None, None]).astype(
+        np.int32
+    )
+
+
+def test_where_channels_are_large_together_groups_spare_bits_on_other_frames_and_otherwise_are_not_taken() -> None:
+    frames, held = active(0), active(1, 20)
+    shuffled = np.random.default_rng(2).permuted(frames.reshape(64, 20, 81), axis=2).reshape(frames.shape)
+    assert best_kind([frames], [[PRIOR] * 20], USUAL) == "groups"
+    assert best_kind([shuffled], [[PRIOR] * 20], USUAL) == "static"
+    grouped, static = (
+        build_tables([list(frames)], [[PRIOR] * 20], height=9, width=9, options=options)
+        for options in (USUAL, TableOptions(contexts=None))
+    )
+    assert bits(held, grouped) < 0.85 * bits(held, static)
+    for frame in held:
+        np.testing.assert_array_equal(decode(encode(frame, grouped, level=0), grouped).symbols, frame)
+
+
+@pytest.mark.parametrize(
+    ("channels", "expected"),
+    [(1, [1]), (2, [1, 2]), (5, [1, 2, 3, 4, 5]), (20, [1, 2, 3, 4, 6, 8, 12, 16, 20])],
+)
+def test_groups_grow(channels: int, expected: list[int]) -> None:
+    assert ContextOptions().group_ends(channels) == expected
+
+
+def test_no_group_is_larger_than_it_may_be() -> None:
+    ends = ContextOptions().group_ends(300)
+    assert ends[-3:] == [256, 288, 300]
+    assert max(np.diff(ends)) == 32
+
+
+def test_groups_beyond_the_first_channels_look_at_no_neighbours() -> None:
+    options = ContextOptions(near_channels=6)
+    table = fit_contexts(active(0), options, grouped=True)
+    assert table.mean_weights.shape == (2, 6, 2, 4)
+    alone = fit_contexts(active(0), ContextOptions(near_channels=0), grouped=True)
+    assert alone.mean_weights.shape == (2, 0, 0, 4)
+    frame = active(3, 1)[0]
+    for each in (table, alone):
+        tables = CodecTables(height=9, width=9, levels=(each,))
+        np.testing.assert_array_equal(decode(encode(frame, tables, level=0), tables).symbols, frame)
 
 
 def test_a_level_without_channels_keeps_all_levels_on_tables_of_their_own() -> None:

@@ -1,29 +1,34 @@
 """Tables whose choice hangs on symbols that are known already, for latents in which neighbours tell of each other.
 
-The positions of a latent are coded in three *phases*: those of even row and column, then those of odd row and column,
-then the rest. So from the second phase on each position has four neighbours that are known, in all channels: the
-diagonal ones in the second phase, in the third those above, left, right and below. From them an integer *mean* and an
-integer *scale* of each symbol are worked out, weighted sums and a bias, and these name the table that the symbol is
-coded with: the scale by thresholds, and the mean by its fraction; what is coded is the symbol less the whole part.
+The channels of a latent are coded *group* by group; often there is one group of all. A group's positions are coded in
+three *phases*: those of even row and column, then those of odd row and column, then the rest. So from the second phase
+on each position has four neighbours that are known, in all channels of the group: the diagonal ones in the second
+phase, in the third those above, left, right and below. From them an integer *mean* and an integer *scale* of each
+symbol are worked out, weighted sums and a bias; what the groups before have at the same position, one sum of magnitudes
+each, goes into the scale as well. Later groups may do without neighbours: they have one phase. Mean and scale name the
+table that the symbol is coded with: the scale by thresholds, and the mean by its fraction; what is coded is the symbol
+less the whole part.
 
 All numbers are whole ones below 2**53, so float64 holds each sum exactly, in whatever order it is added up: both sides
 choose the same tables on any machine.
 
 Source: contexts as in Minnen et al., *Joint Autoregressive and Hierarchical Priors*, NeurIPS 2018; phases as in He et
-al., *Checkerboard Context Model*, CVPR 2021. Departures: three phases, linear, whole numbers, fitted and not trained.
+al., *Checkerboard Context Model*, CVPR 2021; groups of channels as in He et al., *ELIC*, CVPR 2022. Departures: three
+phases, linear, whole numbers, fitted and not trained; of the groups before, their magnitudes alone.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from littoral.core.codec_parts import NEAR, NUM_NEAR, Part, near_index, parts_of
 from littoral.core.codec_slots import MAX_SLOTS, Coded, Escaped, Rows, check_counts, split_off
 from littoral.core.rans import PRECISION_BITS, RansStack, ReferenceCoder, SlotCoder
 from littoral.core.rans_fast import fast_coder
@@ -32,27 +37,14 @@ FRACTION_BITS = 12
 """Means, scales, weights and biases count in units of ``2**-12`` of a symbol's step."""
 MOST = 127
 """Symbols count as neighbours no farther from 0 than this."""
-MAX_CHANNELS = 256
-NEAR = ((), ((-1, -1), (-1, 1), (1, -1), (1, 1)), ((-1, 0), (0, -1), (0, 1), (1, 0)))
-"""By phase the neighbours that are looked at, in rows and columns."""
-NUM_NEAR = 4
+MAX_CHANNELS = 1024
 _ONE = 1 << FRACTION_BITS
 _TYPES = {
     "mean_weights": np.int16, "scale_weights": np.int16, "mean_bias": np.int32, "scale_bias": np.int32,
     "thresholds": np.int32, "counts": np.uint32,
 }  # fmt: skip
-
-
-def phases_of(height: int, width: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Rows and columns of the positions of each phase, row by row."""
-    y, x = np.mgrid[:height, :width]
-    phase = np.where((y | x) % 2 == 0, 0, np.where(y & x & 1 == 1, 1, 2))
-    return [np.nonzero(phase == number) for number in range(len(NEAR))]  # type: ignore[misc]
-
-
-def near_index(ys: NDArray[np.int64], xs: NDArray[np.int64], phase: int, width: int) -> NDArray[np.int64]:
-    """``(4, n)``: where the neighbours are in a latent with a border of one, its rows and columns as one axis."""
-    return np.array([(ys + 1 + dy) * (width + 2) + xs + 1 + dx for dy, dx in NEAR[phase]], np.int64)
+_GROUP_TYPES = {"group_starts": np.uint32, "group_weights": np.int16}
+"""Of what there is only where there is more than one group."""
 
 
 def tables_of(
@@ -64,9 +56,11 @@ def tables_of(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Phase:
-    """What one phase needs, worked out once."""
+class _Step:
+    """What one part needs, worked out once."""
 
+    group: int
+    channels: slice
     at: NDArray[np.int64]
     """Its positions in a row of symbols."""
     inside: NDArray[np.int64]
@@ -74,8 +68,18 @@ class _Phase:
     near: NDArray[np.int64]
     mean_weights: NDArray[np.float64]
     scale_weights: NDArray[np.float64]
+    group_weights: NDArray[np.float64]
     mean_bias: NDArray[np.float64]
     scale_bias: NDArray[np.float64]
+
+
+class _Known(NamedTuple):
+    """What is known of a latent, or of many, with a border of one, rows and columns as one axis."""
+
+    values: NDArray[np.float64]
+    """Of each channel."""
+    sums: NDArray[np.float64]
+    """Of each group the sum of its magnitudes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,16 +89,19 @@ class ContextTable:
     Args:
         height: Of the latent.
         width: Likewise.
-        mean_weights: int16 ``(2, C, C, 4)``: of the second and the third phase, by channel of the symbol, channel of
-            the neighbour, and neighbour in the order of `NEAR`.
+        mean_weights: int16 ``(2, K, M, 4)``: of the second and the third phase, by channel of the symbol, channel of
+            the neighbour within the group, and neighbour in the order of `NEAR`. The groups of the first K channels
+            look at neighbours, and M is the size of the largest of these; with one group both are C.
         scale_weights: Likewise, of the neighbours' magnitudes.
-        mean_bias: int32 ``(C, height, width)`` or ``(C, 1, 1)``.
+        mean_bias: int32 ``(C, height, width)`` or ``(C, 1, 1)``; with more groups than one ``(C, 3, 1)``, by phase.
         scale_bias: Likewise.
         thresholds: int32 ``(B - 1,)``, rising: scales from one on, and below the next, are of one bin.
         counts: uint32 ``(B, F, S)``: by the scale's bin and the mean's fraction those of S slots, the escape's last.
         first_value: Of every table: the lowest value, less the whole part of the mean, that has a slot of its own.
         max_bytes: The ceiling of a payload of this level, on both sides.
         usual_bits: What the symbols of a source frame cost.
+        group_starts: uint32 ``(G - 1,)``, rising: the first channel of each group but the first.
+        group_weights: int16 ``(3, C, G - 1)``: by phase and channel, of the magnitudes of the groups before its own.
     Raises:
         ValueError: the arrays contradict each other or the limits.
     """
@@ -110,25 +117,18 @@ class ContextTable:
     first_value: int
     max_bytes: int
     usual_bits: int
+    group_starts: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    group_weights: NDArray[np.int16] = field(default_factory=lambda: np.zeros((len(NEAR), 0, 0), np.int16))
 
     def __post_init__(self) -> None:
-        for name, dtype in _TYPES.items():
+        for name, dtype in (_TYPES | _GROUP_TYPES).items():
             value = getattr(self, name)
             if not isinstance(value, np.ndarray) or value.dtype.newbyteorder("=") != dtype:
                 raise ValueError(f"a context table's {name} must be an array of {np.dtype(dtype)}")
             owned = np.ascontiguousarray(value.astype(dtype))  # native byte order, and not the caller's to change
             owned.flags.writeable = False
             object.__setattr__(self, name, owned)
-        channels = self.mean_weights.shape[1] if self.mean_weights.ndim == 4 else 0
-        shape = (len(NEAR) - 1, channels, channels, NUM_NEAR)
-        if self.mean_weights.shape != shape or self.scale_weights.shape != shape or not 1 <= channels <= MAX_CHANNELS:
-            raise ValueError(
-                f"a context table's weights are {self.mean_weights.shape} and {self.scale_weights.shape}, expected "
-                f"(2, C, C, 4) with 1 to {MAX_CHANNELS} channels"
-            )
-        biases = ((channels, self.height, self.width), (channels, 1, 1))
-        if self.mean_bias.shape not in biases or self.scale_bias.shape not in biases:
-            raise ValueError(f"a context table's biases must be {biases[0]} or {biases[1]}")
+        self._check_groups()
         if self.thresholds.ndim != 1 or (np.diff(self.thresholds.astype(np.int64)) < 0).any():
             raise ValueError("a context table's thresholds must be a vector that does not fall")
         shape_ok = self.counts.ndim == 3 and len(self.counts) == len(self.thresholds) + 1
@@ -145,13 +145,51 @@ class ContextTable:
         if type(self.usual_bits) is not int or not 0 <= self.usual_bits < 1 << 32:
             raise ValueError(f"a context table's usual_bits is {self.usual_bits!r}, expected a uint32")
 
+    def _check_groups(self) -> None:
+        """Raises ValueError unless weights and biases are of these groups."""
+        channels, weights = len(self.mean_bias) if self.mean_bias.ndim == 3 else 0, self.mean_weights.shape
+        ends = [*self.group_starts.tolist(), channels]
+        if self.group_starts.ndim != 1 or sorted({0, *ends}) != [0, *ends] or channels > MAX_CHANNELS:
+            raise ValueError(
+                f"a context table's groups start at {self.group_starts.tolist()}, expected rising numbers between 0 "
+                f"and the number of channels, {channels}, which is at most {MAX_CHANNELS}"
+            )
+        near = weights[1] if len(weights) == 4 else 0
+        sizes = [end - start for start, end in zip([0, *ends], ends, strict=False) if end <= near]
+        if (
+            weights != (len(NEAR) - 1, near, max(sizes, default=0), NUM_NEAR)
+            or self.scale_weights.shape != weights
+            or near not in (ends if len(ends) == 1 else [0, *ends])
+        ):
+            raise ValueError(
+                f"a context table's weights are {weights} and {self.scale_weights.shape}, expected (2, K, M, 4) where "
+                f"the first K channels are whole groups, M the size of the largest of them; groups end at {ends}"
+            )
+        if self.group_weights.shape != (len(NEAR), channels, len(ends) - 1) and (
+            len(ends) > 1 or self.group_weights.size
+        ):
+            raise ValueError(
+                f"a context table's group_weights are {self.group_weights.shape}, expected "
+                f"{(len(NEAR), channels, len(ends) - 1)}"
+            )
+        biases = ((channels, self.height, self.width), (channels, 1, 1))
+        if len(ends) > 1:
+            biases = ((channels, len(NEAR), 1),) * 2
+        if self.mean_bias.shape not in biases or self.scale_bias.shape not in biases:
+            raise ValueError(f"a context table's biases must be {biases[0]} or {biases[1]}")
+
     def __getstate__(self) -> dict[str, Any]:
         """For another process: the fields alone, since an accelerator's models cannot be sent."""
         return {part.name: getattr(self, part.name) for part in fields(self)}
 
     @property
     def num_channels(self) -> int:
-        return int(self.mean_weights.shape[1])
+        return len(self.mean_bias)
+
+    @property
+    def group_ends(self) -> list[int]:
+        """The channel after each group's last."""
+        return [*self.group_starts.tolist(), self.num_channels]
 
     @property
     def rows(self) -> list[NDArray[np.uint32]]:
@@ -178,73 +216,83 @@ class ContextTable:
         return fast_coder(self.rows) or self.reference_coder
 
     @cached_property
-    def _phases(self) -> Sequence[_Phase]:
-        channels, shape = self.num_channels, (self.num_channels, self.height, self.width)
-        mean_bias, scale_bias = (np.broadcast_to(bias, shape) for bias in (self.mean_bias, self.scale_bias))
+    def _steps(self) -> Sequence[_Step]:
+        weights = [w.astype(np.float64) for w in (self.mean_weights, self.scale_weights)]
         found = []
-        for number, (ys, xs) in enumerate(phases_of(self.height, self.width)):
-            weights = [
-                w[number - 1].reshape(channels, -1) if number else np.zeros((channels, 0))
-                for w in (self.mean_weights, self.scale_weights)
-            ]
+        for part in parts_of(self.group_ends, self.mean_weights.shape[1], self.height, self.width):
+            size, channels, phase = part.channels.stop - part.channels.start, part.channels, part.phase
+            near = [w[phase - 1, channels, :size].reshape(size, -1) if phase else np.zeros((size, 0)) for w in weights]
             found.append(
-                _Phase(
-                    at=ys * self.width + xs,
-                    inside=(ys + 1) * (self.width + 2) + xs + 1,
-                    near=near_index(ys, xs, number, self.width),
-                    mean_weights=weights[0].astype(np.float64),
-                    scale_weights=weights[1].astype(np.float64),
-                    mean_bias=mean_bias[:, ys, xs].astype(np.float64),
-                    scale_bias=scale_bias[:, ys, xs].astype(np.float64),
+                _Step(
+                    group=part.group,
+                    channels=channels,
+                    at=part.ys * self.width + part.xs,
+                    inside=(part.ys + 1) * (self.width + 2) + part.xs + 1,
+                    near=near_index(part.ys, part.xs, phase, self.width),
+                    mean_weights=near[0],
+                    scale_weights=near[1],
+                    group_weights=self.group_weights[phase, channels, : part.group].astype(np.float64),
+                    mean_bias=self._bias(self.mean_bias, part),
+                    scale_bias=self._bias(self.scale_bias, part),
                 )
             )
-        return [phase for phase in found if len(phase.at)]
+        return found
 
-    def _border(self) -> NDArray[np.float64]:
-        """A latent with a border of one, nothing known of it."""
-        return np.zeros((self.num_channels, (self.height + 2) * (self.width + 2)))
+    def _bias(self, bias: NDArray[np.int32], part: Part) -> NDArray[np.float64]:
+        own = bias[part.channels].astype(np.float64)
+        if len(self.group_starts):
+            return own[:, part.phase]
+        return np.broadcast_to(own, (len(own), self.height, self.width))[:, part.ys, part.xs]
 
-    def _predicted(self, phase: _Phase, known: NDArray[np.float64]) -> tuple[NDArray[np.float64], Rows]:
-        """Scale, and mean plus a half, of each channel and position of a phase; of many latents, if there are."""
-        mean, scale = phase.mean_bias, phase.scale_bias
-        if phase.near.size:
-            near = known[..., phase.near]
-            near = near.reshape(*near.shape[:-3], -1, len(phase.at))
-            mean, scale = mean + phase.mean_weights @ near, scale + phase.scale_weights @ np.abs(near)
-        shape = (*known.shape[:-1], len(phase.at))
+    def _nothing_known(self) -> _Known:
+        places = (self.height + 2) * (self.width + 2)
+        return _Known(np.zeros((self.num_channels, places)), np.zeros((len(self.group_ends), places)))
+
+    def _predicted(self, step: _Step, known: _Known) -> tuple[NDArray[np.float64], Rows]:
+        """Scale, and mean plus a half, of each channel and position of a part; of many latents, if there are."""
+        mean, scale = step.mean_bias, step.scale_bias
+        if step.near.size:
+            near = known.values[..., step.channels, :][..., step.near]
+            near = near.reshape(*near.shape[:-3], -1, len(step.at))
+            mean, scale = mean + step.mean_weights @ near, scale + step.scale_weights @ np.abs(near)
+        if step.group:
+            scale = scale + step.group_weights @ known.sums[..., : step.group, :][..., step.inside]
+        shape = (*known.values.shape[:-2], len(step.mean_bias), len(step.at))
         return np.broadcast_to(scale, shape), np.broadcast_to(mean.astype(np.int64) + _ONE // 2, shape)
 
     def predictions(self, symbols_NCHW: NDArray[np.int32]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Scale, and mean plus a half, ``(N, C, H * W)``, for fitting: as if every symbol had a slot."""
         border = ((0, 0), (0, 0), (1, 1), (1, 1))
-        known = np.pad(symbols_NCHW.clip(-MOST, MOST), border).reshape(*symbols_NCHW.shape[:2], -1).astype(np.float64)
-        scales = np.zeros((*known.shape[:2], self.height * self.width))
+        values = np.pad(symbols_NCHW.clip(-MOST, MOST), border).reshape(*symbols_NCHW.shape[:2], -1).astype(np.float64)
+        sums = np.add.reduceat(np.abs(values), [0, *self.group_ends[:-1]], axis=1)
+        scales = np.zeros((*values.shape[:2], self.height * self.width))
         halved = np.zeros(scales.shape, np.int64)
-        for phase in self._phases:
-            scales[..., phase.at], halved[..., phase.at] = self._predicted(phase, known)
+        for step in self._steps:
+            found = self._predicted(step, _Known(values, sums))
+            for into, part in zip((scales, halved), found, strict=True):
+                into[:, step.channels][..., step.at] = part
         return scales, halved
 
-    def _chosen(self, phase: _Phase, known: NDArray[np.float64]) -> tuple[Rows, Rows]:
-        """For each channel and position of a phase its table, and the value of that table's first slot."""
-        scale, halved = self._predicted(phase, known)
+    def _chosen(self, step: _Step, known: _Known) -> tuple[Rows, Rows]:
+        """For each channel and position of a part its table, and the value of that table's first slot."""
+        scale, halved = self._predicted(step, known)
         tables = tables_of(scale, halved, self.thresholds, self.counts.shape[1])
         return tables, (halved >> FRACTION_BITS) + self.first_value
 
-    def _learn(
-        self, known: NDArray[np.float64], phase: _Phase, values: Rows, firsts: Rows, escaped: NDArray[np.bool_]
-    ) -> None:
-        """A phase's values become neighbours; one without a slot counts as its mean, since it is read last."""
-        seen = np.where(escaped, firsts - self.first_value, values)
-        known[:, phase.inside] = seen.clip(-MOST, MOST)
+    def _learn(self, known: _Known, step: _Step, values: Rows, firsts: Rows, escaped: NDArray[np.bool_]) -> None:
+        """A part's values become known; one without a slot counts as its mean, since it is read last."""
+        seen = np.where(escaped, firsts - self.first_value, values).clip(-MOST, MOST)
+        known.values[step.channels, step.inside] = seen
+        known.sums[step.group, step.inside] = np.abs(seen).sum(axis=0)
 
     def coded(self, rows: Rows) -> Coded:
         """Symbols as slots; see `Coded`."""
-        known, parts = self._border(), []
-        for phase in self._phases:
-            tables, firsts = self._chosen(phase, known)
-            values = rows[:, phase.at]
+        known, parts = self._nothing_known(), []
+        for step in self._steps:
+            tables, firsts = self._chosen(step, known)
+            values = rows[step.channels][:, step.at]
             slots, escaped, outside = split_off(values - firsts, np.array(self.counts.shape[2] - 1))
-            self._learn(known, phase, values, firsts, escaped)
+            self._learn(known, step, values, firsts, escaped)
             parts.append((tables.ravel(), slots.ravel(), outside))
         tables, slots, outside = (np.concatenate(part) for part in zip(*parts, strict=True))
         return Coded(tables=tables, slots=slots, outside=outside)
@@ -264,17 +312,18 @@ class ContextTable:
             PayloadError: the stack is no such stack.
         """
         coder = self.reference_coder if use_reference else self.coder
-        known, rows = self._border(), np.zeros((self.num_channels, num_positions), np.int64)
+        known, rows = self._nothing_known(), np.zeros((self.num_channels, num_positions), np.int64)
         parts = []
-        for phase in self._phases:
-            tables, firsts = self._chosen(phase, known)
+        for step in self._steps:
+            tables, firsts = self._chosen(step, known)
             flat, stack = coder.pop_each(stack, tables.ravel())
             slots = flat.reshape(tables.shape)
             escaped = slots == self.counts.shape[2] - 1
-            rows[:, phase.at] = slots + firsts
-            self._learn(known, phase, slots + firsts, firsts, escaped)
+            rows[step.channels, step.at] = slots + firsts
+            self._learn(known, step, slots + firsts, firsts, escaped)
             channels, places = np.nonzero(escaped)
-            parts.append((channels * rows.shape[1] + phase.at[places], firsts[escaped]))
+            at = (channels + step.channels.start) * num_positions + step.at[places]
+            parts.append((at, firsts[escaped]))
         at, firsts = (np.concatenate(part) for part in zip(*parts, strict=True))
         return rows, Escaped(at=at, firsts=firsts, lasts=firsts + self.counts.shape[2] - 2), stack
 
@@ -284,12 +333,22 @@ class ContextTable:
         yield struct.pack("<7I", self.num_channels, self.max_bytes, self.usual_bits, bins, num_fractions, num_slots,
                           self.first_value & 0xFFFFFFFF)  # fmt: skip
         yield struct.pack("<4I", *self.mean_bias.shape[1:], *self.scale_bias.shape[1:])
-        for name, dtype in _TYPES.items():
-            yield getattr(self, name).astype(np.dtype(dtype).newbyteorder("<")).tobytes()
+        yield from self._bytes_of(_TYPES)
+
+    def group_digest_parts(self) -> Iterable[bytes]:
+        """The same of the groups, for tables of which a level has more than one."""
+        yield struct.pack("<3I", len(self.group_starts), *self.mean_weights.shape[1:3])
+        yield from self._bytes_of(_GROUP_TYPES)
+
+    def _bytes_of(self, names: Iterable[str]) -> Iterable[bytes]:
+        for name in names:
+            value: NDArray[Any] = getattr(self, name)
+            yield value.astype(value.dtype.newbyteorder("<")).tobytes()
 
     def to_tensors(self) -> dict[str, NDArray[Any]]:
-        """Named tensors, by `_TYPES` and three numbers."""
+        """Named tensors: `_TYPES`, where there are groups `_GROUP_TYPES`, and three numbers."""
         numbers = {"first_value": np.int32, "max_bytes": np.uint32, "usual_bits": np.uint32}
-        return {name: getattr(self, name) for name in _TYPES} | {
+        names = [*_TYPES, *(_GROUP_TYPES if len(self.group_starts) else ())]
+        return {name: getattr(self, name) for name in names} | {
             name: np.array([getattr(self, name)], dtype) for name, dtype in numbers.items()
         }

@@ -29,10 +29,12 @@ MAX_LEVELS = 16
 MAX_SYMBOLS = 1 << 20
 """Of one payload; 4 MiB as int32."""
 _INT32 = np.iinfo(np.int32)
-_SCHEMAS = {False: b"littoral/codec-tables/1\0", True: b"littoral/codec-tables/2\0"}
-"""By whether the tables hang on contexts."""
+_STATIC, _CONTEXTS, _GROUPS = (b"littoral/codec-tables/%d\0" % number for number in (1, 2, 3))
+"""What a digest begins with: tables that hang on no contexts, on contexts, and on contexts of groups of channels."""
 NAME_BYTES = 2
+_STATIC_ARRAYS = ("first_values", "num_slots", "counts")
 _CONTEXT_NUMBERS = ("first_value", "max_bytes", "usual_bits")
+_GROUP_ARRAYS = ("group_starts", "group_weights")
 _CONTEXT_ARRAYS = ("mean_weights", "scale_weights", "mean_bias", "scale_bias", "thresholds", "counts")
 
 
@@ -96,6 +98,11 @@ def _normalised(prior: ChannelPrior) -> NDArray[np.float64]:
         )
     weights /= weights.max()  # so that the sum is finite
     return weights / math.fsum(weights)
+
+
+def _arrays_of(level: int, tensors: Mapping[str, object]) -> tuple[str, ...]:
+    """Of a level with contexts."""
+    return _CONTEXT_ARRAYS + (_GROUP_ARRAYS if f"level{level}.group_starts" in tensors else ())
 
 
 def _is(value: object, dtype: type[np.generic]) -> bool:
@@ -288,10 +295,15 @@ class CodecTables:
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 of all that decides what a payload means, 32 bytes."""
-        schema = _SCHEMAS[self.has_contexts]
+        contexts = [level for level in self.levels if isinstance(level, ContextTable)]
+        grouped = any(len(level.group_starts) for level in contexts)
+        schema = _GROUPS if grouped else _CONTEXTS if contexts else _STATIC
         digest = hashlib.sha256(schema + struct.pack("<III", self.height, self.width, len(self.levels)))
         for level in self.levels:
             for part in level.digest_parts():
+                digest.update(part)
+        for level in contexts if grouped else ():
+            for part in level.group_digest_parts():
                 digest.update(part)
         return digest.digest()
 
@@ -321,8 +333,8 @@ class CodecTables:
         """
         num_levels = sum(re.fullmatch(r"level\d+\.counts", name) is not None for name in tensors)
         has_contexts = "level0.thresholds" in tensors
-        parts = _CONTEXT_ARRAYS if has_contexts else ("first_values", "num_slots", "counts")
-        names = [f"level{n}.{part}" for n in range(num_levels) for part in parts]
+        arrays = [_arrays_of(n, tensors) if has_contexts else _STATIC_ARRAYS for n in range(num_levels)]
+        names = [f"level{n}.{part}" for n, of_level in enumerate(arrays) for part in of_level]
         single = _CONTEXT_NUMBERS if has_contexts else ("max_bytes",)
         numbers = {"grid": 2} | {f"level{n}.{part}": 1 for n in range(num_levels) for part in single}
         if set(tensors) != {*names, *numbers}:
@@ -339,10 +351,10 @@ class CodecTables:
                 ContextTable(
                     height=height,
                     width=width,
-                    **{part: tensors[f"level{n}.{part}"] for part in _CONTEXT_ARRAYS},  # type: ignore[arg-type]
+                    **{part: tensors[f"level{n}.{part}"] for part in of_level},  # type: ignore[arg-type]
                     **{part: int(tensors[f"level{n}.{part}"][0]) for part in _CONTEXT_NUMBERS},  # type: ignore[arg-type]
                 )
-                for n in range(num_levels)
+                for n, of_level in enumerate(arrays)
             ]
             return cls(height=height, width=width, levels=tuple(contexts))
         levels = [

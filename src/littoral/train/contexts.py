@@ -1,6 +1,6 @@
 """Context tables fitted to a source's symbols: least squares for means and scales, histograms for the tables.
 
-Axes: N frames, C channels, H height, W width, n positions of a phase.
+Axes: N frames, C channels, H height, W width, n positions of a part, F what is seen from there.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ from littoral.core.codec_contexts import (
     FRACTION_BITS,
     MAX_CHANNELS,
     MOST,
-    NEAR,
     ContextTable,
-    near_index,
-    phases_of,
     tables_of,
 )
+from littoral.core.codec_parts import NEAR, NUM_NEAR, near_index, parts_of
 from littoral.core.codec_slots import MAX_PAYLOAD_BYTES, split_off
 from littoral.core.codec_tables import ChannelPrior, quantise_prior
 
@@ -31,9 +29,19 @@ class ContextOptions:
     """How context tables are fitted, and where."""
 
     most_symbols: int = 8192
-    """Of a latent: of more, choosing tables would take a device longer than it may."""
+    """Of a latent of one group: of more, choosing tables would take a device longer than it may."""
+    most_channels: int = 256
+    """Likewise: each has weights for all."""
     least_frames: int = 256
-    """Of the source: from fewer, tables of their own for each channel are the safer ones."""
+    """Of the source, for one group: from fewer, tables of their own for each channel are the safer ones."""
+    most_grouped_symbols: int = 1 << 17
+    """Of a latent of groups of channels, where a symbol is seen from fewer others."""
+    least_symbols: int = 4096
+    """Of the source in a channel, for groups."""
+    largest_group: int = 32
+    """Channels. Groups grow: the first four channels are one each, and then a group is half as many as come before."""
+    near_channels: int = 64
+    """Groups within the first so many channels look at neighbours; later ones are mostly 0, where these say little."""
     num_bins: int = 12
     """Of the scale."""
     num_fractions: int = 8
@@ -51,50 +59,80 @@ class ContextOptions:
     tail_mass: float = 1e-5
     """Of the level's histogram, without a slot at each end."""
 
-    def fits(self, num_frames: int, channels: int, height: int, width: int) -> bool:
-        """Whether context tables are to be fitted to so much."""
+    def fits(self, num_frames: int, channels: int, height: int, width: int, *, grouped: bool) -> bool:
+        """Whether context tables of one group, or of groups, are to be fitted to so much."""
         size = channels * height * width
-        return num_frames >= self.least_frames and 0 < size <= self.most_symbols and channels <= MAX_CHANNELS
+        if grouped:
+            enough = num_frames * height * width >= self.least_symbols and channels > 1
+            return enough and 0 < size <= self.most_grouped_symbols and channels <= MAX_CHANNELS
+        return num_frames >= self.least_frames and 0 < size <= self.most_symbols and channels <= self.most_channels
+
+    def group_ends(self, channels: int) -> list[int]:
+        """The channel after each group's last, for groups that grow."""
+        ends = [1]
+        while ends[-1] < channels:
+            half = max(1, ends[-1] // 2)
+            ends.append(ends[-1] + min(self.largest_group, 1 << half.bit_length() - 1))
+        return [*ends[:-1], channels]
 
 
-def fit_contexts(symbols_NCHW: NDArray[np.int32], options: ContextOptions = ContextOptions()) -> ContextTable:
+def fit_contexts(
+    symbols_NCHW: NDArray[np.int32], options: ContextOptions = ContextOptions(), *, grouped: bool = False
+) -> ContextTable:
     """The context table of one level; its ceiling is the highest there is, and its usual bits are 0.
 
     Args:
         symbols_NCHW: Of source frames.
+        grouped: Channels in groups, where later ones see how much there is of earlier ones at their position.
     """
     num, channels, height, width = symbols_NCHW.shape
-    known = np.pad(symbols_NCHW.clip(-MOST, MOST), ((0, 0), (0, 0), (1, 1), (1, 1))).astype(np.float32)
-    flat = known.reshape(num, channels, -1)
-    by_place = height * width <= options.most_positions
-    shape = (channels, height, width) if by_place else (channels, 1, 1)
-    weights = np.zeros((2, len(NEAR) - 1, channels, channels, len(NEAR[1])))
-    biases = np.zeros((2, *shape))
-    phases = [(number, ys, xs) for number, (ys, xs) in enumerate(phases_of(height, width)) if len(ys)]
-    if not by_place:  # a channel's bias is that of the last phase, which has half of all places
-        phases = sorted(phases, key=lambda phase: len(phase[1]))
-    for number, ys, xs in phases:
-        near = flat[:, :, near_index(ys, xs, number, width)].transpose(0, 3, 1, 2) if number else None
-        target: NDArray[np.float64] = symbols_NCHW[:, :, ys, xs].transpose(0, 2, 1).astype(np.float64)  # N, n, C
-        for which in (0, 1):
-            seen = np.zeros((num, len(ys), 0), np.float32) if near is None else near.reshape(num, len(ys), -1)
-            found, bias = _regressed(np.abs(seen) if which else seen, target, by_place, options)
-            if number:
-                weights[which, number - 1] = found.reshape(channels, channels, -1)
+    values = np.pad(symbols_NCHW.clip(-MOST, MOST), ((0, 0), (0, 0), (1, 1), (1, 1))).astype(np.float32)
+    values = values.reshape(num, channels, -1)
+    ends, near_channels = [channels], channels
+    if grouped:
+        ends = options.group_ends(channels)
+        near_channels = max((end for end in ends if end <= options.near_channels), default=0)
+    largest = max(
+        (end - start for start, end in zip([0, *ends], ends, strict=False) if end <= near_channels), default=0
+    )
+    several = len(ends) > 1
+    by_place = not several and height * width <= options.most_positions
+    weights = np.zeros((2, len(NEAR) - 1, near_channels, largest, NUM_NEAR))
+    group_weights = np.zeros((len(NEAR), channels, len(ends) - 1))
+    biases = np.zeros((2, channels, *((height, width) if by_place else (len(NEAR) if several else 1, 1))))
+    sums = np.add.reduceat(np.abs(values), [0, *ends[:-1]], axis=1)
+    parts = parts_of(ends, near_channels, height, width)
+    if not by_place:  # where a channel has one bias, it is that of the last phase, which has half of all places
+        parts = sorted(parts, key=lambda part: len(part.ys))
+    for group, of, phase, ys, xs in parts:
+        size, inside = of.stop - of.start, (ys + 1) * (width + 2) + xs + 1
+        near = np.zeros((num, len(ys), 0), np.float32)
+        if phase:
+            found = values[:, of][:, :, near_index(ys, xs, phase, width)]
+            near = found.transpose(0, 3, 1, 2).reshape(num, len(ys), -1)
+        before = sums[:, :group][:, :, inside].transpose(0, 2, 1)
+        target: NDArray[np.float64] = symbols_NCHW[:, of][:, :, ys, xs].transpose(0, 2, 1).astype(np.float64)  # N, n, C
+        for which, seen in enumerate((near, np.concatenate([np.abs(near), before], axis=2))):
+            slopes, bias = _regressed(seen, target, by_place, options)
+            if phase:
+                weights[which, phase - 1, of, :size] = slopes[:, : size * NUM_NEAR].reshape(size, size, NUM_NEAR)
             if by_place:
-                biases[which][:, ys, xs] = bias.T
+                biases[which][of, ys, xs] = bias.T
             else:
-                biases[which][:, 0, 0] = bias[0]
-            if not which:
-                target = np.abs(target - (seen @ found.T.astype(np.float32) + bias))
-    whole = [np.rint(part * _ONE) for part in (weights[0], weights[1], biases[0], biases[1])]
-    mean_weights, scale_weights = (w.clip(-(1 << 15), (1 << 15) - 1).astype(np.int16) for w in whole[:2])
-    mean_bias, scale_bias = (b.clip(-(1 << 30), 1 << 30).astype(np.int32) for b in whole[2:])
+                biases[which][of, phase if several else 0, 0] = bias[0]
+            if which:
+                group_weights[phase, of, :group] = slopes[:, near.shape[2] :]
+            else:
+                target = np.abs(target - (seen @ slopes.T.astype(np.float32) + bias))
+    whole = [np.rint(part * _ONE) for part in (weights[0], weights[1], group_weights, biases[0], biases[1])]
+    mean_weights, scale_weights, of_groups = (w.clip(-(1 << 15), (1 << 15) - 1).astype(np.int16) for w in whole[:3])
+    mean_bias, scale_bias = (b.clip(-(1 << 30), 1 << 30).astype(np.int32) for b in whole[3:])
     blank = np.full((1, 1, 2), 1 << 23, np.uint32)
     start = ContextTable(
         height=height, width=width, mean_weights=mean_weights, scale_weights=scale_weights, mean_bias=mean_bias,
         scale_bias=scale_bias, thresholds=np.zeros(0, np.int32), counts=blank, first_value=0,
-        max_bytes=MAX_PAYLOAD_BYTES, usual_bits=0,
+        max_bytes=MAX_PAYLOAD_BYTES, usual_bits=0, group_starts=np.array(ends[:-1], np.uint32),
+        group_weights=of_groups,
     )  # fmt: skip
     return _counted(start, symbols_NCHW, options)
 

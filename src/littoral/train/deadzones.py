@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from littoral.bundle.split import SplitCodec, to_symbols
 from littoral.core.arrays import FloatArray
 from littoral.core.codec import Symbols, predict_bytes, rate_bits
-from littoral.core.codec_tables import CodecTables
 from littoral.models.bottleneck import Bottleneck
 from littoral.train.split_answers import tail_outputs
 from littoral.train.split_losses import Distortion
-from littoral.train.tables import TableOptions, build_codec, context_tables, contexts_pay, static_tables
+from littoral.train.tables import TableOptions, best_kind, build_codec, tables_of_kind
 
 _BATCH = 64
 _MOST_HELD = 1 << 26
@@ -173,13 +172,13 @@ class _Trials:
         self._gains_LC = np.ascontiguousarray(bottleneck.gains.detach().cpu().float().numpy())
         self._priors = [bottleneck.channel_priors(level) for level in range(bottleneck.num_levels)]
         plain = [self._symbols(coded_NCHW, level, 0.0) for level in range(bottleneck.num_levels)]
-        self._contexts = contexts_pay(plain, self._priors, options)
+        self._kind = best_kind(plain, self._priors, options)
         self._held: dict[int, Tensor] = {}
 
     def run(self, level: int, deadzone: float) -> Trial:
         """A level with a deadzone."""
         symbols = self._symbols(self._coded, level, deadzone)
-        tables = self._tables(symbols, level)
+        tables = tables_of_kind(self._kind, [symbols], [self._priors[level]], self._options)
         sizes = [predict_bytes(rate_bits(frame, tables, level=0)) for frame in symbols]
         if self._answered is not self._coded:
             symbols = self._symbols(self._answered, level, deadzone)
@@ -188,11 +187,6 @@ class _Trials:
     def _symbols(self, latents_NCHW: FloatArray, level: int, deadzone: float) -> Symbols:
         kept = self._kept[level]
         return to_symbols(latents_NCHW[:, :kept], self._gains_LC[level, :kept], deadzone)
-
-    def _tables(self, symbols: Symbols, level: int) -> CodecTables:
-        if self._contexts:
-            return context_tables([symbols], self._options)
-        return static_tables([symbols], [self._priors[level]], self._options)
 
     def _loss(self, symbols: Symbols, level: int) -> float:
         total = 0.0

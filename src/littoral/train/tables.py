@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from littoral.models.bottleneck import Bottleneck
 from littoral.train.contexts import ContextOptions, fit_contexts
 
 _MOST_HELD = 256
+Kind = Literal["static", "contexts", "groups"]
+"""Of tables: one per channel, or chosen by what is known of neighbours, of all channels or of groups of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +131,7 @@ def build_tables(
     stacked = [np.stack(frames) for frames in symbols]
     if any(frames.shape[2:] != (height, width) for frames in stacked):
         raise ValueError(f"symbols of {[frames.shape[2:] for frames in stacked]} came for a grid of {height} x {width}")
-    if contexts_pay(stacked, priors, options):
-        tables = context_tables(stacked, options)
-    else:
-        tables = static_tables(stacked, priors, options)
+    tables = tables_of_kind(best_kind(stacked, priors, options), stacked, priors, options)
     levels: list[FrequencyTable | ContextTable] = []
     for number, frames in enumerate(stacked):
         bits = [rate_bits(frame, tables, level=number) for frame in frames]
@@ -143,39 +143,45 @@ def build_tables(
     return replace(tables, levels=tuple(levels))
 
 
-def static_tables(
-    stacked: Sequence[Symbols], priors: Sequence[Sequence[ChannelPrior]], options: TableOptions
+def tables_of_kind(
+    kind: Kind, stacked: Sequence[Symbols], priors: Sequence[Sequence[ChannelPrior]], options: TableOptions
 ) -> CodecTables:
-    """A table per channel, without ceilings; of each level the symbols ``(N, C, H, W)`` and the channels' priors."""
-    levels = tuple(
-        FrequencyTable.from_priors(
-            [mixed(frames[:, c], prior, options) for c, prior in enumerate(of_level)], max_bytes=MAX_PAYLOAD_BYTES
+    """Tables without ceilings; of each level the symbols ``(N, C, H, W)`` and the channels' priors."""
+    height, width = stacked[0].shape[2:]
+    levels: tuple[FrequencyTable | ContextTable, ...]
+    if kind == "static":
+        levels = tuple(
+            FrequencyTable.from_priors(
+                [mixed(frames[:, c], prior, options) for c, prior in enumerate(of_level)], max_bytes=MAX_PAYLOAD_BYTES
+            )
+            for frames, of_level in zip(stacked, priors, strict=True)
         )
-        for frames, of_level in zip(stacked, priors, strict=True)
-    )
-    height, width = stacked[0].shape[2:]
+    else:
+        assert options.contexts is not None
+        levels = tuple(fit_contexts(frames, options.contexts, grouped=kind == "groups") for frames in stacked)
     return CodecTables(height=height, width=width, levels=levels)
 
 
-def context_tables(stacked: Sequence[Symbols], options: TableOptions) -> CodecTables:
-    """Tables that look at neighbours, without ceilings."""
-    assert options.contexts is not None
-    height, width = stacked[0].shape[2:]
-    levels = tuple(fit_contexts(frames, options.contexts) for frames in stacked)
-    return CodecTables(height=height, width=width, levels=levels)
+def best_kind(stacked: Sequence[Symbols], priors: Sequence[Sequence[ChannelPrior]], options: TableOptions) -> Kind:
+    """Contexts, if they spare bits on frames that neither kind of table was fitted to.
 
+    Of groups where one group does not fit: with more parts to code a small latent would take the longer.
+    """
 
-def contexts_pay(stacked: Sequence[Symbols], priors: Sequence[Sequence[ChannelPrior]], options: TableOptions) -> bool:
-    """Whether contexts spare bits on frames that neither kind of table was fitted to."""
-    if options.contexts is None or not all(options.contexts.fits(*frames.shape) for frames in stacked):
-        return False
+    def fits(*, grouped: bool) -> bool:
+        contexts = options.contexts
+        return contexts is not None and all(contexts.fits(*frames.shape, grouped=grouped) for frames in stacked)
+
+    kind: Kind = "contexts" if fits(grouped=False) else "groups"
+    if kind == "groups" and not fits(grouped=True):
+        return "static"
     seen = [frames[: len(frames) * 3 // 4] for frames in stacked]
     held = [frames[len(frames) * 3 // 4 :][:_MOST_HELD] for frames in stacked]
-    kinds = static_tables(seen, priors, options), context_tables(seen, options)
     static, contexts = (
-        sum(rate_bits(frame, tables, level=n) for n, frames in enumerate(held) for frame in frames) for tables in kinds
+        sum(rate_bits(frame, tables, level=n) for n, frames in enumerate(held) for frame in frames)
+        for tables in (tables_of_kind(each, seen, priors, options) for each in ("static", kind))
     )
-    return contexts <= (1 - options.least_saving) * static
+    return kind if contexts <= (1 - options.least_saving) * static else "static"
 
 
 def mixed(symbols: Symbols, prior: ChannelPrior, options: TableOptions = TableOptions()) -> ChannelPrior:

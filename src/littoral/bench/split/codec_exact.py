@@ -12,6 +12,7 @@ import numpy as np
 
 from littoral.core.codec import Symbols, decode, encode
 from littoral.core.codec_contexts import ContextTable
+from littoral.core.codec_parts import NEAR
 from littoral.core.codec_tables import ChannelPrior, CodecTables, FrequencyTable, quantise_prior
 from littoral.errors import PayloadError
 
@@ -24,7 +25,10 @@ Say = Callable[[int, int], None]
 
 
 def random_tables(rng: np.random.Generator) -> CodecTables:
-    """Of 1 to 3 levels, 1 to 6 channels, 1 to 8 places a side and 1 to 40 values; half of them look at neighbours."""
+    """Of 1 to 3 levels, 1 to 6 channels, 1 to 8 places a side and 1 to 40 values.
+
+    Half of them look at neighbours, some of these in groups of channels.
+    """
     height, width = (int(side) for side in rng.integers(1, 9, 2))
     levels: list[FrequencyTable | ContextTable] = []
     if rng.random() < 0.5:
@@ -42,8 +46,13 @@ def random_tables(rng: np.random.Generator) -> CodecTables:
 def _random_contexts(rng: np.random.Generator, height: int, width: int) -> ContextTable:
     """Weights large enough that means and scales lie in many tables, and often far from the symbols."""
     channels, bins, num_fractions, num_slots = (int(rng.integers(1, most)) for most in (7, 6, 6, 40))
-    shape = (2, channels, channels, 4)
-    places = (height, width) if rng.random() < 0.5 else (1, 1)
+    starts = np.flatnonzero(rng.random(channels) < 0.3).astype(np.uint32)  # half of the latents have one group
+    starts = starts[(starts > 0) & (rng.random() < 0.5)]
+    ends = [*starts.tolist(), channels]
+    near = ends[int(rng.integers(0, len(ends)))] if len(starts) else channels
+    largest = max(end - start for start, end in zip([0, *ends], ends, strict=False) if end <= near)
+    shape = (2, near, largest, 4)
+    places = (len(NEAR), 1) if len(starts) else (height, width) if rng.random() < 0.5 else (1, 1)
     rows = [
         quantise_prior(ChannelPrior(pmf=rng.dirichlet(np.full(num_slots, 0.5)), first_value=0, escape=1e-4))
         for _ in range(bins * num_fractions)
@@ -54,12 +63,14 @@ def _random_contexts(rng: np.random.Generator, height: int, width: int) -> Conte
         mean_weights=rng.integers(-1000, 1000, shape).astype(np.int16),
         scale_weights=rng.integers(-300, 1000, shape).astype(np.int16),
         mean_bias=rng.integers(-9000, 9000, (channels, *places)).astype(np.int32),
-        scale_bias=rng.integers(0, 9000, (channels, 1, 1)).astype(np.int32),
+        scale_bias=rng.integers(0, 9000, (channels, len(NEAR) if len(starts) else 1, 1)).astype(np.int32),
         thresholds=np.sort(rng.integers(0, 30_000, bins - 1)).astype(np.int32),
         counts=np.stack(rows).reshape(bins, num_fractions, num_slots + 1),
         first_value=int(rng.integers(-num_slots, 1)),
         max_bytes=_CEILING,
         usual_bits=0,
+        group_starts=starts,
+        group_weights=rng.integers(-300, 1000, (len(NEAR), channels, len(starts))).astype(np.int16),
     )
 
 

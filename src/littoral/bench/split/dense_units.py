@@ -30,7 +30,7 @@ from littoral.core.arrays import Frame
 from littoral.core.tasks import Segmentation
 
 Tell = Callable[..., None]
-_TABLE_FRAMES = 64
+_TABLE_FRAMES = 256
 _OF_THE_UNIT = ("method", "network", "task", "frames")
 
 
