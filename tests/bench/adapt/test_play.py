@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 from littoral.bench.adapt.loopback import Pipe
 from littoral.bench.adapt.material import check_data, missing_data
 from littoral.bench.adapt.orders import ORDERS, steps_of
-from littoral.bench.adapt.play import Step, play
+from littoral.bench.adapt.play import LifeStore, Step, play
 from littoral.bench.adapt.row import Row
 from littoral.bench.adapt.table import flat_row
 from littoral.bench.method import Costs, Setup
@@ -85,6 +85,56 @@ def test_right_answers_are_counted_by_shift_and_costs_over_all_lives(setup: Call
     assert (result["uploads"], result["forward_passes"]) == (3, 1.0)
     assert result["notes"] == {"largest_max": 2.0, "all": 2.0}
     assert result["trace"] == {"0": [["fog", 3, 2, 1], ["snow", 3, 2, 3]]}
+
+
+THREE_LIVES = (
+    steps([1, 1, 0]) + steps([1, 2], shift="snow", fresh=True) + steps([1], shift="snow") + steps([0], fresh=True)
+)
+
+
+def test_a_row_that_was_stopped_goes_on_at_the_life_that_it_was_at(setup: Callable[..., Setup], tmp_path: Path) -> None:
+    def timeless(result: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in result.items() if name not in ("play_seconds", "notes")}
+
+    whole = play(row("per_shift"), setup(), Counting, THREE_LIVES)
+    path = tmp_path / "lives" / "row.json"
+
+    def stopped() -> Iterator[Step]:
+        yield from THREE_LIVES[:2]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        play(row("per_shift"), setup(), Counting, stopped(), kept=LifeStore(path, "a"))
+    Counting.made, told = 0, list[int]()
+    result = play(
+        row("per_shift"), setup(), Counting, THREE_LIVES, kept=LifeStore(path, "a"),
+        progress=lambda done, of: told.append(done),
+    )  # fmt: skip
+    assert timeless(result) == timeless(whole)
+    assert (Counting.made, told) == (2, [3, 5, 6, 7])
+    assert result["notes"]["all"] == 3.0
+    Counting.made = 0
+    play(row("per_shift"), setup(), Counting, THREE_LIVES, kept=LifeStore(path, "a"))
+    assert Counting.made == 1, "the last life is kept by the row itself"
+
+
+@pytest.mark.parametrize("left", ['{"fingerprint": "other", "lives": [{}]}', "no JSON", None])
+def test_what_other_code_left_or_nobody_can_read_is_played_again(
+    setup: Callable[..., Setup], tmp_path: Path, left: str | None
+) -> None:
+    path = tmp_path / "row.json"
+    if left is not None:
+        path.write_text(left)
+    Counting.made = 0
+    play(row("per_shift"), setup(), Counting, THREE_LIVES, kept=LifeStore(path, "a"))
+    assert Counting.made == 3
+    LifeStore(path, "a").clear()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stream_that_does_not_reset_leaves_nothing(setup: Callable[..., Setup], tmp_path: Path) -> None:
+    play(row("continual"), setup(), Counting, steps([1, 0]) + steps([1]), kept=LifeStore(tmp_path / "row.json", "a"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_device_that_is_not_ours_is_not_scored(setup: Callable[..., Setup]) -> None:

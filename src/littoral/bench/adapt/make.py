@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from littoral.bench.adapt.material import Material
-from littoral.bench.adapt.methods import factory_of
+from littoral.bench.adapt.methods import factory_of, fingerprint_of
 from littoral.bench.adapt.orders import steps_of
-from littoral.bench.adapt.play import play
+from littoral.bench.adapt.play import LifeStore, play
 from littoral.bench.adapt.row import Row
 
 _materials: dict[tuple[Path, Path], Material] = {}
@@ -25,14 +25,18 @@ def make_row(row: Row, data: Path, work: Path, progress: Callable[[int, int], No
         from littoral.bench.adapt.special import push_loss, push_size
 
         return push_size(row, material) if row.method == "push_size" else push_loss(row, material, progress)
-    return play(
+    kept = LifeStore(work / "lives" / f"{row.slug}-{row.key}.json", fingerprint_of(row))
+    result = play(
         row,
         material.setup(row),
         factory_of(row),
         steps_of(row, material),
         unscored=hostile_of(row),
+        kept=kept,
         progress=progress,
     )
+    kept.clear()
+    return result
 
 
 def hostile_of(row: Row) -> tuple[int, ...]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,28 +37,70 @@ class Step:
 
 
 @dataclass
-class Score:
-    """Right answers by shift, in all, and along the stream."""
+class Life:
+    """What one fresh method made of its stretch of the stream: right answers in all, by shift and along it."""
 
     right: int = 0
     frames: int = 0
+    scored_frames: int = 0
     by_shift: dict[str, list[int]] = field(default_factory=dict)
-    trace: dict[int, list[list[Any]]] = field(default_factory=dict)
+    trace: dict[str, list[list[Any]]] = field(default_factory=dict)
     """Per device and stretch of one shift: [shift, frames, right, samples sent so far]."""
+    costs: Costs = field(default_factory=Costs)
+    seconds: float = 0.0
 
     def add(self, step: Step, answers: NDArray[np.int64], uploads: int) -> None:
+        """Score a batch."""
         right = int((answers == step.labels).sum())
         self.right += right
-        self.frames += len(step.labels)
+        self.scored_frames += len(step.labels)
         shift = self.by_shift.setdefault(step.shift, [0, 0])
         shift[0] += len(step.labels)
         shift[1] += right
-        trace = self.trace.setdefault(step.device, [])
+        trace = self.trace.setdefault(str(step.device), [])
         if not trace or trace[-1][0] != step.shift or trace[-1][1] >= TRACE_FRAMES:
             trace.append([step.shift, 0, 0, 0])
         trace[-1][1] += len(step.labels)
         trace[-1][2] += right
         trace[-1][3] = uploads
+
+
+class LifeStore:
+    """The finished lives of a row that is not finished, in one file: a row of hours need not begin anew.
+
+    Args:
+        path: Of the file.
+        fingerprint: Of the code. What other code left is not taken.
+    """
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self._path, self._fingerprint = path, fingerprint
+        self._lives: list[dict[str, Any]] = []
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        if isinstance(document, dict) and document.get("fingerprint") == fingerprint:
+            self._lives = document["lives"]
+
+    def load(self, number: int) -> Life | None:
+        """The life of this number, counted from 0, if it was finished."""
+        if number >= len(self._lives):
+            return None
+        told = self._lives[number]
+        return Life(**{**told, "costs": Costs(**told["costs"])})
+
+    def save(self, number: int, life: Life) -> None:
+        """Keep a life, after those before it."""
+        self._lives = [*self._lives[:number], dataclasses.asdict(life)]
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.new")
+        temporary.write_text(json.dumps({"fingerprint": self._fingerprint, "lives": self._lives}), encoding="utf-8")
+        os.replace(temporary, self._path)
+
+    def clear(self) -> None:
+        """The row is finished."""
+        self._path.unlink(missing_ok=True)
 
 
 def play(
@@ -65,55 +110,85 @@ def play(
     steps: Iterable[Step],
     *,
     unscored: Iterable[int] = (),
+    kept: LifeStore | None = None,
     progress: Progress = lambda done, of: None,
 ) -> dict[str, Any]:
     """A row's result: flat values for the document, and ``by_shift`` and ``trace`` for the summary.
 
     Args:
         unscored: Devices whose answers do not count, for they are not ours.
+        kept: Where a stream that resets finds lives that were played before, and leaves those that are over.
     """
-    costs, score, method = Costs(), Score(), None
-    skip, done, started = frozenset(unscored), 0, time.perf_counter()
+    skip, done, lives = frozenset(unscored), 0, list[Life]()
+    method: Method | None = None
+    started = time.perf_counter()
+
+    def end() -> None:
+        """Close the method of the last life, if it was played now."""
+        nonlocal method
+        if method is not None:
+            closing, method = method, None
+            closing.close()
+            lives[-1].costs, lives[-1].seconds = closing.costs, time.perf_counter() - started
+
     try:
         for step in steps:
-            if method is None or step.fresh:
-                costs = _closed(method, costs)
-                method = factory(setup)
-            answers = method.answer(step.frames, device=step.device)
-            if answers.shape != step.labels.shape:
-                raise ValueError(f"{row.method} gave answers {answers.shape} to {len(step.labels)} frames")
+            if not lives or step.fresh:
+                if lives:
+                    played = method is not None
+                    end()
+                    if played and kept is not None:
+                        kept.save(len(lives) - 1, lives[-1])
+                known = None if kept is None else kept.load(len(lives))
+                lives.append(known or Life())
+                if known is None:
+                    method, started = factory(setup), time.perf_counter()
             done += len(step.labels)
-            if step.device not in skip:
-                score.add(step, answers, costs.uploads + method.costs.uploads)
+            if method is not None:
+                answers = method.answer(step.frames, device=step.device)
+                if answers.shape != step.labels.shape:
+                    raise ValueError(f"{row.method} gave answers {answers.shape} to {len(step.labels)} frames")
+                lives[-1].frames += len(step.labels)
+                if step.device not in skip:
+                    lives[-1].add(step, answers, method.costs.uploads)
             progress(done, row.num_frames)
     finally:
-        if method is not None:
-            method.close()
-    costs = _closed(method, costs)
-    return {**_flat(costs, score, done), "play_seconds": round(time.perf_counter() - started, 2)}
+        end()
+    return _flat(lives)
 
 
-def _closed(method: Method | None, before: Costs) -> Costs:
-    """Close a method and add what it spent."""
-    if method is None:
-        return before
-    method.close()
-    spent = method.costs
-    names = [f.name for f in dataclasses.fields(Costs) if f.name != "notes"]
-    numbers = {name: getattr(before, name) + getattr(spent, name) for name in names}
-    notes = {key: before.notes.get(key, 0.0) + value for key, value in spent.notes.items()}
-    for key in spent.notes:
-        if key.endswith("_max"):
-            notes[key] = max(before.notes.get(key, 0.0), spent.notes[key])
-    return Costs(**numbers, notes={**before.notes, **notes})
+def _all_costs(lives: Iterable[Life]) -> Costs:
+    """What all lives spent."""
+    total = Costs()
+    for spent in (life.costs for life in lives):
+        names = [f.name for f in dataclasses.fields(Costs) if f.name != "notes"]
+        numbers = {name: getattr(total, name) + getattr(spent, name) for name in names}
+        notes = {key: total.notes.get(key, 0.0) + value for key, value in spent.notes.items()}
+        for key in spent.notes:
+            if key.endswith("_max"):
+                notes[key] = max(total.notes.get(key, 0.0), spent.notes[key])
+        total = Costs(**numbers, notes={**total.notes, **notes})
+    return total
 
 
-def _flat(costs: Costs, score: Score, frames: int) -> dict[str, Any]:
+def _flat(lives: Sequence[Life]) -> dict[str, Any]:
+    costs, frames, scored = (
+        _all_costs(lives),
+        sum(life.frames for life in lives),
+        sum(life.scored_frames for life in lives),
+    )
     per_thousand = 1000 / max(frames, 1)
+    by_shift, trace, uploads = dict[str, list[int]](), dict[str, list[list[Any]]](), 0
+    for life in lives:
+        for name, counts in life.by_shift.items():
+            by_shift[name] = [a + b for a, b in zip(by_shift.get(name, [0, 0]), counts, strict=True)]
+        for device, stretches in life.trace.items():
+            trace.setdefault(device, []).extend([*stretch[:3], uploads + stretch[3]] for stretch in stretches)
+        uploads += life.costs.uploads
     return {
-        "accuracy": round(100 * score.right / max(score.frames, 1), 3),
+        "accuracy": round(100 * sum(life.right for life in lives) / max(scored, 1), 3),
         "frames": frames,
-        "scored_frames": score.frames,
+        "scored_frames": scored,
         "uploads": costs.uploads,
         "upload_ratio": round(costs.uploads / max(frames, 1), 4),
         "uplink_bytes": costs.uplink_bytes,
@@ -123,6 +198,7 @@ def _flat(costs: Costs, score: Score, frames: int) -> dict[str, Any]:
         "backward_passes": round(costs.backward_frames / max(frames, 1), 3),
         "cloud_seconds_per_1000": round(costs.cloud_seconds * per_thousand, 3),
         "notes": costs.notes,
-        "by_shift": {name: [count, right] for name, (count, right) in score.by_shift.items()},
-        "trace": {str(device): trace for device, trace in score.trace.items()},
+        "by_shift": by_shift,
+        "trace": trace,
+        "play_seconds": round(sum(life.seconds for life in lives), 2),
     }
