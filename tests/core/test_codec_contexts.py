@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from littoral.core.codec import MIN_PAYLOAD_BYTES, decode, encode, expected_bits, rate_bits
-from littoral.core.codec_contexts import ContextTable, _Known
+from littoral.core.codec_contexts import ContextTable, _Known, tables_of
 from littoral.core.codec_parts import phases_of
 from littoral.core.codec_tables import ChannelPrior, CodecTables, FrequencyTable, quantise_prior
 from littoral.errors import PayloadError
@@ -208,6 +208,23 @@ def test_the_order_of_sums_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> N
     assert (scales == np.rint(scales)).all()
 
 
+@pytest.mark.parametrize("grouped", [False, True], ids=["one group", "groups"])
+@pytest.mark.parametrize("seed", range(4))
+def test_what_tables_are_fitted_by_is_what_symbols_are_coded_by(seed: int, grouped: bool) -> None:
+    """Neighbours beyond 127 among them."""
+    table = context_table(seed, 6, 4, 5, grouped=grouped)
+    counts = np.ones((*table.counts.shape[:2], 4001), np.uint32)
+    counts[..., 0] = (1 << 24) - 4000
+    table = replace(table, counts=counts, first_value=-2000)
+    symbols = np.random.default_rng(seed).integers(-300, 300, (6, 4, 5)).astype(np.int32)
+    coded = table.coded(symbols.reshape(6, -1).astype(np.int64))
+    assert not len(coded.outside)
+    scales, halved = table.predictions(symbols[None])
+    (tables,) = tables_of(scales, halved, table.thresholds, table.counts.shape[1])
+    in_order = [tables[step.channels][:, step.at].ravel() for step in table._steps]
+    np.testing.assert_array_equal(np.concatenate(in_order), coded.tables)
+
+
 # Damage.
 
 
@@ -304,6 +321,8 @@ def grouped_table() -> ContextTable:
         ({"group_starts": np.array([0, 3], np.uint32)}, "groups start at"),
         ({"group_starts": np.array([1, 4], np.uint32)}, "groups start at"),
         ({"group_starts": np.array([[1, 3]], np.uint32)}, "groups start at"),
+        ({"group_starts": np.array(1, np.uint32)}, "groups start at"),
+        ({"group_starts": np.zeros(0, np.uint32)}, "whole groups"),
         ({"group_starts": np.array([1, 3], np.int64)}, "group_starts must be an array of uint32"),
         ({"group_weights": np.zeros((3, 4, 3), np.int16)}, r"group_weights are \(3, 4, 3\)"),
         ({"group_weights": np.zeros((3, 0, 0), np.int16)}, r"expected \(3, 4, 2\)"),
@@ -316,6 +335,41 @@ def grouped_table() -> ContextTable:
 def test_groups_that_contradict_themselves_are_refused(change: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         replace(grouped_table(), **change)
+
+
+def wide(channels: int, starts: Sequence[int], near: int, largest: int) -> ContextTable:
+    weights, bias = np.zeros((2, near, largest, 4), np.int16), (channels, 3 if starts else 1, 1)
+    return replace(
+        grouped_table(), mean_weights=weights, scale_weights=weights, mean_bias=np.zeros(bias, np.int32),
+        scale_bias=np.zeros(bias, np.int32), group_starts=np.array(starts, np.uint32),
+        group_weights=np.zeros((3, channels, len(starts)), np.int16),
+    )  # fmt: skip
+
+
+def test_neither_groups_nor_channels_nor_neighbours_are_without_bound() -> None:
+    assert wide(1024, range(1, 64), 0, 0).num_channels == 1024
+    assert wide(256, (), 256, 256).num_channels == 256
+    for refused, told in (
+        ((1024, range(1, 65), 0, 0), "less than 64"),
+        ((1025, (1,), 0, 0), "expected 1 to 1024"),
+        ((257, (), 257, 257), "256 at most"),
+        ((0, (), 0, 0), "of 0 channels"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            wide(*refused)
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 0, 0), (3, 1, 0), (3, 2, 0)])
+def test_a_file_whose_only_group_is_spelt_out_is_refused(shape: tuple[int, ...]) -> None:
+    spelt = {"level0.group_starts": np.zeros(0, np.uint32), "level0.group_weights": np.zeros(shape, np.int16)}
+    with pytest.raises(ValueError, match=r"'level0\.group_starts' of the codec tables is empty"):
+        CodecTables.from_tensors(golden_tables().to_tensors() | spelt)
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 0, 0), (2, 2, 0), (3, 1, 0)])
+def test_group_weights_of_one_group_are_none_or_empty(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="group_weights are"):
+        replace(golden_tables().levels[0], group_weights=np.zeros(shape, np.int16))
 
 
 def test_tables_with_groups_come_back_from_a_file_and_have_another_digest_for_each_change() -> None:

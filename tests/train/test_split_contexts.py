@@ -56,13 +56,14 @@ def test_where_they_do_not_each_channel_has_its_table() -> None:
     ("options", "taken"),
     [
         ({}, "contexts"),
-        ({"least_frames": 61}, "groups"),
+        ({"least_frames": 61}, "static"),
         ({"most_symbols": 107}, "groups"),
         ({"most_channels": 2}, "groups"),
-        ({"least_frames": 61, "least_symbols": 2161}, "static"),
+        ({"most_symbols": 107, "least_frames": 61}, "groups"),
+        ({"most_symbols": 107, "least_symbols": 2161}, "static"),
         ({"most_symbols": 107, "most_grouped_symbols": 107}, "static"),
     ],
-    ids=["as it is", "few frames", "many symbols", "many channels", "few of both", "many for both"],
+    ids=["as it is", "few frames", "large", "many channels", "large, few frames", "large, few symbols", "too large"],
 )
 def test_contexts_are_tried_only_where_they_fit(options: dict[str, int], taken: str) -> None:
     limits = {"least_frames": 60, "least_symbols": 2160, **options}
@@ -70,13 +71,26 @@ def test_contexts_are_tried_only_where_they_fit(options: dict[str, int], taken: 
     assert best_kind([related(0, 80)[:60]], [[PRIOR] * 3], options_of) == taken
 
 
-def test_what_is_found_best_is_built() -> None:
-    frames, priors = list(related(0, 80)), [[PRIOR] * 3]
-    for limits, starts in (({"least_frames": 80}, []), ({"least_symbols": 1}, [1, 2])):
-        options = TableOptions(contexts=ContextOptions(**limits))
-        level = build_tables([frames], priors, height=6, width=6, options=options).level(0)
-        assert isinstance(level, ContextTable)
-        assert level.group_starts.tolist() == starts
+def test_a_level_of_one_channel_leaves_the_large_ones_their_groups() -> None:
+    frames, large = related(0, 80), TableOptions(contexts=ContextOptions(most_symbols=107))
+    tables = build_tables([list(frames[:, :1]), list(frames)], [[PRIOR], [PRIOR] * 3], height=6, width=6, options=large)
+    assert [len(level.group_starts) for level in tables.levels if isinstance(level, ContextTable)] == [0, 2]
+    for level, kept in enumerate((1, 3)):
+        payload = encode(frames[0, :kept], tables, level=level)
+        np.testing.assert_array_equal(decode(payload, tables).symbols, frames[0, :kept])
+    alone = fit_contexts(frames[:, :1], ContextOptions(near_channels=0), grouped=True)
+    assert alone.mean_weights.shape == (2, 1, 1, 4)
+
+
+def test_each_phase_of_a_group_has_its_own_bias_and_a_large_map_that_of_its_last_phase() -> None:
+    y, x = np.mgrid[:4, :4]
+    phase = np.where((y | x) % 2 == 0, 0, np.where(y & x & 1 == 1, 1, 2))
+    constant = np.array([3, 5, 8])[phase]  # of each phase another value, of which neighbours tell nothing
+    frames = np.broadcast_to(constant, (64, 3, 4, 4)).astype(np.int32)
+    grouped = fit_contexts(frames, grouped=True)
+    np.testing.assert_array_equal(grouped.mean_bias[:, :, 0], np.full((3, 3), [3, 5, 8]) << 12)
+    one_group = fit_contexts(frames, ContextOptions(most_positions=15))
+    np.testing.assert_array_equal(one_group.mean_bias.ravel(), np.full(3, 8 << 12))
 
 
 def active(seed: int, count: int = 64) -> NDArray[np.int32]:
@@ -89,13 +103,13 @@ def active(seed: int, count: int = 64) -> NDArray[np.int32]:
 
 
 def test_where_channels_are_large_together_groups_spare_bits_on_other_frames_and_otherwise_are_not_taken() -> None:
-    frames, held = active(0), active(1, 20)
+    frames, held, large = active(0), active(1, 20), TableOptions(contexts=ContextOptions(most_symbols=1619))
     shuffled = np.random.default_rng(2).permuted(frames.reshape(64, 20, 81), axis=2).reshape(frames.shape)
-    assert best_kind([frames], [[PRIOR] * 20], USUAL) == "groups"
-    assert best_kind([shuffled], [[PRIOR] * 20], USUAL) == "static"
+    assert best_kind([frames], [[PRIOR] * 20], large) == "groups"
+    assert best_kind([shuffled], [[PRIOR] * 20], large) == "static"
     grouped, static = (
         build_tables([list(frames)], [[PRIOR] * 20], height=9, width=9, options=options)
-        for options in (USUAL, TableOptions(contexts=None))
+        for options in (large, TableOptions(contexts=None))
     )
     assert bits(held, grouped) < 0.85 * bits(held, static)
     for frame in held:

@@ -38,6 +38,10 @@ FRACTION_BITS = 12
 MOST = 127
 """Symbols count as neighbours no farther from 0 than this."""
 MAX_CHANNELS = 1024
+MAX_NEAR_CHANNELS = 256
+"""So many channels at most look at neighbours: each has weights for all of its group."""
+MAX_GROUPS = 64
+"""Each is some calls of NumPy, for whoever encodes and whoever decodes."""
 _ONE = 1 << FRACTION_BITS
 _TYPES = {
     "mean_weights": np.int16, "scale_weights": np.int16, "mean_bias": np.int32, "scale_bias": np.int32,
@@ -125,7 +129,7 @@ class ContextTable:
             value = getattr(self, name)
             if not isinstance(value, np.ndarray) or value.dtype.newbyteorder("=") != dtype:
                 raise ValueError(f"a context table's {name} must be an array of {np.dtype(dtype)}")
-            owned = np.ascontiguousarray(value.astype(dtype))  # native byte order, and not the caller's to change
+            owned = np.array(value, dtype, order="C")  # native byte order, and not the caller's to change
             owned.flags.writeable = False
             object.__setattr__(self, name, owned)
         self._check_groups()
@@ -148,11 +152,13 @@ class ContextTable:
     def _check_groups(self) -> None:
         """Raises ValueError unless weights and biases are of these groups."""
         channels, weights = len(self.mean_bias) if self.mean_bias.ndim == 3 else 0, self.mean_weights.shape
-        ends = [*self.group_starts.tolist(), channels]
-        if self.group_starts.ndim != 1 or sorted({0, *ends}) != [0, *ends] or channels > MAX_CHANNELS:
+        if not 1 <= channels <= MAX_CHANNELS:
+            raise ValueError(f"a context table's mean_bias is of {channels} channels, expected 1 to {MAX_CHANNELS}")
+        ends = [*np.atleast_1d(self.group_starts).ravel().tolist(), channels]
+        if self.group_starts.ndim != 1 or sorted({0, *ends}) != [0, *ends] or len(ends) > MAX_GROUPS:
             raise ValueError(
-                f"a context table's groups start at {self.group_starts.tolist()}, expected rising numbers between 0 "
-                f"and the number of channels, {channels}, which is at most {MAX_CHANNELS}"
+                f"a context table's groups start at {self.group_starts.tolist()}, expected less than {MAX_GROUPS} "
+                f"rising numbers above 0 and below the number of channels, {channels}"
             )
         near = weights[1] if len(weights) == 4 else 0
         sizes = [end - start for start, end in zip([0, *ends], ends, strict=False) if end <= near]
@@ -160,14 +166,16 @@ class ContextTable:
             weights != (len(NEAR) - 1, near, max(sizes, default=0), NUM_NEAR)
             or self.scale_weights.shape != weights
             or near not in (ends if len(ends) == 1 else [0, *ends])
+            or near > MAX_NEAR_CHANNELS
         ):
             raise ValueError(
                 f"a context table's weights are {weights} and {self.scale_weights.shape}, expected (2, K, M, 4) where "
-                f"the first K channels are whole groups, M the size of the largest of them; groups end at {ends}"
+                f"the first K channels, {MAX_NEAR_CHANNELS} at most, are whole groups, M the size of the largest of "
+                f"them; groups end at {ends}"
             )
-        if self.group_weights.shape != (len(NEAR), channels, len(ends) - 1) and (
-            len(ends) > 1 or self.group_weights.size
-        ):
+        if len(ends) == 1 and self.group_weights.shape == (len(NEAR), 0, 0):  # as it is where nobody gave it
+            object.__setattr__(self, "group_weights", np.zeros((len(NEAR), channels, 0), np.int16))
+        if self.group_weights.shape != (len(NEAR), channels, len(ends) - 1):
             raise ValueError(
                 f"a context table's group_weights are {self.group_weights.shape}, expected "
                 f"{(len(NEAR), channels, len(ends) - 1)}"
@@ -283,7 +291,8 @@ class ContextTable:
         """A part's values become known; one without a slot counts as its mean, since it is read last."""
         seen = np.where(escaped, firsts - self.first_value, values).clip(-MOST, MOST)
         known.values[step.channels, step.inside] = seen
-        known.sums[step.group, step.inside] = np.abs(seen).sum(axis=0)
+        if step.group < len(self.group_starts):  # of the last group nobody asks
+            known.sums[step.group, step.inside] = np.abs(seen).sum(axis=0)
 
     def coded(self, rows: Rows) -> Coded:
         """Symbols as slots; see `Coded`."""

@@ -332,6 +332,8 @@ class CodecTables:
             ValueError: a tensor is missing, unknown, of another type or size, or what they say is not allowed.
         """
         num_levels = sum(re.fullmatch(r"level\d+\.counts", name) is not None for name in tensors)
+        if empty := [name for name in tensors if name.endswith(".group_starts") and not tensors[name].size]:
+            raise ValueError(f"{empty[0]!r} of the codec tables is empty; one group of all channels has none")
         has_contexts = "level0.thresholds" in tensors
         arrays = [_arrays_of(n, tensors) if has_contexts else _STATIC_ARRAYS for n in range(num_levels)]
         names = [f"level{n}.{part}" for n, of_level in enumerate(arrays) for part in of_level]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from littoral.core.codec_contexts import (
     FRACTION_BITS,
     MAX_CHANNELS,
+    MAX_NEAR_CHANNELS,
     MOST,
     ContextTable,
     tables_of,
@@ -30,16 +31,17 @@ class ContextOptions:
 
     most_symbols: int = 8192
     """Of a latent of one group: of more, choosing tables would take a device longer than it may."""
-    most_channels: int = 256
+    most_channels: int = MAX_NEAR_CHANNELS
     """Likewise: each has weights for all."""
     least_frames: int = 256
     """Of the source, for one group: from fewer, tables of their own for each channel are the safer ones."""
     most_grouped_symbols: int = 1 << 17
-    """Of a latent of groups of channels, where a symbol is seen from fewer others."""
-    least_symbols: int = 4096
+    """Of a latent of groups of channels, which are for those too large for one group."""
+    least_symbols: int = 2048
     """Of the source in a channel, for groups."""
     largest_group: int = 32
-    """Channels. Groups grow: the first four channels are one each, and then a group is half as many as come before."""
+    """Channels. Groups grow: the first four channels are one each, and then a group is at most half as many as come
+    before, and a power of two."""
     near_channels: int = 64
     """Groups within the first so many channels look at neighbours; later ones are mostly 0, where these say little."""
     num_bins: int = 12
@@ -59,13 +61,17 @@ class ContextOptions:
     tail_mass: float = 1e-5
     """Of the level's histogram, without a slot at each end."""
 
+    def takes_groups(self, channels: int, height: int, width: int) -> bool:
+        """Whether a latent is too large for one group of all channels."""
+        return channels * height * width > self.most_symbols or channels > self.most_channels
+
     def fits(self, num_frames: int, channels: int, height: int, width: int, *, grouped: bool) -> bool:
         """Whether context tables of one group, or of groups, are to be fitted to so much."""
         size = channels * height * width
         if grouped:
-            enough = num_frames * height * width >= self.least_symbols and channels > 1
+            enough = num_frames * height * width >= self.least_symbols
             return enough and 0 < size <= self.most_grouped_symbols and channels <= MAX_CHANNELS
-        return num_frames >= self.least_frames and 0 < size <= self.most_symbols and channels <= self.most_channels
+        return num_frames >= self.least_frames and size > 0 and not self.takes_groups(channels, height, width)
 
     def group_ends(self, channels: int) -> list[int]:
         """The channel after each group's last, for groups that grow."""
@@ -89,7 +95,7 @@ def fit_contexts(
     values = np.pad(symbols_NCHW.clip(-MOST, MOST), ((0, 0), (0, 0), (1, 1), (1, 1))).astype(np.float32)
     values = values.reshape(num, channels, -1)
     ends, near_channels = [channels], channels
-    if grouped:
+    if grouped and channels > 1:
         ends = options.group_ends(channels)
         near_channels = max((end for end in ends if end <= options.near_channels), default=0)
     largest = max(

@@ -163,25 +163,24 @@ def tables_of_kind(
 
 
 def best_kind(stacked: Sequence[Symbols], priors: Sequence[Sequence[ChannelPrior]], options: TableOptions) -> Kind:
-    """Contexts, if they spare bits on frames that neither kind of table was fitted to.
+    """Contexts, if they spare bits on frames that no table was fitted to.
 
-    Of groups where one group does not fit: with more parts to code a small latent would take the longer.
+    Of groups where a level is too large for one: with more parts to code a small latent would take the longer.
     """
-
-    def fits(*, grouped: bool) -> bool:
-        contexts = options.contexts
-        return contexts is not None and all(contexts.fits(*frames.shape, grouped=grouped) for frames in stacked)
-
-    kind: Kind = "contexts" if fits(grouped=False) else "groups"
-    if kind == "groups" and not fits(grouped=True):
+    contexts = options.contexts
+    if contexts is None:
         return "static"
+    grouped = any(contexts.takes_groups(*frames.shape[1:]) for frames in stacked)
+    if not all(contexts.fits(*frames.shape, grouped=grouped) for frames in stacked):
+        return "static"
+    kind: Kind = "groups" if grouped else "contexts"
     seen = [frames[: len(frames) * 3 // 4] for frames in stacked]
     held = [frames[len(frames) * 3 // 4 :][:_MOST_HELD] for frames in stacked]
-    static, contexts = (
+    static, chosen = (
         sum(rate_bits(frame, tables, level=n) for n, frames in enumerate(held) for frame in frames)
         for tables in (tables_of_kind(each, seen, priors, options) for each in ("static", kind))
     )
-    return kind if contexts <= (1 - options.least_saving) * static else "static"
+    return kind if chosen <= (1 - options.least_saving) * static else "static"
 
 
 def mixed(symbols: Symbols, prior: ChannelPrior, options: TableOptions = TableOptions()) -> ChannelPrior:
