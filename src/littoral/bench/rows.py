@@ -21,7 +21,7 @@ from typing import Any
 
 from littoral.bench.document import commit, machine
 from littoral.bench.store import UnitStore, UnitT
-from littoral.bench.unit import BenchUnit
+from littoral.bench.unit import TOOK_BEFORE, BenchUnit
 
 MakeUnit = Callable[[Any, Path, Path, Callable[..., None]], dict[str, Any]]
 """A unit, the data folder, the work folder and where to tell progress, to the unit's result.
@@ -220,7 +220,9 @@ def _work(pipe: Connection, options: RunOptions, stamp: dict[str, Any]) -> None:
         except Exception as error:  # noqa: BLE001 -- the outermost frame of a unit; the others go on
             pipe.send(("failed", {"text": f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-6)}"}))
             continue
-        took = {"seconds": round(time.monotonic() - begun, 2), "cpu_seconds": round(time.process_time() - spent, 2)}
+        took = {"seconds": time.monotonic() - begun, "cpu_seconds": time.process_time() - spent}
+        before = result.pop(TOOK_BEFORE, {})
+        took = {name: round(value + before.get(name, 0.0), 2) for name, value in took.items()}
         pipe.send(("done", {"document": {**stamp, **took, "result": result}}))
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 TIMED = 9
 """The stage of what measures time: the last one, where units are made one at a time."""
+TOOK_BEFORE = "took_before"
+"""In a unit's result, what an earlier run that was stopped spent on it: ``seconds`` and ``cpu_seconds``."""
 
 
 def config_of(configured: Any) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from littoral.bench.adapt import make
+from littoral.bench.adapt.lives import Life, LifeStore, life_file, tidy_lives
 from littoral.bench.adapt.loopback import Pipe
 from littoral.bench.adapt.material import check_data, missing_data
 from littoral.bench.adapt.orders import ORDERS, steps_of
-from littoral.bench.adapt.play import LifeStore, Step, play
+from littoral.bench.adapt.play import Step, play
 from littoral.bench.adapt.row import Row
 from littoral.bench.adapt.table import flat_row
 from littoral.bench.method import Costs, Setup
@@ -92,49 +96,117 @@ THREE_LIVES = (
 )
 
 
-def test_a_row_that_was_stopped_goes_on_at_the_life_that_it_was_at(setup: Callable[..., Setup], tmp_path: Path) -> None:
-    def timeless(result: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in result.items() if name not in ("play_seconds", "notes")}
+class Spending(Counting):
+    """Takes time to make."""
 
-    whole = play(row("per_shift"), setup(), Counting, THREE_LIVES)
-    path = tmp_path / "lives" / "row.json"
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        time.sleep(0.02)
+        sum(range(200_000))
 
-    def stopped() -> Iterator[Step]:
-        yield from THREE_LIVES[:2]
-        raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        play(row("per_shift"), setup(), Counting, stopped(), kept=LifeStore(path, "a"))
-    Counting.made, told = 0, list[int]()
-    result = play(
-        row("per_shift"), setup(), Counting, THREE_LIVES, kept=LifeStore(path, "a"),
-        progress=lambda done, of: told.append(done),
-    )  # fmt: skip
-    assert timeless(result) == timeless(whole)
-    assert (Counting.made, told) == (2, [3, 5, 6, 7])
-    assert result["notes"]["all"] == 3.0
+def played(setup: Setup, path: Path, steps: Iterable[Step] = THREE_LIVES, made_by: str = "a") -> dict[str, Any]:
+    """The result of a row, and how many methods were made for it."""
     Counting.made = 0
-    play(row("per_shift"), setup(), Counting, THREE_LIVES, kept=LifeStore(path, "a"))
-    assert Counting.made == 1, "the last life is kept by the row itself"
+    result = play(row("per_shift"), setup, Spending, steps, kept=LifeStore(path, made_by))
+    return {**result, "made": Counting.made}
 
 
-@pytest.mark.parametrize("left", ['{"fingerprint": "other", "lives": [{}]}', "no JSON", None])
-def test_what_other_code_left_or_nobody_can_read_is_played_again(
+def told(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What does not hang on time, nor on which of several methods it was."""
+    return {
+        name: value for name, value in result.items() if name not in ("play_seconds", "took_before", "made", "notes")
+    }
+
+
+def stopped(after: int) -> Iterator[Step]:
+    yield from THREE_LIVES[:after]
+    raise KeyboardInterrupt
+
+
+def test_a_row_that_was_stopped_goes_on_at_the_life_that_it_was_at(setup: Callable[..., Setup], tmp_path: Path) -> None:
+    whole = played(setup(), tmp_path / "whole.json")
+    assert "took_before" not in whole
+    path = tmp_path / "lives" / "row.json"
+    for _ in range(2):  # also the second time: what is there is not lost
+        with pytest.raises(KeyboardInterrupt):
+            played(setup(), path, stopped(after=2))
+    result = played(setup(), path)
+    assert (told(result), result["made"]) == (told(whole), 2)
+    assert result["notes"]["all"] == 3.0
+    assert result["play_seconds"] >= 0.06, "all three lives'"
+    before = result["took_before"]
+    assert result["play_seconds"] - 0.03 > before["seconds"] >= 0.02
+    assert before["cpu_seconds"] > 0
+    again = played(setup(), path)
+    assert (told(again), again["made"]) == (told(whole), 0), "the row was not stored, so its lives are still there"
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        '{"made_by": "other", "lives": [{}]}', "no JSON", None, "3", '{"made_by": "a"}', '{"made_by": "a", "lives": 3}',
+        '{"made_by": "a", "lives": [{}]}', '{"made_by": "a", "lives": [{"costs": {}, "odd": 1}]}',
+    ],
+)  # fmt: skip
+def test_what_another_code_left_or_nobody_can_read_is_played_again(
     setup: Callable[..., Setup], tmp_path: Path, left: str | None
 ) -> None:
     path = tmp_path / "row.json"
     if left is not None:
         path.write_text(left)
-    Counting.made = 0
-    play(row("per_shift"), setup(), Counting, THREE_LIVES, kept=LifeStore(path, "a"))
-    assert Counting.made == 3
-    LifeStore(path, "a").clear()
-    assert not list(tmp_path.iterdir())
+    assert played(setup(), path)["made"] == 3
+    assert played(setup(), path)["made"] == 0
+
+
+def test_who_is_behind_on_the_same_row_takes_nothing_from_who_is_ahead(
+    setup: Callable[..., Setup], tmp_path: Path
+) -> None:
+    path = tmp_path / "row.json"
+    behind = LifeStore(path, "a")
+    played(setup(), path)
+    behind.save(0, Life())
+    assert played(setup(), path)["made"] == 0
 
 
 def test_a_stream_that_does_not_reset_leaves_nothing(setup: Callable[..., Setup], tmp_path: Path) -> None:
     play(row("continual"), setup(), Counting, steps([1, 0]) + steps([1]), kept=LifeStore(tmp_path / "row.json", "a"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_row_is_made_with_its_lives_unless_the_code_was_changed_under_it(
+    setup: Callable[..., Setup], material: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def made() -> tuple[str, int]:
+        with pytest.raises(KeyboardInterrupt):
+            make.make_row(asked, tmp_path, tmp_path, stop_in_the_second_life)
+        file = life_file(tmp_path, asked)
+        return (file.read_text() if file.exists() else ""), Counting.made
+
+    def stop_in_the_second_life(done: int, of: int) -> None:
+        if done > asked.frames:
+            raise KeyboardInterrupt
+
+    asked = row("per_shift", method="device_statistics")
+    material.setup = lambda _row: setup()
+    monkeypatch.setattr(make, "_materials", {(tmp_path, tmp_path): material})
+    monkeypatch.setattr(make, "factory_of", lambda _row: Counting)
+    monkeypatch.setattr(make, "_BEGAN", 0.0)
+    Counting.made = 0
+    assert made() == ("", 2), "every file has changed since"
+    monkeypatch.setattr(make, "_BEGAN", time.time() + 60)
+    text, count = made()
+    assert (len(json.loads(text)["lives"]), count) == (1, 4)
+    assert made() == (text, 5), "the first life was there"
+
+
+def test_lives_go_when_their_row_is_there(tmp_path: Path) -> None:
+    done, other = row("per_shift"), row("per_shift", seed=1)
+    for each in (done, other):
+        LifeStore(life_file(tmp_path, each), "a").save(0, Life())
+    (tmp_path / "lives" / ".half.json.77.new").touch()
+    tidy_lives(tmp_path, [done])
+    assert list((tmp_path / "lives").iterdir()) == [life_file(tmp_path, other)]
 
 
 def test_a_device_that_is_not_ours_is_not_scored(setup: Callable[..., Setup]) -> None:

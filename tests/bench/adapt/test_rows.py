@@ -57,6 +57,13 @@ def test_a_row_that_fails_is_told_of_and_the_others_are_made(tmp_path: Path) -> 
     assert "a row that cannot be made" in failed.text
 
 
+def test_what_an_earlier_run_spent_on_a_row_counts(tmp_path: Path) -> None:
+    whole, gone_on = make_rows(rows_of([1, 7]), tmp_path).values()
+    assert whole["seconds"] < 100 < 1000 <= gone_on["seconds"] < 1100
+    assert whole["cpu_seconds"] < 100 < 900 <= gone_on["cpu_seconds"] < 1000
+    assert "took_before" not in gone_on["result"]
+
+
 def test_a_budget_that_is_spent_begins_no_row(tmp_path: Path) -> None:
     assert make_rows(rows_of([1]), tmp_path, budget_minutes=0.0) == {}
 

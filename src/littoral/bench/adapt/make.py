@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import littoral
+from littoral.bench.adapt.lives import LifeStore, life_file
 from littoral.bench.adapt.material import Material
-from littoral.bench.adapt.methods import factory_of, fingerprint_of
+from littoral.bench.adapt.methods import factory_of, fingerprint_of, modules_of, modules_without
 from littoral.bench.adapt.orders import steps_of
-from littoral.bench.adapt.play import LifeStore, play
+from littoral.bench.adapt.play import play
 from littoral.bench.adapt.row import Row
+from littoral.bench.fingerprint import files_of
+from littoral.bench.method import Setup
 
+_BEGAN = time.time()
 _materials: dict[tuple[Path, Path], Material] = {}
 
 
@@ -25,18 +31,25 @@ def make_row(row: Row, data: Path, work: Path, progress: Callable[[int, int], No
         from littoral.bench.adapt.special import push_loss, push_size
 
         return push_size(row, material) if row.method == "push_size" else push_loss(row, material, progress)
-    kept = LifeStore(work / "lives" / f"{row.slug}-{row.key}.json", fingerprint_of(row))
-    result = play(
+    setup = material.setup(row)
+    return play(
         row,
-        material.setup(row),
+        setup,
         factory_of(row),
         steps_of(row, material),
         unscored=hostile_of(row),
-        kept=kept,
+        kept=_kept(row, setup, work),
         progress=progress,
     )
-    kept.clear()
-    return result
+
+
+def _kept(row: Row, setup: Setup, work: Path) -> LifeStore | None:
+    """Lives by this code on such a processor; None where the code has changed since this process began to run it."""
+    root = Path(littoral.__file__).resolve().parent
+    if any((root / file).stat().st_mtime > _BEGAN for file in files_of(modules_of(row), without=modules_without(row))):
+        return None
+    on = f"{setup.torch_device.type} {torch.backends.cpu.get_cpu_capability()}"
+    return LifeStore(life_file(work, row), f"{fingerprint_of(row)} on {on}")
 
 
 def hostile_of(row: Row) -> tuple[int, ...]:

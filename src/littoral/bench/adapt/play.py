@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from littoral.bench.adapt.lives import Life, LifeStore
 from littoral.bench.adapt.row import Row
 from littoral.bench.method import Costs, Labels, Method, MethodFactory, Setup
+from littoral.bench.unit import TOOK_BEFORE
 from littoral.core.arrays import Frame
 
 TRACE_FRAMES = 100
@@ -36,71 +35,20 @@ class Step:
     """Begin with a fresh method: a stream that resets."""
 
 
-@dataclass
-class Life:
-    """What one fresh method made of its stretch of the stream: right answers in all, by shift and along it."""
-
-    right: int = 0
-    frames: int = 0
-    scored_frames: int = 0
-    by_shift: dict[str, list[int]] = field(default_factory=dict)
-    trace: dict[str, list[list[Any]]] = field(default_factory=dict)
-    """Per device and stretch of one shift: [shift, frames, right, samples sent so far]."""
-    costs: Costs = field(default_factory=Costs)
-    seconds: float = 0.0
-
-    def add(self, step: Step, answers: NDArray[np.int64], uploads: int) -> None:
-        """Score a batch."""
-        right = int((answers == step.labels).sum())
-        self.right += right
-        self.scored_frames += len(step.labels)
-        shift = self.by_shift.setdefault(step.shift, [0, 0])
-        shift[0] += len(step.labels)
-        shift[1] += right
-        trace = self.trace.setdefault(str(step.device), [])
-        if not trace or trace[-1][0] != step.shift or trace[-1][1] >= TRACE_FRAMES:
-            trace.append([step.shift, 0, 0, 0])
-        trace[-1][1] += len(step.labels)
-        trace[-1][2] += right
-        trace[-1][3] = uploads
-
-
-class LifeStore:
-    """The finished lives of a row that is not finished, in one file: a row of hours need not begin anew.
-
-    Args:
-        path: Of the file.
-        fingerprint: Of the code. What other code left is not taken.
-    """
-
-    def __init__(self, path: Path, fingerprint: str) -> None:
-        self._path, self._fingerprint = path, fingerprint
-        self._lives: list[dict[str, Any]] = []
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return
-        if isinstance(document, dict) and document.get("fingerprint") == fingerprint:
-            self._lives = document["lives"]
-
-    def load(self, number: int) -> Life | None:
-        """The life of this number, counted from 0, if it was finished."""
-        if number >= len(self._lives):
-            return None
-        told = self._lives[number]
-        return Life(**{**told, "costs": Costs(**told["costs"])})
-
-    def save(self, number: int, life: Life) -> None:
-        """Keep a life, after those before it."""
-        self._lives = [*self._lives[:number], dataclasses.asdict(life)]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.new")
-        temporary.write_text(json.dumps({"fingerprint": self._fingerprint, "lives": self._lives}), encoding="utf-8")
-        os.replace(temporary, self._path)
-
-    def clear(self) -> None:
-        """The row is finished."""
-        self._path.unlink(missing_ok=True)
+def score(life: Life, step: Step, answers: NDArray[np.int64], uploads: int) -> None:
+    """Count a batch's right answers, in all, by shift and along the stream."""
+    right = int((answers == step.labels).sum())
+    life.right += right
+    life.scored_frames += len(step.labels)
+    shift = life.by_shift.setdefault(step.shift, [0, 0])
+    shift[0] += len(step.labels)
+    shift[1] += right
+    trace = life.trace.setdefault(str(step.device), [])
+    if not trace or trace[-1][0] != step.shift or trace[-1][1] >= TRACE_FRAMES:
+        trace.append([step.shift, 0, 0, 0])
+    trace[-1][1] += len(step.labels)
+    trace[-1][2] += right
+    trace[-1][3] = uploads
 
 
 def play(
@@ -119,30 +67,40 @@ def play(
         unscored: Devices whose answers do not count, for they are not ours.
         kept: Where a stream that resets finds lives that were played before, and leaves those that are over.
     """
-    skip, done, lives = frozenset(unscored), 0, list[Life]()
+    skip, done, lives, known = frozenset(unscored), 0, list[Life](), list[Life]()
     method: Method | None = None
-    started = time.perf_counter()
+    began = (0.0, 0.0)
 
     def end() -> None:
-        """Close the method of the last life, if it was played now."""
+        """Close the last life, if it is played now."""
         nonlocal method
-        if method is not None:
-            closing, method = method, None
-            closing.close()
-            lives[-1].costs, lives[-1].seconds = closing.costs, time.perf_counter() - started
+        if method is None:
+            return
+        closing, method = method, None
+        closing.close()
+        life = lives[-1]
+        life.costs = closing.costs
+        life.seconds, life.cpu_seconds = time.perf_counter() - began[0], time.process_time() - began[1]
+
+    def keep() -> None:
+        """End the last life and leave it where the next run finds it."""
+        played = method is not None
+        end()
+        if played and kept is not None:
+            kept.save(len(lives) - 1, lives[-1])
 
     try:
         for step in steps:
             if not lives or step.fresh:
                 if lives:
-                    played = method is not None
-                    end()
-                    if played and kept is not None:
-                        kept.save(len(lives) - 1, lives[-1])
-                known = None if kept is None else kept.load(len(lives))
-                lives.append(known or Life())
-                if known is None:
-                    method, started = factory(setup), time.perf_counter()
+                    keep()
+                if kept is not None and (life := kept.load(len(lives))) is not None:
+                    known.append(life)
+                    lives.append(life)
+                else:
+                    lives.append(Life())
+                    began = time.perf_counter(), time.process_time()
+                    method = factory(setup)
             done += len(step.labels)
             if method is not None:
                 answers = method.answer(step.frames, device=step.device)
@@ -150,11 +108,17 @@ def play(
                     raise ValueError(f"{row.method} gave answers {answers.shape} to {len(step.labels)} frames")
                 lives[-1].frames += len(step.labels)
                 if step.device not in skip:
-                    lives[-1].add(step, answers, method.costs.uploads)
+                    score(lives[-1], step, answers, method.costs.uploads)
             progress(done, row.num_frames)
+        if len(lives) > 1:
+            keep()
     finally:
         end()
-    return _flat(lives)
+    result = _flat(lives)
+    if known:
+        names = ("seconds", "cpu_seconds")
+        result[TOOK_BEFORE] = {name: sum(getattr(life, name) for life in known) for name in names}
+    return result
 
 
 def _all_costs(lives: Iterable[Life]) -> Costs:
