@@ -82,7 +82,7 @@ def test_a_level_of_one_channel_leaves_the_large_ones_their_groups() -> None:
     assert alone.mean_weights.shape == (2, 1, 1, 4)
 
 
-def test_each_phase_of_a_group_has_its_own_bias_and_a_large_map_that_of_its_last_phase() -> None:
+def test_each_phase_of_a_group_has_its_own_bias_and_a_large_map_that_of_its_largest_phase() -> None:
     y, x = np.mgrid[:4, :4]
     phase = np.where((y | x) % 2 == 0, 0, np.where(y & x & 1 == 1, 1, 2))
     constant = np.array([3, 5, 8])[phase]  # of each phase another value, of which neighbours tell nothing
@@ -91,6 +91,10 @@ def test_each_phase_of_a_group_has_its_own_bias_and_a_large_map_that_of_its_last
     np.testing.assert_array_equal(grouped.mean_bias[:, :, 0], np.full((3, 3), [3, 5, 8]) << 12)
     one_group = fit_contexts(frames, ContextOptions(most_positions=15))
     np.testing.assert_array_equal(one_group.mean_bias.ravel(), np.full(3, 8 << 12))
+    row = fit_contexts(
+        np.array([3, 8, 3], np.int32).reshape(1, 1, 1, 3).repeat(64, 0), ContextOptions(most_positions=2)
+    )
+    assert row.mean_bias.item() == 3 << 12, "of the phase that has most places"
 
 
 def active(seed: int, count: int = 64) -> NDArray[np.int32]:

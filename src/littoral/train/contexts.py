@@ -108,7 +108,7 @@ def fit_contexts(
     biases = np.zeros((2, channels, *((height, width) if by_place else (len(NEAR) if several else 1, 1))))
     sums = np.add.reduceat(np.abs(values), [0, *ends[:-1]], axis=1)
     parts = parts_of(ends, near_channels, height, width)
-    if not by_place:  # where a channel has one bias, it is that of the last phase, which has half of all places
+    if not by_place:  # where a channel has one bias, it is that of the phase with most places, as a rule the last one
         parts = sorted(parts, key=lambda part: len(part.ys))
     for group, of, phase, ys, xs in parts:
         size, inside = of.stop - of.start, (ys + 1) * (width + 2) + xs + 1
