@@ -39,6 +39,15 @@ def files_of(modules: Iterable[str], *, without: Iterable[str] = (), root: Path 
     return sorted(str(path.relative_to(root)) for path in found)
 
 
+def changed_since(moment: float, modules: Iterable[str], *, without: Iterable[str] = ()) -> bool:
+    """Whether a file behind a fingerprint was written after this moment, in seconds since 1970.
+
+    A process that began before goes on with what it has read.
+    """
+    root = _root()
+    return any((root / file).stat().st_mtime > moment for file in files_of(modules, without=without))
+
+
 def _root() -> Path:
     return Path(littoral.__file__).resolve().parent
 

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from littoral.core.codec_parts import NEAR, NUM_NEAR, Part, near_index, parts_of
+from littoral.core.codec_parts import NEAR, NUM_NEAR, Part, largest_near, near_index, parts_of
 from littoral.core.codec_slots import MAX_SLOTS, Coded, Escaped, Rows, check_counts, split_off
 from littoral.core.rans import PRECISION_BITS, RansStack, ReferenceCoder, SlotCoder
 from littoral.core.rans_fast import fast_coder
@@ -161,9 +161,8 @@ class ContextTable:
                 f"rising numbers above 0 and below the number of channels, {channels}"
             )
         near = weights[1] if len(weights) == 4 else 0
-        sizes = [end - start for start, end in zip([0, *ends], ends, strict=False) if end <= near]
         if (
-            weights != (len(NEAR) - 1, near, max(sizes, default=0), NUM_NEAR)
+            weights != (len(NEAR) - 1, near, largest_near(ends, near), NUM_NEAR)
             or self.scale_weights.shape != weights
             or near not in (ends if len(ends) == 1 else [0, *ends])
             or near > MAX_NEAR_CHANNELS

@@ -28,6 +28,13 @@ def near_index(ys: NDArray[np.int64], xs: NDArray[np.int64], phase: int, width: 
     return np.array([(ys + 1 + dy) * (width + 2) + xs + 1 + dx for dy, dx in NEAR[phase]], np.int64)
 
 
+def largest_near(group_ends: Sequence[int], near_channels: int) -> int:
+    """The size of the largest group within the first so many channels, 0 if there is none."""
+    starts = [0, *group_ends[:-1]]
+    sizes = [end - start for start, end in zip(starts, group_ends, strict=True) if end <= near_channels]
+    return max(sizes, default=0)
+
+
 class Part(NamedTuple):
     """What is coded at once: some channels at some positions, after all parts before it."""
 

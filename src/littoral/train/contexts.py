@@ -18,7 +18,7 @@ from littoral.core.codec_contexts import (
     ContextTable,
     tables_of,
 )
-from littoral.core.codec_parts import NEAR, NUM_NEAR, near_index, parts_of
+from littoral.core.codec_parts import NEAR, NUM_NEAR, largest_near, near_index, parts_of
 from littoral.core.codec_slots import MAX_PAYLOAD_BYTES, split_off
 from littoral.core.codec_tables import ChannelPrior, quantise_prior
 
@@ -98,12 +98,9 @@ def fit_contexts(
     if grouped and channels > 1:
         ends = options.group_ends(channels)
         near_channels = max((end for end in ends if end <= options.near_channels), default=0)
-    largest = max(
-        (end - start for start, end in zip([0, *ends], ends, strict=False) if end <= near_channels), default=0
-    )
     several = len(ends) > 1
     by_place = not several and height * width <= options.most_positions
-    weights = np.zeros((2, len(NEAR) - 1, near_channels, largest, NUM_NEAR))
+    weights = np.zeros((2, len(NEAR) - 1, near_channels, largest_near(ends, near_channels), NUM_NEAR))
     group_weights = np.zeros((len(NEAR), channels, len(ends) - 1))
     biases = np.zeros((2, channels, *((height, width) if by_place else (len(NEAR) if several else 1, 1))))
     sums = np.add.reduceat(np.abs(values), [0, *ends[:-1]], axis=1)

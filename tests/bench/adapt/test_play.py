@@ -204,9 +204,13 @@ def test_lives_go_when_their_row_is_there(tmp_path: Path) -> None:
     done, other = row("per_shift"), row("per_shift", seed=1)
     for each in (done, other):
         LifeStore(life_file(tmp_path, each), "a").save(0, Life())
-    (tmp_path / "lives" / ".half.json.77.new").touch()
+    ours, theirs = (
+        life_file(tmp_path, each).with_name(f".{life_file(tmp_path, each).name}.77.new") for each in (done, other)
+    )
+    ours.touch()
+    theirs.touch()
     tidy_lives(tmp_path, [done])
-    assert list((tmp_path / "lives").iterdir()) == [life_file(tmp_path, other)]
+    assert set((tmp_path / "lives").iterdir()) == {life_file(tmp_path, other), theirs}
 
 
 def test_a_device_that_is_not_ours_is_not_scored(setup: Callable[..., Setup]) -> None:

@@ -81,8 +81,11 @@ def life_file(work: Path, row: Row) -> Path:
 
 
 def tidy_lives(work: Path, finished: list[Row]) -> None:
-    """Remove the lives of rows that are finished, and what killed runs left half-written."""
+    """Remove the lives of rows that are finished, and what killed runs left half-written of them.
+
+    Of these alone: another process may be writing another row's.
+    """
     for row in finished:
-        life_file(work, row).unlink(missing_ok=True)
-    for path in (work / FOLDER).glob(".*.new"):
-        path.unlink(missing_ok=True)
+        file = life_file(work, row)
+        for path in (file, *file.parent.glob(f".{file.name}.*.new")):
+            path.unlink(missing_ok=True)

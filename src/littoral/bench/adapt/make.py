@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 
-import littoral
 from littoral.bench.adapt.lives import LifeStore, life_file
 from littoral.bench.adapt.material import Material
 from littoral.bench.adapt.methods import factory_of, fingerprint_of, modules_of, modules_without
 from littoral.bench.adapt.orders import steps_of
 from littoral.bench.adapt.play import play
 from littoral.bench.adapt.row import Row
-from littoral.bench.fingerprint import files_of
+from littoral.bench.fingerprint import changed_since
 from littoral.bench.method import Setup
 
 _BEGAN = time.time()
@@ -45,8 +44,7 @@ def make_row(row: Row, data: Path, work: Path, progress: Callable[[int, int], No
 
 def _kept(row: Row, setup: Setup, work: Path) -> LifeStore | None:
     """Lives by this code on such a processor; None where the code has changed since this process began to run it."""
-    root = Path(littoral.__file__).resolve().parent
-    if any((root / file).stat().st_mtime > _BEGAN for file in files_of(modules_of(row), without=modules_without(row))):
+    if changed_since(_BEGAN, modules_of(row), without=modules_without(row)):
         return None
     on = f"{setup.torch_device.type} {torch.backends.cpu.get_cpu_capability()}"
     return LifeStore(life_file(work, row), f"{fingerprint_of(row)} on {on}")

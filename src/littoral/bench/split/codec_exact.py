@@ -12,7 +12,7 @@ import numpy as np
 
 from littoral.core.codec import Symbols, decode, encode
 from littoral.core.codec_contexts import ContextTable
-from littoral.core.codec_parts import NEAR
+from littoral.core.codec_parts import NEAR, largest_near
 from littoral.core.codec_tables import ChannelPrior, CodecTables, FrequencyTable, quantise_prior
 from littoral.errors import PayloadError
 
@@ -50,8 +50,7 @@ def _random_contexts(rng: np.random.Generator, height: int, width: int) -> Conte
     starts = starts[(starts > 0) & (rng.random() < 0.5)]
     ends = [*starts.tolist(), channels]
     near = ends[int(rng.integers(0, len(ends)))] if len(starts) else channels
-    largest = max(end - start for start, end in zip([0, *ends], ends, strict=False) if end <= near)
-    shape = (2, near, largest, 4)
+    shape = (2, near, largest_near(ends, near), 4)
     places = (len(NEAR), 1) if len(starts) else (height, width) if rng.random() < 0.5 else (1, 1)
     rows = [
         quantise_prior(ChannelPrior(pmf=rng.dirichlet(np.full(num_slots, 0.5)), first_value=0, escape=1e-4))
