@@ -26,6 +26,7 @@ def test_an_example_is_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) < 60
 
 
+@pytest.mark.slow
 def test_a_network_becomes_a_bundle_that_answers_alike(tmp_path: Path) -> None:
     said = run("01_build_a_bundle.py", tmp_path / "b")
     assert "3 segments, 19 BatchNorm layers" in said
@@ -71,6 +72,7 @@ def test_a_router_asks_the_cloud_when_the_world_changes_and_answers_without_one(
     assert any(why.endswith("degraded") for _, _, why in said["dim, without a cloud"])
 
 
+@pytest.mark.slow
 def test_a_cloud_and_a_device_in_two_terminals(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = shutil.copytree(tiny_bundle, tmp_path / "b")
     command = [sys.executable, str(EXAMPLES / "02_cloud.py"), str(bundle), str(tmp_path / "cloud"), "0"]

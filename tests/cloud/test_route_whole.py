@@ -24,6 +24,7 @@ from littoral.edge.session import Model, SessionConfig
 
 torch = pytest.importorskip("torch", reason="building a bundle needs the cloud extra")
 pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
+pytestmark = pytest.mark.slow
 
 FACTORY = "littoral.models.zoo:small_cnn"
 NUM_HELD = 500

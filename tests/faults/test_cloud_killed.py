@@ -146,6 +146,7 @@ def end(device: DeviceProcess) -> None:
         pipe.close()
 
 
+@pytest.mark.slow
 def test_killing_the_cloud_and_a_device_loses_nothing_that_was_acked_or_kept_and_the_others_go_on(rig: Rig) -> None:
     """The cloud is killed, then the last device while it is away; both come back.
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from traced import random_frames, torch_logits
+from traced import MOBILENET, random_frames, torch_logits
 
 from littoral.train.cuts import CutPoint, choose_cut_points, find_cut_points, named_cut_points, split
 from littoral.train.run import open_session, predict
@@ -70,7 +70,7 @@ def test_work_before_a_module_is_counted_as_torch_does_it(network):
     assert points["layer2"] == pytest.approx(before / sum(macs.values()))
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "resnet20", "resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["small_cnn", "resnet20", "resnet18", MOBILENET])
 def test_a_chosen_cut_leaves_a_convolution_with_its_normalisation(network, name):
     graph = network(name).exported.graph
     readers = {name: node.op_type for node in graph.graph.node for name in node.input}

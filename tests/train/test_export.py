@@ -19,7 +19,7 @@ import pytest
 import torch
 import traced
 from torch import nn
-from traced import random_frames, square, torch_logits
+from traced import MOBILENET, random_frames, square, torch_logits
 
 from littoral.models.frames import normalise
 from littoral.models.zoo import small_cnn
@@ -28,7 +28,7 @@ from littoral.train.export import export_model, external_names
 from littoral.train.run import open_session, predict
 
 TOLERANCE = 1e-5
-NAMES = ["small_cnn", "group_norm", "resnet20", "resnet18", "mobilenet_v2", "vit_tiny"]
+NAMES = ["small_cnn", "group_norm", "resnet20", "resnet18", MOBILENET, "vit_tiny"]
 NORMS = {
     "small_cnn": ("batch", 3),
     "group_norm": ("group", 5),

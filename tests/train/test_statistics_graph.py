@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from traced import random_frames
+from traced import MOBILENET, random_frames
 
 from littoral.core.drift import batch_norm_layers, from_moments
 from littoral.core.nearness import SCORES
@@ -21,7 +21,7 @@ from littoral.train.export import external_names
 from littoral.train.run import measure, open_session, predict
 from littoral.train.statistics import fingerprint_graph, statistics_graph
 
-NAMES = ["small_cnn", "resnet20", "mobilenet_v2"]
+NAMES = ["small_cnn", "resnet20", MOBILENET]
 
 
 class Blend(nn.Module):
@@ -112,7 +112,7 @@ def test_alpha_1_does_not_look_at_the_statistics_that_it_is_given(network):
         assert np.allclose(one[last], two[last], atol=1e-5) == same
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "resnet20", "mobilenet_v2"])
+@pytest.mark.parametrize("name", NAMES)
 def test_at_alpha_0_the_answers_are_the_networks_own(network, name):
     net = network(name)
     graph = statistics_graph(net.exported.graph, net.exported.norm_layers, scores=True)
@@ -145,7 +145,7 @@ def test_a_network_without_batch_norm_has_no_statistics_graph(network, name):
 
 # The fingerprint.
 
-PRINTED = ["small_cnn", "one_norm", "resnet20", "resnet18", "mobilenet_v2"]
+PRINTED = ["small_cnn", "one_norm", "resnet20", "resnet18", MOBILENET]
 
 
 def fingerprint_of(net):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from made_once import keep_the_exporters_operators, made_once
 
@@ -66,6 +67,9 @@ _CASES: dict[str, tuple[Callable[[], torch.nn.Module], InputSpec, tuple[str, ...
     "vit_tiny": (lambda: zoo.vit_tiny(num_classes=10, image_size=32, patch_size=8, depth=3), square(32, 3), ()),
 }
 
+
+MOBILENET = pytest.param("mobilenet_v2", marks=pytest.mark.slow)
+"""Half of what all the other networks together take to trace."""
 
 SHARED: Path | None = None
 """Where the workers of this run leave what they traced; the fixture says it."""

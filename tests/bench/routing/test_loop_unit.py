@@ -33,8 +33,8 @@ def told(done: int, of: int, text: str = "") -> None:
 
 @pytest.fixture(autouse=True)
 def fewer_frames_to_choose_exits_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A third of the drawn calibration frames, as the table takes a part of its own."""
-    monkeypatch.setattr(fitted, "EXIT_CHOICE_FRAMES", 300)
+    """A sixth of the drawn calibration frames, as the table takes a part of its own."""
+    monkeypatch.setattr(fitted, "EXIT_CHOICE_FRAMES", 150)
 
 
 @pytest.fixture
