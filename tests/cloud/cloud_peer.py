@@ -151,6 +151,8 @@ class FakeWorker:
 
     def __init__(self) -> None:
         self.jobs: list[AdaptJob] = []
+        self.states: list[bytes] = []
+        """What each job that did not fail left behind."""
         self.fail_on: set[int] = set()
 
     def adapt(self, job: AdaptJob) -> AdaptResult:
@@ -160,6 +162,7 @@ class FakeWorker:
         digest = hashlib.sha256(
             job.state + job.new_frames.tobytes() + job.replay_frames.tobytes() + str(job.seed).encode()
         ).digest()
+        self.states.append(digest)
         step = digest[0] / 1000
         delta = {LAYER.gamma: np.full(2, step, dtype=np.float32), LAYER.beta: np.full(2, -step, dtype=np.float32)}
         report: dict[str, float | str] = {"loss": float("nan"), "frames": np.float32(len(job.new_frames))}

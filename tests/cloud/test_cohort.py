@@ -10,50 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cloud_peer import LAYER, SMALL, FakeGate, FakeWorker, enrolled, image, png, sample, until
+from cloud_peer import LAYER, SMALL, enrolled, image, png, sample, until
+from cohort_bench import KEY, Bench, upload
 
-from littoral.bundle import Bundle, SigningKey
+from littoral.bundle import Bundle
 from littoral.bundle.images import decode_image
 from littoral.cloud.cohort import Cohort, Outcome
 from littoral.cloud.evidence import job_seeds, replay_count
-from littoral.cloud.executors import InlineExecutor
 from littoral.cloud.gate import Verdict
-from littoral.cloud.jobs import AdaptConfig, AdaptJob, AdaptResult
+from littoral.cloud.jobs import AdaptJob, AdaptResult
 from littoral.cloud.ledger import Ledger, NewVersion
 from littoral.cloud.store import EnrolledDevice, Store
 from littoral.core.affine import decode_delta
 from littoral.errors import StorageError
 
-KEY = SigningKey(b"c" * 32)
 NOTHING = NewVersion(status="held", reason="x", payload=b"", signed=None, state=b"", report={}, verdict={})
-
-
-def upload(store: Store, device: EnrolledDevice, first: int, count: int) -> None:
-    entries = [(n, sample(n)) for n in range(first, first + count)]
-    store.record(device.id, 7, entries, now=5.0).result()
-
-
-class Bench:
-    """A cohort over a record, with a fake worker and gate."""
-
-    def __init__(self, store: Store, bundle: Bundle, config: AdaptConfig = SMALL) -> None:
-        self.worker, self.gate, self.outcomes = FakeWorker(), FakeGate(), list[Outcome]()
-        self.ledger = Ledger(store, "default")
-        self.executor = InlineExecutor(self.worker)
-        self.cohort = Cohort(
-            bundle=bundle,
-            ledger=self.ledger,
-            executor=self.executor,
-            check=self.gate.check,
-            key=KEY,
-            config=config,
-            on_version=self.outcomes.append,
-            clock=lambda: 100.0,
-        )
-
-    def work(self) -> list[Outcome]:
-        """Steps until there is nothing to do."""
-        return list(iter(self.cohort.step, None))
 
 
 @pytest.fixture
@@ -111,7 +82,7 @@ def test_batches_are_worked_in_commit_order_each_on_the_state_before(
     np.testing.assert_array_equal(first.new_frames, np.stack([image(n) for n in range(1, 5)]))
     np.testing.assert_array_equal(second.new_frames, np.stack([image(n) for n in range(5, 9)]))
     assert (first.base_version, first.state, len(first.replay_frames)) == (0, b"", 0)
-    assert (second.base_version, second.state) == (1, bench.ledger.state(1))
+    assert (second.base_version, second.state) == (1, bench.worker.states[0])
     assert {f.tobytes() for f in second.replay_frames} == {f.tobytes() for f in first.new_frames}
     upload(store, device, 12, 1)
     assert [outcome.version for outcome in bench.work()] == [3]
@@ -145,7 +116,7 @@ def test_a_held_version_is_recorded_and_never_shipped_and_the_next_goes_on_from_
     held = bench.ledger.history()[1]
     assert (held.status, held.reason) == ("held", "<b>collapse</b>")
     last = bench.worker.jobs[2]
-    assert (last.base_version, last.state) == (1, bench.ledger.state(1))
+    assert (last.base_version, last.state) == (1, bench.worker.states[0])
     np.testing.assert_array_equal(last.new_frames[0], image(9))
     poison = {image(n).tobytes() for n in range(5, 9)}
     assert not poison & {frame.tobytes() for frame in last.replay_frames}, "held samples never enter replay"
@@ -209,7 +180,7 @@ def test_a_sample_that_cannot_be_decoded_any_more_is_left_out_and_the_job_goes_o
     np.testing.assert_array_equal(first.new_frames, np.stack([image(n) for n in (1, 3, 4)]))
     np.testing.assert_array_equal(second.new_frames, np.stack([image(n) for n in range(5, 9)]))
     assert [entry.report.get("undecodable_samples") for entry in bench.ledger.history()] == [1.0, None]
-    assert "goes without sample 2: a raw frame" in caplog.text
+    assert "sample 2 is passed over: a raw frame" in caplog.text
 
 
 @pytest.mark.parametrize("spoilt", [(1, 2, 3), (1, 2, 3, 4)], ids=["one-left", "none-left"])

@@ -37,6 +37,17 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="finish splits only: answer no pictures of whole frames, and load no second teacher for them",
     )
+    parser.add_argument(
+        "--max-record-bytes",
+        type=int,
+        metavar="BYTES",
+        help="the most that the record may grow to; then devices keep what they would send (default: no limit)",
+    )
+    parser.add_argument(
+        "--keep-images",
+        action="store_true",
+        help="keep samples' images for ever, also those that no job and no replay needs any more",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON lines")
     parser.set_defaults(run=run)
 
@@ -57,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         tls_certificate=args.tls_certificate,
         tls_key=args.tls_key,
+        max_record_bytes=args.max_record_bytes,
+        keep_images=args.keep_images,
         adapt=adapt,
         tails=TailConfig(pictures=not args.no_pictures),
     )

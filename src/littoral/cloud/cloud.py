@@ -65,6 +65,8 @@ class CloudConfig:
     max_sessions: int = 10_000
     max_record_bytes: int | None = None
     """The most that the record may grow to; None for as much as the disk holds."""
+    keep_images: bool = False
+    """Keep also the images that no job and no replay needs any more (docs/adr/0038)."""
     tls_certificate: Path | None = None
     """PEM chain; with ``tls_key`` the port speaks TLS."""
     tls_key: Path | None = None
@@ -78,6 +80,8 @@ class CloudConfig:
             raise ValueError(f"a port is 0 to 65535, got {self.port}")
         if not self.cohort or len(self.cohort) > 64 or not self.cohort.isprintable():
             raise ValueError(f"a cohort's name has 1 to 64 printable characters, got {self.cohort!r:.80}")
+        if self.max_record_bytes is not None and self.max_record_bytes < 1:
+            raise ValueError(f"max_record_bytes is at least 1, got {self.max_record_bytes}")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("TLS needs both tls_certificate and tls_key")
 
@@ -246,6 +250,7 @@ class Cloud:
             witnesses=self.config.witnesses,
             on_version=self._on_version,
             on_labels=self._hub.labels_made,
+            keep_images=self.config.keep_images,
         )
         self._hub.on_recorded = cohort.poke
         cohort.start()

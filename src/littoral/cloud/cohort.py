@@ -2,8 +2,9 @@
 
 Nothing is remembered here that the record does not hold: the replay memory is filled again from recorded samples, in
 their order, and a job that was begun and not finished is done again with the same result. Samples of a version that was
-held back are consumed and never enter replay; a sample that cannot be decoded any more is left out of both. What the
-teacher answered goes back to the devices once its version is committed, and only where that is shipped.
+held back are consumed and never enter replay; a sample that cannot be decoded any more is left out of both. The image
+of a sample that neither waits nor is kept for replay is given up. What the teacher answered goes back to the devices
+once its version is committed, and only where that is shipped.
 
 A version that costs other devices of its domain too much is made again without the frames of whoever may have caused
 it (`littoral.cloud.witnesses`); who is blamed too often is quarantined together with the version that shows it.
@@ -22,14 +23,15 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from littoral.bundle import Bundle, SignedVersion, SigningKey
-from littoral.bundle.images import decode_image
 from littoral.cloud.domains import DomainConfig, start_version
-from littoral.cloud.evidence import MIN_FRAMES, Evidence, call_witnesses, make_job, remember
+from littoral.cloud.evidence import MIN_FRAMES, Evidence, call_witnesses, make_job
 from littoral.cloud.executors import Executor
 from littoral.cloud.jobs import AdaptConfig, AdaptJob, AdaptResult
 from littoral.cloud.labels import LabelOf
 from littoral.cloud.ledger import Claim, Head, Ledger, NewVersion, StoredSample
+from littoral.cloud.memory import ReplayMemory, decoded
 from littoral.cloud.reissue import forgotten, reissue
+from littoral.cloud.retention import done_with, drop_idle_states, drop_images
 from littoral.cloud.shares import newest_by_turns, oldest_by_turns, plan
 from littoral.cloud.verdicts import (
     BLAMED,
@@ -37,7 +39,6 @@ from littoral.cloud.verdicts import (
     back,
     blaming,
     held,
-    learned_from_its_job,
     named,
     quarantining,
     shipped,
@@ -46,9 +47,8 @@ from littoral.cloud.witnesses import WitnessConfig, outvoted, suspects_of, too_o
 from littoral.core.affine import diff, encode_delta
 from littoral.core.arrays import Frame
 from littoral.core.recall import encode_fingerprint, fingerprint_layer
-from littoral.core.replay import ReplayBuffer
 from littoral.core.sample_labels import sample_key
-from littoral.errors import FrameError, LittoralError, StorageError
+from littoral.errors import LittoralError, StorageError
 
 if TYPE_CHECKING:
     from littoral.cloud.gate import Verdict
@@ -96,6 +96,7 @@ class Cohort:
         clock: Seconds since the epoch.
         sole_worker: Nobody else works on this record (the cloud locks its state folder), so an open job is one that a
             worker left when it died and need not wait for its lease.
+        keep_images: Whether the record keeps images that no job and no replay needs any more.
     """
 
     def __init__(
@@ -113,12 +114,14 @@ class Cohort:
         on_labels: Callable[[list[LabelOf]], None] = lambda labels: None,
         clock: Callable[[], float] = time.time,
         sole_worker: bool = True,
+        keep_images: bool = False,
     ) -> None:
         self._bundle, self._ledger, self._executor, self._check = bundle, ledger, executor, check
         self._key, self._config, self._clock = key, config, clock
         self._on_version, self._on_labels = on_version, on_labels
         self._domains, self._witnesses = domains or DomainConfig(), witnesses or WitnessConfig()
-        self._replay: ReplayBuffer | None = None
+        self._replay: ReplayMemory | None = None
+        self._keep_images = keep_images
         self._sole_worker = sole_worker
         self._wake, self._stop = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -203,8 +206,11 @@ class Cohort:
         return self._tell(Outcome(version=head.version + 1, domain=domain, shipped=True, reason=reason))
 
     def _work(self, claim: Claim) -> Outcome | None:
-        stored, frames = self._decode(claim.job)
-        replay = self._load_replay()
+        replay, spec = self._memory(), self._bundle.manifest.input
+        taken = self._ledger.samples(claim.job)
+        found = [(sample, frame) for sample in taken if (frame := decoded(sample, spec)) is not None]
+        stored = [sample for sample, _ in found]
+        frames = np.stack([frame for _, frame in found]) if found else np.empty((0, *spec.shape), np.uint8)
         newest = newest_by_turns([sample.device_id for sample in stored], self._config.batch_size)
         if len(stored) < MIN_FRAMES:
             reason = f"only {len(stored)} of {claim.num_samples} samples can be decoded; a job needs {MIN_FRAMES}"
@@ -213,11 +219,12 @@ class Cohort:
             new = self._judged(Evidence(claim=claim, stored=stored, frames=frames, newest=newest, replay=replay))
         if new is None:
             return None
-        if lost := claim.num_samples - len(stored):
-            new = replace(new, report={**new.report, "undecodable_samples": float(lost)})
-        if not self._ledger.commit(claim, new, now=self._clock()).result():
+        lost = [sample.id for sample in taken if sample not in stored]
+        if lost:
+            new = replace(new, report={**new.report, "undecodable_samples": float(len(lost))})
+        if not self._ledger.commit(claim, new, passed_over=lost, now=self._clock()).result():
             return None
-        remember(replay, (stored, frames) if learned_from_its_job(new) else None, claim.domain, new)
+        self._drop_images([*lost, *replay.remember(stored, frames, claim.domain, new)], replay)
         outcome = self._tell(
             Outcome(
                 version=claim.head_version + 1,
@@ -251,7 +258,7 @@ class Cohort:
     ) -> NewVersion | None:
         """In place of a version that harms somebody, or is refused, one that does not, and who is to blame."""
         config, devices = self._witnesses, evidence.devices
-        harmed, kept = set(verdict.harmed), evidence.replay.by_device(domain=evidence.claim.domain)
+        harmed, kept = set(verdict.harmed), evidence.replay.buffer.by_device(domain=evidence.claim.domain)
         if new.status == "shipped":
             return self._blame(new, harmed, f"outvoted by the other devices: {verdict.reason}")
         if len({*devices, *kept}) < 2:
@@ -335,36 +342,21 @@ class Cohort:
             fingerprint=b"" if centre is None else encode_fingerprint(centre),
         )
 
-    def _decode(self, job: int) -> tuple[list[StoredSample], Frame]:
-        """A job's samples in commit order and their frames, without those that cannot be decoded.
-
-        All could be when they were recorded; a damaged disk or a stricter decoder may refuse one later, and it must not
-        stop those that come after it.
-        """
-        spec = self._bundle.manifest.input
-        stored, frames = list[StoredSample](), list[Frame]()
-        for sample in self._ledger.samples(job):
-            try:
-                frames.append(decode_image(sample.coding, sample.image, spec))
-            except FrameError as error:
-                log.error("cohort %s: job %d goes without sample %d: %s", self._ledger.cohort, job, sample.id, error)
-            else:
-                stored.append(sample)
-        return stored, np.stack(frames) if frames else np.empty((0, *spec.shape), np.uint8)
-
-    def _load_replay(self) -> ReplayBuffer:
+    def _memory(self) -> ReplayMemory:
         if self._replay is None:
-            replay = ReplayBuffer(
-                capacity=self._config.replay_capacity,
-                frame_shape=self._bundle.manifest.input.shape,
-                seed=self._config.seed,
-            )
-            for entry in self._ledger.history():
-                if entry.job is not None:
-                    stored = self._decode(entry.job) if learned_from_its_job(entry) else None
-                    remember(replay, stored, entry.domain, entry)
+            replay = ReplayMemory(self._config, self._bundle.manifest.input.shape)
+            replay.load(self._ledger, self._bundle.manifest.input)
+            drop_idle_states(self._ledger).result()
+            self._drop_images(done_with(self._ledger, kept=replay.ids), replay)
             self._replay = replay
         return self._replay
+
+    def _drop_images(self, samples: Sequence[int], replay: ReplayMemory) -> None:
+        if not self._keep_images:
+            try:
+                drop_images(self._ledger, samples, kept=replay.ids)
+            except StorageError as error:  # they are looked for again at the next start
+                log.error("cohort %s: images that nobody needs stay: %s", self._ledger.cohort, error)
 
 
 def _labels_of(samples: Sequence[StoredSample], labels: Sequence[bytes]) -> list[LabelOf]:

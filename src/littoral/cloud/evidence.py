@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from littoral.cloud.jobs import AdaptConfig, AdaptJob
-from littoral.cloud.ledger import Claim, NewVersion, StoredSample, VersionEntry
-from littoral.cloud.verdicts import LEFT_OUT, QUARANTINED, named
+from littoral.cloud.ledger import Claim, StoredSample
+from littoral.cloud.memory import ReplayMemory
 from littoral.cloud.witnesses import WitnessConfig, choose_witnesses
 from littoral.core.arrays import Frame
-from littoral.core.replay import ReplayBuffer
 
 MIN_FRAMES = 2
 """New frames that a job needs: a batch of one has no variance."""
@@ -29,7 +28,7 @@ class Evidence:
     stored: Sequence[StoredSample]
     frames: Frame
     newest: Sequence[int]
-    replay: ReplayBuffer
+    replay: ReplayMemory
 
     @property
     def devices(self) -> list[str]:
@@ -64,7 +63,7 @@ def make_job(
         return None
     domain, left_out = claim.domain if own_replay else None, () if without is None else (without,)
     rng, seed = job_seeds(config.seed, claim.head_version)
-    count = replay_count(replay.kept(domain=domain, without=left_out), len(newest), config)
+    count = replay_count(replay.buffer.kept(domain=domain, without=left_out), len(newest), config)
     return AdaptJob(
         base_version=claim.base_version,
         state=state,
@@ -77,7 +76,7 @@ def make_job(
 def call_witnesses(evidence: Evidence, config: WitnessConfig, *, seed: int) -> dict[str, Frame]:
     """Frames of each device that judges the version; of none where one device alone is in the domain."""
     claim, replay, present = evidence.claim, evidence.replay, set(evidence.devices)
-    kept = replay.by_device(domain=claim.domain)
+    kept = replay.buffer.by_device(domain=claim.domain)
     if len(present | kept.keys()) < 2:
         return {}
     rng = np.random.default_rng([seed, claim.head_version, 1])
@@ -87,21 +86,3 @@ def call_witnesses(evidence: Evidence, config: WitnessConfig, *, seed: int) -> d
         )
         for device in choose_witnesses(kept, present, rng, config)
     }
-
-
-def remember(
-    replay: ReplayBuffer,
-    samples: tuple[Sequence[StoredSample], Frame] | None,
-    domain: int,
-    version: NewVersion | VersionEntry,
-) -> None:
-    """Take up what a job learned from, None for a held one; a device that it quarantined is forgotten, for good or not.
-
-    Called for each job in order, when it is done or when the record is read again, with the same effect.
-    """
-    left_out = named(version, LEFT_OUT)
-    for sample, frame in zip(*samples, strict=True) if samples else ():
-        if sample.device_id not in left_out:
-            replay.add(frame, device=sample.device_id, label=sample.predicted, domain=domain)
-    for device_id in named(version, QUARANTINED):
-        replay.forget(device_id)

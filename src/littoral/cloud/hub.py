@@ -213,12 +213,16 @@ class Hub:
         for device_id in quarantined:
             if (session := self.sessions.get(device_id)) is not None:
                 session.follow()
-        if shipped:
-            self._look_for_versions()
+        if shipped and (newest := self.ledger.newest_shipped_of(domain)) is not None:
+            self.newest[domain] = newest
+            self._count_shipped()
             for session in self.sessions.values():
                 if session.domain == domain:
                     session.news.set()
 
     def _look_for_versions(self) -> None:
         self.newest = self.ledger.newest_shipped()
+        self._count_shipped()
+
+    def _count_shipped(self) -> None:
         self.metrics.set_shipped(self.shipped_version, len(self.newest))

@@ -154,7 +154,11 @@ def _insert_sample(db: sqlite3.Connection, sample: Sample, origin: Origin) -> No
         db, cohort=origin.cohort, device_id=origin.device_id, stream=origin.stream, scene=sample.scene
     )
     domain, teaches = learned_from(db, origin.cohort, origin.device_id, domain)
-    db.execute("INSERT INTO blobs (sha256, data) VALUES (?, ?) ON CONFLICT DO NOTHING", (digest, sample.image))
+    db.execute(
+        "INSERT INTO blobs (sha256, data) VALUES (?, ?)"
+        " ON CONFLICT (sha256) DO UPDATE SET data = excluded.data WHERE length(data) = 0",  # it may have been given up
+        (digest, sample.image),
+    )
     db.execute(
         "INSERT INTO samples (device_id, stream, sequence, cohort, scene, domain, frame_id, version, predicted,"
         " entropy_nats, coding, sha256, received_at, withdrawn)"

@@ -225,18 +225,29 @@ class Ledger:
 
     def samples(self, job: int) -> list[StoredSample]:
         """The samples that a job took, in commit order."""
+        return self._with_images("s.job = ?", job)
+
+    def samples_of(self, ids: Sequence[int]) -> list[StoredSample]:
+        """Samples by their ids, in commit order."""
+        return self._with_images("s.id IN (SELECT value FROM json_each(?))", json.dumps(list(ids)))
+
+    def _with_images(self, which: str, value: object) -> list[StoredSample]:
         rows = self.store.read(
             "SELECT s.id, s.device_id, s.predicted, s.coding, b.data FROM samples s JOIN blobs b USING (sha256)"
-            " WHERE s.job = ? AND s.cohort = ? ORDER BY s.id",
-            job,
+            f" WHERE {which} AND s.cohort = ? ORDER BY s.id",
+            value,
             self.cohort,
         )
         return [
             StoredSample(id=row[0], device_id=row[1], predicted=row[2], coding=row[3], image=row[4]) for row in rows
         ]
 
-    def commit(self, claim: Claim, new: NewVersion, *, now: float) -> Future[bool]:
-        """Compare and set: record version ``claim.head_version + 1`` if the claim still holds; False if it does not."""
+    def commit(self, claim: Claim, new: NewVersion, *, now: float, passed_over: Sequence[int] = ()) -> Future[bool]:
+        """Compare and set: record version ``claim.head_version + 1`` if the claim still holds; False if it does not.
+
+        Args:
+            passed_over: Of the job's samples those that could not be decoded.
+        """
 
         def work(db: sqlite3.Connection) -> bool:
             if head_version(db, self.cohort) != claim.head_version:
@@ -247,6 +258,10 @@ class Ledger:
             )
             if done.rowcount != 1:
                 return False
+            db.execute(
+                "UPDATE samples SET withdrawn = 1 WHERE id IN (SELECT value FROM json_each(?)) AND job = ?",
+                (json.dumps(list(passed_over)), claim.job),
+            )
             self.insert_version(
                 db,
                 new,
@@ -293,6 +308,9 @@ class Ledger:
             "reason": new.reason,
             "created_at": now,
         }
+        if new.status == "shipped" and job is not None:  # only a domain's newest is ever gone on from
+            of_domain = "cohort = ? AND domain = ? AND status = 'shipped' AND length(state) > 0"
+            db.execute(f"UPDATE versions SET state = x'' WHERE {of_domain}", (self.cohort, domain))
         names = ", ".join(row)
         db.execute(f"INSERT INTO versions ({names}) VALUES ({', '.join('?' * len(row))})", tuple(row.values()))
         db.execute(
@@ -303,7 +321,7 @@ class Ledger:
     # -- versions ----------------------------------------------------------------------------------------------------
 
     def state(self, version: int) -> bytes:
-        """The adaptation state after a version; ``b""`` for version 0, the source."""
+        """The adaptation state after a domain's newest shipped version; ``b""`` for version 0, the source."""
         rows = self.store.read(
             "SELECT o.state FROM versions v JOIN versions o ON o.cohort = v.cohort"
             " AND o.version = iif(v.job IS NULL, v.base_version, v.version) WHERE v.cohort = ? AND v.version = ?",
@@ -324,14 +342,21 @@ class Ledger:
             " (SELECT max(version) FROM versions WHERE cohort = ?1 AND status = 'shipped' GROUP BY domain)",
             self.cohort,
         )
-        return {
-            row["domain"]: ShippedVersion(version=row["version"], domain=row["domain"], signed=_signed(row))
-            for row in rows
-        }
+        return {row["domain"]: _shipped(row) for row in rows}
+
+    def newest_shipped_of(self, domain: int) -> ShippedVersion | None:
+        """The version that the devices of a domain should have. Read at once (`Store.read_at_once`)."""
+        rows = self.store.read_at_once(
+            "SELECT version, domain, manifest, signature, payload FROM versions"
+            " WHERE cohort = ? AND domain = ? AND status = 'shipped' ORDER BY version DESC LIMIT 1",
+            self.cohort,
+            domain,
+        )
+        return _shipped(rows[0]) if rows else None
 
     def payload(self, sha256: bytes) -> bytes | None:
         """A shipped version's payload by its digest."""
-        rows = self.store.read(
+        rows = self.store.read_at_once(
             "SELECT payload FROM versions WHERE payload_sha256 = ? AND cohort = ? AND status = 'shipped' LIMIT 1",
             sha256,
             self.cohort,
@@ -354,8 +379,9 @@ class Ledger:
         ]
 
 
-def _signed(row: sqlite3.Row) -> SignedVersion:
-    return SignedVersion(manifest=row["manifest"], signature=row["signature"], payload=row["payload"])
+def _shipped(row: sqlite3.Row) -> ShippedVersion:
+    signed = SignedVersion(manifest=row["manifest"], signature=row["signature"], payload=row["payload"])
+    return ShippedVersion(version=row["version"], domain=row["domain"], signed=signed)
 
 
 def head_version(db: sqlite3.Connection, cohort: str) -> int:

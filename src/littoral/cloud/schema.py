@@ -5,6 +5,12 @@ from __future__ import annotations
 SCHEMA = 4  # 2 held deltas of a byte a value, 3 knew no quarantine
 """Written to ``meta`` when the record is made; a record of another number is refused."""
 
+LATER_INDEXES = (
+    "CREATE INDEX IF NOT EXISTS jobs_by_domain ON jobs (cohort, domain, id)",
+    "CREATE INDEX IF NOT EXISTS samples_by_image ON samples (sha256)",
+)
+"""Added to records of this schema that are older than they; an index changes nothing for whoever does not know it."""
+
 TABLES = """
 CREATE TABLE meta (
     key TEXT PRIMARY KEY,
@@ -89,7 +95,7 @@ CREATE TABLE samples (
     sha256 BLOB NOT NULL REFERENCES blobs (sha256),
     received_at REAL NOT NULL,
     job INTEGER REFERENCES jobs (id), -- that took it; NULL while it waits
-    withdrawn INTEGER NOT NULL DEFAULT 0,  -- 1: its device was revoked or quarantined before it was used
+    withdrawn INTEGER NOT NULL DEFAULT 0,  -- 1: its device was revoked or quarantined before, or it is damaged
     UNIQUE (device_id, stream, sequence)
 ) STRICT;
 CREATE INDEX samples_waiting ON samples (cohort, domain, device_id, id) WHERE job IS NULL AND withdrawn = 0;

@@ -1,7 +1,8 @@
 """The record: who is enrolled, what the devices sent, and what was made of it. SQLite, and the only truth.
 
-Every change goes through one `GroupWriter`, so a future that resolved means: committed and synced. Reads use a
-connection of their own and never wait for a commit. What belongs to a cohort's versions is in `littoral.cloud.ledger`.
+Every change goes through one `GroupWriter`, so a future that resolved means: committed and synced. Reads never wait for
+a commit. Those that the gateway's event loop does have a connection of their own, so that they do not wait for what
+the dashboard and the cohort look up. What belongs to a cohort's versions is in `littoral.cloud.ledger`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from littoral.bundle.signing import PublicKey
 from littoral.cloud.domains import DomainRule
 from littoral.cloud.intake import Entry, Origin, insert
 from littoral.cloud.quarantine import release
-from littoral.cloud.schema import SCHEMA, TABLES
+from littoral.cloud.schema import LATER_INDEXES, SCHEMA, TABLES
 from littoral.cloud.writer import GroupWriter, Work
 from littoral.errors import BundleError, LinkRefused, ProtocolError, StorageError
 
@@ -80,22 +81,20 @@ class Store:
             _prepare(connection, bundle_digest)
             if max_bytes is not None:
                 connection.execute(f"PRAGMA max_page_count = {max(1, max_bytes // PAGE_BYTES)}")
-            self._reader = _connect(self.path)
-            self._reader.execute("PRAGMA query_only = ON")
+            self._reader, self._quick_reader = _Reader(self.path), _Reader(self.path)
         except sqlite3.Error as error:
             connection.close()
             raise StorageError(f"the record {self.path} cannot be used ({error})") from error
         except BaseException:
             connection.close()
             raise
-        self._read_lock = threading.Lock()
         self._writer = GroupWriter(connection)
 
     def close(self) -> None:
         """Commit what was submitted and close. Idempotent."""
         self._writer.close()
-        with self._read_lock:
-            self._reader.close()
+        self._reader.close()
+        self._quick_reader.close()
 
     def write(self, work: Work[Any]) -> Future[Any]:
         """Submit work to the writer; see `GroupWriter.submit`."""
@@ -107,11 +106,11 @@ class Store:
         Raises:
             StorageError: the record cannot be read.
         """
-        try:
-            with self._read_lock:
-                return self._reader.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
-            raise StorageError(f"the record {self.path} cannot be read ({error})") from error
+        return self._reader.rows(sql, values)
+
+    def read_at_once(self, sql: str, *values: Any) -> list[sqlite3.Row]:
+        """The same for a few rows that an index finds: it waits for no other query but of its kind."""
+        return self._quick_reader.rows(sql, values)
 
     # -- tokens and devices ------------------------------------------------------------------------------------------
 
@@ -167,7 +166,7 @@ class Store:
         def work(db: sqlite3.Connection) -> bool:
             device = _device(db, device_id)
             if device is None:
-                raise ValueError(f"no device {device_id!r} is enrolled; 'littoral fleet list' shows those that are")
+                raise ValueError(f"no device {device_id!r} is enrolled; 'littoral enrol list' shows those that are")
             if device.revoked_at is not None:
                 return False
             db.execute("UPDATE devices SET revoked_at = ? WHERE id = ?", (now, device_id))
@@ -183,7 +182,7 @@ class Store:
 
     def device(self, device_id: str) -> EnrolledDevice | None:
         """The device of this id, revoked or not."""
-        rows = self.read("SELECT * FROM devices WHERE id = ?", device_id)
+        rows = self.read_at_once("SELECT * FROM devices WHERE id = ?", device_id)
         return _to_device(rows[0]) if rows else None
 
     def devices(self) -> list[EnrolledDevice]:
@@ -241,7 +240,7 @@ class Store:
 
     def acked_sequence(self, device_id: str, stream: int) -> int:
         """The last committed sequence of a device's outbox stream; 0 when there is none (sequences start at 1)."""
-        rows = self.read(
+        rows = self.read_at_once(
             "SELECT acked_sequence FROM streams WHERE device_id = ? AND stream = ?", device_id, _signed(stream)
         )
         return int(rows[0]["acked_sequence"]) if rows else 0
@@ -250,7 +249,7 @@ class Store:
         """Per device id the newest receipt: version, outcome, code, reason, received_at."""
         rows = self.read(
             "SELECT device_id, version, outcome, code, reason, received_at FROM receipts"
-            " WHERE id IN (SELECT max(id) FROM receipts GROUP BY device_id)"
+            " WHERE id IN (SELECT (SELECT max(r.id) FROM receipts r WHERE r.device_id = d.id) FROM devices d)"
         )
         return {row["device_id"]: {key: row[key] for key in row.keys() if key != "device_id"} for row in rows}  # noqa: SIM118
 
@@ -272,6 +271,26 @@ class Store:
         """The audit, oldest first: time, kind, subject, detail."""
         for row in self.read("SELECT at, kind, subject, detail FROM audit ORDER BY id"):
             yield row["at"], row["kind"], row["subject"], row["detail"]
+
+
+class _Reader:
+    """A connection that only reads, for any thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, threading.Lock()
+        self._connection = _connect(path)
+        self._connection.execute("PRAGMA query_only = ON")
+
+    def rows(self, sql: str, values: Sequence[Any]) -> list[sqlite3.Row]:
+        try:
+            with self._lock:
+                return self._connection.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise StorageError(f"the record {self._path} cannot be read ({error})") from error
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -308,6 +327,8 @@ def _prepare(db: sqlite3.Connection, bundle_digest: bytes | None) -> None:
                 f"the record has schema {meta.get('schema')}, this littoral reads {SCHEMA}; "
                 "use the littoral that made it, or a new state folder"
             )
+        for statement in LATER_INDEXES:
+            db.execute(statement)
         if bundle_digest is not None and meta["bundle_digest"] != bundle_digest.hex():
             raise BundleError(
                 f"the state folder belongs to bundle {meta['bundle_digest'][:12]}…, the bundle given is "

@@ -45,7 +45,7 @@ def held(reason: str, result: AdaptResult, verdict: Mapping[str, float]) -> NewV
         reason=reason,
         payload=result.payload,
         signed=None,
-        state=result.state,
+        state=b"",
         report=plain(result.report),
         verdict=plain(verdict),
     )

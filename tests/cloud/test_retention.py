@@ -1,0 +1,202 @@
+"""What a record gives up: images and states that nobody needs, and never one that somebody does."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cloud_peer import SMALL, enrolled, image, sample
+from cohort_bench import Bench, upload
+
+from littoral.bundle import Bundle
+from littoral.cloud.retention import done_with, drop_images
+from littoral.cloud.store import EnrolledDevice, Store
+from littoral.errors import StorageError
+
+FEW = replace(SMALL, replay_capacity=6)
+
+
+@pytest.fixture
+def bench(store: Store, opened: Bundle) -> Iterator[Bench]:
+    bench = Bench(store, opened, FEW)
+    yield bench
+    bench.executor.close()
+
+
+def with_image(store: Store) -> set[int]:
+    """The samples whose image is there."""
+    return {row[0] for row in store.read("SELECT s.id FROM samples s JOIN blobs b USING (sha256) WHERE b.data != x''")}
+
+
+def test_images_are_kept_for_what_waits_and_for_replay_and_rows_for_all(
+    bench: Bench, store: Store, device: EnrolledDevice
+) -> None:
+    upload(store, device, 1, 43)
+    assert len(bench.work()) == 10
+    kept = set(bench.cohort._memory().ids)
+    assert len(kept) == 6
+    assert with_image(store) == kept | {41, 42, 43}
+    assert store.read("SELECT count(*) FROM samples")[0][0] == 43
+
+
+def test_whoever_wants_all_images_keeps_them(store: Store, opened: Bundle, device: EnrolledDevice) -> None:
+    bench = Bench(store, opened, FEW, keep_images=True)
+    upload(store, device, 1, 43)
+    bench.work()
+    assert with_image(store) == set(range(1, 44))
+    bench.executor.close()
+    again = Bench(store, opened, FEW)  # and who changes their mind gets rid of them at the next start
+    upload(store, device, 44, 1)
+    again.work()
+    assert with_image(store) == set(again.cohort._memory().ids) | set()
+    again.executor.close()
+
+
+def test_a_cloud_that_restarts_after_each_job_replays_what_one_that_goes_on_does(
+    store: Store, opened: Bundle, device: EnrolledDevice, tmp_path: Path
+) -> None:
+    whole = Bench(store, opened, FEW)
+    whole.gate.hold = {4}
+    upload(store, device, 1, 60)
+    whole.work()
+    other = Store(tmp_path / "other", bundle_digest=opened.digest)
+    upload(other, enrolled(other), 1, 60)
+    jobs = []
+    for number in range(1, 16):
+        part = Bench(other, opened, FEW)
+        part.gate.hold = {1} if number == 4 else set()
+        assert part.cohort.step() is not None
+        part.executor.close()
+        jobs += part.worker.jobs
+    for job, again in zip(whole.worker.jobs, jobs, strict=True):
+        np.testing.assert_array_equal(job.replay_frames, again.replay_frames)
+    assert with_image(store) == with_image(other)
+    whole.executor.close()
+    other.close()
+
+
+def test_an_image_that_another_sample_needs_stays(bench: Bench, store: Store, device: EnrolledDevice) -> None:
+    upload(store, device, 1, 40)
+    bench.work()
+    gone = next(iter(set(range(1, 41)) - with_image(store)))
+    same = [(n, sample(n, image=image(gone).tobytes())) for n in range(41, 43)]
+    store.record(device.id, 7, same, now=5.0).result()
+    assert with_image(store) >= {gone, 41, 42}, "it came again, and is there for whoever waits"
+    drop_images(bench.ledger, [gone], kept=())
+    assert {41, 42} <= with_image(store)
+    upload(store, device, 43, 2)
+    assert len(bench.work()) == 1
+    np.testing.assert_array_equal(bench.worker.jobs[-1].new_frames[0], image(gone))
+    for kept in bench.cohort._memory().ids:
+        assert kept in with_image(store)
+
+
+def test_what_another_cohort_may_replay_stays(bench: Bench, store: Store, device: EnrolledDevice) -> None:
+    """It cannot be known here what the other keeps; the negative control is the same image without a second owner."""
+    upload(store, enrolled(store, 2, cohort="north"), 1, 2)
+    upload(store, device, 1, 3)
+    drop_images(bench.ledger, [3, 4, 5], kept=())
+    assert with_image(store) == {1, 2, 3, 4, 5}, "they wait"
+    store.write(lambda db: db.execute("UPDATE samples SET withdrawn = 1").rowcount).result()
+    drop_images(bench.ledger, done_with(bench.ledger, kept=()), kept=())
+    assert with_image(store) == {1, 2, 3, 4}
+
+
+def test_a_job_that_was_begun_keeps_its_images(bench: Bench, store: Store, device: EnrolledDevice) -> None:
+    upload(store, device, 1, 4)
+    claim = bench.cohort._claim(bench.ledger.head())
+    assert claim is not None
+    drop_images(bench.ledger, [1, 2, 3, 4], kept=())
+    assert with_image(store) == {1, 2, 3, 4}
+    assert done_with(bench.ledger, kept=()) == []
+
+
+def test_a_disk_that_fails_when_images_are_given_up_costs_no_version(
+    bench: Bench,
+    store: Store,
+    device: EnrolledDevice,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise StorageError("the disk is on fire")
+
+    upload(store, device, 1, 16)
+    bench.work()
+    upload(store, device, 17, 16)
+    with monkeypatch.context() as patch:
+        patch.setattr("littoral.cloud.cohort.drop_images", fails)
+        assert len(bench.work()) == 4
+    assert "images that nobody needs stay: the disk is on fire" in caplog.text
+    assert len(with_image(store)) > 6
+    upload(store, device, 33, 4)
+    again = Bench(store, bench.cohort._bundle, FEW)
+    again.work()
+    assert with_image(store) == set(again.cohort._memory().ids)
+    again.executor.close()
+
+
+def test_a_chain_of_versions_leaves_one_state(bench: Bench, store: Store, device: EnrolledDevice) -> None:
+    bench.gate.hold = {2, 5}
+    upload(store, device, 1, 20)
+    bench.work()
+    states = [(row[0], bool(row[1])) for row in store.read("SELECT version, length(state) FROM versions")]
+    assert states == [(1, False), (2, False), (3, False), (4, True), (5, False)]
+
+
+def test_states_of_a_record_of_an_earlier_release_are_given_up(
+    store: Store, opened: Bundle, device: EnrolledDevice
+) -> None:
+    first = Bench(store, opened, FEW)
+    first.gate.hold = {2}
+    upload(store, device, 1, 12)
+    first.work()
+    newest = first.ledger.state(3)
+    store.write(lambda db: db.execute("UPDATE versions SET state = x'01' WHERE version < 3").rowcount).result()
+    again = Bench(store, opened, FEW)
+    upload(store, device, 13, 4)
+    again.gate.hold = {1}
+    again.work()
+    assert [row[0] for row in store.read("SELECT state FROM versions ORDER BY version")] == [b"", b"", newest, b""]
+    for each in (first, again):
+        each.executor.close()
+
+
+def test_a_record_of_an_earlier_release_gets_its_indexes(store: Store, opened: Bundle) -> None:
+    def old(db):
+        db.execute("DROP INDEX jobs_by_domain")
+        db.execute("DROP INDEX samples_by_image")
+
+    store.write(old).result()
+    store.close()
+    again = Store(store.path.parent, bundle_digest=opened.digest)
+    names = {row[0] for row in again.read("SELECT name FROM sqlite_master WHERE type = 'index'")}
+    again.close()
+    assert {"jobs_by_domain", "samples_by_image"} <= names
+
+
+def test_what_a_session_asks_does_not_wait_for_a_long_query(store: Store, device: EnrolledDevice) -> None:
+    begun, asked = threading.Event(), threading.Event()
+
+    def long() -> None:
+        begun.set()
+        store.read(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 3000000) SELECT sum(i) FROM n"
+        )
+        finished.append(asked.is_set())
+
+    finished: list[bool] = []
+    thread = threading.Thread(target=long)
+    thread.start()
+    begun.wait()
+    while not store._reader._lock.locked() and thread.is_alive():
+        time.sleep(0)
+    assert store.device(device.id) is not None
+    asked.set()
+    thread.join()
+    assert finished == [True]
