@@ -101,6 +101,9 @@ def test_wrong_usage_ends_with_2_and_says_the_usage(words: list[str], capsys: py
     [
         (["edge", "x"], "give one of FOLDER, --stdin and --http"),
         (["edge", "x", "folder", "--http", "0"], "give one of FOLDER, --stdin and --http"),
+        (["edge", "x", "--http", "0", "--fps", "3"], "leave out --fps and --status-every"),
+        (["edge", "x", "--http", "0", "--status-every", "3"], "leave out --fps and --status-every"),
+        (["edge", "x", "--http", "0", "--maps", "m"], "--maps is for a folder or --stdin; leave it out with --http"),
         (["edge", "x", "folder", "--cloud", "https://c"], "--cloud needs --state"),
         (["edge", "x", "folder", "--offload", "0"], "--offload needs --cloud"),
         (["edge", "x", "folder", "--deadline", "50"], "is of --offload, --picture and --route"),
@@ -130,6 +133,9 @@ def test_wrong_usage_ends_with_2_and_says_the_usage(words: list[str], capsys: py
     ids=[
         "no-source",
         "two-sources",
+        "pace-over-http",
+        "status-over-http",
+        "maps-over-http",
         "cloud-without-state",
         "offload-without-cloud",
         "deadline-without-offload",

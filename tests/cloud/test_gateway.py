@@ -226,6 +226,14 @@ def test_a_revoked_device_is_shut_out_of_an_open_session_and_of_the_next(peer: P
     assert everything(peer.cloud) == before
 
 
+def test_a_revoked_device_that_only_reports_is_shut_out_too(peer: Peer) -> None:
+    with peer.session() as line:
+        line.send(Status(version=0, frames=0, selected=0, queued=0, dropped=0, statistics_resets=0))
+        assert admin.revoke(peer.cloud.state_dir, peer.device_id, reason="stolen")
+        line.send(Status(version=0, frames=0, selected=0, queued=0, dropped=0, statistics_resets=0))
+        assert refused(line).code == "revoked"
+
+
 def test_anything_before_a_hello_is_refused(peer: Peer) -> None:
     with peer.dial() as line:
         line.get(Challenge)

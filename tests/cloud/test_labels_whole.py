@@ -110,7 +110,9 @@ def test_the_heads_learn_what_only_the_samples_labels_say_and_nothing_more_goes_
 ) -> None:
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "127.0.0.1,localhost")
-    monkeypatch.setattr("littoral.cloud.cloud.PING_INTERVAL_S", 3600.0)  # a device answers pings with bytes of its own
+    monkeypatch.setattr(
+        "littoral.cloud.listener.PING_INTERVAL_S", 3600.0
+    )  # a device answers pings with bytes of its own
     taught = live(bundle, tmp_path / "taught", speaks=True)
     silent = live(bundle, tmp_path / "silent", speaks=False)
     truths, later = source_like(NUM_SAMPLES, seed=4)[1], (source_like(NUM_NEW, seed=5)[1] + 1) % 10

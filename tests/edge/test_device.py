@@ -929,3 +929,44 @@ def test_the_status_for_the_cloud_is_the_devices(tiny: Bundle, tmp_path: Path) -
     assert (told.version, told.frames, told.selected, told.queued, told.dropped) == (0, 32, 32, status.queued, 0)
     assert link.ports["bundle_digest"] == tiny.digest
     assert link.ports["highest_version"]() == 0
+
+
+class Part:
+    """Stands for exits: says in which thread it was closed."""
+
+    def __init__(self) -> None:
+        self.closed: list[str] = []
+        self.done = threading.Event()
+
+    def close(self) -> None:
+        self.closed.append(threading.current_thread().name)
+        self.done.set()
+
+
+def test_what_was_learned_is_kept_also_where_a_task_outlasts_the_end(tiny: Bundle, tmp_path: Path) -> None:
+    part, busy, go = Part(), threading.Event(), threading.Event()
+    device = Device(tiny, state_dir=tmp_path, link=FakeLink(), config=STILL)  # type: ignore[arg-type]
+    device._maintenance.exits = part  # type: ignore[assignment]
+
+    def long() -> None:
+        busy.set()
+        go.wait(10)
+
+    device._maintenance._tasks.put(long)
+    assert busy.wait(10)
+    device.close(0.0)
+    assert part.closed == [], "its thread may still use it"
+    device.close(0.0)
+    assert part.closed == []
+    go.set()
+    assert part.done.wait(10)
+    device.close(0.0)
+    assert part.closed == ["littoral-maintenance"]
+
+
+def test_where_nothing_outlasts_the_end_it_is_kept_when_close_returns(tiny: Bundle, tmp_path: Path) -> None:
+    part = Part()
+    device = Device(tiny, state_dir=tmp_path, link=FakeLink(), config=STILL)  # type: ignore[arg-type]
+    device._maintenance.exits = part  # type: ignore[assignment]
+    device.close(0.0)
+    assert part.closed == [threading.current_thread().name]

@@ -29,6 +29,7 @@ from littoral.bundle import Bundle, Envelope, SignedVersion, SigningKey
 from littoral.edge.identity import ENROLMENT_FILE, KEY_FILE, Identity
 from littoral.edge.link import CloudLink, LinkConfig, _retry_after_ms
 from littoral.edge.outbox import Outbox
+from littoral.errors import LinkError, StorageError
 from littoral.wire.envelope import Frame, decode_frame, encode_frame
 from littoral.wire.messages import (
     HELLO_PURPOSE,
@@ -419,6 +420,37 @@ def test_garbage_ends_the_session_and_not_the_device(
         cloud.garbage = cloud.text = None
         device.wait(lambda: device.outbox.acked == 1)
         assert link.last_error is None
+
+
+def test_an_outbox_that_could_not_be_read_for_once_leaves_no_error(
+    cloud: TinyCloud, device: TinyDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peek, fails = device.outbox.peek, [True]
+
+    def peeked(after_sequence: int, max_bytes: int) -> list[tuple[int, bytes]]:
+        if fails:
+            raise StorageError("the disk is busy")
+        return peek(after_sequence, max_bytes)
+
+    monkeypatch.setattr(device.outbox, "peek", peeked)
+    with serving(cloud) as url:
+        link = device.start(url)
+        device.wait(lambda: link.last_error == "the disk is busy")
+        fails.clear()
+        device.put(1)
+        device.wait(lambda: device.outbox.acked == 1)
+        assert link.last_error is None
+
+
+def test_a_link_that_cannot_run_says_so_and_holds_nobody_up(
+    device: TinyDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_descriptor() -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("asyncio.events.new_event_loop", no_descriptor)
+    with pytest.raises(LinkError, match=r"cannot run: .*Too many open files"):
+        device.start("ws://127.0.0.1:1")
 
 
 def test_a_cloud_that_is_away_is_found_when_it_comes_back(cloud: TinyCloud, device: TinyDevice) -> None:

@@ -252,6 +252,26 @@ def test_a_full_disk_drops_and_counts_samples_keeps_receipts_and_recovers_by_its
     outbox.close()
 
 
+def test_a_disk_that_cannot_be_read_for_once_is_no_error_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = open_outbox(tmp_path)
+    outbox.put(sample(0), value=1.0)
+    outbox.flush(WAIT_S)
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox._file, "hand_out", _fails)
+        with pytest.raises(StorageError, match="for once"):
+            outbox.peek(0, 1000)
+    with outbox._state:
+        assert outbox._state.wait_for(lambda: outbox.last_error is None, WAIT_S), "the writer has tried the disk"
+    assert len(outbox.peek(0, 1000)) == 1
+    outbox.close()
+
+
+def _fails(*_: object) -> None:
+    raise sqlite3.OperationalError("for once")
+
+
 def test_a_folder_that_cannot_be_written_leaves_the_device_running(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file where a folder should be")
     outbox = open_outbox(tmp_path / "file")
@@ -328,6 +348,16 @@ def test_a_damaged_file_is_set_aside_and_a_new_stream_begins(
     assert frame_ids(again) == [(1, 1)]
     assert_balanced(again)
     again.close()
+
+
+def test_of_many_damaged_files_the_newest_two_are_kept(tmp_path: Path) -> None:
+    for number in range(1, 13):
+        (tmp_path / "outbox.db").write_bytes(b"broken %d " % number * 300)
+        (tmp_path / "outbox.db-wal").write_bytes(b"%d" % number)
+        open_outbox(tmp_path).close()
+    kept = sorted(tmp_path.glob("outbox.db.damaged-*"))
+    assert {path.name.removesuffix("-wal") for path in kept} == {"outbox.db.damaged-11", "outbox.db.damaged-12"}
+    assert (tmp_path / "outbox.db.damaged-12").read_bytes().startswith(b"broken 12 ")
 
 
 def _scribble(path: Path) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
+from littoral.bundle.files import replace_file
 from littoral.bundle.manifest import CLOUD_FOLDER, Manifest
 from littoral.bundle.signing import PublicKey, SigningKey
 from littoral.core.affine import affine_names
@@ -153,9 +154,8 @@ class Bundle:
     def sign(self, key: SigningKey) -> None:
         """Write ``bundle.sig`` next to the manifest, and pack the tar for devices anew if there is one beside."""
         signature = key.sign(SIGNATURE_PURPOSE, self.digest)
-        (self.path / SIGNATURE_FILE).write_text(
-            json.dumps({"public_key": key.public.hex, "signature": signature.hex()})
-        )
+        said = json.dumps({"public_key": key.public.hex, "signature": signature.hex()})
+        replace_file(self.path / SIGNATURE_FILE, said.encode())
         if self.device_tar.exists():
             self.pack()
 

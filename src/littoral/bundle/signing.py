@@ -16,6 +16,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from littoral.bundle.files import replace_file
+
 SIGNATURE_BYTES = 64
 KEY_BYTES = 32
 
@@ -61,15 +63,6 @@ class PublicKey:
         return True
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a folder's names survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 class SigningKey:
     """A private Ed25519 key; shows only its fingerprint."""
 
@@ -95,14 +88,7 @@ class SigningKey:
         """
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(path.name + ".new")
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(os.urandom(KEY_BYTES).hex().encode())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            sync_folder(path.parent)
+            replace_file(path, os.urandom(KEY_BYTES).hex().encode(), mode=0o600)
         try:
             return cls(bytes.fromhex(path.read_text().strip()))
         except ValueError as error:

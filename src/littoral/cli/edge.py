@@ -119,28 +119,7 @@ def run(args: argparse.Namespace) -> int:
     from littoral.bundle import Bundle
     from littoral.edge.device import Device
 
-    if (args.folder is not None) + (args.stdin is not None) + (args.http is not None) != 1:
-        print("littoral edge: give one of FOLDER, --stdin and --http", file=sys.stderr)
-        return 2
-    if args.cloud and not args.state:
-        print(
-            "littoral edge: --cloud needs --state, the folder where the device keeps what is not yet sent",
-            file=sys.stderr,
-        )
-        return 2
-    if args.published and args.budget is not None:
-        print(
-            "littoral edge: --published has no byte budget; leave out one of --published and --budget", file=sys.stderr
-        )
-        return 2
-    if args.diversity_margin is not None and not args.published:
-        print("littoral edge: --diversity-margin is a criterion of --published; give both", file=sys.stderr)
-        return 2
-    if (args.offload is not None or args.picture is not None) and not args.cloud:
-        option = "--offload" if args.offload is not None else "--picture"
-        print(f"littoral edge: {option} needs --cloud, which is to finish the frames", file=sys.stderr)
-        return 2
-    if problem := _ways_to_answer(args):
+    if problem := _cannot_be(args) or _ways_to_answer(args):
         print(f"littoral edge: {problem}", file=sys.stderr)
         return 2
     bundle = Bundle.open(args.bundle)
@@ -149,9 +128,6 @@ def run(args: argparse.Namespace) -> int:
         return 2
     args.exits = args.exits or (args.route and bool(bundle.manifest.exits))
     if args.maps is not None:
-        if args.http is not None:
-            print("littoral edge: --maps is for a folder or --stdin; leave it out with --http", file=sys.stderr)
-            return 2
         if bundle.manifest.task != "segmentation":
             print(f"littoral edge: --maps is for segmentation, this bundle for {bundle.manifest.task}", file=sys.stderr)
             return 2
@@ -164,6 +140,28 @@ def run(args: argparse.Namespace) -> int:
         device.close(args.flush)
         _print_status(device, args)
     return 1 if failed else 0
+
+
+def _cannot_be(args: argparse.Namespace) -> str | None:
+    """What is wrong with the options that say where frames come from and what is sent of them."""
+    if (args.folder is not None) + (args.stdin is not None) + (args.http is not None) != 1:
+        return "give one of FOLDER, --stdin and --http"
+    if args.http is not None and (args.fps is not None or args.status_every is not None):
+        return (
+            "leave out --fps and --status-every: with --http who asks sets the pace, and GET /status has the counters"
+        )
+    if args.http is not None and args.maps is not None:
+        return "--maps is for a folder or --stdin; leave it out with --http"
+    if args.cloud and not args.state:
+        return "--cloud needs --state, the folder where the device keeps what is not yet sent"
+    if args.published and args.budget is not None:
+        return "--published has no byte budget; leave out one of --published and --budget"
+    if args.diversity_margin is not None and not args.published:
+        return "--diversity-margin is a criterion of --published; give both"
+    if (args.offload is not None or args.picture is not None) and not args.cloud:
+        option = "--offload" if args.offload is not None else "--picture"
+        return f"{option} needs --cloud, which is to finish the frames"
+    return None
 
 
 def _ways_to_answer(args: argparse.Namespace) -> str | None:
@@ -361,7 +359,11 @@ def _serve(device: Device, args: argparse.Namespace) -> int:
     endpoint = Endpoint(device, port=args.http, resize=args.resize)
     url = f"http://{endpoint.host}:{endpoint.port}"
     _print(args, {"type": "listening", "url": url}, f"POST an image to {url}/infer; stop with Ctrl-C")
-    endpoint.serve()
+    try:
+        endpoint.serve()
+    finally:
+        endpoint.close()
+        device.close(args.flush)
     return 0
 
 

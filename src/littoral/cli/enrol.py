@@ -22,6 +22,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     redeem.add_argument("token", help="the token, lit1-...")
     redeem.add_argument("--cloud", required=True, help="the cloud's address, such as https://cloud.example:8600")
     redeem.add_argument("--state", type=Path, required=True, help="the device's state folder")
+    redeem.add_argument("--ca-file", type=Path, help="PEM certificates to trust instead of the system's")
     redeem.add_argument("--name", default=socket.gethostname(), help="what people will call this device")
     listing = actions.add_parser("list", help="on the cloud's machine: the enrolled devices")
     listing.add_argument("--state", type=Path, required=True, help="the cloud's state folder")
@@ -54,7 +55,7 @@ def _make(args: argparse.Namespace) -> int:
 def _redeem(args: argparse.Namespace) -> int:
     from littoral.edge.identity import enrol
 
-    identity = enrol(args.cloud, args.token, args.state, args.name)
+    identity = enrol(args.cloud, args.token, args.state, args.name, ca_file=args.ca_file)
     told = {"device_id": identity.device_id, "cohort": identity.cohort, "release_key": identity.release_key.fingerprint}
     text = f"enrolled as {identity.device_id} in cohort {identity.cohort!r}; trusts release key {told['release_key']}"
     print(json.dumps(told) if args.json else text)

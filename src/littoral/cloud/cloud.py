@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import errno
 import fcntl
 import json
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,30 +19,25 @@ from types import FrameType, TracebackType
 from typing import Literal, Self
 
 import numpy as np
-import uvicorn
 
 from littoral.bundle import Bundle
+from littoral.bundle.files import replace_file
 from littoral.cloud.cohort import Check, Cohort, Outcome
 from littoral.cloud.domains import DomainConfig, DomainRule
 from littoral.cloud.executors import Adapter, InlineExecutor
-from littoral.cloud.gateway import make_app
 from littoral.cloud.hub import Hub, Limits
 from littoral.cloud.jobs import AdaptConfig
 from littoral.cloud.keys import Keys, make_token
 from littoral.cloud.ledger import Ledger
+from littoral.cloud.listener import Listener, allow_descriptors, listen
 from littoral.cloud.store import RECORD_FILE, Store
 from littoral.cloud.tails import RunsTail, TailConfig
 from littoral.cloud.witnesses import WitnessConfig
 from littoral.core.codec import encode
 from littoral.errors import LittoralError, StorageError
-from littoral.wire.envelope import MAX_FRAME_BYTES
 
 STATE_FILE = "cloud.json"
 LOCK_FILE = "lock"
-PING_INTERVAL_S = 20.0
-BACKLOG = 2_048
-GRACE_S = 3
-"""How long open requests may go on when the cloud stops."""
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +150,7 @@ class Cloud:
         if worker_factory is make_worker:
             import littoral.cloud.adapt  # noqa: F401  # a PyTorch that is missing shows before anything is touched
         with ExitStack() as stack:
-            self._socket = stack.enter_context(_listen(self.config.host, self.config.port))
+            self._socket = stack.enter_context(listen(self.config.host, self.config.port))
             stack.enter_context(_lock(self.state_dir))
             self.bundle = Bundle.open(bundle, require_cloud=True)
             has_record = (self.state_dir / RECORD_FILE).exists()
@@ -226,7 +218,9 @@ class Cloud:
             self._close.callback(
                 self._hub.serve_tails(self._tail_factory(self.bundle, self.config), self.config.tails).close
             )
-            listener = _Listener(self._uvicorn_config(), self._hub, self._socket)
+            config = self.config
+            allow_descriptors(config.limits)
+            listener = Listener(self._hub, self._socket, certificate=config.tls_certificate, key=config.tls_key)
             self._close.callback(listener.stop)
             listener.start()
             self._write_state_file()
@@ -290,96 +284,11 @@ class Cloud:
     def _on_version(self, outcome: Outcome) -> None:
         self._hub.version_made(outcome.domain, shipped=outcome.shipped, quarantined=outcome.quarantined)
 
-    def _uvicorn_config(self) -> uvicorn.Config:
-        return uvicorn.Config(
-            make_app(self._hub),
-            http="h11",
-            ws="websockets-sansio",
-            ws_max_size=MAX_FRAME_BYTES,
-            ws_per_message_deflate=False,
-            ws_ping_interval=PING_INTERVAL_S,
-            ws_ping_timeout=PING_INTERVAL_S,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=GRACE_S,
-            ssl_certfile=self.config.tls_certificate,
-            ssl_keyfile=self.config.tls_key,
-        )
-
     def _write_state_file(self) -> None:
         """Tell scripts that we listen, and where."""
         path = self.state_dir / STATE_FILE
-        temporary = path.with_name(STATE_FILE + ".new")
-        temporary.write_text(json.dumps({"url": self.url, "pid": os.getpid()}))
-        os.replace(temporary, path)
+        replace_file(path, json.dumps({"url": self.url, "pid": os.getpid()}).encode())
         self._close.callback(path.unlink, missing_ok=True)
-
-
-class _Server(uvicorn.Server):
-    """Says when it listens."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.ready = threading.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()
-
-
-class _Listener:
-    """The gateway's event loop in a thread."""
-
-    def __init__(self, config: uvicorn.Config, hub: Hub, sock: socket.socket) -> None:
-        self._server, self._hub, self._socket = _Server(config), hub, sock
-        self._problem: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="littoral-gateway", daemon=True)
-
-    def start(self) -> None:
-        """Start and wait until connections are served; `LittoralError` when they cannot be."""
-        self._thread.start()
-        self._server.ready.wait()
-        if self._problem is not None:
-            raise LittoralError(
-                f"the listener cannot be set up: {self._problem}; check the TLS files"
-            ) from self._problem
-
-    def stop(self) -> None:
-        if self._hub.loop is not None and not self._hub.loop.is_closed():
-            with contextlib.suppress(RuntimeError):  # the loop ended just now
-                self._hub.loop.call_soon_threadsafe(self._hub.stop)
-        self._server.should_exit = True
-        if self._thread.ident is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._serve())
-        except (Exception, SystemExit) as error:  # noqa: BLE001 -- the thread's outermost frame; start() reports it
-            log.error("the listener ended: %s", error)
-            self._problem = error
-        finally:
-            self._server.ready.set()
-
-    async def _serve(self) -> None:
-        self._hub.begin()
-        await self._server.serve(sockets=[self._socket])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket, so that the port is ours before anything else is touched."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise LittoralError(
-                f"port {port} on {host} is in use; stop what listens there, or choose another with --port (0: any free)"
-            ) from error
-        raise LittoralError(f"cannot listen on {host} port {port} ({error}); choose another host or port") from error
 
 
 @contextlib.contextmanager

@@ -76,7 +76,7 @@ class LabelDesk:
         return (encode_labels([(each.key, each.label) for each in labels]), len(labels)) if labels else None
 
     def forget(self, device_id: str) -> None:
-        """A device takes no labels, or was revoked."""
+        """A device takes no labels."""
         self._drop(len(self._waiting.pop(device_id, ())))
 
     def _drop(self, count: int) -> None:

@@ -208,6 +208,7 @@ class Session:
             self._hub.metrics.count_bytes("up", purpose, len(data))
             presence = self._hub.see(self._name)
             if isinstance(message, Status):
+                self._check_revoked()  # else one that only reports would stay
                 presence.status = message
             elif isinstance(message, Offload):
                 await self._take_request(message, arrived_ms)

@@ -1,13 +1,16 @@
-"""Work of one kind that others make for the background thread: at most so much of it waits."""
+"""Work that others make for the background thread: of one kind at most so much of it waits, and some is waited for."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
 
 log = logging.getLogger(__name__)
 
 Task = Callable[[], None]
+T = TypeVar("T")
 
 
 class FewWaiting:
@@ -41,3 +44,24 @@ class FewWaiting:
             task()
 
         self._later(begin)
+
+
+def result_of(work: Callable[[], T], later: Callable[[Task], None], timeout_s: float) -> T:
+    """What ``work`` gives in the background thread.
+
+    Args:
+        later: Runs a task there.
+    Raises:
+        TimeoutError: it is not done yet, and will be.
+        Exception: whatever ``work`` raises.
+    """
+    done: Future[T] = Future()
+
+    def task() -> None:
+        try:
+            done.set_result(work())
+        except Exception as error:  # noqa: BLE001  # the caller's, in its own thread
+            done.set_exception(error)
+
+    later(task)
+    return done.result(timeout_s)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import json
-import os
+import logging
 import re
 import ssl
 import urllib.error
@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from littoral.bundle.signing import PublicKey, SigningKey, sync_folder
+from littoral.bundle.files import replace_file
+from littoral.bundle.signing import PublicKey, SigningKey
 from littoral.errors import LinkError, LinkRefused, ProtocolError
 
 KEY_FILE = "device.key"
@@ -27,6 +28,7 @@ ENROLMENT_FILE = "enrolment.json"
 ENROL_PATH = "/v1/enrol"
 TIMEOUT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 65_536
+log = logging.getLogger("littoral.edge.link")
 _TOKEN = re.compile(r"lit1-([A-Za-z2-7]+)-([0-9a-f]{16})")
 _SCHEMES = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
 
@@ -93,13 +95,7 @@ class Identity:
             "cloud_url": self.cloud_url,
             "release_key": self.release_key.hex,
         }
-        temporary = state_dir / (ENROLMENT_FILE + ".new")
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(record, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, state_dir / ENROLMENT_FILE)
-        sync_folder(state_dir)
+        replace_file(state_dir / ENROLMENT_FILE, json.dumps(record).encode())
 
 
 def http_url(url: str, path: str = "") -> str:
@@ -131,6 +127,13 @@ def is_in_the_clear(url: str) -> bool:
         return True
 
 
+def warn_if_in_the_clear(url: str) -> None:
+    """Say in the log that others can read and change what goes to this cloud, if they can."""
+    if is_in_the_clear(url):
+        told = websocket_url(url)
+        log.warning("no TLS: whoever is on the way to %s can read frames and forge answers; use https", told)
+
+
 def tls_context(url: str, ca_file: Path | None = None) -> ssl.SSLContext | None:
     """The TLS settings for a URL: the system's authorities, or those in ``ca_file``; None when it is not secure."""
     if not http_url(url).startswith("https:"):
@@ -154,6 +157,7 @@ def enrol(url: str, token: str, state_dir: Path | str, name: str, *, ca_file: Pa
         LinkError: the cloud cannot be reached.
     """
     state_dir, wanted = Path(state_dir), Token.parse(token)
+    warn_if_in_the_clear(url)
     key = SigningKey.load_or_make(state_dir / KEY_FILE)
     answer = _post(
         http_url(url, ENROL_PATH),

@@ -24,7 +24,7 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 
 from littoral.bundle import Envelope, SignedVersion
 from littoral.edge.counted import CountedConnection
-from littoral.edge.identity import Identity, enrol, is_in_the_clear, tls_context, websocket_url
+from littoral.edge.identity import Identity, enrol, tls_context, warn_if_in_the_clear, websocket_url
 from littoral.edge.link_session import Closed, LinkSession, Outcome, Ports
 from littoral.edge.outbox import Outbox
 from littoral.errors import LinkError, LinkRefused, UpdateRejected
@@ -82,8 +82,7 @@ class CloudLink:
         self, url: str, *, config: LinkConfig | None = None, token: str | None = None, name: str | None = None
     ) -> None:
         self.url = websocket_url(url)
-        if is_in_the_clear(url):
-            log.warning("no TLS: whoever is on the way to %s can read frames and forge answers; use https", self.url)
+        warn_if_in_the_clear(url)
         self.config = config or LinkConfig()
         self.connected = False
         """True while a session is open and its envelope was verified."""
@@ -132,6 +131,7 @@ class CloudLink:
             on_labels: Given what comes of the teacher's answers; without it the cloud is not asked to send any.
         Raises:
             RuntimeError: started before.
+            LinkError: the thread cannot run, such as for want of file descriptors.
         """
         if self._thread is not None:
             raise RuntimeError("a link is started once; make a new one")
@@ -146,9 +146,11 @@ class CloudLink:
             on_labels=on_labels,
         )
         outbox.on_stored = self.wake
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="littoral-link", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="littoral-link", daemon=True)
         self._thread.start()
         self._ready.wait()
+        if self._loop is None:
+            raise LinkError(f"the link to {self.url} cannot run: {self.last_error}")
 
     def wake(self) -> None:
         """Say that there is something in the outbox."""
@@ -218,6 +220,16 @@ class CloudLink:
         return True
 
     # The link's thread.
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner() as runner:
+                runner.get_loop()  # it is made here, before there is a coroutine that nobody would run
+                runner.run(self._main())
+        except OSError as error:  # no descriptor for an event loop
+            self._say(str(error))
+        finally:
+            self._ready.set()
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()

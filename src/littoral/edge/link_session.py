@@ -273,6 +273,7 @@ class LinkSession:
             except StorageError as error:
                 self._owner.last_error = str(error)
                 return
+            self._owner.last_error = None
             if outbox.stream != link.outbox_stream:
                 raise LinkError("the outbox began a new stream; the session is opened again")
             actions = link.offer(frames)

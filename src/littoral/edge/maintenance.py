@@ -15,7 +15,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
@@ -31,8 +30,9 @@ from littoral.edge.choose import Chooser, Waiting
 from littoral.edge.counters import wire_status
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exits import ExitRuntime
-from littoral.edge.few_waiting import FewWaiting, Task
+from littoral.edge.few_waiting import FewWaiting, Task, result_of
 from littoral.edge.follow import Follower, is_near, tell_near
+from littoral.edge.last_one import LastOne
 from littoral.edge.link import CloudLink
 from littoral.edge.outbox import Outbox, wire_bytes
 from littoral.edge.route import Routing
@@ -79,6 +79,7 @@ class Maintenance:
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._versions = FewWaiting("versions", self._tasks.put, _MOST_VERSIONS)
         self._thread = threading.Thread(target=self._work, name="littoral-maintenance", daemon=True)
+        self._ending = LastOne({"thread", "link"}, self._close_parts)
         self.waiting = Waiting(config.max_waiting_bytes)
         self.chooser: Chooser | None = None
         if isinstance(config.selection, ProductConfig) and bundle.manifest.adapts:
@@ -235,21 +236,11 @@ class Maintenance:
         """What ``work`` gives in the background thread, after all tasks so far.
 
         Raises:
-            TimeoutError: it is not done yet, and will be.
-            Exception: whatever ``work`` raises.
+            ValueError: the device is closed; else as `result_of`.
         """
-        done: Future[T] = Future()
-
-        def task() -> None:
-            try:
-                done.set_result(work())
-            except Exception as error:  # noqa: BLE001  # the caller's, in its own thread
-                done.set_exception(error)
-
         if not self._thread.is_alive():
             raise ValueError("the device is closed; open it again")
-        self._tasks.put(task)
-        return done.result(timeout_s)
+        return result_of(work, self._tasks.put, timeout_s)
 
     @contextlib.contextmanager
     def closing_on_error(self) -> Iterator[None]:
@@ -261,19 +252,27 @@ class Maintenance:
             raise
 
     def stop(self, flush_s: float) -> None:
-        """Finish the tasks, give the link ``flush_s`` seconds to empty the outbox, and close."""
+        """Finish the tasks, give the link ``flush_s`` seconds to empty the outbox, and close.
+
+        A task that takes longer goes on; what the exits and the router have learned is kept once it has ended.
+        """
         deadline = time.monotonic() + flush_s
         if self._thread.is_alive():
             self._tasks.put(None)
             self._thread.join(max(flush_s, 1.0))
         elif self._thread.ident is not None:
             return
+        else:
+            self._ending.done("thread")
         if self.link is not None:
             self.link.stop(max(deadline - time.monotonic(), 0.0))
         if self.outbox is not None:
             self.outbox.close()
+        self._ending.done("link")
+
+    def _close_parts(self) -> None:
         for part in (self.routing, self.exits):
-            if part is not None and not self._thread.is_alive():
+            if part is not None:
                 part.close()
 
     def _work(self) -> None:
@@ -286,6 +285,7 @@ class Maintenance:
                 log.warning("%s", error)
             except Exception:
                 log.exception("background work failed; the device goes on answering")
+        self._ending.done("thread")
 
     # -- tasks ---------------------------------------------------------------------------------------------------------
 

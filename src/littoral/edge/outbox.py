@@ -293,7 +293,7 @@ class Outbox:
 
     def _wait(self) -> None:
         if self.last_error is None:
-            self._state.wait_for(lambda: self._closing or self._work())
+            self._state.wait_for(lambda: self._closing or self._work() or self.last_error is not None)
         else:
             self._state.wait_for(lambda: self._closing or any(not row.keep for row in self._waiting), RETRY_SECONDS)
 
@@ -368,6 +368,7 @@ class Outbox:
             if self.last_error is None:
                 log.error("%s; until then samples are dropped and counted", message)
             self.last_error = message
+            self._state.notify_all()  # the writer sees whether it lasts
         if is_damaged(error):
             try:
                 self._file.set_aside(error)

@@ -163,7 +163,7 @@ class OutboxFile:
         self.tally = Tally(**known, scene=meta.get(_SCENE, 0), budget=meta.get(_BUDGET), rows=rows, num_bytes=num_bytes)
 
     def set_aside(self, reason: Exception | str) -> None:
-        """Rename a damaged file, so that a person can look at it, and forget what was in it.
+        """Rename a damaged file, so that a person can look at it, and forget what was in it. The newest two are kept.
 
         Raises:
             OSError: it cannot be renamed; it is closed and forgotten all the same.
@@ -171,13 +171,17 @@ class OutboxFile:
         self.close()
         self.stream = secrets.randbits(62) + 1
         self.tally = Tally()
-        number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
-            number += 1
+        before = f"{self.path.name}.damaged-"
+        tails = [path.name.removeprefix(before) for path in self.path.parent.iterdir() if path.name.startswith(before)]
+        known = sorted(int(tail) for tail in tails if tail.isdecimal())
+        aside = self.path.with_name(f"{before}{known[-1] + 1 if known else 1}")
         for end in ("-wal", "-shm", ""):
             here = self.path.with_name(self.path.name + end)
             if here.exists():
                 os.replace(here, aside.with_name(aside.name + end))
+        for old in known[:-1]:
+            for end in ("-wal", "-shm", ""):
+                self.path.with_name(f"{before}{old}{end}").unlink(missing_ok=True)
         log.error("the outbox %s is damaged (%s); it is now %s and a new one was started", self.path, reason, aside)
 
     def close(self) -> None:

@@ -132,7 +132,7 @@ class Routing:
         self.requests.inbox.put(self.caution.drifted if changed else self.caution.settled)
 
     def close(self) -> None:
-        """Keep what was learned. Both other threads have ended."""
+        """Keep what was learned. The link has ended, and the background thread has no other task."""
         self.requests.listen()
         self.learning.close()
 

@@ -130,7 +130,7 @@ class RouteLearning:
         self._refit(self._every)
 
     def close(self) -> None:
-        """Learn of all that came, and keep it. The background thread has ended."""
+        """Learn of all that came, and keep it. The background thread has no other task."""
         self.newest += NUM_RECENT
         self._sampled.clear()
         self.take()

@@ -1,0 +1,107 @@
+"""How long a stranger may hold a connection, and how many the process may have."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from cloud_peer import fetch, running, write_bundle
+
+from littoral.cloud import listener
+from littoral.cloud.hub import Limits
+
+PATIENCE_S = 0.3
+
+
+def dial(url: str) -> socket.socket:
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: "],
+    ids=["nothing", "half-a-line", "half-a-header"],
+)
+def test_who_never_finishes_a_request_is_shut_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    monkeypatch.setattr(listener, "REQUEST_TIMEOUT_S", PATIENCE_S)
+    with running(write_bundle(tmp_path / "b"), tmp_path / "s") as cloud, dial(cloud.url) as stranger:
+        begun = time.monotonic()
+        stranger.sendall(said)
+        assert stranger.recv(100) == b""
+        assert time.monotonic() - begun > PATIENCE_S / 2
+        assert fetch(f"{cloud.url}/healthz")[0] == 200
+
+
+def test_uvicorn_alone_waits_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control: without our protocol the same stranger keeps its connection."""
+    monkeypatch.setattr(listener, "REQUEST_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr(listener, "_ImpatientProtocol", listener.H11Protocol)
+    with running(write_bundle(tmp_path / "b"), tmp_path / "s") as cloud, dial(cloud.url) as stranger:
+        stranger.sendall(b"GET /healthz HT")
+        stranger.settimeout(3 * PATIENCE_S)
+        with pytest.raises(TimeoutError):
+            stranger.recv(100)
+
+
+def test_a_further_request_that_is_never_finished_ends_the_connection_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "REQUEST_TIMEOUT_S", PATIENCE_S)
+    with running(write_bundle(tmp_path / "b"), tmp_path / "s") as cloud, dial(cloud.url) as stranger:
+        stranger.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert stranger.recv(1000).startswith(b"HTTP/1.1 200")
+        stranger.sendall(b"GET /hea")
+        assert stranger.recv(1000) == b""
+
+
+def test_who_is_slow_and_finishes_is_answered(tmp_path: Path) -> None:
+    with running(write_bundle(tmp_path / "b"), tmp_path / "s") as cloud, dial(cloud.url) as slow:
+        for byte in b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n":
+            slow.sendall(bytes([byte]))
+        assert slow.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def test_a_long_answer_is_not_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "REQUEST_TIMEOUT_S", PATIENCE_S)
+    with running(write_bundle(tmp_path / "b"), tmp_path / "s") as cloud, dial(cloud.url) as watcher:
+        watcher.sendall(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+        ends, data = time.monotonic() + 4 * PATIENCE_S + 1, b""
+        while time.monotonic() < ends:
+            data += (came := watcher.recv(65_536))
+            assert came
+            if data.count(b"data:") >= 3:
+                break
+        assert data.count(b"data:") >= 2
+
+
+@pytest.mark.parametrize(
+    ("limits", "set_to"), [((1_024, 4_096), 3_000), ((1_024, -1), 3_000), ((-1, -1), None), ((3_500, 4_096), None)]
+)
+def test_the_process_may_have_as_many_sockets_as_sessions(
+    limits: tuple[int, int], set_to: int | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: asked.append(new))
+    listener.allow_descriptors(
+        Limits(max_sessions=2_000, max_handshakes=700, max_watchers=300 - listener.SPARE_DESCRIPTORS)
+    )
+    assert asked == ([] if set_to is None else [(set_to, limits[1])])
+    assert not caplog.records
+
+
+def test_where_the_system_allows_fewer_a_warning_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1_024, 4_096))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: asked.append(new))
+    with caplog.at_level(logging.WARNING):
+        listener.allow_descriptors(Limits(max_sessions=10_000))
+    assert asked == [(4_096, 4_096)]
+    assert "may open 4096 files and sockets, 10000 sessions need" in caplog.text
