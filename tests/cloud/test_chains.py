@@ -22,7 +22,7 @@ from littoral.cloud.domains import DomainConfig, DomainRule
 from littoral.cloud.executors import InlineExecutor
 from littoral.cloud.jobs import AdaptConfig, AdaptJob, AdaptResult
 from littoral.cloud.ledger import Ledger
-from littoral.cloud.reissue import forgotten, reissue
+from littoral.cloud.reissue import forgotten, pass_over, reissue
 from littoral.cloud.store import EnrolledDevice, Store
 from littoral.cloud.witnesses import WitnessConfig
 
@@ -525,3 +525,38 @@ def test_a_need_that_was_there_when_the_cloud_died_is_met_after_its_restart(
     rig.restart()
     assert [outcome.version for outcome in rig.work()] == [3]
     rig.store.close()
+
+
+# -- a record that is older than its devices ---------------------------------------------------------------------------
+
+
+def test_numbers_that_devices_have_seen_are_passed_over(rig: Rig, device: EnrolledDevice) -> None:
+    rig.enter(device, 1)
+    rig.send(device)
+    assert rig.work() == [shipped(1, 1)]
+    assert pass_over(rig.ledger, 58, now=6.0).result()
+    assert not pass_over(rig.ledger, 58, now=6.0).result(), "once"
+    assert not pass_over(rig.ledger, 3, now=6.0).result(), "and never back"
+    assert {domain: s.version for domain, s in rig.ledger.newest_shipped().items()} == {1: 1}
+    rig.send(device)
+    assert rig.work() == [shipped(58, 1)]
+    assert (rig.worker.jobs[-1].base_version, rig.worker.jobs[-1].state) == (1, rig.worker.states[0])
+    assert [(e.version, e.status) for e in rig.ledger.history()] == [(1, "shipped"), (57, "held"), (58, "shipped")]
+    rig.restart()
+    rig.send(device)
+    assert rig.work() == [shipped(59, 1)]
+
+
+def test_a_job_that_was_begun_is_done_under_the_higher_number(rig: Rig, device: EnrolledDevice) -> None:
+    rig.enter(device, 1)
+    rig.send(device)
+    assert rig.cohort._claim(rig.ledger.head()) is not None
+    assert pass_over(rig.ledger, 9, now=6.0).result()
+    rig.restart()
+    assert rig.work() == [shipped(9, 1)]
+
+
+@pytest.mark.parametrize("first", [0, -1, 2**53 + 1])
+def test_a_number_that_cannot_be_is_refused(rig: Rig, first: int) -> None:
+    with pytest.raises(ValueError, match="the first version is 1 to"):
+        pass_over(rig.ledger, first, now=6.0)

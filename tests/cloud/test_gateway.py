@@ -431,6 +431,30 @@ def test_a_message_that_is_checked_while_the_one_before_it_is_committed_is_commi
         line.wait(Ack, lambda ack: ack.sequence == 2)
 
 
+def test_a_device_that_has_seen_more_than_the_record_has_is_told_of_once(
+    peer: Peer, caplog: pytest.LogCaptureFixture
+) -> None:
+    newest = peer.cloud._hub.shipped_version
+    for more in (0, 57, 58):
+        with peer.session(highest_version=newest + more):
+            pass
+    entries = peer.cloud._store.audit_entries()
+    told = [detail for _, kind, who, detail in entries if (kind, who) == ("record-behind", peer.device_id)]
+    assert len(told) == 1
+    assert f"has seen version {newest + 57}, this record's newest is {newest}" in told[0]
+    assert f"--first-version {newest + 58}" in caplog.text
+
+
+def test_a_cloud_begins_with_the_version_that_it_is_told(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "b")
+    with running(bundle, tmp_path / "s", first_version=58) as cloud:
+        assert cloud._ledger.head().version == 57
+    with running(bundle, tmp_path / "s", first_version=58) as cloud:
+        assert [entry.version for entry in cloud._ledger.history()] == [57]
+        status, body, _ = fetch(f"{cloud.url}/v1/fleet")
+        assert (status, json.loads(body)["shipped_version"]) == (200, 0)
+
+
 def test_a_failing_record_refuses_the_session_with_storage(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     def record(*_: object, **__: object) -> Future[int]:
         raise StorageError("disk on fire")

@@ -38,6 +38,13 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         help="finish splits only: answer no pictures of whole frames, and load no second teacher for them",
     )
     parser.add_argument(
+        "--first-version",
+        type=int,
+        default=1,
+        metavar="NUMBER",
+        help="number the next version so at least: after the record was restored from an older copy, as the log says",
+    )
+    parser.add_argument(
         "--max-record-bytes",
         type=int,
         metavar="BYTES",
@@ -68,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         tls_certificate=args.tls_certificate,
         tls_key=args.tls_key,
+        first_version=args.first_version,
         max_record_bytes=args.max_record_bytes,
         keep_images=args.keep_images,
         adapt=adapt,

@@ -30,6 +30,7 @@ from littoral.cloud.jobs import AdaptConfig
 from littoral.cloud.keys import Keys, make_token
 from littoral.cloud.ledger import Ledger
 from littoral.cloud.listener import Listener, allow_descriptors, listen
+from littoral.cloud.reissue import pass_over
 from littoral.cloud.store import RECORD_FILE, Store
 from littoral.cloud.tails import RunsTail, TailConfig
 from littoral.cloud.witnesses import WitnessConfig
@@ -57,6 +58,9 @@ class CloudConfig:
     max_sessions: int = 10_000
     max_record_bytes: int | None = None
     """The most that the record may grow to; None for as much as the disk holds."""
+    first_version: int = 1
+    """The next version's number is this at least: after the record was restored from an older copy, one more than the
+    highest that a device has seen (`littoral.cloud.reissue.pass_over`)."""
     keep_images: bool = False
     """Keep also the images that no job and no replay needs any more (docs/adr/0038)."""
     tls_certificate: Path | None = None
@@ -164,6 +168,7 @@ class Cloud:
             )
             stack.callback(self._store.close)
             self._ledger = Ledger(self._store, self.config.cohort)
+            pass_over(self._ledger, self.config.first_version, now=time.time()).result()
             self._hub = Hub(
                 store=self._store,
                 ledger=self._ledger,

@@ -60,6 +60,7 @@ class Presence:
     status: Status | None = None
     takes_labels: bool = True
     """As its newest Hello said."""
+    told_behind: bool = False
 
 
 _UNSEEN = Presence()
@@ -131,6 +132,18 @@ class Hub:
         self.see(device_id).takes_labels = takes
         if not takes:
             self._count_dropped(lambda: self.labels.forget(device_id))
+
+    def behind(self, device_id: str, highest_version: int) -> str:
+        """What to tell a person when a device has seen more than the record has shipped; of each device once."""
+        presence = self.see(device_id)
+        if presence.told_behind or highest_version <= self.shipped_version:
+            return ""
+        presence.told_behind = True
+        return (
+            f"device {device_id} has seen version {highest_version}, this record's newest is {self.shipped_version}: "
+            "if that is true the record is an older copy, and the device takes nothing before a higher number. To go "
+            f"on at once, start the cloud with --first-version {highest_version + 1}"
+        )
 
     def leave(self, device_id: str, session: Session) -> None:
         """A session ended; if another one took its place nothing changes."""

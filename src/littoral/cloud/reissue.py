@@ -1,4 +1,4 @@
-"""A domain's version under a new number, for a device that comes back to a domain and does not remember it.
+"""Numbers of versions: a domain's version under a new one, for a device that comes back and does not remember it.
 
 A device takes only what is above the highest number that it has seen. When it enters a domain whose newest version is
 below that, and has no version of that domain itself, the cohort repeats the newest one as its next version: the same
@@ -17,6 +17,10 @@ from concurrent.futures import Future
 
 from littoral.bundle.update import SignedVersion
 from littoral.cloud.ledger import Head, Ledger, NewVersion, head_version, open_job
+from littoral.core.recall import NO_DOMAIN
+
+MOST_VERSIONS = 2**53
+"""No number is passed over beyond it: it is exact in JSON, and no cohort makes as many versions."""
 
 Sign = Callable[[bytes, int, int], SignedVersion]
 """A payload, its version and its domain, to the signed version."""
@@ -74,6 +78,41 @@ def reissue(ledger: Ledger, head: Head, domain: int, *, sign: Sign, now: float) 
         ).fetchone()[0]
         ledger.insert_version(
             db, new, version=head.version + 1, domain=domain, base_version=int(original), job=None, now=now
+        )
+        return True
+
+    return ledger.store.write(work)
+
+
+def pass_over(ledger: Ledger, first: int, *, now: float) -> Future[bool]:
+    """Have the cohort's next version be ``first`` at least; False where it is anyway.
+
+    For a record that was restored from an older copy: devices refuse every number up to the highest that they have
+    seen, whatever is in it. A job that was begun goes on. What stands for the numbers is a version that is held.
+
+    Raises:
+        ValueError: ``first`` is below 1 or above `MOST_VERSIONS`.
+    """
+    if not 1 <= first <= MOST_VERSIONS:
+        raise ValueError(f"the first version is 1 to {MOST_VERSIONS}, got {first}")
+    new = NewVersion(
+        status="held",
+        reason=f"no version: numbers below {first} are passed over, since devices have seen them",
+        payload=b"",
+        signed=None,
+        state=b"",
+        report={},
+        verdict={},
+    )
+
+    def work(db: sqlite3.Connection) -> bool:
+        head = head_version(db, ledger.cohort)
+        if head >= first - 1:
+            return False
+        ledger.insert_version(db, new, version=first - 1, domain=NO_DOMAIN, base_version=0, job=None, now=now)
+        db.execute(
+            "UPDATE jobs SET head_version = ? WHERE cohort = ? AND head_version = ? AND status = 'open'",
+            (first - 1, ledger.cohort, head),
         )
         return True
 

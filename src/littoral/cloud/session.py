@@ -129,6 +129,9 @@ class Session:
         self.domain = device.domain
         self._hub.join(device.id, self)
         log.info("device %s (%s): session open", device.id, device.name)
+        if told := self._hub.behind(device.id, self._highest_version):
+            log.warning("%s", told)
+            await self._audit("record-behind", told)
         await self._send(
             Welcome(
                 acked_sequence=self._hub.store.acked_sequence(device.id, self._stream),
