@@ -15,7 +15,7 @@ from cohort_bench import KEY, Bench, upload
 
 from littoral.bundle import Bundle
 from littoral.bundle.images import decode_image
-from littoral.cloud.cohort import Cohort, Outcome
+from littoral.cloud.cohort import MOST_TRIES, Cohort, Outcome
 from littoral.cloud.evidence import job_seeds, replay_count
 from littoral.cloud.gate import Verdict
 from littoral.cloud.jobs import AdaptJob, AdaptResult
@@ -288,6 +288,21 @@ def test_an_unfinished_job_is_done_again_on_the_same_samples(
     store.revoke(device.id, reason="too late for a job that was begun", now=6.0).result()
     assert bench.work() == [Outcome(version=1, domain=0, shipped=True, reason="")]
     assert store.read("SELECT fencing_token FROM jobs")[0][0] == 2
+
+
+@pytest.mark.parametrize(("tries", "ships"), [(MOST_TRIES - 1, True), (MOST_TRIES, False)])
+def test_a_job_that_ends_with_its_process_each_time_does_not_take_the_cloud_with_it_for_ever(
+    bench: Bench, store: Store, opened: Bundle, device: EnrolledDevice, tries: int, ships: bool
+) -> None:
+    upload(store, device, 1, 8)
+    for _ in range(tries):
+        executor, check = Dying(), bench.gate.check
+        dying = Cohort(bundle=opened, ledger=bench.ledger, executor=executor, check=check, key=KEY, config=SMALL)
+        assert dying.step() is None
+    first, second = bench.work()
+    assert (first.shipped, second.shipped) == (ships, True)
+    assert ships or "begun 4 times, and each time its process ended" in first.reason
+    assert len(bench.worker.jobs) == 1 + ships
 
 
 def test_a_version_is_committed_once_however_often_its_job_is_done(

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from littoral.bundle import InputSpec
+from littoral.models.frames import normalise
 from littoral.models.norm import AdaptiveBatchNorm, adaptive_state, learn, prepare
 
 EPS = 1e-5
@@ -142,3 +144,38 @@ def test_learning_is_for_batch_norm_alone_dropout_stays_off() -> None:
 def test_a_model_with_nothing_to_adapt_is_refused() -> None:
     with pytest.raises(ValueError, match="no normalisation layer with affine values"):
         prepare(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4, affine=False)), "batch")
+
+
+class GroupNormed(nn.Module):
+    """A network whose first layer that learns is a GroupNorm behind one that does not, as `prepare` leaves it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(channels, 8, 3, padding=1), nn.GroupNorm(2, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.norm(self.conv(x)).relu().mean((2, 3))
+        return out
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_group_norm_learns_from_frames_as_they_come(channels: int, pooled: bool) -> None:
+    """Frames are channels-last in memory. Where this test kills the whole run, torch's GroupNorm is at fault again."""
+    torch.manual_seed(0)
+    spec = InputSpec(height=12, width=10, channels=channels, mean=(0.5,) * channels, std=(0.25,) * channels)
+    plain = GroupNormed(channels)
+    if pooled:
+        plain.conv = nn.Sequential(plain.conv, nn.AdaptiveAvgPool2d(1))
+    model = prepare(plain, "batch")
+    x = normalise(torch.randint(0, 256, (4, *spec.shape), dtype=torch.uint8), spec)
+    torch.testing.assert_close(model(x), plain(x))
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    losses = []
+    for _ in range(5):
+        loss = model(x).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses == sorted(losses, reverse=True)

@@ -57,6 +57,9 @@ LEASE_S = 600.0
 RETRY_S = 5.0
 """How long the loop waits after the record failed, and between looks at another worker's lease."""
 
+MOST_TRIES = 4
+"""So often a job is begun; one that always ends with its process must not take the cloud with it for ever."""
+
 _OF_THE_JOB = (LittoralError, ValueError, ArithmeticError, RuntimeError, LookupError, TypeError, MemoryError)
 """What adapting and judging raise: torch the fourth, a network that does not fit its bundle any of the others."""
 
@@ -212,9 +215,12 @@ class Cohort:
         stored = [sample for sample, _ in found]
         frames = np.stack([frame for _, frame in found]) if found else np.empty((0, *spec.shape), np.uint8)
         newest = newest_by_turns([sample.device_id for sample in stored], self._config.batch_size)
-        if len(stored) < MIN_FRAMES:
-            reason = f"only {len(stored)} of {claim.num_samples} samples can be decoded; a job needs {MIN_FRAMES}"
+        if claim.fencing_token > MOST_TRIES:
+            reason = f"the job was begun {MOST_TRIES} times, and each time its process ended before it was done"
             new: NewVersion | None = held(reason, AdaptResult(state=b"", payload=b"", report={}), {})
+        elif len(stored) < MIN_FRAMES:
+            reason = f"only {len(stored)} of {claim.num_samples} samples can be decoded; a job needs {MIN_FRAMES}"
+            new = held(reason, AdaptResult(state=b"", payload=b"", report={}), {})
         else:
             new = self._judged(Evidence(claim=claim, stored=stored, frames=frames, newest=newest, replay=replay))
         if new is None:

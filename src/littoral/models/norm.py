@@ -81,12 +81,20 @@ def prepare(model: nn.Module, normalisation: Normalisation) -> nn.Module:
             setattr(parent, name.rpartition(".")[2], AdaptiveBatchNorm(module, normalisation).eval())
         elif isinstance(module, _NORMS) and module.weight is not None:
             module.requires_grad_(True)
+            if isinstance(module, nn.GroupNorm):
+                module.register_forward_pre_hook(_with_a_gradient)
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError(
             "the model has no normalisation layer with affine values (BatchNorm, GroupNorm or LayerNorm), "
             "so there is nothing to adapt; choose a model that has them"
         )
     return model
+
+
+def _with_a_gradient(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """torch 2.13's GroupNorm ends the process in its backward pass where its input is channels-last, as frames are, and
+    wants no gradient, as before the first layer that learns."""
+    return tuple(x if x.requires_grad else x.detach().requires_grad_() for x in inputs)
 
 
 def learn(model: nn.Module, on: bool) -> None:
