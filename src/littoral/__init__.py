@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from littoral.edge.counters import DeviceStatus as DeviceStatus
     from littoral.edge.dense import DenseAnswer as DenseAnswer
     from littoral.edge.device import Device as Device
-    from littoral.edge.device import DeviceConfig as DeviceConfig
+    from littoral.edge.device_config import DeviceConfig as DeviceConfig
     from littoral.edge.exit_config import ExitConfig as ExitConfig
     from littoral.edge.link import CloudLink as CloudLink
     from littoral.edge.offload_config import OffloadConfig as OffloadConfig
@@ -55,7 +55,7 @@ _HOME = {
     "CloudLink": "littoral.edge.link",
     "DenseAnswer": "littoral.edge.dense",
     "Device": "littoral.edge.device",
-    "DeviceConfig": "littoral.edge.device",
+    "DeviceConfig": "littoral.edge.device_config",
     "DeviceStatus": "littoral.edge.counters",
     "ExitConfig": "littoral.edge.exit_config",
     "ExitSource": "littoral.train.options",

@@ -13,7 +13,8 @@ import pytest
 from safetensors.numpy import save
 
 from littoral.bundle import Bundle
-from littoral.edge.device import Device, DeviceConfig
+from littoral.edge.device import Device
+from littoral.edge.device_config import DeviceConfig
 from littoral.errors import BundleError
 
 

@@ -19,7 +19,8 @@ from littoral.cloud.cloud import Cloud, CloudConfig
 from littoral.cloud.intake import check_message
 from littoral.core.detections import Detections
 from littoral.core.tasks import Task
-from littoral.edge.device import Device, DeviceConfig
+from littoral.edge.device import Device
+from littoral.edge.device_config import DeviceConfig
 from littoral.edge.link import CloudLink, LinkConfig
 from littoral.edge.offload_config import OffloadConfig
 from littoral.errors import BundleError, FrameError

@@ -24,7 +24,8 @@ from littoral.core.route_words import RouteConfig
 from littoral.core.sample_labels import encode_label
 from littoral.edge.answer import Answer
 from littoral.edge.counters import DeviceStatus
-from littoral.edge.device import Device, DeviceConfig
+from littoral.edge.device import Device
+from littoral.edge.device_config import DeviceConfig
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.link import CloudLink, LinkConfig
 

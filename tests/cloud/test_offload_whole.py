@@ -11,7 +11,8 @@ from cloud_peer import FakeGate, FakeWorker, until
 
 from littoral.bundle import Bundle
 from littoral.cloud.cloud import Cloud, CloudConfig
-from littoral.edge.device import Device, DeviceConfig
+from littoral.edge.device import Device
+from littoral.edge.device_config import DeviceConfig
 from littoral.edge.link import CloudLink, LinkConfig
 from littoral.edge.offload_config import OffloadConfig
 from littoral.edge.session import Model

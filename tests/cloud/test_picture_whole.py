@@ -20,7 +20,8 @@ from littoral.core.arrays import FloatArray
 from littoral.core.route_plan import Prices
 from littoral.core.route_words import REASONS, RouteConfig
 from littoral.edge.answer import Answer
-from littoral.edge.device import Device, DeviceConfig
+from littoral.edge.device import Device
+from littoral.edge.device_config import DeviceConfig
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.link import CloudLink, LinkConfig
 from littoral.edge.offload_config import OffloadConfig

@@ -13,7 +13,8 @@ from exit_bundles import source_like
 
 from littoral.bundle import Bundle
 from littoral.bundle.exits import ExitHeads
-from littoral.edge.device import Device, DeviceConfig
+from littoral.edge.device import Device
+from littoral.edge.device_config import DeviceConfig
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exit_stages import ExitStages
 from littoral.edge.session import Model, SessionConfig

@@ -21,7 +21,8 @@ from littoral.core.detections import Detections
 from littoral.core.tasks import Task
 from littoral.edge.candidate import probe
 from littoral.edge.dense import DenseAnswer, judge
-from littoral.edge.device import Device, DeviceConfig
+from littoral.edge.device import Device
+from littoral.edge.device_config import DeviceConfig
 from littoral.edge.http import answer_as_dict
 from littoral.edge.session import Model
 from littoral.errors import ModelOutputError

@@ -28,7 +28,8 @@ from littoral.core.product import SAMPLE_OVERHEAD_BYTES, ProductConfig
 from littoral.core.recall import MEAN_SUFFIX, encode_fingerprint, fingerprint_layer
 from littoral.core.scenes import RecallConfig
 from littoral.core.selection import SelectionConfig, entropy, softmax
-from littoral.edge.device import Answer, Device, DeviceConfig
+from littoral.edge.device import Answer, Device
+from littoral.edge.device_config import DeviceConfig
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.maintenance import Maintenance
 from littoral.edge.outbox import Outbox

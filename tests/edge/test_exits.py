@@ -19,7 +19,8 @@ from littoral.bundle import Bundle
 from littoral.core.exit_control import ControlConfig
 from littoral.core.exits import OFF
 from littoral.edge.answer import Answer
-from littoral.edge.device import Device, DeviceConfig
+from littoral.edge.device import Device
+from littoral.edge.device_config import DeviceConfig
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exit_files import SlotFile
 from littoral.edge.offload_config import OffloadConfig

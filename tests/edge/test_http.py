@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from littoral.bundle import Bundle
-from littoral.edge.device import Device, DeviceConfig
+from littoral.edge.device import Device
+from littoral.edge.device_config import DeviceConfig
 from littoral.edge.http import Endpoint
 from littoral.edge.sources import MAX_IMAGE_BYTES
 from littoral.errors import LittoralError, ModelOutputError

@@ -11,7 +11,7 @@ from PIL import Image
 from littoral.bundle import images
 from littoral.bundle.images import encode_image
 from littoral.core.arrays import Frame
-from littoral.edge.device import DeviceConfig
+from littoral.edge.device_config import DeviceConfig
 
 
 def smooth(channels: int, side: int = 32) -> Frame:

@@ -27,7 +27,8 @@ from littoral.core.arrays import FloatArray, Frame
 from littoral.core.drift import StatisticsConfig
 from littoral.core.selection import SelectionConfig
 from littoral.core.tasks import Classification
-from littoral.edge.device import Answer, Device, DeviceConfig
+from littoral.edge.device import Answer, Device
+from littoral.edge.device_config import DeviceConfig
 from littoral.edge.link import CloudLink, LinkConfig
 from littoral.edge.link_session import FrameWriter, LinkSession, Outcome
 from littoral.edge.offload import _Waiter

@@ -24,7 +24,8 @@ from torch import nn
 from littoral.bench.document import make_document, write_document
 from littoral.bundle import Bundle, InputSpec
 from littoral.core.arrays import Frame
-from littoral.edge.device import Device, DeviceConfig
+from littoral.edge.device import Device
+from littoral.edge.device_config import DeviceConfig
 from littoral.edge.session import open_session
 from littoral.models.zoo import resnet18, resnet20
 from littoral.train.build import build_bundle

@@ -192,7 +192,7 @@ def _config(args: argparse.Namespace) -> Any:
     from littoral.core.budget import BudgetConfig
     from littoral.core.product import ProductConfig
     from littoral.core.selection import SelectionConfig
-    from littoral.edge.device import DeviceConfig
+    from littoral.edge.device_config import DeviceConfig
     from littoral.edge.offload_config import OffloadConfig
     from littoral.edge.updater import UpdaterConfig
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
@@ -17,76 +16,23 @@ from typing import Self, cast
 import numpy as np
 
 from littoral.bundle import Bundle
-from littoral.bundle.images import LOSSLESS, check_coding
 from littoral.core.arrays import FloatArray, Frame
-from littoral.core.drift import StatisticsConfig
-from littoral.core.product import ProductConfig
-from littoral.core.route_words import RouteConfig
-from littoral.core.scenes import RecallConfig
 from littoral.core.selection import SelectionConfig, Selector, judge_one
 from littoral.edge.answer import Answer, Found
 from littoral.edge.counters import DeviceStatus, read_counters
 from littoral.edge.dense import DenseAnswer, Judged, judge
-from littoral.edge.exit_config import ExitConfig
+from littoral.edge.device_config import DeviceConfig
 from littoral.edge.exits import ExitRuntime
 from littoral.edge.follow import is_near
+from littoral.edge.identity import check_bundle
 from littoral.edge.link import CloudLink
 from littoral.edge.maintenance import Maintenance
 from littoral.edge.offload import Encoder, Finished, Offloading, open_encoder
-from littoral.edge.offload_config import OffloadConfig
 from littoral.edge.route_open import open_tables
-from littoral.edge.session import Model, SessionConfig
-from littoral.edge.updater import UpdaterConfig
+from littoral.edge.session import Model
 from littoral.errors import FrameError, ModelOutputError
 
 _UINT8 = np.dtype(np.uint8)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeviceConfig:
-    """Everything that a device lets one set, with its defaults."""
-
-    selection: ProductConfig | SelectionConfig = field(default_factory=ProductConfig)
-    """What is sent, within the byte budget in it; a `SelectionConfig` chooses as published, without a budget. Where the
-    bundle's task is not adapted nothing is."""
-    statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
-    recall: RecallConfig = field(default_factory=RecallConfig)
-    session: SessionConfig = field(default_factory=SessionConfig)
-    updater: UpdaterConfig = field(default_factory=UpdaterConfig)
-    statistics_batch_frames: int = 16
-    """Frames that are measured at a time; at least 2, so that there is a variance."""
-    statistics_stride_frames: int = 2
-    """One frame in so many is measured. Measuring costs 1.4 (batch 32) to 1.8 (batch 1) forward passes a frame, and
-    the fingerprint about a third of one more, or a whole one where it is looked how near the source the world is."""
-    adapt_statistics: bool = True
-    """False serves the source's statistics for ever."""
-    uplink_coding: str = LOSSLESS
-    """How a chosen frame is coded: ``lossless`` takes what is smallest; see `littoral.bundle.images.encode_image`."""
-    outbox_capacity_bytes: int = 16 * 1024 * 1024
-    max_waiting_bytes: int = 8 * 1024 * 1024
-    """The most raw bytes of frames that wait in memory for the background thread, or one frame. With a byte budget they
-    are still to be looked at, at most 64 in any case; one over either bound is not chosen, and not counted as dropped.
-    With a `SelectionConfig` they are chosen frames, and one over the bound is counted as dropped."""
-    offload: OffloadConfig | None = None
-    """Who finishes a frame; None: the device, always."""
-    exits: ExitConfig | None = None
-    """Leaving early at the bundle's exits; None: every frame goes through the whole network."""
-    route: RouteConfig | None = None
-    """Exit, finish or offload as is best for each frame, by the bundle's router (docs/methods/routing.md); with the
-    bundle's exits, and in the place of ``offload``. None: nothing is decided frame by frame."""
-
-    def __post_init__(self) -> None:
-        check_coding(self.uplink_coding)
-        offloads = self.offload is not None and self.offload.mode != "never"
-        if offloads and self.route is not None:
-            raise ValueError("a router decides itself when to offload; leave out one of route and offload")
-        if offloads and self.exits is not None:
-            raise ValueError("a device either leaves early or offloads its frames; leave out one of exits and offload")
-        if self.statistics_batch_frames < 2 or self.statistics_stride_frames < 1:
-            raise ValueError(
-                "statistics need statistics_batch_frames >= 2 and statistics_stride_frames >= 1, got "
-                f"{self.statistics_batch_frames} and {self.statistics_stride_frames}"
-            )
 
 
 class Device:
@@ -100,6 +46,9 @@ class Device:
         encoder: Makes the payloads when frames are offloaded; the bundle's if not given.
 
     `infer` is for one thread at a time. Use the device as a context manager, or call `close`.
+
+    Raises:
+        BundleError: the device is enrolled, and its cloud does not stand for this bundle (`check_bundle`).
     """
 
     def __init__(
@@ -111,7 +60,10 @@ class Device:
         config: DeviceConfig | None = None,
         encoder: Encoder | None = None,
     ) -> None:
-        if link is not None and state_dir is None:
+        folder = None if state_dir is None else Path(state_dir)
+        if folder is not None:
+            check_bundle(bundle, folder, lambda: None if link is None else link.token)
+        elif link is not None:
             raise ValueError("a device with a link needs a state_dir, where it keeps what is not yet sent")
         self.bundle = bundle
         self.config = config or DeviceConfig()
@@ -124,9 +76,7 @@ class Device:
         if isinstance(selection, SelectionConfig) and adapts:
             self._published = Selector(bundle.manifest.num_classes, selection)
         self._frames = self._selected = self._overflowed = 0
-        self._maintenance = Maintenance(
-            bundle, self.config, state_dir=None if state_dir is None else Path(state_dir), link=link, status=self.status
-        )
+        self._maintenance = Maintenance(bundle, self.config, state_dir=folder, link=link, status=self.status)
         self._offloading: Offloading | None = None
         self._exits: ExitRuntime | None = None
         self._otherwise: Callable[[Model, Frame, int], Answer | DenseAnswer] | None = None

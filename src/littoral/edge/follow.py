@@ -17,7 +17,7 @@ from littoral.core.recall import fingerprint_layer, fingerprint_of_moments
 from littoral.edge.session import FingerprintModel, StatisticsModel
 
 if TYPE_CHECKING:
-    from littoral.edge.device import DeviceConfig
+    from littoral.edge.device_config import DeviceConfig
     from littoral.edge.updater import Updater
 
 FEW_CLASSES = 0.7

@@ -15,13 +15,15 @@ import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from littoral.bundle import Bundle
 from littoral.bundle.files import replace_file
 from littoral.bundle.signing import PublicKey, SigningKey
-from littoral.errors import LinkError, LinkRefused, ProtocolError
+from littoral.errors import BundleError, LinkError, LinkRefused, ProtocolError
 
 KEY_FILE = "device.key"
 ENROLMENT_FILE = "enrolment.json"
@@ -67,6 +69,8 @@ class Identity:
     cloud_url: str
     release_key: PublicKey
     key: SigningKey
+    bundle_digest: str = ""
+    """Hexadecimal; of the bundle that the release key has spoken for in an envelope. Empty before the first session."""
 
     @classmethod
     def load(cls, state_dir: Path) -> Identity | None:
@@ -80,12 +84,20 @@ class Identity:
             if not all(isinstance(text, str) for text in texts):
                 return None
             release_key = PublicKey.from_hex(texts[3])
+            digest = str(raw.get("bundle_digest", ""))
             if not (state_dir / KEY_FILE).exists():
                 return None
             key = SigningKey.load_or_make(state_dir / KEY_FILE)
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return cls(device_id=texts[0], cohort=texts[1], cloud_url=texts[2], release_key=release_key, key=key)
+        return cls(
+            device_id=texts[0],
+            cohort=texts[1],
+            cloud_url=texts[2],
+            release_key=release_key,
+            key=key,
+            bundle_digest=digest,
+        )
 
     def save(self, state_dir: Path) -> None:
         """Write the record durably; the key is there already."""
@@ -94,8 +106,32 @@ class Identity:
             "cohort": self.cohort,
             "cloud_url": self.cloud_url,
             "release_key": self.release_key.hex,
+            "bundle_digest": self.bundle_digest,
         }
         replace_file(state_dir / ENROLMENT_FILE, json.dumps(record).encode())
+
+
+def check_bundle(bundle: Bundle, state_dir: Path, get_token: Callable[[], str | None]) -> None:
+    """Refuse a bundle that the cloud of an enrolled device does not stand for.
+
+    A device that is not enrolled runs what it is given. An enrolled one runs what its release key has signed, or has
+    spoken for in an envelope; and with a token for another cloud, what that cloud's release key has signed.
+
+    Raises:
+        BundleError: the bundle is not signed, wrongly signed, or signed by a key that this device does not trust.
+    """
+    identity = Identity.load(state_dir)
+    if identity is None or identity.bundle_digest == bundle.digest.hex():
+        return
+    try:
+        signer, token = bundle.signer(), get_token()
+        if signer is None or token is None or signer.fingerprint != Token.parse(token).fingerprint:
+            bundle.verify_signature(identity.release_key)
+    except BundleError as error:
+        raise BundleError(
+            f"this device was enrolled by release key {identity.release_key.fingerprint} and runs what that key signs: "
+            f"{error}. Copy the bundle that its cloud serves, with bundle.sig, or give the device another state folder"
+        ) from error
 
 
 def http_url(url: str, path: str = "") -> str:

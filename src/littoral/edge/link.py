@@ -94,7 +94,9 @@ class CloudLink:
         """Bytes written to the socket, WebSocket framing included, TLS and TCP not."""
         self.bytes_down = 0
         self._purposes: Counter[str] = Counter()
-        self._token, self._name = token, name or socket.gethostname()
+        self.token = token
+        """Not redeemed yet."""
+        self._name = name or socket.gethostname()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
@@ -286,16 +288,16 @@ class CloudLink:
         state_dir = self._ports.state_dir
         identity = Identity.load(state_dir)
         if identity is None:
-            if self._token is None:
+            if self.token is None:
                 raise LinkRefused("not-enrolled", "not enrolled yet; run 'littoral enrol redeem', or give a token")
-            identity = await self._enrol(self._token)
+            identity = await self._enrol(self.token)
         return identity
 
     async def _enrol(self, token: str) -> Identity:
         call = functools.partial(enrol, self.url, token, self._ports.state_dir, self._name, ca_file=self.config.ca_file)
         identity = await asyncio.to_thread(call)
         log.info("enrolled as %s in the cohort %s", identity.device_id, identity.cohort)
-        self._token = None
+        self.token = None
         return identity
 
     async def _session(self, identity: Identity) -> None:
@@ -327,8 +329,8 @@ class CloudLink:
             except TimeoutError as error:
                 raise LinkError(f"the cloud at {self.url} did not open a session in time") from error
             except Closed as closed:
-                if self._token is not None and closed.retry_after_ms == 0:
-                    await self._enrol(self._token)
+                if self.token is not None and closed.retry_after_ms == 0:
+                    await self._enrol(self.token)
                     raise Closed(closed.error) from closed
                 raise
             try:

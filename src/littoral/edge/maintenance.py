@@ -47,7 +47,7 @@ from littoral.wire.messages import Receipt, Sample
 
 if TYPE_CHECKING:
     from littoral.edge.counters import DeviceStatus
-    from littoral.edge.device import DeviceConfig
+    from littoral.edge.device_config import DeviceConfig
 
 log = logging.getLogger(__name__)
 

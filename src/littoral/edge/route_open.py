@@ -23,7 +23,7 @@ from littoral.errors import LittoralError
 from littoral.wire.messages import MAX_DEADLINE_MS
 
 if TYPE_CHECKING:
-    from littoral.edge.device import DeviceConfig
+    from littoral.edge.device_config import DeviceConfig
     from littoral.edge.link import CloudLink
     from littoral.edge.maintenance import Maintenance
 

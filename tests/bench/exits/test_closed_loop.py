@@ -22,7 +22,7 @@ from littoral.cloud.jobs import AdaptConfig
 from littoral.core.drift import StatisticsConfig
 from littoral.core.exit_control import ControlConfig
 from littoral.core.product import ProductConfig
-from littoral.edge.device import DeviceConfig
+from littoral.edge.device_config import DeviceConfig
 from littoral.edge.exit_config import ExitConfig
 
 RISK = 0.1

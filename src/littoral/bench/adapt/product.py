@@ -31,7 +31,8 @@ from littoral.core.arrays import Frame
 from littoral.core.product import ProductConfig
 from littoral.core.selection import SelectionConfig
 from littoral.edge.answer import Answer
-from littoral.edge.device import Device, DeviceConfig
+from littoral.edge.device import Device
+from littoral.edge.device_config import DeviceConfig
 from littoral.errors import LittoralError, ModelOutputError
 
 MEMORY_FOLDER = Path("/dev/shm")

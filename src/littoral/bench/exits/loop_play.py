@@ -29,7 +29,8 @@ from littoral.core.arrays import Frame
 from littoral.core.exit_control import Purpose
 from littoral.core.exit_policy import ExitPolicy
 from littoral.edge.answer import Answer
-from littoral.edge.device import Device, DeviceConfig
+from littoral.edge.device import Device
+from littoral.edge.device_config import DeviceConfig
 from littoral.edge.exits import ExitRuntime
 from littoral.edge.session import Model
 from littoral.errors import LittoralError

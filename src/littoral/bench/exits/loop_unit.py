@@ -13,7 +13,7 @@ from littoral.bench.exits.loop_play import LoopDevice, World, play_worlds
 from littoral.bench.exits.unit import HARD
 from littoral.bench.streams.corruptions import corrupt_at
 from littoral.core.exit_control import ControlConfig
-from littoral.edge.device import DeviceConfig
+from littoral.edge.device_config import DeviceConfig
 from littoral.edge.exit_config import ExitConfig
 
 if TYPE_CHECKING:

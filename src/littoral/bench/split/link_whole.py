@@ -16,7 +16,8 @@ from littoral.bench.split.link import LinkSpec, Relay
 from littoral.bundle import Bundle
 from littoral.cloud.cloud import Cloud, CloudConfig
 from littoral.core.arrays import Frame
-from littoral.edge.device import Device, DeviceConfig
+from littoral.edge.device import Device
+from littoral.edge.device_config import DeviceConfig
 from littoral.edge.link import CloudLink, LinkConfig
 from littoral.edge.offload_config import OffloadConfig
 from littoral.errors import LinkError
