@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from littoral.bundle import Bundle
 from littoral.cli.main import main
@@ -367,6 +368,74 @@ def test_a_file_name_that_is_not_text_is_shown_and_does_not_end_the_stream(
     assert "\\udcff.png" in out
 
 
+def test_an_endless_stream_ends_with_ctrl_c_and_the_counters(
+    said: Said, tiny_bundle: Path, frames: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def names() -> Iterator[str]:
+        yield f"{frames}/0.png\n"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stdin", names())
+    status, out, _ = said("edge", tiny_bundle, "--stdin", "paths", "--json")
+    assert (status, [line["type"] for line in lines(out)]) == (130, ["answer", "status"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["edge", "x", "folder", "--fps", "0"],
+        ["edge", "x", "folder", "--fps", "nan"],
+        ["edge", "x", "folder", "--flush", "-1"],
+        ["edge", "x", "folder", "--budget", "-1"],
+        ["edge", "x", "folder", "--status-every", "soon"],
+        ["enrol", "make", "--state", "s", "--count", "0"],
+        ["enrol", "make", "--state", "s", "--count", "1.5"],
+    ],
+    ids=" ".join,
+)
+def test_a_number_that_cannot_be_is_named_with_its_option(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert f"argument {words[-2]}: '{words[-1]}' is no " in capsys.readouterr().err
+
+
+def test_a_module_in_the_current_folder_can_have_the_factory(tmp_path: Path, tiny_bundle: Path) -> None:
+    """In a process of its own, as the console script runs: its own folder comes first on the path, not the current."""
+    (tmp_path / "my_own_models.py").write_text("raise SystemExit('it was imported')\n")
+    save_file({"w": np.zeros(1, np.float32)}, tmp_path / "w.safetensors")
+    np.savez(tmp_path / "f.npz", frames=np.zeros((2, 16, 16, 1), np.uint8))
+    words = ["build", "out", "--student", "my_own_models:net", "--student-weights", "w.safetensors"]
+    program = "import sys; sys.path.pop(0); from littoral.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words, "--frames", "f.npz", "--classes", "a,b"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert "it was imported" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "names"), [("a, b ,c", ["a", "b", "c"]), ("a\n b\n\n", ["a", "b"])], ids=["commas", "file"]
+)
+def test_class_names_are_taken_without_the_blanks_around_them(tmp_path: Path, given: str, names: list[str]) -> None:
+    from littoral.cli.build import _classes
+
+    (tmp_path / "names").write_text(given)
+    assert _classes(given if "," in given else str(tmp_path / "names")) == names
+    with pytest.raises(ValueError, match="--classes has 'b' twice"):
+        _classes("a,b, b")
+
+
+def test_a_tar_for_devices_says_how_it_is_unpacked(said: Said, tiny_bundle: Path, frames: Path, tmp_path: Path) -> None:
+    tar = tmp_path / "b.tar"
+    tar.write_bytes(b"")
+    status, _, err = said("edge", tar, frames)
+    assert status == 1
+    assert f"mkdir b && tar xf {tar} -C b" in one_line(err)
+
+
 def test_names_come_on_stdin(said: Said, tiny_bundle: Path, frames: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{frames}/0.png\n{frames}/none.png\n{frames}/2.png\n"))
     status, out, _ = said("edge", tiny_bundle, "--stdin", "paths", "--json")
@@ -383,7 +452,7 @@ def test_frames_come_on_stdin_and_what_came_before_a_break_was_answered(
     status, out, err = said("edge", tiny_bundle, "--stdin", "frames", "--json")
     kinds = [line["type"] for line in lines(out)]
     if cut:
-        assert (status, kinds) == (1, ["answer", "answer"])
+        assert (status, kinds) == (1, ["answer", "answer", "status"])
         assert "the stream ends within frame 3: 251 of 256 bytes came" in one_line(err)
     else:
         assert (status, kinds) == (0, ["answer"] * 3 + ["status"])

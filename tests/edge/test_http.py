@@ -117,6 +117,19 @@ def test_a_length_that_cannot_be_is_refused_without_reading(endpoint: Endpoint, 
         connection.close()
 
 
+def test_a_body_of_unsaid_length_is_told_to_say_it(endpoint: Endpoint) -> None:
+    connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=20)
+    try:
+        connection.putrequest("POST", "/infer")
+        connection.putheader("Transfer-Encoding", "chunked")
+        connection.endheaders()
+        answer = connection.getresponse()
+        assert answer.status == 411
+        assert "the image as the body" in json.loads(answer.read())["error"]
+    finally:
+        connection.close()
+
+
 def test_an_output_that_is_not_finite_is_the_servers_fault(
     tiny: Bundle, device: Device, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ from littoral.edge.identity import (
     tls_context,
     websocket_url,
 )
-from littoral.errors import LinkError, LinkRefused, ProtocolError
+from littoral.errors import LinkError, LinkRefused, ProtocolError, StorageError
 
 RELEASE = SigningKey(b"r" * 32)
 TOKEN = f"lit1-ABCDEFGH234567-{RELEASE.public.fingerprint}"
@@ -73,6 +73,12 @@ def test_a_port_where_something_else_than_a_cloud_answers_is_a_link_error(tmp_pa
         with pytest.raises(LinkError, match="cannot be reached"):
             enrol(f"ws://127.0.0.1:{server.getsockname()[1]}", TOKEN, tmp_path, "porch")
         thread.join(10.0)
+
+
+def test_a_state_folder_that_cannot_be_written_is_not_the_clouds_fault(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match=r"cannot hold the device's key and enrolment .*; make it writable"):
+        enrol("http://127.0.0.1:1", "lit1-abcdefgh-0123456789abcdef", tmp_path / "file", "porch")
 
 
 @pytest.mark.parametrize("damage", [b"", b"??", b"\xff\xfe", b"00" * 31], ids=["empty", "text", "bytes", "short"])

@@ -252,6 +252,35 @@ def test_a_full_disk_drops_and_counts_samples_keeps_receipts_and_recovers_by_its
     outbox.close()
 
 
+def _sqlite_error(code: int) -> sqlite3.Error:
+    error = sqlite3.OperationalError(f"code {code}")
+    error.sqlite_errorcode = code
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (OSError(30, "Read-only file system"), "make its folder writable"),
+        (OSError(28, "No space left on device"), "free some space"),
+        (_sqlite_error(sqlite3.SQLITE_READONLY), "make its folder writable"),
+        (_sqlite_error(sqlite3.SQLITE_CANTOPEN), "make its folder writable"),
+        (_sqlite_error(sqlite3.SQLITE_FULL), "free some space"),
+    ],
+    ids=str,
+)
+def test_the_advice_is_for_what_is_wrong(
+    tmp_path: Path, error: Exception, advice: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def connect(path: Path) -> sqlite3.Connection:
+        raise error
+
+    outbox = open_outbox(tmp_path, connect=connect)
+    assert advice in str(outbox.last_error)
+    assert "until then nothing is sent" in caplog.text
+    outbox.close()
+
+
 def test_a_disk_that_cannot_be_read_for_once_is_no_error_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,31 @@ def test_each_way_to_be_wrong_is_one_error_that_names_the_file(data: bytes, spec
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_picture_stands_as_its_camera_was_held(kind: str) -> None:
+    """Orientation 6: a quarter turn to the right shows it upright. Without the tag the same bytes are another size."""
+    upright = np.zeros(COLOUR.shape, np.uint8)
+    upright[: COLOUR.height // 2] = 255
+    lying = Image.fromarray(np.rot90(upright))
+    tag, out, plain = Image.Exif(), io.BytesIO(), io.BytesIO()
+    tag[0x0112] = 6
+    options = {"quality": 100, "lossless": True} if kind == "WEBP" else {"quality": 100} if kind == "JPEG" else {}
+    lying.save(out, kind, exif=tag, **options)
+    lying.save(plain, kind, **options)
+    np.testing.assert_allclose(decode_image(out.getvalue(), COLOUR, "x"), upright, atol=8)
+    with pytest.raises(FrameError, match="is 6 x 8, the bundle takes 8 x 6"):
+        decode_image(plain.getvalue(), COLOUR, "x")
+
+
+def test_what_is_no_image_is_told_the_same_way_every_time() -> None:
+    told = set()
+    for _ in range(2):
+        with pytest.raises(FrameError) as caught:
+            decode_image(b"GIF89a" + bytes(40), COLOUR, "cat.png")
+        told.add(str(caught.value))
+    assert told == {"cat.png is not a readable PNG, JPEG, WebP or BMP; it is left out"}
+
+
 def test_another_size_is_scaled_when_that_is_asked_for() -> None:
     flat = np.full((12, 24, 3), 9, np.uint8)
     np.testing.assert_array_equal(decode_image(image(flat), COLOUR, "x", resize=True), np.full(COLOUR.shape, 9))

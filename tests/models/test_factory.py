@@ -71,3 +71,8 @@ def test_a_state_that_does_not_fit_is_refused(tensors, words):
 def test_a_factory_that_fails_is_named(factory, kwargs, words):
     with pytest.raises(BundleError, match=words):
         make_model(factory, kwargs)
+
+
+def test_the_factory_itself_in_place_of_its_name_is_refused() -> None:
+    with pytest.raises(BundleError, match="the factory is function, expected a name"):
+        make_model(make_model, {})  # type: ignore[arg-type]

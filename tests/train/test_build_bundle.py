@@ -260,6 +260,13 @@ def test_a_build_that_fails_leaves_nothing_and_the_old_bundle_stays(built, tmp_p
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
 
 
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_traced(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr("littoral.train.build.export_model", lambda *args, **options: pytest.fail("it was traced"))
+    with pytest.raises(ValueError, match=r"file cannot be written .*; give another folder"):
+        make(tmp_path / "file" / "b")
+
+
 def test_a_folder_that_is_no_bundle_is_not_replaced(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("years of work")

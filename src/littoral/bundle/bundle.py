@@ -55,6 +55,12 @@ class Bundle:
                 the signature is missing or by another key.
         """
         path = Path(path)
+        if path.is_file():
+            name = path.name.removesuffix(".tar")
+            raise BundleError(
+                f"{path} is a file, a bundle is a folder; unpack a .tar for devices with: "
+                f"mkdir {name} && tar xf {path} -C {name}"
+            )
         try:
             raw = (path / MANIFEST_FILE).read_bytes()
         except OSError as error:

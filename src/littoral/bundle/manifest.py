@@ -22,6 +22,10 @@ CLOUD_FOLDER = "cloud/"
 T = TypeVar("T")
 
 
+MAX_MEAN, MAX_STD = 2.0, 8.0
+"""Of a channel, on the scale 0..1: beyond it somebody has taken the scale 0..255."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class InputSpec:
     """What a frame is: uint8 ``(height, width, channels)``; normalisation happens inside segment 0.
@@ -34,6 +38,12 @@ class InputSpec:
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not all(-MAX_MEAN <= value <= MAX_MEAN for value in self.mean):
+            raise ValueError(f"mean is of each channel on the scale 0..1, got {self.mean}; divide by 255")
+        if not all(0 < value <= MAX_STD for value in self.std):
+            raise ValueError(f"std is of each channel on the scale 0..1 and above 0, got {self.std}; divide by 255")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -235,11 +245,13 @@ class Manifest:
         if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
             came = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
             raise BundleError(f"bundle.json has schema {came!r}, this littoral reads schema {SCHEMA}; build it again")
-        manifest = _parse(cls, raw, "bundle.json")
         try:
+            manifest = _parse(cls, raw, "bundle.json")
             manifest.make_task()
         except ValueError as error:
-            raise BundleError(f"bundle.json names a task that cannot be: {error}; build it again") from error
+            raise BundleError(
+                f"bundle.json names a task or an input that cannot be: {error}; build it again"
+            ) from error
         if manifest.adapts and (manifest.teacher is None or manifest.replay_file is None):
             raise BundleError(f"a bundle for {manifest.task} has a teacher and a replay sample; build it again")
         for index, split in enumerate(manifest.splits):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -126,13 +127,18 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Build, and sign if a key is given."""
     from littoral.bundle import InputSpec, SigningKey
+    from littoral.bundle.bundle import SIGNATURE_FILE
     from littoral.core.tasks import Classification, task_of
     from littoral.train.build import build_bundle
     from littoral.train.options import BuildOptions
+    from littoral.train.write import check_target
 
     if (args.teacher is None) != (args.teacher_weights is None):
         print("littoral build: --teacher and --teacher-weights go together; give both or none", file=sys.stderr)
         return 2
+    check_target(args.out)
+    if (args.out / SIGNATURE_FILE).exists():
+        _say(f"{args.out} is signed: the new bundle is another one, to be signed and given to its devices anew")
     tensors = _tensors(args.frames)
     frames, classes = tensors["frames"], _classes(args.classes)
     _, height, width, channels = frames.shape
@@ -150,8 +156,8 @@ def run(args: argparse.Namespace) -> int:
         height=height,
         width=width,
         channels=channels,
-        mean=_floats(args.mean, channels),
-        std=_floats(args.std, channels),
+        mean=_floats("--mean", args.mean, channels),
+        std=_floats("--std", args.std, channels),
     )
     student = _source(args.student, args.student_kwargs, args.student_weights)
     teacher = _source(args.teacher, args.teacher_kwargs, args.teacher_weights) if args.teacher else None
@@ -181,7 +187,8 @@ def run(args: argparse.Namespace) -> int:
     if args.key:
         bundle.sign(SigningKey.load_or_make(args.key))
     told = {"bundle": str(bundle.path), "digest": bundle.digest.hex(), "source_metrics": bundle.manifest.source_metrics}
-    print(json.dumps(told) if args.json else f"{bundle.path}: {bundle.digest.hex()}")
+    measured = ", ".join(f"{name} {value:.3g}" for name, value in bundle.manifest.source_metrics.items())
+    print(json.dumps(told) if args.json else f"{bundle.path}: {bundle.digest.hex()}\non its source frames: {measured}")
     return 0
 
 
@@ -277,7 +284,9 @@ def _tensors(path: Path) -> dict[str, Any]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             tensors = {name: data[name] for name in _ARRAYS if name in data}
             frames = tensors["frames"]
-    except (OSError, KeyError, ValueError, BadZipFile) as error:
+    except BadZipFile as error:
+        raise ValueError(f"{path} should be an .npz with an array 'frames', and is no zip file") from error
+    except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"{path} should be an .npz with an array 'frames' ({error})") from error
     if frames.dtype != np.uint8 or frames.ndim != 4:
         raise ValueError(f"'frames' in {path} is {frames.dtype} {frames.shape}, expected uint8 (N, H, W, C)")
@@ -306,16 +315,23 @@ def _json(text: str, whose: str) -> dict[str, Any]:
     return parsed
 
 
-def _floats(text: str, channels: int) -> tuple[float, ...]:
-    values = tuple(float(part) for part in text.split(","))
+def _floats(option: str, text: str, channels: int) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{option} is {text!r}, expected numbers by commas") from error
     if len(values) not in (1, channels):
-        raise ValueError(f"{text!r} has {len(values)} values, expected 1 or {channels}, by commas")
+        raise ValueError(f"{option} {text!r} has {len(values)} values, expected 1 or {channels}, by commas")
     return values * channels if len(values) == 1 else values
 
 
 def _classes(text: str) -> list[str]:
     path = Path(text)
-    return path.read_text().splitlines() if path.is_file() else text.split(",")
+    lines = path.read_text().splitlines() if path.is_file() else text.split(",")
+    names = [line.strip() for line in lines if line.strip()]
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise ValueError(f"--classes has {twice[0]!r} twice; each class has a name of its own")
+    return names
 
 
 def _source(factory: str, kwargs: str, weights: Path) -> Any:

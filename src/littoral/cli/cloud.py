@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from littoral.cloud.cloud import Cloud
 
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 
@@ -83,18 +87,17 @@ def run(args: argparse.Namespace) -> int:
     )
     cloud = Cloud(args.bundle, args.state, config)
     token = cloud.new_token() if args.new_token else None
-    manifest = cloud.bundle.manifest
-    adapts = manifest.adapts
-    if args.json:
-        print(
-            json.dumps({"url": cloud.url, "bundle": cloud.bundle.digest.hex(), "token": token, "adapts": adapts}),
-            flush=True,
-        )
-    else:
-        print(f"cloud for bundle {cloud.bundle.short_digest} at {cloud.url} (dashboard there too); stop with Ctrl-C")
-        hint = f"token: {token}" if token else f"enrol devices: littoral enrol make --state {args.state}"
-        print(hint, flush=True)
-        if not adapts:
-            print(f"the bundle is for {manifest.task}: nothing is adapted, offloaded frames are answered", flush=True)
-    cloud.serve()
+    cloud.serve(ready=lambda: _tell(cloud, token, args))
     return 0
+
+
+def _tell(cloud: Cloud, token: str | None, args: argparse.Namespace) -> None:
+    manifest = cloud.bundle.manifest
+    if args.json:
+        told = {"url": cloud.url, "bundle": cloud.bundle.digest.hex(), "token": token, "adapts": manifest.adapts}
+        print(json.dumps(told), flush=True)
+        return
+    print(f"cloud for bundle {cloud.bundle.short_digest} at {cloud.url} (dashboard there too); stop with Ctrl-C")
+    print(f"token: {token}" if token else f"enrol devices: littoral enrol make --state {args.state}", flush=True)
+    if not manifest.adapts:
+        print(f"the bundle is for {manifest.task}: nothing is adapted, offloaded frames are answered", flush=True)

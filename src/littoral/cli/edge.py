@@ -7,10 +7,13 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from littoral.cli.edge_words import by_whom, in_words, status_in_words
+from littoral.cli.ranges import number
 
 if TYPE_CHECKING:
     from littoral.edge.answer import Answer
@@ -19,7 +22,6 @@ if TYPE_CHECKING:
     from littoral.edge.sources import Item
 
 Subparsers = argparse._SubParsersAction
-_MOST_TOLD = 5
 """Boxes or classes of a frame that are told people; JSON has all."""
 
 
@@ -40,10 +42,14 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--ca-file", type=Path, help="PEM certificates to trust instead of the system's")
     parser.add_argument("--name", help="what people will call this device (default: the host's name)")
     parser.add_argument("--resize", action="store_true", help="scale images of another size instead of refusing them")
-    parser.add_argument("--fps", type=float, help="answer at most so many frames a second")
+    parser.add_argument("--fps", type=number(above=True), help="answer at most so many frames a second")
     parser.add_argument("--no-adapt", action="store_true", help="keep the source's statistics, whatever the frames are")
     parser.add_argument(
-        "--budget", type=float, metavar="KB", help="kB of samples per 1000 frames, at most (default: 12 %% of raw)"
+        "--budget",
+        type=number(),
+        metavar="KB",
+        help="kB of samples per 1000 frames in the long run; a device begins with what 1000 frames give, and borrows "
+        "up to as much again when the world changes (default: 12 %% of raw)",
     )
     parser.add_argument(
         "--published", action="store_true", help="choose samples by the published criteria, without a budget or recall"
@@ -103,9 +109,9 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         "(default: 0.05)",
     )
     parser.add_argument("--no-personal", action="store_true", help="with --exits or --route, keep the shipped heads")
-    parser.add_argument("--status-every", type=float, metavar="SECONDS", help="print the counters so often, too")
+    parser.add_argument("--status-every", type=number(), metavar="SECONDS", help="print the counters so often, too")
     parser.add_argument(
-        "--flush", type=float, default=5.0, metavar="SECONDS", help="how many seconds to go on sending at the end"
+        "--flush", type=number(), default=5.0, metavar="SECONDS", help="how many seconds to go on sending at the end"
     )
     parser.add_argument(
         "--maps", type=Path, metavar="FOLDER", help="write label maps there, as PNG files by the number of the frame"
@@ -136,9 +142,12 @@ def run(args: argparse.Namespace) -> int:
     with Device(bundle, state_dir=args.state, link=_link(args), config=_config(args)) as device:
         if args.http is not None:
             return _serve(device, args)
-        failed = _answer_all(device, args)
-        device.close(args.flush)
-        _print_status(device, args)
+        try:
+            failed = _answer_all(device, args)
+        finally:  # also after Ctrl-C, which is how an endless stream ends
+            cloud = device.status().cloud
+            device.close(args.flush)
+            _print_status(device, args, cloud=cloud)
     return 1 if failed else 0
 
 
@@ -273,48 +282,11 @@ def _answer_all(device: Device, args: argparse.Namespace) -> int:
             continue
         if maps is not None:
             _write_map(maps / f"{answer.frame_id}.png", answer)
-        sure = f"{_in_words(answer, names)}, version {answer.version}, cloud {answer.cloud}"
-        text = f"{name}: {sure}, {answer.latency_ms:.2f} ms{_by_whom(answer, args)}"
+        sure = f"{in_words(answer, names)}, version {answer.version}, cloud {answer.cloud}"
+        text = f"{name}: {sure}, {answer.latency_ms:.2f} ms{by_whom(answer, args)}"
         _print(args, {"type": "answer", "input": name, **answer_as_dict(answer, names)} if args.json else {}, text)
         tell_status()
     return failed
-
-
-def _by_whom(answer: Answer | DenseAnswer, args: argparse.Namespace) -> str:
-    """Who answered, where that may differ from frame to frame, and why."""
-    from littoral.edge.answer import Answer
-
-    asks = args.offload is not None or args.picture is not None or args.route
-    who = f", by the {answer.source}" if asks else ""
-    if answer.way == "picture":
-        who += " from a picture"
-    if isinstance(answer, Answer) and args.exits and answer.source == "device":
-        who += f", at exit {answer.exit_index}"
-    why = answer.reason if args.route or answer.degraded else ""
-    if args.route and answer.degraded:
-        why += ", degraded"
-    return f"{who} ({why})" if why else who
-
-
-def _in_words(answer: Answer | DenseAnswer, names: Sequence[str]) -> str:
-    """What is on a frame: its class, its surest boxes, or the classes of most of its pixels."""
-    from littoral.core.detections import Detections
-    from littoral.edge.answer import Answer
-    from littoral.edge.http import pixels_by_class
-
-    if isinstance(answer, Answer):
-        return f"{answer.name} ({answer.confidence:.0%})"
-    found = answer.answer
-    if isinstance(found, Detections):
-        told = [
-            f"{names[label]} ({score:.0%}) at {' '.join(f'{corner:.0f}' for corner in box)}"
-            for box, score, label in zip(found.boxes_N4, found.scores_N, found.labels_N, strict=True)
-        ]
-        count = f"{len(told)} box{'' if len(told) == 1 else 'es'}"
-    else:
-        told = [f"{name} {pixels / found.size:.0%}" for name, pixels in pixels_by_class(found, names).items()]
-        count = f"{len(told)} class{'' if len(told) == 1 else 'es'}"
-    return ": ".join(filter(None, (count, ", ".join(told[:_MOST_TOLD]) + (", …" if len(told) > _MOST_TOLD else ""))))
 
 
 def _write_map(path: Path, answer: Answer | DenseAnswer) -> None:
@@ -367,30 +339,11 @@ def _serve(device: Device, args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_status(device: Device, args: argparse.Namespace) -> None:
+def _print_status(device: Device, args: argparse.Namespace, *, cloud: str | None = None) -> None:
+    """Print the counters; of a closed device with what ``cloud`` was before, since a link that was closed is away."""
     status = device.status()
-    cloud = {"none": "no cloud"}.get(status.cloud, f"cloud {status.cloud}")
-    near = " near the source" if status.near_source else ""
-    text = (
-        f"{status.frames} frames, version {status.version}{near}, {cloud}, "
-        f"{status.acked} of {status.accepted} messages acked, {status.queued} queued, {status.dropped} dropped, "
-        f"{status.bytes_up} bytes up, {status.bytes_down} down"
-    )
-    if args.offload is not None or args.picture is not None or args.route:
-        text += f", {status.offloaded} answered by the cloud, {status.pictures} of them from pictures"
-        text += f", {status.degraded} degraded"
-    if args.route:
-        mean_bytes = status.payload_bytes / max(status.frames, 1)
-        text += f", {status.finished} finished here, {status.hedged} hedged, {status.labels} labels"
-        text += f", {status.audits} audits, {status.pings} pings, {mean_bytes:.0f} bytes of payloads a frame"
-    if args.exits:
-        text += f", by exit {' '.join(map(str, status.frames_by_exit))}, {status.exit_state}"
-        text += f", {status.personal_heads} personal heads, {status.shadow_runs} shadow runs"
-    if status.link_error and status.cloud == "away":
-        text += f"; {status.link_error}"
-    if status.storage_error:
-        text += f"; {status.storage_error}"
-    _print(args, {"type": "status", **status._asdict()}, text)
+    status = status if cloud is None else status._replace(cloud=cloud)
+    _print(args, {"type": "status", **status._asdict()}, status_in_words(status, args))
 
 
 def _print(args: argparse.Namespace, document: dict[str, Any], text: str) -> None:

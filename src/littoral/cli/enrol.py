@@ -7,6 +7,8 @@ import json
 import socket
 from pathlib import Path
 
+from littoral.cli.ranges import whole
+
 Subparsers = argparse._SubParsersAction
 
 
@@ -17,7 +19,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     make = actions.add_parser("make", help="on the cloud's machine: make tokens, each for one device")
     make.add_argument("--state", type=Path, required=True, help="the cloud's state folder")
-    make.add_argument("--count", type=int, default=1, help="how many tokens")
+    make.add_argument("--count", type=whole(1), default=1, help="how many tokens")
     redeem = actions.add_parser("redeem", help="on the device: enrol with a token")
     redeem.add_argument("token", help="the token, lit1-...")
     redeem.add_argument("--cloud", required=True, help="the cloud's address, such as https://cloud.example:8600")

@@ -60,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    if args.command in ("build", "cloud") and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # for a factory in a module of one's own, as with 'python -m'
     try:
         return int(args.run(args))
     except KeyboardInterrupt:

@@ -260,8 +260,12 @@ class Cloud:
         self._state = "stopped"
         self._close.close()
 
-    def serve(self) -> None:
-        """Start, and block until SIGTERM or SIGINT; then stop cleanly. Call from the main thread."""
+    def serve(self, *, ready: Callable[[], None] = lambda: None) -> None:
+        """Start, and block until SIGTERM or SIGINT; then stop cleanly. Call from the main thread.
+
+        Args:
+            ready: Called once devices can connect.
+        """
         done = threading.Event()
 
         def on_signal(number: int, frame: FrameType | None) -> None:
@@ -270,6 +274,7 @@ class Cloud:
         before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             self.start()
+            ready()
             done.wait()
         finally:
             self.stop()

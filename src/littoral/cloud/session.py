@@ -185,7 +185,11 @@ class Session:
         if not device.public_key.verifies(HELLO_PURPOSE, message, hello.signature):
             raise LinkRefused("bad-signature", "the Hello is not signed by the key that this device was enrolled with")
         if device.revoked_at is not None:
-            raise LinkRefused("revoked", f"device {device.id} was revoked; give it a new key and enrol it again")
+            raise LinkRefused(
+                "revoked",
+                f"device {device.id} was revoked; to have it back, remove "
+                "device.key from its state folder and enrol it with a new token",
+            )
         if hello.bundle_digest != hub.bundle_digest:
             raise LinkRefused(
                 "other-bundle",

@@ -138,7 +138,11 @@ class Store:
                 raise LinkRefused("bad-token", "this token is unknown or was used; make one with 'littoral enrol make'")
             known = _device(db, device_id)
             if known is not None and known.revoked_at is not None:
-                raise LinkRefused("revoked", f"device {device_id} was revoked; give it a new key, then enrol it again")
+                raise LinkRefused(
+                    "revoked",
+                    f"device {device_id} was revoked; remove device.key from its state "
+                    "folder and enrol it with a new token",
+                )
             if token["device_id"] is None:
                 db.execute(
                     "UPDATE tokens SET redeemed_at = ?, device_id = ? WHERE sha256 = ?", (now, device_id, secret_sha256)

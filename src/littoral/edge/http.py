@@ -84,8 +84,9 @@ class Endpoint:
                 length = self.headers.get("Content-Length", "")
                 if self.path != "/infer" or not _LENGTH.fullmatch(length) or int(length) > MAX_IMAGE_BYTES:
                     self.close_connection = True  # the body was not read
-                    wanted = f"POST /infer with a Content-Length of at most {MAX_IMAGE_BYTES}"
-                    return self._reply(404 if self.path != "/infer" else 413, {"error": wanted})
+                    wanted = f"POST /infer with a Content-Length of at most {MAX_IMAGE_BYTES}, the image as the body"
+                    code = 404 if self.path != "/infer" else 411 if "Content-Length" not in self.headers else 413
+                    return self._reply(code, {"error": wanted})
                 data = self.rfile.read(int(length))
                 spec = device.bundle.manifest.input
                 try:

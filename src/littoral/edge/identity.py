@@ -23,7 +23,7 @@ from typing import Any
 from littoral.bundle import Bundle
 from littoral.bundle.files import replace_file
 from littoral.bundle.signing import PublicKey, SigningKey
-from littoral.errors import BundleError, LinkError, LinkRefused, ProtocolError
+from littoral.errors import BundleError, LinkError, LinkRefused, ProtocolError, StorageError
 
 KEY_FILE = "device.key"
 ENROLMENT_FILE = "enrolment.json"
@@ -191,10 +191,14 @@ def enrol(url: str, token: str, state_dir: Path | str, name: str, *, ca_file: Pa
         LinkRefused: the cloud says no, or it is not the cloud that the token is for (``bad-token``).
         ProtocolError: the answer is not one to an enrolment.
         LinkError: the cloud cannot be reached.
+        StorageError: the state folder cannot be written.
     """
     state_dir, wanted = Path(state_dir), Token.parse(token)
     warn_if_in_the_clear(url)
-    key = SigningKey.load_or_make(state_dir / KEY_FILE)
+    try:
+        key = SigningKey.load_or_make(state_dir / KEY_FILE)
+    except OSError as error:
+        raise _cannot_keep(state_dir, error) from error
     answer = _post(
         http_url(url, ENROL_PATH),
         {"token": wanted.text, "name": name, "public_key": key.public.hex},
@@ -216,8 +220,15 @@ def enrol(url: str, token: str, state_dir: Path | str, name: str, *, ca_file: Pa
     identity = Identity(
         device_id=answer["device_id"], cohort=answer["cohort"], cloud_url=url, release_key=release_key, key=key
     )
-    identity.save(state_dir)
+    try:
+        identity.save(state_dir)
+    except OSError as error:
+        raise _cannot_keep(state_dir, error) from error
     return identity
+
+
+def _cannot_keep(state_dir: Path, error: OSError) -> StorageError:
+    return StorageError(f"{state_dir} cannot hold the device's key and enrolment ({error.strerror}); make it writable")
 
 
 def _post(url: str, document: dict[str, str], context: ssl.SSLContext | None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from littoral.edge.counted import CountedConnection
 from littoral.edge.identity import Identity, enrol, tls_context, warn_if_in_the_clear, websocket_url
 from littoral.edge.link_session import Closed, LinkSession, Outcome, Ports
 from littoral.edge.outbox import Outbox
-from littoral.errors import LinkError, LinkRefused, UpdateRejected
+from littoral.errors import LinkError, LinkRefused, StorageError, UpdateRejected
 from littoral.wire.envelope import MAX_FRAME_BYTES
 from littoral.wire.link import MAX_RETRY_AFTER_MS, Backoff, DeviceLink
 from littoral.wire.messages import HELLO_PURPOSE, TAKES_LABELS, Offload, Status
@@ -261,7 +261,7 @@ class CloudLink:
             except Closed as closed:
                 self._say(str(closed.error))
                 retry_after_ms = closed.retry_after_ms
-            except (LinkError, UpdateRejected, ValueError) as error:
+            except (LinkError, UpdateRejected, StorageError, ValueError) as error:
                 self._say(str(error))
                 final = isinstance(error, LinkRefused) and error.code not in _PASSING
                 retry_after_ms = 0 if final else None

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from littoral.core.budget import ByteBudget
-from littoral.edge.outbox_file import Connect, Limits, OutboxFile, Row, connect_durably, is_damaged
+from littoral.edge.outbox_file import Connect, Limits, OutboxFile, Row, connect_durably, is_damaged, is_forbidden
 from littoral.errors import ProtocolError, StorageError
 from littoral.wire.envelope import Frame, encode_frame
 from littoral.wire.messages import DurableMessage, Sample, Scene, to_frame
@@ -364,9 +364,11 @@ class Outbox:
     def _note(self, error: Exception) -> StorageError:
         """Keep why the disk failed, log it once, and set a damaged file aside; the next access makes a new one."""
         with self._state:
-            message = f"the outbox {self._file.path} cannot be written ({error}); free some space on its disk"
+            advice = "make its folder writable" if is_forbidden(error) else "free some space on its disk"
+            message = f"the outbox {self._file.path} cannot be written ({error}); {advice}"
             if self.last_error is None:
-                log.error("%s; until then samples are dropped and counted", message)
+                until = "samples are dropped and counted" if self._file.is_open else "nothing is sent"
+                log.error("%s; until then %s", message, until)
             self.last_error = message
             self._state.notify_all()  # the writer sees whether it lasts
         if is_damaged(error):

@@ -8,6 +8,7 @@ The file is locked for as long as it is open: two processes that number messages
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import secrets
@@ -36,6 +37,7 @@ _SCENE = "scene"
 _BUDGET = "budget"
 """Missing where no budget was kept yet."""
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_FORBIDDEN = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
 
 Connect = Callable[[Path], sqlite3.Connection]
 
@@ -97,6 +99,13 @@ def connect_durably(path: Path) -> sqlite3.Connection:
 def is_damaged(error: Exception) -> bool:
     """True when SQLite says that the file's content is broken, and not that the disk is."""
     return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
+
+
+def is_forbidden(error: Exception) -> bool:
+    """True when it is not the disk that has no room, but somebody who does not let us write on it."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _FORBIDDEN
 
 
 class OutboxFile:

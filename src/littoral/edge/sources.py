@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from littoral.bundle import InputSpec
 from littoral.bundle.images import DAMAGED
@@ -48,6 +48,7 @@ def decode_image(data: bytes, spec: InputSpec, name: str, *, resize: bool = Fals
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "BMP")) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise FrameError(f"{name} has {image.width} x {image.height} pixels, at most {MAX_PIXELS} are read")
+            ImageOps.exif_transpose(image, in_place=True)  # a camera that was held upright
             if image.size != (spec.width, spec.height) and not resize:
                 raise FrameError(
                     f"{name} is {image.width} x {image.height}, the bundle takes {spec.width} x {spec.height}; "
@@ -61,6 +62,8 @@ def decode_image(data: bytes, spec: InputSpec, name: str, *, resize: bool = Fals
             frame: Frame = np.asarray(converted, dtype=np.uint8)
     except FrameError:
         raise
+    except UnidentifiedImageError as error:  # its text has an address in memory
+        raise FrameError(f"{name} is not a readable PNG, JPEG, WebP or BMP; it is left out") from error
     except DAMAGED as error:
         raise FrameError(f"{name} is not a readable PNG, JPEG, WebP or BMP ({error}); it is left out") from error
     return frame.reshape(spec.shape)

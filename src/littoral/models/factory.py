@@ -22,6 +22,10 @@ def make_model(factory: str, kwargs: Mapping[str, Any]) -> nn.Module:
     Raises:
         BundleError: the name is malformed, cannot be imported, is not there, or the call fails or gives no module.
     """
+    if not isinstance(factory, str):
+        raise BundleError(
+            f"the factory is {type(factory).__name__}, expected a name to be imported, 'package.module:function'"
+        )
     module_name, _, attribute = factory.partition(":")
     if not module_name or not attribute:
         raise BundleError(f"the factory is {factory!r}, expected 'package.module:function'")
@@ -29,7 +33,8 @@ def make_model(factory: str, kwargs: Mapping[str, Any]) -> nn.Module:
         function = getattr(importlib.import_module(module_name), attribute)
     except ImportError as error:
         raise BundleError(
-            f"the factory {factory!r} cannot be imported ({error}); install the package that has it on this machine"
+            f"the factory {factory!r} cannot be imported ({error}); install the package that has it on this machine, "
+            "or run 'littoral' in the folder of the module"
         ) from error
     except AttributeError as error:
         raise BundleError(f"{module_name!r} has no {attribute!r}; is another version of it installed here?") from error

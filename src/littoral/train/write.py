@@ -22,13 +22,19 @@ def check_target(out: Path) -> None:
     """Refuse to write over what is not a bundle.
 
     Raises:
-        ValueError: ``out`` is a file, or a folder with something in it that is not a bundle.
+        ValueError: ``out`` is a file, or a folder with something in it that is not a bundle, or cannot be made.
     """
     if out.is_dir():
         if any(out.iterdir()) and not (out / MANIFEST_FILE).is_file():
             raise ValueError(f"{out} has files in it and is not a bundle; give another folder, or empty it yourself")
     elif out.exists() or out.is_symlink():
         raise ValueError(f"{out} is not a folder; give the name of a folder for the bundle")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.try-", dir=out.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"{out.parent} cannot be written ({error.strerror}); give another folder") from error
 
 
 @contextmanager

@@ -1,0 +1,39 @@
+"""Numbers of options, held against what they may be while the command line is read."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """An argparse type: a whole number, ``least`` or more."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} on")
+        return value
+
+    return read
+
+
+def number(least: float = 0.0, *, above: bool = False) -> Callable[[str], float]:
+    """An argparse type: a finite number, ``least`` or more, or only ``above`` it."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or value < least or (above and value == least):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is no number {'above' if above else 'from'} {least:g}{'' if above else ' on'}"
+            )
+        return value
+
+    return read
