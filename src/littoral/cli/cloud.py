@@ -42,6 +42,12 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         help="finish splits only: answer no pictures of whole frames, and load no second teacher for them",
     )
     parser.add_argument(
+        "--fleet-from",
+        type=Path,
+        metavar="FOLDER",
+        help="for a fleet's new bundle: begin with the keys and the devices of this cloud's state folder",
+    )
+    parser.add_argument(
         "--first-version",
         type=int,
         default=1,
@@ -79,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         tls_certificate=args.tls_certificate,
         tls_key=args.tls_key,
+        fleet_from=args.fleet_from,
         first_version=args.first_version,
         max_record_bytes=args.max_record_bytes,
         keep_images=args.keep_images,

@@ -30,6 +30,7 @@ from littoral.cloud.jobs import AdaptConfig
 from littoral.cloud.keys import Keys, make_token
 from littoral.cloud.ledger import Ledger
 from littoral.cloud.listener import Listener, allow_descriptors, listen
+from littoral.cloud.moving import take_fleet, take_keys
 from littoral.cloud.reissue import pass_over
 from littoral.cloud.store import RECORD_FILE, Store
 from littoral.cloud.tails import RunsTail, TailConfig
@@ -58,6 +59,8 @@ class CloudConfig:
     max_sessions: int = 10_000
     max_record_bytes: int | None = None
     """The most that the record may grow to; None for as much as the disk holds."""
+    fleet_from: Path | None = None
+    """The state folder of the cloud whose keys and devices this one begins with (`littoral.cloud.moving`)."""
     first_version: int = 1
     """The next version's number is this at least: after the record was restored from an older copy, one more than the
     highest that a device has seen (`littoral.cloud.reissue.pass_over`)."""
@@ -157,6 +160,8 @@ class Cloud:
             self._socket = stack.enter_context(listen(self.config.host, self.config.port))
             stack.enter_context(_lock(self.state_dir))
             self.bundle = Bundle.open(bundle, require_cloud=True)
+            if self.config.fleet_from is not None:
+                take_keys(self.state_dir, self.config.fleet_from)
             has_record = (self.state_dir / RECORD_FILE).exists()
             self._keys = Keys.load(self.state_dir) if has_record else Keys.load_or_make(self.state_dir)
             self._keys.adopt(self.bundle)
@@ -168,6 +173,9 @@ class Cloud:
             )
             stack.callback(self._store.close)
             self._ledger = Ledger(self._store, self.config.cohort)
+            if self.config.fleet_from is not None:
+                num_taken = take_fleet(self._store, self.config.fleet_from).result()
+                log.info("%d devices were taken from %s", num_taken, self.config.fleet_from)
             pass_over(self._ledger, self.config.first_version, now=time.time()).result()
             self._hub = Hub(
                 store=self._store,

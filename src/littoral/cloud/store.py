@@ -336,7 +336,8 @@ def _prepare(db: sqlite3.Connection, bundle_digest: bytes | None) -> None:
         if bundle_digest is not None and meta["bundle_digest"] != bundle_digest.hex():
             raise BundleError(
                 f"the state folder belongs to bundle {meta['bundle_digest'][:12]}…, the bundle given is "
-                f"{bundle_digest.hex()[:12]}…; give each bundle a state folder of its own"
+                f"{bundle_digest.hex()[:12]}…; give each bundle a state folder of its own, and with --fleet-from the "
+                "devices of this one"
             )
         undo.pop_all()
     db.execute("COMMIT")
