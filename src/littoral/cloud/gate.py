@@ -117,34 +117,24 @@ class Gate:
                 values, passes; else whoever called decides by ``harmed`` and ``needless``, and the verdict says no.
             base_payload: The version that this one was made from; empty, or without a change, for the source.
         """
-        manifest, report = self.bundle.manifest, {"probe_agreement": 0.0}
+        layers, report = self.bundle.manifest.norm_layers, {"probe_agreement": 0.0}
         try:
-            delta = decode_delta(payload, manifest.norm_layers)
+            affine = self._affine(decode_delta(payload, layers))
         except ValueError as error:
             return Verdict(passed=False, reason=f"the payload cannot be decoded: {error}", report=report)
-        affine = self._affine(delta)
-        if found := violations(affine, self.bundle.source_affine, manifest.envelope_max_delta):
-            return Verdict(passed=False, reason="outside the envelope: " + "; ".join(found[:3]), report=report)
-
-        frames, labels = self.bundle.probe
-        probe = self.worker.source_logits(frames, affine)
-        recent = self.worker.logits(recent_frames, role="student", affine=affine)
-        if not (np.isfinite(probe).all() and np.isfinite(recent).all()):
-            return Verdict(passed=False, reason="the outputs are not finite", report=report)
-        report["probe_agreement"] = float((probe.argmax(1) == labels).mean())
-        teacher = self.worker.logits(recent_frames, role="teacher")
-        report["teacher_agreement"] = float((recent.argmax(1) == teacher.argmax(1)).mean())
-        from littoral.cloud.teacher import spread  # here: torch comes with it, and stand-ins for the gate need none
-
-        report["spread_nats"], report["teacher_spread_nats"] = spread(recent), spread(teacher)
-        if refused := self._refused(report):
+        if refused := self._refused(affine, recent_frames, report):
             return Verdict(passed=False, reason=refused, report=report)
-        step = decode_delta(base_payload, manifest.norm_layers) if base_payload else {}
+        step = decode_delta(base_payload, layers) if base_payload else {}
         base = self._affine(step) if any(value.any() for value in step.values()) else None
-        costs: dict[str, _Agreement] = {}
-        for device, frames in (witnesses or {}).items():
-            if len(frames) >= self.config.min_others:
-                costs[device] = self._agreement(frames, affine, base)
+        costs = {
+            device: self._agreement(frames, affine, base)
+            for device, frames in (witnesses or {}).items()
+            if len(frames) >= self.config.min_others
+        }
+        return self._judged(costs, report, has_base=base is not None)
+
+    def _judged(self, costs: Mapping[str, _Agreement], report: dict[str, float], *, has_base: bool) -> Verdict:
+        """What the witnesses say."""
         if costs:
             worst = min(costs.values(), key=lambda cost: cost.now - max(cost.before, cost.source))
             report |= {
@@ -152,10 +142,9 @@ class Gate:
                 "others_base_agreement": worst.before,
                 "others_source_agreement": worst.source,
             }
-        harmed = tuple(sorted(device for device, cost in costs.items() if cost.harms(self.config)))
-        reason = "; ".join(f"it costs {device}: {costs[device].told()}" for device in harmed)
-        base_needless = base is not None and bool(self._idle({d: cost.of_base for d, cost in costs.items()}, costs))
-        if harmed:
+        base_needless = has_base and bool(self._idle({d: cost.of_base for d, cost in costs.items()}, costs))
+        if harmed := tuple(sorted(device for device, cost in costs.items() if cost.harms(self.config))):
+            reason = "; ".join(f"it costs {device}: {costs[device].told()}" for device in harmed)
             return Verdict(passed=False, reason=reason, report=report, harmed=harmed, base_needless=base_needless)
         if idle := self._idle({device: cost.of_version for device, cost in costs.items()}, costs):
             reason = "no better than what serves without it: " + "; ".join(f"{d}: {costs[d].told()}" for d in idle)
@@ -169,9 +158,8 @@ class Gate:
         gaining = [d for d, (gained, lost) in gains.items() if gained - lost >= 2 * math.sqrt(max(gained + lost, 1))]
         return idle if len(gaining) < 2 * len(idle) else []
 
-    def _affine(self, delta: Tensors | None) -> Tensors:
-        source = self.bundle.source_affine
-        return source if delta is None else apply_delta(source, delta, self.bundle.manifest.norm_layers)
+    def _affine(self, delta: Tensors) -> Tensors:
+        return apply_delta(self.bundle.source_affine, delta, self.bundle.manifest.norm_layers)
 
     def _agreement(self, frames: Frame, affine: Tensors, base: Tensors | None) -> _Agreement:
         """With the teacher, as devices serve: versions by the frames' own statistics, the source's values by a mixture.
@@ -190,14 +178,30 @@ class Gate:
         source: Right = served_logits(self.worker, frames, self.bundle.source_affine).argmax(1) == answers
         return _Agreement(right(affine), source if base is None else right(base), source)
 
-    def _refused(self, report: dict[str, float]) -> str:
-        """Why a version may not ship whatever the witnesses say; empty if it may."""
-        needed = min(self.bundle.manifest.probe.min_agreement + self.config.probe_margin, 1.0)
-        if report["probe_agreement"] < needed:
-            return f"it keeps {report['probe_agreement']:.0%} of the probe's labels, {needed:.0%} are needed"
-        if report["spread_nats"] < self.config.min_spread * report["teacher_spread_nats"]:
-            return (
-                f"collapse: its answers spread over {report['spread_nats']:.2f} nats of classes, the teacher's over "
-                f"{report['teacher_spread_nats']:.2f}"
-            )
+    def _refused(self, affine: Tensors, recent_frames: Frame, report: dict[str, float]) -> str:
+        """Why these values may not ship whatever the witnesses say, empty if they may; the report gets its figures."""
+        from littoral.cloud.teacher import spread  # here: torch comes with it, and stand-ins for the gate need none
+
+        manifest = self.bundle.manifest
+        if found := violations(affine, self.bundle.source_affine, manifest.envelope_max_delta):
+            return "outside the envelope: " + "; ".join(found[:3])
+        frames, labels = self.bundle.probe
+        probe = self.worker.source_logits(frames, affine)
+        recent = self.worker.logits(recent_frames, role="student", affine=affine)
+        if not (np.isfinite(probe).all() and np.isfinite(recent).all()):
+            return "the outputs are not finite"
+        teacher = self.worker.logits(recent_frames, role="teacher")
+        kept = float((probe.argmax(1) == labels).mean())
+        own, wanted = spread(recent), spread(teacher)
+        report |= {
+            "probe_agreement": kept,
+            "teacher_agreement": float((recent.argmax(1) == teacher.argmax(1)).mean()),
+            "spread_nats": own,
+            "teacher_spread_nats": wanted,
+        }
+        needed = min(manifest.probe.min_agreement + self.config.probe_margin, 1.0)
+        if kept < needed:
+            return f"it keeps {kept:.0%} of the probe's labels, {needed:.0%} are needed"
+        if own < self.config.min_spread * wanted:
+            return f"collapse: its answers spread over {own:.2f} nats of classes, the teacher's over {wanted:.2f}"
         return ""

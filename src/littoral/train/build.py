@@ -6,7 +6,6 @@ import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,9 @@ import torch
 from onnx import ModelProto
 from torch import nn
 
-from littoral.bundle import Bundle, InputSpec, Manifest, ProbeSpec, Segment, StatisticsSpec, TorchModel
+from littoral.bundle import Bundle, InputSpec, Manifest, ProbeSpec, Segment, TorchModel
 from littoral.core.affine import affine_names
 from littoral.core.arrays import FloatArray, Frame
-from littoral.core.recall import fingerprint_distance, fingerprint_layer, fingerprint_of_moments
 from littoral.core.tasks import Classification, Task, task_of
 from littoral.core.truths import Truths
 from littoral.errors import BundleError
@@ -31,17 +29,13 @@ from littoral.train.export import ExportedModel, export_model, external_names
 from littoral.train.options import BuildOptions, ExitSource, RouterSource, SplitSource, TorchSource
 from littoral.train.rehearse import rehearse
 from littoral.train.route_build import check_router, write_router
-from littoral.train.run import MAX_RELATIVE_ERROR, measure, open_session, predict, relative_error, rounded
+from littoral.train.run import MAX_RELATIVE_ERROR, open_session, predict, relative_error, rounded
 from littoral.train.sample import check_frames, check_truths, take_sample
-from littoral.train.source_world import measure_source_world
+from littoral.train.source_statistics import measured_statistics
 from littoral.train.split import BuiltSplit, build_split
-from littoral.train.statistics import fingerprint_graph, statistics_graph
 from littoral.train.write import check_target, staged, tensors_to_bytes, write_files
 
 WEIGHTS_FILE = "weights.safetensors"
-STATISTICS_FILE = "statistics.onnx"
-FINGERPRINT_FILE = "fingerprint.onnx"
-SOURCE_WORLD_FILE = "source_world.safetensors"
 PROBE_FILE = "probe.safetensors"
 STUDENT_FILE = "cloud/student.safetensors"
 TEACHER_FILE = "cloud/teacher.safetensors"
@@ -112,6 +106,11 @@ def build_bundle(
     places = () if exits is None else exits.trained.places.modules
     taps = [cut for cut in dict.fromkeys((*options.cut_points, *places)) if cut in modules]
     exported = export_model(student.module, input, output_shape=task.output_shape, taps=taps)
+    if teacher is not None and not exported.norm_layers:
+        raise ValueError(
+            "the student has no normalisation layer with affine values (BatchNorm, GroupNorm or LayerNorm), so there "
+            "is nothing to adapt; choose a model that has them"
+        )
     if exits is not None:
         options = replace(options, cut_points=exit_cuts(exits, exported, student.module, options))
     segments = _cut(exported, options, say)
@@ -120,14 +119,7 @@ def build_bundle(
     say("measuring the source")
     sessions = [open_session(graph, exported.tensors) for graph in segments]
     sample = take_sample(sessions, task, source_frames, source_labels, options)
-    statistics = statistics_graph(exported.graph, exported.norm_layers, scores=isinstance(task, Classification))
-    layer = fingerprint_layer(exported.norm_layers)
-    fingerprints = None if layer is None else fingerprint_graph(exported.graph, layer)
-    spec = None
-    if statistics is not None and fingerprints is not None:
-        spec = _calibrate(statistics, fingerprints, exported, source_frames, options)
-        num_classes = task.num_classes if isinstance(task, Classification) else 1
-        world = measure_source_world(statistics, exported, source_frames, sample, num_classes, say)
+    statistics, statistics_files = measured_statistics(exported, task, source_frames, sample, options, say)
     rehearsed = {}
     if options.rehearsal_steps and teacher is not None:
         rehearsed = rehearse(
@@ -160,7 +152,7 @@ def build_bundle(
         segments=tuple(_segment(i, graph) for i, graph in enumerate(segments)),
         weights_file=WEIGHTS_FILE,
         norm_layers=exported.norm_layers,
-        statistics=spec,
+        statistics=statistics,
         probe=ProbeSpec(file=PROBE_FILE, num_frames=len(sample.probe["frames"]), min_agreement=options.min_agreement),
         envelope_max_delta=_envelope(exported, options.envelope_fraction),
         source_metrics=sample.metrics | {k: v for each in built for k, v in each.metrics.items()} | leaving.metrics,
@@ -178,21 +170,20 @@ def build_bundle(
         segment.file: graph.SerializeToString(deterministic=True)
         for segment, graph in zip(manifest.segments, segments, strict=True)
     }
-    if statistics is not None and fingerprints is not None:
-        files[STATISTICS_FILE] = statistics.SerializeToString(deterministic=True)
-        files[FINGERPRINT_FILE] = fingerprints.SerializeToString(deterministic=True)
-        files[SOURCE_WORLD_FILE] = tensors_to_bytes(world)
-    files |= {
-        WEIGHTS_FILE: tensors_to_bytes(exported.tensors),
-        PROBE_FILE: tensors_to_bytes(sample.probe),
-        STUDENT_FILE: tensors_to_bytes(state_arrays(student.module)),
-    }
+    files |= (
+        statistics_files
+        | leaving.files
+        | {
+            WEIGHTS_FILE: tensors_to_bytes(exported.tensors),
+            PROBE_FILE: tensors_to_bytes(sample.probe),
+            STUDENT_FILE: tensors_to_bytes(state_arrays(student.module)),
+        }
+    )
     if teacher is not None:
         files[TEACHER_FILE] = tensors_to_bytes(state_arrays(teacher.module))
         files[REPLAY_FILE] = tensors_to_bytes({"frames": sample.replay})
     for each in built:
         files |= each.files
-    files |= leaving.files
     if rehearsed:
         files[REHEARSED_FILE] = tensors_to_bytes(rehearsed)
     say(f"writing {out}")
@@ -364,31 +355,6 @@ def _build_splits(
         )
         for index, source in enumerate(splits)
     ]
-
-
-def _calibrate(
-    statistics: ModelProto, fingerprints: ModelProto, exported: ExportedModel, frames: Frame, options: BuildOptions
-) -> StatisticsSpec:
-    """The threshold: the largest distance that the fingerprints of two batches of source frames have."""
-    layer = fingerprint_layer(exported.norm_layers)
-    assert layer is not None
-    rng = np.random.default_rng(options.seed + 1)
-    session = open_session(fingerprints, exported.tensors)
-    seen = []
-    for _ in range(options.drift_batches + 1):
-        # With replacement: else two batches of few frames would share some or all, and lie too close together.
-        picked = rng.integers(0, len(frames), size=options.drift_batch)
-        seen.append(fingerprint_of_moments(measure(session, frames[picked]), layer))
-    away = [fingerprint_distance(a, b, eps=layer.eps) for a, b in pairwise(seen)]
-    return StatisticsSpec(
-        file=STATISTICS_FILE,
-        tensors=external_names(statistics),
-        fingerprint_file=FINGERPRINT_FILE,
-        fingerprint_tensors=external_names(fingerprints),
-        drift_threshold=rounded(max(away)),
-        drift_batch=options.drift_batch,
-        source_world_file=SOURCE_WORLD_FILE,
-    )
 
 
 def _envelope(exported: ExportedModel, fraction: float) -> dict[str, float]:
