@@ -715,12 +715,14 @@ def test_a_missing_package_is_named_with_the_extra_that_has_it(said: Said, monke
     assert "'littoral cloud' needs the package 'torch'; run: pip install 'littoral[cloud]'" in one_line(err)
 
 
-@pytest.mark.parametrize("verbose", [False, True])
-def test_the_unexpected_is_one_line_and_verbose_tells_more(tmp_path: Path, verbose: bool) -> None:
+@pytest.mark.parametrize("verbose", ["", "before", "after"])
+def test_the_unexpected_is_one_line_and_verbose_tells_more(tmp_path: Path, verbose: str) -> None:
     """In a process of its own: logging is set up once in each."""
-    words = ["--verbose"] if verbose else []
-    code = f"from littoral.cli.main import main; raise SystemExit(main({[*words, 'bundle', 'keys', str(tmp_path)]!r}))"
+    words = ["bundle", "keys", str(tmp_path)]
+    if verbose:
+        words.insert(0 if verbose == "before" else 1, "--verbose")
+    code = f"from littoral.cli.main import main; raise SystemExit(main({words!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert ("Traceback" in done.stderr) == verbose
+    assert ("Traceback" in done.stderr) == bool(verbose)
     assert "littoral: unexpected IsADirectoryError" in done.stderr.splitlines()[-1]

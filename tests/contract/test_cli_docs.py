@@ -63,7 +63,7 @@ def undocumented(parser: argparse.ArgumentParser, sections: dict[str, str]) -> l
             f"not named: littoral {words}" for name in rest[-1:] if not re.search(rf"\b{re.escape(name)}\b", text)
         ]
         for option in sub._option_string_actions:
-            if option.startswith("--") and option not in ("--help", "--json") and option not in text:
+            if option.startswith("--") and option not in ("--help", "--json", "--verbose") and option not in text:
                 wrong.append(f"not named: littoral {words} {option}")
     return wrong if not sections else sorted(wrong)
 
