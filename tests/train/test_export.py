@@ -246,7 +246,7 @@ def test_a_network_that_cannot_be_used_is_refused(model, output_shape, taps, wor
     "change", [{"mean": (0.5, 0.5)}, {"std": (0.0,)}, {"height": 0}], ids=["mean", "std", "height"]
 )
 def test_an_input_that_makes_no_sense_is_refused(change):
-    with pytest.raises(ValueError, match="channels"):
+    with pytest.raises(ValueError, match="channel"):
         export_model(small_cnn(), dataclasses.replace(square(16, 1), **change))
 
 

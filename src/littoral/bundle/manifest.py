@@ -247,11 +247,12 @@ class Manifest:
             raise BundleError(f"bundle.json has schema {came!r}, this littoral reads schema {SCHEMA}; build it again")
         try:
             manifest = _parse(cls, raw, "bundle.json")
+        except ValueError as error:
+            raise BundleError(f"bundle.json has a value that cannot be: {error}; build it again") from error
+        try:
             manifest.make_task()
         except ValueError as error:
-            raise BundleError(
-                f"bundle.json names a task or an input that cannot be: {error}; build it again"
-            ) from error
+            raise BundleError(f"bundle.json names a task that cannot be: {error}; build it again") from error
         if manifest.adapts and (manifest.teacher is None or manifest.replay_file is None):
             raise BundleError(f"a bundle for {manifest.task} has a teacher and a replay sample; build it again")
         for index, split in enumerate(manifest.splits):
