@@ -445,6 +445,13 @@ def test_a_device_that_has_seen_more_than_the_record_has_is_told_of_once(
     assert f"--first-version {newest + 58}" in caplog.text
 
 
+def test_once_numbers_were_passed_over_nobody_is_told_to_do_it_again(tmp_path: Path) -> None:
+    with running(write_bundle(tmp_path / "b"), tmp_path / "s", first_version=58) as cloud:
+        hub, device = cloud._hub, Peer(cloud).enrol().device_id
+        assert hub.behind(device, 57) == ""
+        assert "--first-version 59" in hub.behind(device, 58)
+
+
 def test_a_cloud_begins_with_the_version_that_it_is_told(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "b")
     with running(bundle, tmp_path / "s", first_version=58) as cloud:

@@ -58,6 +58,7 @@ def test_devices_move_one_by_one_and_nobody_is_enrolled_again(old: Path, new: Pa
                 line.send(thief.hello(line.get(Challenge).nonce))
                 assert line.get(Refusal).code == "revoked"
             Peer(second, name="late").enrol(spare)
+        before.rename(tmp_path / "archived")
         with running(new, after, fleet_from=before) as again:  # a service is started with the same command
             assert len(fleet(again.url)) == 4
             assert fleet(again.url)[mover.device_id]["samples"] == 1
@@ -91,10 +92,21 @@ def test_a_record_with_devices_of_its_own_takes_none(old: Path, tmp_path: Path) 
     enrolled(first, 1)
     mine = enrolled(second, 2)
     with pytest.raises(LittoralError, match="has devices of its own; take a fleet into a new state folder"):
-        take_fleet(second, tmp_path / "one").result()
+        take_fleet(second, tmp_path / "one", cohort="default").result()
     assert [device.id for device in second.devices()] == [mine.id]
     for store in (first, second):
         store.close()
+
+
+def test_a_fleet_of_another_cohort_is_not_taken_and_refused_one_by_one(old: Path, new: Path, tmp_path: Path) -> None:
+    with running(old, tmp_path / "before") as first:
+        Peer(first).enrol()
+    told = "are of cohort 'default', this cloud is for 'harbour'"
+    wrong = running(new, tmp_path / "after", fleet_from=tmp_path / "before", cohort="harbour")
+    with pytest.raises(LittoralError, match=told), wrong:
+        pass
+    with running(new, tmp_path / "after", fleet_from=tmp_path / "before") as second:
+        assert len(fleet(second.url)) == 1, "nothing was half done"
 
 
 def test_keys_are_not_replaced_and_a_folder_that_is_none_is_refused(old: Path, new: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from cloud_peer import SMALL, enrolled, image, sample
 from cohort_bench import Bench, upload
 
 from littoral.bundle import Bundle
-from littoral.cloud.retention import done_with, drop_images
+from littoral.cloud.reissue import reissue
+from littoral.cloud.retention import drop_idle_states, drop_images, idle_images
 from littoral.cloud.store import EnrolledDevice, Store
 from littoral.errors import StorageError
 
@@ -26,6 +28,10 @@ def bench(store: Store, opened: Bundle) -> Iterator[Bench]:
     bench = Bench(store, opened, FEW)
     yield bench
     bench.executor.close()
+
+
+def digest_of(frame: np.ndarray) -> bytes:
+    return hashlib.sha256(frame.tobytes()).digest()
 
 
 def with_image(store: Store) -> set[int]:
@@ -87,7 +93,7 @@ def test_an_image_that_another_sample_needs_stays(bench: Bench, store: Store, de
     same = [(n, sample(n, image=image(gone).tobytes())) for n in range(41, 43)]
     store.record(device.id, 7, same, now=5.0).result()
     assert with_image(store) >= {gone, 41, 42}, "it came again, and is there for whoever waits"
-    drop_images(bench.ledger, [gone], kept=())
+    drop_images(bench.ledger, [digest_of(image(gone))], kept=())
     assert {41, 42} <= with_image(store)
     upload(store, device, 43, 2)
     assert len(bench.work()) == 1
@@ -100,10 +106,10 @@ def test_what_another_cohort_may_replay_stays(bench: Bench, store: Store, device
     """It cannot be known here what the other keeps; the negative control is the same image without a second owner."""
     upload(store, enrolled(store, 2, cohort="north"), 1, 2)
     upload(store, device, 1, 3)
-    drop_images(bench.ledger, [3, 4, 5], kept=())
+    drop_images(bench.ledger, [digest_of(image(n)) for n in (1, 2, 3)], kept=())
     assert with_image(store) == {1, 2, 3, 4, 5}, "they wait"
     store.write(lambda db: db.execute("UPDATE samples SET withdrawn = 1").rowcount).result()
-    drop_images(bench.ledger, done_with(bench.ledger, kept=()), kept=())
+    drop_images(bench.ledger, idle_images(bench.ledger, kept=()), kept=())
     assert with_image(store) == {1, 2, 3, 4}
 
 
@@ -111,9 +117,9 @@ def test_a_job_that_was_begun_keeps_its_images(bench: Bench, store: Store, devic
     upload(store, device, 1, 4)
     claim = bench.cohort._claim(bench.ledger.head())
     assert claim is not None
-    drop_images(bench.ledger, [1, 2, 3, 4], kept=())
+    drop_images(bench.ledger, [digest_of(image(n)) for n in range(1, 5)], kept=())
     assert with_image(store) == {1, 2, 3, 4}
-    assert done_with(bench.ledger, kept=()) == []
+    assert idle_images(bench.ledger, kept=()) == []
 
 
 def test_a_disk_that_fails_when_images_are_given_up_costs_no_version(
@@ -200,3 +206,120 @@ def test_what_a_session_asks_does_not_wait_for_a_long_query(store: Store, device
     asked.set()
     thread.join()
     assert finished == [True]
+
+
+def test_an_image_that_replay_keeps_for_another_sample_stays(
+    bench: Bench, store: Store, device: EnrolledDevice
+) -> None:
+    """The negative control is in the test of what is given up: there the same call empties it."""
+    upload(store, device, 1, 4)
+    bench.work()
+    same = [(n, sample(n, image=image(1).tobytes())) for n in range(5, 9)]
+    store.record(device.id, 7, same, now=5.0).result()
+    bench.gate.hold = {2}
+    assert [outcome.shipped for outcome in bench.work()] == [False]
+    assert with_image(store) >= {1, 2, 3, 4}
+    assert idle_images(bench.ledger, kept=bench.cohort._memory().digests()) == []
+
+
+def test_more_images_than_go_into_one_write_are_all_given_up(
+    store: Store, opened: Bundle, device: EnrolledDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("littoral.cloud.retention._AT_ONCE", 3)
+    monkeypatch.setattr("littoral.cloud.memory._AT_ONCE", 2)
+    keeps = Bench(store, opened, FEW, keep_images=True)
+    upload(store, device, 1, 43)
+    keeps.work()
+    again = Bench(store, opened, FEW)
+    kept = set(again.cohort._memory().ids)
+    assert kept == set(keeps.cohort._memory().ids)
+    assert with_image(store) == kept | {41, 42, 43}
+    for each in (keeps, again):
+        each.executor.close()
+
+
+def test_a_damaged_image_leaves_a_gap_and_no_others_are_lost_for_it(
+    store: Store, opened: Bundle, device: EnrolledDevice
+) -> None:
+    first = Bench(store, opened, FEW)
+    upload(store, device, 1, 40)
+    first.work()
+    broken = min(first.cohort._memory().ids)
+    spoil = "UPDATE blobs SET data = x'01' WHERE sha256 = (SELECT sha256 FROM samples WHERE id = ?)"
+    store.write(lambda db: db.execute(spoil, (broken,)).rowcount).result()
+    for start in range(41, 121, 8):
+        part = Bench(store, opened, FEW)
+        upload(store, device, start, 8)
+        part.work()
+        kept, asked = set(part.cohort._memory().ids), set(part.cohort._memory().buffer.items())
+        assert asked - kept <= {broken}
+        assert kept <= with_image(store)
+        part.executor.close()
+    first.executor.close()
+
+
+@pytest.mark.parametrize("change", [{"replay_capacity": 9}, {"replay_capacity": 4}, {"seed": 8}], ids=str)
+def test_with_other_settings_replay_is_made_of_what_is_left_and_stays_the_same_over_restarts(
+    store: Store, opened: Bundle, device: EnrolledDevice, change: dict[str, int]
+) -> None:
+    first = Bench(store, opened, FEW)
+    upload(store, device, 1, 60)
+    first.work()
+    before = set(first.cohort._memory().ids)
+    config = replace(FEW, **change)
+    second = Bench(store, opened, config)
+    assert set(second.cohort._memory().ids) <= before
+    assert len(second.cohort._memory().ids) == min(len(before), config.replay_capacity)
+    upload(store, device, 61, 40)
+    second.work()
+    third = Bench(store, opened, config)
+    assert third.cohort._memory().ids == second.cohort._memory().ids
+    assert len(third.cohort._memory().ids) == config.replay_capacity
+    for each in (first, second, third):
+        each.executor.close()
+
+
+def test_a_disk_that_fails_for_a_while_costs_no_sample(
+    bench: Bench, store: Store, device: EnrolledDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often the same process tries: only a process that ended counts as a try."""
+    upload(store, device, 1, 4)
+    with monkeypatch.context() as patch:
+
+        def fails(*_: object, **__: object) -> None:
+            raise StorageError("full")
+
+        patch.setattr(bench.ledger, "commit", fails)
+        for _ in range(12):
+            with pytest.raises(StorageError, match="full"):
+                bench.cohort.step()
+    (outcome,) = bench.work()
+    assert outcome.shipped
+    assert store.read("SELECT fencing_token FROM jobs")[0][0] == 1
+
+
+def test_images_of_a_device_that_teaches_nobody_are_not_kept(
+    store: Store, opened: Bundle, device: EnrolledDevice
+) -> None:
+    """In quarantine and in no domain it is recorded and not learned from."""
+    query = "UPDATE devices SET quarantined_at = 3.0 WHERE id = ?"
+    store.write(lambda db: db.execute(query, (device.id,)).rowcount).result()
+    upload(store, device, 1, 3)
+    assert with_image(store) == set()
+    store.keep_images = True
+    upload(store, device, 4, 2)
+    assert with_image(store) == {4, 5}
+
+
+def test_the_state_that_a_reissue_stands_for_stays(store: Store, opened: Bundle, device: EnrolledDevice) -> None:
+    bench = Bench(store, opened, FEW)
+    upload(store, device, 1, 8)
+    bench.work()
+    newest = bench.ledger.state(2)
+    reissue(bench.ledger, bench.ledger.head(), 0, sign=bench.cohort._sign, now=6.0).result()
+    assert bench.ledger.state(3) == newest != b""
+    store.write(lambda db: db.execute("UPDATE versions SET state = x'01' WHERE version = 1").rowcount).result()
+    drop_idle_states(bench.ledger).result()
+    assert bench.ledger.state(3) == newest
+    assert [bool(row[0]) for row in store.read("SELECT state FROM versions ORDER BY version")] == [False, True, False]
+    bench.executor.close()

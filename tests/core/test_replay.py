@@ -157,9 +157,22 @@ def test_what_gives_way_is_what_is_gone(offers: Offers, capacity: int) -> None:
         assert left == set(buffer.items())
     of_b = {i for i in left if offers[i][0] == "b"}
     assert set(buffer.forget("b")) == of_b
-    buffer.discard(set(list(left)[:3]))
-    assert set(buffer.items()) == left - of_b - set(list(left)[:3])
+    assert set(buffer.items()) == left - of_b
     assert sum(buffer.counts().values()) == len(buffer)
+
+
+@given(OFFERS, st.integers(1, 20), st.data())
+@settings(max_examples=40, deadline=None)
+def test_what_cannot_be_drawn_any_more_keeps_its_place(offers: Offers, capacity: int, data: st.DataObject) -> None:
+    whole, holed = filled(offers, capacity=capacity), filled(offers, capacity=capacity)
+    missing = set(data.draw(st.lists(st.sampled_from(sorted(whole.items()) or [0]), max_size=5)))
+    holed.miss(missing)
+    for i, (device, domain, label) in enumerate(offers, start=len(offers)):
+        gone = whole.add(i, device=device, domain=domain, label=label)
+        assert holed.add(i, device=device, domain=domain, label=label) == gone
+    left = set(whole.items()) - missing
+    assert holed.kept() == len(left) == sum(holed.by_device().values())
+    assert set(holed.sample(len(left), np.random.default_rng(0))) == left
 
 
 def test_what_was_emptied_leaves_nothing_behind() -> None:

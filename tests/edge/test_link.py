@@ -254,7 +254,9 @@ def test_a_session_is_opened_signed_and_carries_everything(cloud: TinyCloud, dev
         assert link.last_error is None
         known = Identity.load(device.state_dir)
         assert known is not None
-        assert known.bundle_digest == device.bundle.digest.hex(), "the release key has spoken for it in the envelope"
+        assert known.bundle_digests == (device.bundle.digest.hex(),), (
+            "the release key has spoken for it in the envelope"
+        )
         hello = cloud.hellos[0]
         claim = hello_message(cloud.nonce, "d-1", cloud.bundle.digest, device.outbox.stream)
         identity = Identity.load(device.state_dir)
@@ -360,7 +362,7 @@ def test_a_cloud_whose_envelope_is_not_signed_by_the_pinned_key_gets_nothing(
         assert "not signed by the release key" in str(link.last_error)
         known = Identity.load(device.state_dir)
         assert known is not None
-        assert known.bundle_digest == ""
+        assert known.bundle_digests == ()
         assert not link.connected
     assert (cloud.frames, device.envelopes, device.versions) == ([], [], [])
     assert device.outbox.queued == 1

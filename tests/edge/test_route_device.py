@@ -320,7 +320,7 @@ def test_a_link_that_is_cut_in_mid_stream_costs_no_frame_its_answer_and_the_answ
 ) -> None:
     """Over a socket, by the wall clock: at least 99 of 100 within the deadline."""
     cloud, deadline_ms = Cutting(bundle), 400.0
-    replace(enrolled(tmp_path), bundle_digest=bundle.digest.hex()).save(tmp_path)
+    replace(enrolled(tmp_path), bundle_digests=(bundle.digest.hex(),)).save(tmp_path)
     parts: list[list[Answer]] = []
     with serving(cloud) as url:
         link = CloudLink(url, config=FAST)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from littoral.bundle import InputSpec
 from littoral.bundle.images import encode_image
@@ -119,6 +119,27 @@ def test_a_picture_stands_as_its_camera_was_held(kind: str) -> None:
     np.testing.assert_allclose(decode_image(out.getvalue(), COLOUR, "x"), upright, atol=8)
     with pytest.raises(FrameError, match="is 6 x 8, the bundle takes 8 x 6"):
         decode_image(plain.getvalue(), COLOUR, "x")
+
+
+@pytest.mark.parametrize("block", [b"", b"Exif\0\0no tiff", bytes(range(200))], ids=["empty", "no-tiff", "numbers"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_broken_tag_is_no_reason_to_refuse_a_picture(kind: str, block: bytes) -> None:
+    out = io.BytesIO()
+    Image.fromarray(frame(COLOUR)).save(out, kind, exif=block)
+    assert decode_image(out.getvalue(), COLOUR, "x").shape == COLOUR.shape
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_each_orientation_is_undone_as_pillow_does_it(orientation: int) -> None:
+    tag, out = Image.Exif(), io.BytesIO()
+    tag[0x0112] = orientation
+    square = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    Image.fromarray(square).save(out, "PNG", exif=tag)
+    spec = InputSpec(height=6, width=6, channels=3, mean=COLOUR.mean, std=COLOUR.std)
+    with Image.open(io.BytesIO(out.getvalue())) as image:
+        np.testing.assert_array_equal(
+            decode_image(out.getvalue(), spec, "x"), np.asarray(ImageOps.exif_transpose(image))
+        )
 
 
 def test_what_is_no_image_is_told_the_same_way_every_time() -> None:

@@ -12,7 +12,7 @@ import pytest
 from littoral.bundle import Bundle, SigningKey
 from littoral.bundle.bundle import MANIFEST_FILE, SIGNATURE_FILE
 from littoral.edge.device import Device
-from littoral.edge.identity import KEY_FILE, Identity
+from littoral.edge.identity import KEY_FILE, MAX_DIGESTS, Identity, trust_bundle
 from littoral.edge.link import CloudLink
 from littoral.errors import BundleError
 
@@ -88,7 +88,7 @@ def test_a_device_that_nobody_enrolled_runs_it(folder: Path, tmp_path: Path, cha
 def test_a_copy_without_its_signature_runs_once_the_cloud_spoke_for_it(folder: Path, state: Path) -> None:
     unsign(folder)
     digest = Bundle.open(folder).digest.hex()
-    replace(identity(state), bundle_digest=digest).save(state)
+    replace(identity(state), bundle_digests=(digest,)).save(state)
     run(folder, state)
     rename_classes(folder)
     with pytest.raises(BundleError, match="is not signed"):
@@ -98,17 +98,59 @@ def test_a_copy_without_its_signature_runs_once_the_cloud_spoke_for_it(folder: P
 def test_with_a_token_of_another_cloud_its_bundle_runs(folder: Path, state: Path) -> None:
     Bundle.open(folder).sign(OTHER)
     run(folder, state, token=f"lit1-abcdefgh-{OTHER.public.fingerprint}")
-    for token in (None, "lit1-abcdefgh-0123456789abcdef"):
+    for token in (None, "", "garbled", "lit1-abcdefgh-0123456789abcdef"):
         with pytest.raises(BundleError, match="is signed by"):
             run(folder, state, token=token)
+
+
+@pytest.mark.parametrize("token", ["", "garbled", "lit1-abcdefgh"])
+def test_a_token_that_is_none_keeps_no_device_with_the_right_bundle_from_starting(
+    folder: Path, state: Path, token: str
+) -> None:
+    run(folder, state, token=token)
+
+
+def test_with_a_token_what_nobody_signed_is_refused_all_the_same(folder: Path, state: Path) -> None:
+    unsign(folder)
+    with pytest.raises(BundleError, match="is not signed"):
+        run(folder, state, token=f"lit1-abcdefgh-{OURS.public.fingerprint}")
+
+
+def test_a_device_may_go_back_to_a_bundle_that_its_cloud_spoke_for_before(folder: Path, state: Path) -> None:
+    unsign(folder)
+    session = identity(state)
+    for digest in (Bundle.open(folder).digest.hex(), "another"):
+        trust_bundle(state, session, digest)
+    run(folder, state)
+    for number in range(MAX_DIGESTS):
+        trust_bundle(state, session, f"{number}")
+    with pytest.raises(BundleError, match="is not signed"):
+        run(folder, state)
+
+
+def test_a_session_that_ends_after_the_device_was_enrolled_elsewhere_changes_nothing(state: Path) -> None:
+    session = identity(state)
+    elsewhere = replace(session, device_id="d-2", release_key=OTHER.public, cloud_url="ws://elsewhere")
+    elsewhere.save(state)
+    trust_bundle(state, session, "of the first cloud")
+    known = Identity.load(state)
+    assert known is not None
+    assert (known.cloud_url, known.bundle_digests) == ("ws://elsewhere", ())
+
+
+def test_a_signature_that_cannot_be_read_is_no_signature(folder: Path, state: Path) -> None:
+    unsign(folder)
+    (folder / SIGNATURE_FILE).mkdir()
+    with pytest.raises(BundleError, match=SIGNATURE_FILE):
+        run(folder, state)
 
 
 def test_an_enrolment_of_an_earlier_release_can_be_read(folder: Path, state: Path) -> None:
     path = state / "enrolment.json"
     record = json.loads(path.read_bytes())
-    del record["bundle_digest"]
+    del record["bundle_digests"]
     path.write_text(json.dumps(record))
     known = Identity.load(state)
     assert known is not None
-    assert (known.device_id, known.release_key, known.bundle_digest) == ("d-1", OURS.public, "")
+    assert (known.device_id, known.release_key, known.bundle_digests) == ("d-1", OURS.public, ())
     run(folder, state)

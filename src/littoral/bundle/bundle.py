@@ -195,7 +195,7 @@ class Bundle:
         try:
             raw = json.loads(path.read_text())
             key, signature = PublicKey.from_hex(raw["public_key"]), bytes.fromhex(raw["signature"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise BundleError(f"{path} is not a signature file; sign again with 'littoral bundle sign'") from error
         if not key.verifies(SIGNATURE_PURPOSE, self.digest, signature):
             raise BundleError(

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from littoral.edge.sources import Item
 
 Subparsers = argparse._SubParsersAction
-"""Boxes or classes of a frame that are told people; JSON has all."""
 
 
 def add(commands: Subparsers[argparse.ArgumentParser]) -> None:

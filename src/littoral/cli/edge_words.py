@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from littoral.edge.dense import DenseAnswer
 
 _MOST_TOLD = 5
+"""Boxes or classes of a frame that are told people; JSON has all."""
 
 
 def by_whom(answer: Answer | DenseAnswer, args: argparse.Namespace) -> str:

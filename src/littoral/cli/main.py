@@ -47,9 +47,17 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
-    for command_parser in commands.choices.values():  # before or after the command: both are natural
-        command_parser.add_argument("--verbose", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    _hear_verbose_anywhere(commands)
     return parser
+
+
+def _hear_verbose_anywhere(commands: argparse._SubParsersAction[Any]) -> None:
+    """Before or after the command, and after its action: all are natural."""
+    for parser in commands.choices.values():
+        parser.add_argument("--verbose", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        for action in list(parser._actions):
+            if isinstance(action, argparse._SubParsersAction):
+                _hear_verbose_anywhere(action)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

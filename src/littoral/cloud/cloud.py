@@ -30,7 +30,7 @@ from littoral.cloud.jobs import AdaptConfig
 from littoral.cloud.keys import Keys, make_token
 from littoral.cloud.ledger import Ledger
 from littoral.cloud.listener import Listener, allow_descriptors, listen
-from littoral.cloud.moving import take_fleet, take_keys
+from littoral.cloud.moving import has_fleet, take_fleet, take_keys
 from littoral.cloud.reissue import pass_over
 from littoral.cloud.store import RECORD_FILE, Store
 from littoral.cloud.tails import RunsTail, TailConfig
@@ -160,8 +160,9 @@ class Cloud:
             self._socket = stack.enter_context(listen(self.config.host, self.config.port))
             stack.enter_context(_lock(self.state_dir))
             self.bundle = Bundle.open(bundle, require_cloud=True)
-            if self.config.fleet_from is not None:
-                take_keys(self.state_dir, self.config.fleet_from)
+            old = self.config.fleet_from if not has_fleet(self.state_dir) else None
+            if old is not None:
+                take_keys(self.state_dir, old)
             has_record = (self.state_dir / RECORD_FILE).exists()
             self._keys = Keys.load(self.state_dir) if has_record else Keys.load_or_make(self.state_dir)
             self._keys.adopt(self.bundle)
@@ -170,12 +171,13 @@ class Cloud:
                 bundle_digest=self.bundle.digest,
                 max_bytes=self.config.max_record_bytes,
                 rule=DomainRule.of(self.bundle.manifest, self.config.domains),
+                keep_images=self.config.keep_images,
             )
             stack.callback(self._store.close)
             self._ledger = Ledger(self._store, self.config.cohort)
-            if self.config.fleet_from is not None:
-                num_taken = take_fleet(self._store, self.config.fleet_from).result()
-                log.info("%d devices were taken from %s", num_taken, self.config.fleet_from)
+            if old is not None:
+                num_taken = take_fleet(self._store, old, cohort=self.config.cohort).result()
+                log.info("%d devices were taken from %s", num_taken, old)
             pass_over(self._ledger, self.config.first_version, now=time.time()).result()
             self._hub = Hub(
                 store=self._store,

@@ -12,6 +12,7 @@ it (`littoral.cloud.witnesses`); who is blamed too often is quarantined together
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import time
@@ -31,7 +32,7 @@ from littoral.cloud.labels import LabelOf
 from littoral.cloud.ledger import Claim, Head, Ledger, NewVersion, StoredSample
 from littoral.cloud.memory import ReplayMemory, decoded
 from littoral.cloud.reissue import forgotten, reissue
-from littoral.cloud.retention import done_with, drop_idle_states, drop_images
+from littoral.cloud.retention import begin_replay, drop_idle_states, drop_images, idle_images
 from littoral.cloud.shares import newest_by_turns, oldest_by_turns, plan
 from littoral.cloud.verdicts import (
     BLAMED,
@@ -125,6 +126,7 @@ class Cohort:
         self._domains, self._witnesses = domains or DomainConfig(), witnesses or WitnessConfig()
         self._replay: ReplayMemory | None = None
         self._keep_images = keep_images
+        self._held: Claim | None = None
         self._sole_worker = sole_worker
         self._wake, self._stop = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -172,7 +174,10 @@ class Cohort:
         """
         head = self._ledger.head()
         if head.open_job is not None:
-            claim = self._ledger.resume(head, now=self._clock(), lease_s=LEASE_S, take_over=self._sole_worker).result()
+            claim = self._held  # what failed here is tried again under the same claim, which counts as one try
+            if claim is None or (claim.job, claim.head_version) != (head.open_job, head.version):
+                now, take_over = self._clock(), self._sole_worker
+                claim = self._ledger.resume(head, now=now, lease_s=LEASE_S, take_over=take_over).result()
             return None if claim is None else self._work(claim)
         interval_s = self._domains.reissue_interval_s
         for domain in forgotten(self._ledger, now=self._clock(), interval_s=interval_s):
@@ -209,13 +214,14 @@ class Cohort:
         return self._tell(Outcome(version=head.version + 1, domain=domain, shipped=True, reason=reason))
 
     def _work(self, claim: Claim) -> Outcome | None:
+        self._held = claim
         replay, spec = self._memory(), self._bundle.manifest.input
-        taken = self._ledger.samples(claim.job)
-        found = [(sample, frame) for sample in taken if (frame := decoded(sample, spec)) is not None]
+        taken, too_often = self._ledger.samples(claim.job), claim.fencing_token > MOST_TRIES
+        found = [(s, frame) for s in taken if not too_often and (frame := decoded(s, spec)) is not None]
         stored = [sample for sample, _ in found]
         frames = np.stack([frame for _, frame in found]) if found else np.empty((0, *spec.shape), np.uint8)
         newest = newest_by_turns([sample.device_id for sample in stored], self._config.batch_size)
-        if claim.fencing_token > MOST_TRIES:
+        if too_often:
             reason = f"the job was begun {MOST_TRIES} times, and each time its process ended before it was done"
             new: NewVersion | None = held(reason, AdaptResult(state=b"", payload=b"", report={}), {})
         elif len(stored) < MIN_FRAMES:
@@ -225,12 +231,16 @@ class Cohort:
             new = self._judged(Evidence(claim=claim, stored=stored, frames=frames, newest=newest, replay=replay))
         if new is None:
             return None
-        lost = [sample.id for sample in taken if sample not in stored]
-        if lost:
+        lost = [sample for sample in taken if sample not in stored]
+        if lost and not too_often:
             new = replace(new, report={**new.report, "undecodable_samples": float(len(lost))})
-        if not self._ledger.commit(claim, new, passed_over=lost, now=self._clock()).result():
+        passed_over = [sample.id for sample in lost]
+        committed = self._ledger.commit(claim, new, passed_over=passed_over, now=self._clock()).result()
+        self._held = None
+        if not committed:
             return None
-        self._drop_images([*lost, *replay.remember(stored, frames, claim.domain, new)], replay)
+        idle = replay.remember(stored, frames, claim.domain, new)
+        self._drop_images([*idle, *(hashlib.sha256(sample.image).digest() for sample in lost)], replay)
         outcome = self._tell(
             Outcome(
                 version=claim.head_version + 1,
@@ -351,16 +361,18 @@ class Cohort:
     def _memory(self) -> ReplayMemory:
         if self._replay is None:
             replay = ReplayMemory(self._config, self._bundle.manifest.input.shape)
+            begin_replay(self._ledger, capacity=self._config.replay_capacity, seed=self._config.seed).result()
             replay.load(self._ledger, self._bundle.manifest.input)
             drop_idle_states(self._ledger).result()
-            self._drop_images(done_with(self._ledger, kept=replay.ids), replay)
+            if not self._keep_images:
+                self._drop_images(idle_images(self._ledger, kept=replay.digests()), replay)
             self._replay = replay
         return self._replay
 
-    def _drop_images(self, samples: Sequence[int], replay: ReplayMemory) -> None:
+    def _drop_images(self, digests: Sequence[bytes], replay: ReplayMemory) -> None:
         if not self._keep_images:
             try:
-                drop_images(self._ledger, samples, kept=replay.ids)
+                drop_images(self._ledger, digests, kept=replay.digests())
             except StorageError as error:  # they are looked for again at the next start
                 log.error("cohort %s: images that nobody needs stay: %s", self._ledger.cohort, error)
 

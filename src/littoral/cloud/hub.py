@@ -138,6 +138,8 @@ class Hub:
         presence = self.see(device_id)
         if presence.told_behind or highest_version <= self.shipped_version:
             return ""
+        if highest_version <= self.ledger.newest_number():  # numbers may be passed over
+            return ""
         presence.told_behind = True
         return (
             f"device {device_id} has seen version {highest_version}, this record's newest is {self.shipped_version}: "

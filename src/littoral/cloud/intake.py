@@ -84,17 +84,26 @@ def check_scene(scene: Scene, manifest: Manifest) -> None:
         raise FrameError(str(error)) from error
 
 
-def insert(db: sqlite3.Connection, entry: Entry, origin: Origin, *, rule: DomainRule | None, highest: int) -> None:
+def insert(
+    db: sqlite3.Connection,
+    entry: Entry,
+    origin: Origin,
+    *,
+    rule: DomainRule | None,
+    highest: int,
+    keep_images: bool = False,
+) -> None:
     """Write one entry.
 
     Args:
         rule: How a scene gets its domain; None: everything is of domain 0.
         highest: The highest version that the device has seen, as it says.
+        keep_images: Also of a sample that nothing may be learned from.
     Raises:
         ValueError: a scene's fingerprint is not one of the rule's bundle.
     """
     if isinstance(entry, Sample):
-        _insert_sample(db, entry, origin)
+        _insert_sample(db, entry, origin, keep_images)
     elif isinstance(entry, Scene):
         _insert_scene(db, entry, origin, rule, highest)
     elif isinstance(entry, Receipt):
@@ -148,7 +157,7 @@ def _insert_scene(db: sqlite3.Connection, scene: Scene, origin: Origin, rule: Do
     )
 
 
-def _insert_sample(db: sqlite3.Connection, sample: Sample, origin: Origin) -> None:
+def _insert_sample(db: sqlite3.Connection, sample: Sample, origin: Origin, keep_images: bool) -> None:
     digest = hashlib.sha256(sample.image).digest()
     domain = domain_of_scene(
         db, cohort=origin.cohort, device_id=origin.device_id, stream=origin.stream, scene=sample.scene
@@ -157,7 +166,7 @@ def _insert_sample(db: sqlite3.Connection, sample: Sample, origin: Origin) -> No
     db.execute(
         "INSERT INTO blobs (sha256, data) VALUES (?, ?)"
         " ON CONFLICT (sha256) DO UPDATE SET data = excluded.data WHERE length(data) = 0",  # it may have been given up
-        (digest, sample.image),
+        (digest, sample.image if teaches or keep_images else b""),
     )
     db.execute(
         "INSERT INTO samples (device_id, stream, sequence, cohort, scene, domain, frame_id, version, predicted,"

@@ -22,6 +22,7 @@ from littoral.cloud.shares import Waiting
 from littoral.cloud.store import Store
 
 Status = Literal["shipped", "held"]
+_NEWEST = "SELECT coalesce(max(version), 0) FROM versions WHERE cohort = ?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +118,7 @@ class Ledger:
             "SELECT domain, max(version) FROM versions WHERE cohort = ? AND status = 'shipped' GROUP BY domain",
             self.cohort,
         )
-        newest = self.store.read("SELECT coalesce(max(version), 0) FROM versions WHERE cohort = ?", self.cohort)
-        version = int(newest[0][0])
+        version = int(self.store.read(_NEWEST, self.cohort)[0][0])
         job = self.store.read(
             "SELECT id FROM jobs WHERE cohort = ? AND head_version = ? AND status = 'open'", self.cohort, version
         )
@@ -133,9 +133,7 @@ class Ledger:
             version=version,
             shipped={int(row[0]): int(row[1]) for row in shipped},
             open_job=int(job[0]["id"]) if job else None,
-            waiting=tuple(
-                Waiting(domain=row[0], num_samples=row[1], oldest=row[2], last_job=row[3]) for row in waiting
-            ),
+            waiting=tuple(Waiting(domain=r[0], num_samples=r[1], oldest=r[2], last_job=r[3]) for r in waiting),
         )
 
     def waiting(self, domain: int, *, per_device: int) -> list[tuple[int, str]]:
@@ -335,6 +333,10 @@ class Ledger:
         rows = self.store.read("SELECT payload FROM versions WHERE cohort = ? AND version = ?", self.cohort, version)
         return bytes(rows[0]["payload"]) if rows else b""
 
+    def newest_number(self) -> int:
+        """The newest version, shipped or held; 0 for none. Read at once."""
+        return int(self.store.read_at_once(_NEWEST, self.cohort)[0][0])
+
     def newest_shipped(self) -> dict[int, ShippedVersion]:
         """By domain the version that its devices should have."""
         rows = self.store.read(
@@ -385,9 +387,8 @@ def _shipped(row: sqlite3.Row) -> ShippedVersion:
 
 
 def head_version(db: sqlite3.Connection, cohort: str) -> int:
-    """The newest version, shipped or held, inside the writer's transaction."""
-    row = db.execute("SELECT coalesce(max(version), 0) FROM versions WHERE cohort = ?", (cohort,)).fetchone()
-    return int(row[0])
+    """The same, inside the writer's transaction."""
+    return int(db.execute(_NEWEST, (cohort,)).fetchone()[0])
 
 
 def open_job(db: sqlite3.Connection, cohort: str, head_version: int) -> sqlite3.Row | None:

@@ -6,6 +6,7 @@ So after a restart the same samples are found without a look at an image, and on
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Collection, KeysView, Sequence
 from typing import NamedTuple
@@ -47,11 +48,16 @@ class ReplayMemory:
         """Ids of samples."""
         self.frame_shape = frame_shape
         self._frames: dict[int, Frame] = {}
+        self._digests: dict[int, bytes] = {}
 
     @property
     def ids(self) -> KeysView[int]:
-        """The samples that are kept."""
+        """The samples that are kept and can be drawn."""
         return self._frames.keys()
+
+    def digests(self) -> set[bytes]:
+        """The SHA-256 of each image that is kept."""
+        return set(self._digests.values())
 
     def sample(
         self, count: int, rng: np.random.Generator, *, domain: int | None = None, without: Collection[str] = ()
@@ -60,17 +66,18 @@ class ReplayMemory:
         chosen = self.buffer.sample(count, rng, domain=domain, without=without)
         return np.stack([self._frames[i] for i in chosen]) if chosen else np.empty((0, *self.frame_shape), np.uint8)
 
-    def remember(self, samples: Sequence[StoredSample], frames: Frame, domain: int, new: NewVersion) -> list[int]:
-        """Take up what a job that is done learned from; the ids of the samples that nobody needs from now on."""
+    def remember(self, samples: Sequence[StoredSample], frames: Frame, domain: int, new: NewVersion) -> list[bytes]:
+        """Take up what a job that is done learned from; the SHA-256 of images that replay does not need from now on."""
         self._frames |= {sample.id: frame.copy() for sample, frame in zip(samples, frames, strict=True)}
+        self._digests |= {sample.id: _digest(sample) for sample in samples}
         gone = self._take_up(samples, domain, new)
         for sample in gone:
-            del self._frames[sample]
-        return gone
+            self._frames.pop(sample, None)
+        return [digest for sample in gone if (digest := self._digests.pop(sample, None)) is not None]
 
     def load(self, ledger: Ledger, spec: InputSpec) -> None:
-        """Become what the memory was when the record's last job was done. Of an image that cannot be decoded any more
-        nothing is kept."""
+        """Become what the memory was when the record's last job was done. An image that cannot be decoded any more
+        leaves a gap that nothing is drawn from."""
         for entry in ledger.history():
             if entry.job is not None:
                 self._take_up(_taken(ledger, entry.job), entry.domain, entry)
@@ -78,8 +85,8 @@ class ReplayMemory:
         for start in range(0, len(ids), _AT_ONCE):
             for sample in ledger.samples_of(ids[start : start + _AT_ONCE]):
                 if (frame := decoded(sample, spec)) is not None:
-                    self._frames[sample.id] = frame
-        self.buffer.discard(set(ids) - self._frames.keys())
+                    self._frames[sample.id], self._digests[sample.id] = frame, _digest(sample)
+        self.buffer.miss(set(ids) - self._frames.keys())
 
     def _take_up(
         self, samples: Sequence[Taken | StoredSample], domain: int, version: NewVersion | VersionEntry
@@ -98,6 +105,10 @@ class ReplayMemory:
         for device_id in named(version, QUARANTINED):
             gone += self.buffer.forget(device_id)
         return gone
+
+
+def _digest(sample: StoredSample) -> bytes:
+    return hashlib.sha256(sample.image).digest()
 
 
 def _taken(ledger: Ledger, job: int) -> list[Taken]:

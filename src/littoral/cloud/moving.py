@@ -14,7 +14,7 @@ from pathlib import Path
 from littoral.bundle.files import replace_file
 from littoral.cloud.admin import open_record
 from littoral.cloud.keys import KEY_FILES, KEYS_FOLDER
-from littoral.cloud.store import Store
+from littoral.cloud.store import RECORD_FILE, Store
 from littoral.errors import LittoralError
 
 _TABLES = {
@@ -22,6 +22,7 @@ _TABLES = {
     "tokens": ("sha256", "created_at", "redeemed_at", "device_id"),
     "streams": ("device_id", "stream", "acked_sequence"),
 }
+"""Written in this order and read in the other, since the old cloud may run: what names a device is read before it."""
 _META = "fleet_from"
 
 
@@ -46,7 +47,15 @@ def take_keys(state_dir: Path, old: Path) -> None:
             raise LittoralError(f"{here} is another key than {there}; take a fleet into a new state folder")
 
 
-def take_fleet(store: Store, old: Path) -> Future[int]:
+def has_fleet(state_dir: Path) -> bool:
+    """Whether a state folder has taken a fleet: then the old one is not asked again, and may be gone."""
+    if not (state_dir / RECORD_FILE).exists():
+        return False
+    with open_record(state_dir) as record:
+        return bool(record.read("SELECT 1 FROM meta WHERE key = ?", _META))
+
+
+def take_fleet(store: Store, old: Path, *, cohort: str) -> Future[int]:
     """Copy devices, tokens and how far outboxes are committed into a record that has no device yet.
 
     Once: a second call changes nothing, and the future gives 0 in place of the number of devices. It raises
@@ -54,10 +63,13 @@ def take_fleet(store: Store, old: Path) -> Future[int]:
 
     Raises:
         StorageError: there is no record in the old folder.
+        LittoralError: its devices are of another cohort.
     """
     with open_record(old) as record:
-        rows = {table: record.read(f"SELECT {', '.join(names)} FROM {table}") for table, names in _TABLES.items()}
+        rows = {t: record.read(f"SELECT {', '.join(_TABLES[t])} FROM {t}") for t in reversed(_TABLES)}
         audit = record.read("SELECT at, kind, subject, detail FROM audit WHERE kind LIKE 'device-%' ORDER BY id")
+    if others := {row["cohort"] for row in rows["devices"]} - {cohort}:
+        raise LittoralError(f"the devices in {old} are of cohort {min(others)!r}, this cloud is for {cohort!r}")
 
     def work(db: sqlite3.Connection) -> int:
         if db.execute("SELECT 1 FROM meta WHERE key = ?", (_META,)).fetchone():

@@ -7,39 +7,64 @@ The space is used again; the file does not shrink. Old states are given up where
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 
 from littoral.cloud.ledger import Ledger
 
+_NEEDED = (
+    "EXISTS (SELECT 1 FROM samples s LEFT JOIN jobs j ON j.id = s.job WHERE s.sha256 = {}"
+    " AND (s.cohort != ?1 OR iif(s.job IS NULL, NOT s.withdrawn, j.status = 'open')))"
+)
+"""A sample with this image waits, is in an open job, or is of another cohort, whose replay is not known here."""
 _AT_ONCE = 500
-"""Samples of one write, so that what devices send need not wait long behind it."""
+"""Images of one write, so that what devices send need not wait long behind it."""
 
 
-def done_with(ledger: Ledger, *, kept: Collection[int]) -> list[int]:
-    """The samples of a cohort that have an image and need none.
+def idle_images(ledger: Ledger, *, kept: Collection[bytes]) -> list[bytes]:
+    """The SHA-256 of each image that no sample needs.
 
     Args:
-        kept: Those in the replay memory.
+        kept: Of the images in the replay memory.
     """
     rows = ledger.store.read(
-        "SELECT s.id FROM samples s JOIN blobs b USING (sha256) LEFT JOIN jobs j ON j.id = s.job"
-        " WHERE s.cohort = ? AND length(b.data) > 0 AND iif(s.job IS NULL, s.withdrawn, j.status = 'done')",
-        ledger.cohort,
+        f"SELECT b.sha256 FROM blobs b WHERE length(b.data) > 0 AND NOT {_NEEDED.format('b.sha256')}", ledger.cohort
     )
-    return [row["id"] for row in rows if row["id"] not in kept]
+    return [row["sha256"] for row in rows if row["sha256"] not in kept]
 
 
-def drop_images(ledger: Ledger, samples: Sequence[int], *, kept: Collection[int]) -> None:
-    """Give up the images of these samples, but for one that another sample needs as well.
+def drop_images(ledger: Ledger, digests: Collection[bytes], *, kept: Collection[bytes]) -> None:
+    """Give up these images, but for those that a sample needs.
 
     Raises:
         StorageError: the record cannot be written; some of them are given up.
     """
-    for start in range(0, len(samples), _AT_ONCE):
-        _drop(ledger, samples[start : start + _AT_ONCE], kept).result()
+    given_up = [digest for digest in dict.fromkeys(digests) if digest not in kept]
+    for start in range(0, len(given_up), _AT_ONCE):
+        _drop(ledger, given_up[start : start + _AT_ONCE]).result()
+
+
+def begin_replay(ledger: Ledger, *, capacity: int, seed: int) -> Future[None]:
+    """Before a replay memory is found again from the rows: which samples can be in it.
+
+    Images were given up by what a memory of this size and seed kept. Where it was another one, the samples whose image
+    is gone are out of replay for good, so that the new memory is made of those that are left.
+    """
+    key, value = f"replay/{ledger.cohort}", f"{capacity} {seed}"
+
+    def work(db: sqlite3.Connection) -> None:
+        found = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        if found is not None and found["value"] != value:
+            db.execute(
+                "UPDATE samples SET withdrawn = 1"
+                " WHERE cohort = ? AND job IN (SELECT id FROM jobs WHERE status = 'done')"
+                " AND sha256 IN (SELECT sha256 FROM blobs WHERE length(data) = 0)",
+                (ledger.cohort,),
+            )
+        db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
+
+    return ledger.store.write(work)
 
 
 def drop_idle_states(ledger: Ledger) -> Future[None]:
@@ -56,16 +81,10 @@ def drop_idle_states(ledger: Ledger) -> Future[None]:
     return ledger.store.write(work)
 
 
-def _drop(ledger: Ledger, samples: Sequence[int], kept: Collection[int]) -> Future[None]:
+def _drop(ledger: Ledger, digests: Sequence[bytes]) -> Future[None]:
+    statement = f"UPDATE blobs SET data = x'' WHERE sha256 = ?2 AND length(data) > 0 AND NOT {_NEEDED.format('?2')}"
+
     def work(db: sqlite3.Connection) -> None:
-        rows = db.execute(
-            "SELECT o.id, o.sha256, o.cohort != ?2 OR iif(o.job IS NULL, NOT o.withdrawn, j.status = 'open') AS needed"
-            " FROM samples o LEFT JOIN jobs j ON j.id = o.job WHERE o.sha256 IN"
-            " (SELECT sha256 FROM samples WHERE id IN (SELECT value FROM json_each(?1)))",
-            (json.dumps(list(samples)), ledger.cohort),
-        ).fetchall()
-        needed = {row["sha256"] for row in rows if row["needed"] or row["id"] in kept}
-        idle = {row["sha256"] for row in rows} - needed
-        db.executemany("UPDATE blobs SET data = x'' WHERE sha256 = ?", [(digest,) for digest in idle])
+        db.executemany(statement, [(ledger.cohort, digest) for digest in digests])
 
     return ledger.store.write(work)

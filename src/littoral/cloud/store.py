@@ -56,6 +56,7 @@ class Store:
         bundle_digest: The bundle that is served, 32 bytes; None to open an existing record, whatever its bundle is.
         max_bytes: The most that the record may grow to, in bytes; None for as much as the disk holds.
         rule: How scenes get their domain; None: everything is of domain 0.
+        keep_images: Also those that nothing will be learned from.
     Raises:
         BundleError: the folder belongs to another bundle.
         StorageError: the record cannot be opened or written, or is of another schema.
@@ -68,8 +69,9 @@ class Store:
         bundle_digest: bytes | None,
         max_bytes: int | None = None,
         rule: DomainRule | None = None,
+        keep_images: bool = False,
     ) -> None:
-        self.path, self.rule = folder / RECORD_FILE, rule
+        self.path, self.rule, self.keep_images = folder / RECORD_FILE, rule, keep_images
         if bundle_digest is None and not self.path.exists():
             raise StorageError(f"no record at {self.path}; start a cloud with this state folder first")
         try:
@@ -231,7 +233,7 @@ class Store:
                 origin = Origin(
                     device_id=device_id, cohort=device.cohort, stream=_signed(stream), sequence=sequence, now=now
                 )
-                insert(db, message, origin, rule=self.rule, highest=highest_version)
+                insert(db, message, origin, rule=self.rule, highest=highest_version, keep_images=self.keep_images)
                 acked = sequence
             db.execute(
                 "INSERT INTO streams (device_id, stream, acked_sequence) VALUES (?, ?, ?)"

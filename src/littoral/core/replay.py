@@ -10,14 +10,14 @@ keeps frames.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from littoral.core.recall import NO_DOMAIN
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Hashable)
 
 
 class Cell(NamedTuple):
@@ -54,6 +54,7 @@ class ReplayBuffer(Generic[T]):
         self._held: dict[_Group, int] = {(): 0}
         self._parts: dict[_Group, dict[_Group, None]] = {(): {}}
         """Of each group that holds something its parts that do, oldest first."""
+        self._missing: set[T] = set()
 
     def __len__(self) -> int:
         return self._held[()]
@@ -74,8 +75,8 @@ class ReplayBuffer(Generic[T]):
         """How many items of each device are kept, of this domain or of all."""
         out: dict[str, int] = {}
         for cell, items in self._cells.items():
-            if domain is None or cell.domain == domain:
-                out[cell.device] = out.get(cell.device, 0) + len(items)
+            if (domain is None or cell.domain == domain) and (count := len(self._there(items))):
+                out[cell.device] = out.get(cell.device, 0) + count
         return out
 
     def add(self, item: T, *, device: str, label: int, domain: int = NO_DOMAIN) -> list[T]:
@@ -100,6 +101,7 @@ class ReplayBuffer(Generic[T]):
             return [item]
         position = int(self._rng.integers(len(items)))
         loser, items[position] = items[position], item
+        self._missing.discard(loser)
         return [loser]
 
     def forget(self, device: str) -> list[T]:
@@ -107,12 +109,9 @@ class ReplayBuffer(Generic[T]):
         cells = [cell for cell in self._cells if cell.device == device]
         return [self._take(cell, -1) for cell in cells for _ in range(len(self._cells[cell]))]
 
-    def discard(self, items: Collection[T]) -> None:
-        """Give up these items."""
-        for cell in list(self._cells):
-            for position in reversed(range(len(self._cells[cell]))):
-                if self._cells[cell][position] in items:
-                    self._take(cell, position)
+    def miss(self, items: Collection[T]) -> None:
+        """These items cannot be drawn any more. They keep their places: what gives way is the same with and without."""
+        self._missing |= set(items) & set(self.items())
 
     def sample(
         self, count: int, rng: np.random.Generator, *, domain: int | None = None, without: Collection[str] = ()
@@ -130,9 +129,12 @@ class ReplayBuffer(Generic[T]):
             raise ValueError(f"{count} frames were asked of a replay buffer that keeps {len(everything)}")
         return [everything[i] for i in rng.choice(len(everything), size=count, replace=False)]
 
+    def _there(self, items: list[T]) -> list[T]:
+        return [item for item in items if item not in self._missing] if self._missing else items
+
     def _chosen(self, domain: int | None, without: Collection[str]) -> list[list[T]]:
         return [
-            items
+            self._there(items)
             for cell, items in self._cells.items()
             if (domain is None or cell.domain == domain) and cell.device not in without
         ]
@@ -149,6 +151,7 @@ class ReplayBuffer(Generic[T]):
 
     def _take(self, cell: Cell, position: int) -> T:
         item = self._cells[cell].pop(position)
+        self._missing.discard(item)
         if not self._cells[cell]:
             del self._cells[cell], self._seen[cell]
         for length in reversed(range(len(cell) + 1)):

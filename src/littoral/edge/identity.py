@@ -6,6 +6,7 @@ only claims to be the right one: ``lit1-<secret in base32>-<16 hexadecimal digit
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import json
@@ -16,7 +17,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ ENROLMENT_FILE = "enrolment.json"
 ENROL_PATH = "/v1/enrol"
 TIMEOUT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 65_536
+MAX_DIGESTS = 16
+"""Of bundles that a device may go back to without their signature."""
 log = logging.getLogger("littoral.edge.link")
 _TOKEN = re.compile(r"lit1-([A-Za-z2-7]+)-([0-9a-f]{16})")
 _SCHEMES = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
@@ -69,8 +72,8 @@ class Identity:
     cloud_url: str
     release_key: PublicKey
     key: SigningKey
-    bundle_digest: str = ""
-    """Hexadecimal; of the bundle that the release key has spoken for in an envelope. Empty before the first session."""
+    bundle_digests: tuple[str, ...] = ()
+    """Hexadecimal; of the bundles that the release key has spoken for in an envelope, the newest last."""
 
     @classmethod
     def load(cls, state_dir: Path) -> Identity | None:
@@ -84,7 +87,9 @@ class Identity:
             if not all(isinstance(text, str) for text in texts):
                 return None
             release_key = PublicKey.from_hex(texts[3])
-            digest = str(raw.get("bundle_digest", ""))
+            digests = raw.get("bundle_digests", [])
+            if not isinstance(digests, list) or not all(isinstance(digest, str) for digest in digests):
+                return None
             if not (state_dir / KEY_FILE).exists():
                 return None
             key = SigningKey.load_or_make(state_dir / KEY_FILE)
@@ -96,7 +101,7 @@ class Identity:
             cloud_url=texts[2],
             release_key=release_key,
             key=key,
-            bundle_digest=digest,
+            bundle_digests=tuple(digests),
         )
 
     def save(self, state_dir: Path) -> None:
@@ -106,9 +111,23 @@ class Identity:
             "cohort": self.cohort,
             "cloud_url": self.cloud_url,
             "release_key": self.release_key.hex,
-            "bundle_digest": self.bundle_digest,
+            "bundle_digests": list(self.bundle_digests),
         }
         replace_file(state_dir / ENROLMENT_FILE, json.dumps(record).encode())
+
+
+def trust_bundle(state_dir: Path, session: Identity, digest: str) -> None:
+    """Keep that the release key of a session has spoken for a bundle, if the device is still enrolled with it.
+
+    Raises:
+        OSError: it cannot be kept.
+    """
+    known = Identity.load(state_dir)
+    if known is None or known.release_key != session.release_key or known.device_id != session.device_id:
+        return  # enrolled elsewhere meanwhile
+    if digest not in known.bundle_digests:
+        digests = (*known.bundle_digests, digest)[-MAX_DIGESTS:]
+        replace(known, bundle_digests=digests).save(state_dir)
 
 
 def check_bundle(bundle: Bundle, state_dir: Path, get_token: Callable[[], str | None]) -> None:
@@ -121,13 +140,15 @@ def check_bundle(bundle: Bundle, state_dir: Path, get_token: Callable[[], str | 
         BundleError: the bundle is not signed, wrongly signed, or signed by a key that this device does not trust.
     """
     identity = Identity.load(state_dir)
-    if identity is None or identity.bundle_digest == bundle.digest.hex():
+    if identity is None or bundle.digest.hex() in identity.bundle_digests:
         return
     try:
-        signer, token = bundle.signer(), get_token()
-        if signer is None or token is None or signer.fingerprint != Token.parse(token).fingerprint:
-            bundle.verify_signature(identity.release_key)
+        bundle.verify_signature(identity.release_key)
     except BundleError as error:
+        with contextlib.suppress(BundleError, ValueError):  # a token that is none is for no cloud
+            signer, token = bundle.signer(), get_token()
+            if signer is not None and token is not None and signer.fingerprint == Token.parse(token).fingerprint:
+                return
         raise BundleError(
             f"this device was enrolled by release key {identity.release_key.fingerprint} and runs what that key signs: "
             f"{error}. Copy the bundle that its cloud serves, with bundle.sig, or give the device another state folder"
@@ -217,8 +238,15 @@ def enrol(url: str, token: str, state_dir: Path | str, name: str, *, ca_file: Pa
             f"the cloud at {url} has the release key {release_key.fingerprint}, the token is for {wanted.fingerprint}; "
             "this is another cloud, or someone stands between: nothing was kept",
         )
+    before = Identity.load(state_dir)
+    spoken_for = before.bundle_digests if before is not None and before.release_key == release_key else ()
     identity = Identity(
-        device_id=answer["device_id"], cohort=answer["cohort"], cloud_url=url, release_key=release_key, key=key
+        device_id=answer["device_id"],
+        cohort=answer["cohort"],
+        cloud_url=url,
+        release_key=release_key,
+        key=key,
+        bundle_digests=spoken_for,
     )
     try:
         identity.save(state_dir)

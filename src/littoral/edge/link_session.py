@@ -12,7 +12,7 @@ import functools
 import math
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from littoral.bundle import Envelope, SignedVersion
-from littoral.edge.identity import Identity
+from littoral.edge.identity import Identity, trust_bundle
 from littoral.edge.outbox import Outbox
 from littoral.errors import LinkError, ProtocolError, StorageError
 from littoral.wire.link import (
@@ -247,10 +247,9 @@ class LinkSession:
                 f"the cloud has messages up to {came}, this outbox expected {expected}: one of the two was restored "
                 "from an older copy. What is queued is sent again under a new stream"
             )
-        if self._identity.bundle_digest != self._ports.bundle_digest.hex():
-            self._identity = replace(self._identity, bundle_digest=self._ports.bundle_digest.hex())
+        if (digest := self._ports.bundle_digest.hex()) not in self._identity.bundle_digests:
             with contextlib.suppress(OSError):  # then its signature is asked for at the next start
-                await asyncio.to_thread(self._identity.save, self._ports.state_dir)
+                await asyncio.to_thread(trust_bundle, self._ports.state_dir, self._identity, digest)
         self._ports.on_envelope(envelope)
         self._owner.takes_pictures = self._link.takes_pictures
         self._owner.connected, self._owner.last_error = True, None

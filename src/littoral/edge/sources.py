@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from littoral.bundle import InputSpec
 from littoral.bundle.images import DAMAGED
@@ -24,6 +24,17 @@ MAX_IMAGE_BYTES = 32 * 1024 * 1024
 MAX_PIXELS = 64 * 1024 * 1024
 _LENGTH = struct.Struct("<I")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each value of the EXIF tag."""
 
 Item = tuple[str, Frame | FrameError]
 
@@ -45,10 +56,14 @@ def decode_image(data: bytes, spec: InputSpec, name: str, *, resize: bool = Fals
     if mode is None:
         raise FrameError(f"{name}: frames of {spec.channels} channels cannot come from image files; send raw frames")
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "BMP")) as image:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "BMP")) as opened:
+            image: Image.Image = opened
             if image.width * image.height > MAX_PIXELS:
                 raise FrameError(f"{name} has {image.width} x {image.height} pixels, at most {MAX_PIXELS} are read")
-            ImageOps.exif_transpose(image, in_place=True)  # a camera that was held upright
+            sizes = {image.size} if resize else {(spec.width, spec.height), (spec.height, spec.width)}
+            if image.size in sizes:  # else it is refused before its pixels are looked at
+                image.load()
+                image = _upright(image)
             if image.size != (spec.width, spec.height) and not resize:
                 raise FrameError(
                     f"{name} is {image.width} x {image.height}, the bundle takes {spec.width} x {spec.height}; "
@@ -67,6 +82,15 @@ def decode_image(data: bytes, spec: InputSpec, name: str, *, resize: bool = Fals
     except DAMAGED as error:
         raise FrameError(f"{name} is not a readable PNG, JPEG, WebP or BMP ({error}); it is left out") from error
     return frame.reshape(spec.shape)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A picture that is loaded, as its camera was held. What is wrong with a tag is no reason to refuse it."""
+    try:
+        turn = _TURNS.get(int(image.getexif().get(_ORIENTATION, 1)))
+    except Exception:  # noqa: BLE001  # a block that anybody may have written, read by a parser that raises anything
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _from_file(path: Path, spec: InputSpec, resize: bool) -> Frame | FrameError:

@@ -106,7 +106,7 @@ def build_bundle(
     places = () if exits is None else exits.trained.places.modules
     taps = [cut for cut in dict.fromkeys((*options.cut_points, *places)) if cut in modules]
     exported = export_model(student.module, input, output_shape=task.output_shape, taps=taps)
-    if teacher is not None and not exported.norm_layers:
+    if isinstance(task, Classification) and not exported.norm_layers:
         raise ValueError(
             "the student has no normalisation layer with affine values (BatchNorm, GroupNorm or LayerNorm), so there "
             "is nothing to adapt; choose a model that has them"
