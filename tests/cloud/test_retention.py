@@ -15,12 +15,15 @@ from cloud_peer import SMALL, enrolled, image, sample
 from cohort_bench import Bench, upload
 
 from littoral.bundle import Bundle
+from littoral.cloud.ledger import NewVersion
 from littoral.cloud.reissue import reissue
 from littoral.cloud.retention import drop_idle_states, drop_images, idle_images
 from littoral.cloud.store import EnrolledDevice, Store
+from littoral.cloud.verdicts import quarantining
 from littoral.errors import StorageError
 
 FEW = replace(SMALL, replay_capacity=6)
+NOTHING = NewVersion(status="held", reason="x", payload=b"", signed=None, state=b"", report={}, verdict={})
 
 
 @pytest.fixture
@@ -323,3 +326,26 @@ def test_the_state_that_a_reissue_stands_for_stays(store: Store, opened: Bundle,
     assert bench.ledger.state(3) == newest
     assert [bool(row[0]) for row in store.read("SELECT state FROM versions ORDER BY version")] == [False, True, False]
     bench.executor.close()
+
+
+def test_an_image_that_could_not_be_decoded_is_given_up_with_its_job(
+    bench: Bench, store: Store, device: EnrolledDevice
+) -> None:
+    upload(store, device, 1, 4)
+    spoil = "UPDATE blobs SET data = x'01' WHERE sha256 = (SELECT sha256 FROM samples WHERE id = 2)"
+    store.write(lambda db: db.execute(spoil).rowcount).result()
+    bench.work()
+    assert with_image(store) == {1, 3, 4} == set(bench.cohort._memory().ids)
+
+
+def test_images_of_who_is_forgotten_are_given_up(bench: Bench, store: Store, device: EnrolledDevice) -> None:
+    other = enrolled(store, 2)
+    for who in (device, other):
+        entries = [(n, sample(n if who is device else n + 50)) for n in (1, 2)]
+        store.record(who.id, 7, entries, now=5.0).result()
+    bench.work()
+    assert with_image(store) == {1, 2, 3, 4}
+    memory = bench.cohort._memory()
+    gone = memory.remember([], np.empty((0, *memory.frame_shape), np.uint8), 0, quarantining(NOTHING, [other.id]))
+    assert sorted(gone) == sorted(digest_of(image(n)) for n in (51, 52))
+    assert memory.ids == {1, 2}

@@ -12,7 +12,6 @@ it (`littoral.cloud.witnesses`); who is blamed too often is quarantined together
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
@@ -240,7 +239,7 @@ class Cohort:
         if not committed:
             return None
         idle = replay.remember(stored, frames, claim.domain, new)
-        self._drop_images([*idle, *(hashlib.sha256(sample.image).digest() for sample in lost)], replay)
+        self._drop_images([*idle, *(sample.sha256 for sample in lost)], replay)
         outcome = self._tell(
             Outcome(
                 version=claim.head_version + 1,

@@ -58,6 +58,8 @@ class StoredSample:
     device_id: str
     predicted: int
     coding: str
+    sha256: bytes
+    """Of the image as it came; it may have been damaged or given up since."""
     image: bytes
 
 
@@ -231,14 +233,13 @@ class Ledger:
 
     def _with_images(self, which: str, value: object) -> list[StoredSample]:
         rows = self.store.read(
-            "SELECT s.id, s.device_id, s.predicted, s.coding, b.data FROM samples s JOIN blobs b USING (sha256)"
+            "SELECT s.id, s.device_id, s.predicted, s.coding, sha256, b.data FROM samples s JOIN blobs b USING (sha256)"
             f" WHERE {which} AND s.cohort = ? ORDER BY s.id",
             value,
             self.cohort,
         )
-        return [
-            StoredSample(id=row[0], device_id=row[1], predicted=row[2], coding=row[3], image=row[4]) for row in rows
-        ]
+        names = ("id", "device_id", "predicted", "coding", "sha256", "image")
+        return [StoredSample(**dict(zip(names, row, strict=True))) for row in rows]
 
     def commit(self, claim: Claim, new: NewVersion, *, now: float, passed_over: Sequence[int] = ()) -> Future[bool]:
         """Compare and set: record version ``claim.head_version + 1`` if the claim still holds; False if it does not.

@@ -6,7 +6,6 @@ So after a restart the same samples are found without a look at an image, and on
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Collection, KeysView, Sequence
 from typing import NamedTuple
@@ -69,7 +68,7 @@ class ReplayMemory:
     def remember(self, samples: Sequence[StoredSample], frames: Frame, domain: int, new: NewVersion) -> list[bytes]:
         """Take up what a job that is done learned from; the SHA-256 of images that replay does not need from now on."""
         self._frames |= {sample.id: frame.copy() for sample, frame in zip(samples, frames, strict=True)}
-        self._digests |= {sample.id: _digest(sample) for sample in samples}
+        self._digests |= {sample.id: sample.sha256 for sample in samples}
         gone = self._take_up(samples, domain, new)
         for sample in gone:
             self._frames.pop(sample, None)
@@ -85,7 +84,7 @@ class ReplayMemory:
         for start in range(0, len(ids), _AT_ONCE):
             for sample in ledger.samples_of(ids[start : start + _AT_ONCE]):
                 if (frame := decoded(sample, spec)) is not None:
-                    self._frames[sample.id], self._digests[sample.id] = frame, _digest(sample)
+                    self._frames[sample.id], self._digests[sample.id] = frame, sample.sha256
         self.buffer.miss(set(ids) - self._frames.keys())
 
     def _take_up(
@@ -105,10 +104,6 @@ class ReplayMemory:
         for device_id in named(version, QUARANTINED):
             gone += self.buffer.forget(device_id)
         return gone
-
-
-def _digest(sample: StoredSample) -> bytes:
-    return hashlib.sha256(sample.image).digest()
 
 
 def _taken(ledger: Ledger, job: int) -> list[Taken]:
