@@ -20,8 +20,6 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from littoral.bundle import Bundle, SignedVersion, SigningKey
 from littoral.cloud.domains import DomainConfig, start_version
 from littoral.cloud.evidence import MIN_FRAMES, Evidence, call_witnesses, make_job
@@ -29,7 +27,7 @@ from littoral.cloud.executors import Executor
 from littoral.cloud.jobs import AdaptConfig, AdaptJob, AdaptResult
 from littoral.cloud.labels import LabelOf
 from littoral.cloud.ledger import Claim, Head, Ledger, NewVersion, StoredSample
-from littoral.cloud.memory import ReplayMemory, decoded
+from littoral.cloud.memory import ReplayMemory, decode_all
 from littoral.cloud.reissue import forgotten, reissue
 from littoral.cloud.retention import begin_replay, drop_idle_states, drop_images, idle_images
 from littoral.cloud.shares import newest_by_turns, oldest_by_turns, plan
@@ -216,9 +214,7 @@ class Cohort:
         self._held = claim
         replay, spec = self._memory(), self._bundle.manifest.input
         taken, too_often = self._ledger.samples(claim.job), claim.fencing_token > MOST_TRIES
-        found = [(s, frame) for s in taken if not too_often and (frame := decoded(s, spec)) is not None]
-        stored = [sample for sample, _ in found]
-        frames = np.stack([frame for _, frame in found]) if found else np.empty((0, *spec.shape), np.uint8)
+        stored, frames = decode_all([] if too_often else taken, spec)
         newest = newest_by_turns([sample.device_id for sample in stored], self._config.batch_size)
         if too_often:
             reason = f"the job was begun {MOST_TRIES} times, and each time its process ended before it was done"

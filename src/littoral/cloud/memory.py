@@ -116,6 +116,13 @@ def _taken(ledger: Ledger, job: int) -> list[Taken]:
     return [Taken(*row) for row in rows]
 
 
+def decode_all(samples: Sequence[StoredSample], spec: InputSpec) -> tuple[list[StoredSample], Frame]:
+    """Those samples that can be decoded, and their frames ``(N, H, W, C)``."""
+    found = [(sample, frame) for sample in samples if (frame := decoded(sample, spec)) is not None]
+    frames = np.stack([frame for _, frame in found]) if found else np.empty((0, *spec.shape), np.uint8)
+    return [sample for sample, _ in found], frames
+
+
 def decoded(sample: StoredSample, spec: InputSpec) -> Frame | None:
     """A sample's frame; None, and a line in the log, where its image is damaged.
 
