@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import resource
 import socket
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import uvicorn
 from cloud_peer import fetch, running, write_bundle
+from uvicorn.server import ServerState
 
 from littoral.cloud import listener
 from littoral.cloud.hub import Limits
@@ -108,3 +113,78 @@ def test_where_the_system_allows_fewer_a_warning_says_so(
         listener.allow_descriptors(Limits(max_sessions=10_000))
     assert asked == [(4_096, 4_096)]
     assert "may open 4096 files and sockets, 10000 sessions need" in caplog.text
+
+
+class Wire(asyncio.Transport):
+    """A transport that goes nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.protocol: object = None
+        self.closed = False
+
+    def get_protocol(self) -> object:  # type: ignore[override]
+        return self.protocol
+
+    def write(self, data: bytes) -> None: ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def app(scope: object, receive: object, send: object) -> None:
+    """Answers nothing for as long as the test goes on."""
+    await asyncio.sleep(3600)
+
+
+@contextlib.asynccontextmanager
+async def connected() -> AsyncIterator[tuple[listener._ImpatientProtocol, Wire]]:
+    config = uvicorn.Config(app, lifespan="off", log_config=None)
+    config.load()
+    protocol, wire = listener._ImpatientProtocol(config, ServerState(), {}), Wire()
+    wire.protocol = protocol
+    protocol.connection_made(wire)
+    yield protocol, wire
+    for task in protocol.tasks:
+        task.cancel()
+
+
+def test_time_runs_only_while_a_request_is_waited_for() -> None:
+    async def play() -> None:
+        async with connected() as (protocol, wire):
+            assert protocol._due is not None, "from the first moment"
+            protocol.data_received(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert protocol._due is None, "an answer takes as long as it takes"
+            protocol._give_up()  # a timer that had fired before it could be cancelled
+            assert not wire.closed
+            protocol.cycle.response_complete = True
+            protocol.data_received(b"GET /b")
+            assert protocol._due is not None
+            protocol._give_up()
+            assert wire.closed
+
+    asyncio.run(play())
+
+
+def test_a_connection_that_is_gone_or_has_become_another_protocols_has_no_time() -> None:
+    async def play() -> None:
+        async with connected() as (protocol, wire):
+            protocol.connection_lost(None)
+            assert protocol._due is None
+        async with connected() as (protocol, wire):
+            wire.protocol = object()
+            protocol._give_up()
+            assert not wire.closed
+        async with connected() as (protocol, wire):
+            wire.protocol = object()
+            protocol._wait_for_request()
+            assert protocol._due is None
+
+    asyncio.run(play())

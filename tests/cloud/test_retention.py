@@ -15,11 +15,14 @@ from cloud_peer import SMALL, enrolled, image, sample
 from cohort_bench import Bench, upload
 
 from littoral.bundle import Bundle
-from littoral.cloud.ledger import NewVersion
+from littoral.cloud.evidence import Evidence, call_witnesses
+from littoral.cloud.ledger import Claim, NewVersion, StoredSample
+from littoral.cloud.memory import ReplayMemory
 from littoral.cloud.reissue import reissue
 from littoral.cloud.retention import drop_idle_states, drop_images, idle_images
 from littoral.cloud.store import EnrolledDevice, Store
 from littoral.cloud.verdicts import quarantining
+from littoral.cloud.witnesses import WitnessConfig
 from littoral.errors import StorageError
 
 FEW = replace(SMALL, replay_capacity=6)
@@ -349,3 +352,34 @@ def test_images_of_who_is_forgotten_are_given_up(bench: Bench, store: Store, dev
     gone = memory.remember([], np.empty((0, *memory.frame_shape), np.uint8), 0, quarantining(NOTHING, [other.id]))
     assert sorted(gone) == sorted(digest_of(image(n)) for n in (51, 52))
     assert memory.ids == {1, 2}
+
+
+def test_a_held_versions_state_is_given_up_also_where_nothing_shipped_after_it(
+    bench: Bench, store: Store, device: EnrolledDevice
+) -> None:
+    bench.gate.hold = {2}
+    upload(store, device, 1, 8)
+    bench.work()
+    store.write(lambda db: db.execute("UPDATE versions SET state = x'01' WHERE version = 2").rowcount).result()
+    drop_idle_states(bench.ledger).result()
+    assert [bool(row[0]) for row in store.read("SELECT state FROM versions ORDER BY version")] == [True, False]
+
+
+def test_a_witness_judges_by_its_own_frames_alone(bench: Bench, store: Store, device: EnrolledDevice) -> None:
+    memory = ReplayMemory(SMALL, (4, 5, 1))
+    shipped = replace(NOTHING, status="shipped")
+    own: dict[str, set[bytes]] = {}
+    for number, name in enumerate(("a", "b", "c")):
+        frames = np.stack([image(10 * number + i) for i in range(5)])
+        samples = [
+            StoredSample(id=10 * number + i, device_id=name, predicted=0, coding="raw", sha256=b"", image=b"")
+            for i in range(5)
+        ]
+        memory.remember(samples, frames, 1, shipped)
+        own[name] = {frame.tobytes() for frame in frames}
+    claim = Claim(job=1, head_version=0, domain=1, base_version=0, num_samples=0, fencing_token=1)
+    evidence = Evidence(claim=claim, stored=[], frames=frames, newest=[], replay=memory)
+    called = call_witnesses(evidence, WitnessConfig(frames=4, min_frames=2), seed=0)
+    assert len(called) >= 2
+    for name, judged in called.items():
+        assert {frame.tobytes() for frame in judged} <= own[name]

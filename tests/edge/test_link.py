@@ -450,6 +450,20 @@ def test_an_outbox_that_could_not_be_read_for_once_leaves_no_error(
         assert link.last_error is None
 
 
+def test_a_state_folder_that_became_read_only_costs_no_session(
+    cloud: TinyCloud, device: TinyDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("littoral.edge.link_session.trust_bundle", fails)
+    device.put(1)
+    with serving(cloud) as url:
+        link = device.start(url)
+        device.wait(lambda: device.outbox.acked == 1)
+        assert link.connected
+
+
 def test_a_link_that_cannot_run_says_so_and_holds_nobody_up(
     device: TinyDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
