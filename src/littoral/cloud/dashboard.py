@@ -248,7 +248,9 @@ def _device_row(device: Mapping[str, Any], document: Document) -> str:
     state = "revoked" if device["revoked_at"] is not None else "online" if device["online"] else "offline"
     apart = ' <span class="badge held">quarantined</span>' if device["quarantined_at"] is not None else ""
     status, now = device["status"], document["now"]
-    last = "not since the cloud started" if device["last_seen"] is None else f"seen {_ago(device['last_seen'], now)}"
+    last = (
+        "not seen since the cloud started" if device["last_seen"] is None else f"seen {_ago(device['last_seen'], now)}"
+    )
     seen = "" if state == "online" else f' <span class="note">{last}</span>'
     if status:
         share = f' <span class="note">{status["selected"] / max(status["frames"], 1):.0%}</span>'
