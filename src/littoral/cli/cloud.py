@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
     )
     cloud = Cloud(args.bundle, args.state, config)
     token = cloud.new_token() if args.new_token else None
+    print(f"loading the networks of bundle {cloud.bundle.short_digest}", file=sys.stderr, flush=True)
     cloud.serve(ready=lambda: _tell(cloud, token, args))
     return 0
 

@@ -73,6 +73,6 @@ def status_in_words(status: DeviceStatus, args: argparse.Namespace) -> str:
         text += f", {status.personal_heads} personal heads, {status.shadow_runs} shadow runs"
     if status.link_error and status.cloud == "away":
         text += f"; {status.link_error}"
-    if status.storage_error:
+    if status.storage_error and status.storage_error not in text:  # the link may have met the same disk
         text += f"; {status.storage_error}"
     return text
