@@ -388,7 +388,7 @@ def _shipped(row: sqlite3.Row) -> ShippedVersion:
 
 
 def head_version(db: sqlite3.Connection, cohort: str) -> int:
-    """The same, inside the writer's transaction."""
+    """`Ledger.newest_number` inside the writer's transaction."""
     return int(db.execute(_NEWEST, (cohort,)).fetchone()[0])
 
 

@@ -66,7 +66,12 @@ class ReplayMemory:
         return np.stack([self._frames[i] for i in chosen]) if chosen else np.empty((0, *self.frame_shape), np.uint8)
 
     def remember(self, samples: Sequence[StoredSample], frames: Frame, domain: int, new: NewVersion) -> list[bytes]:
-        """Take up what a job that is done learned from; the SHA-256 of images that replay does not need from now on."""
+        """Take up what a job that is done learned from; the SHA-256 of images that replay does not need from now on.
+
+        Args:
+            samples: Those of the job that could be decoded, in commit order.
+            frames: Theirs, uint8 ``(N, H, W, C)``; what is kept of them is copied.
+        """
         self._frames |= {sample.id: frame.copy() for sample, frame in zip(samples, frames, strict=True)}
         self._digests |= {sample.id: sample.sha256 for sample in samples}
         gone = self._take_up(samples, domain, new)

@@ -119,6 +119,8 @@ class Identity:
 def trust_bundle(state_dir: Path, session: Identity, digest: str) -> None:
     """Keep that the release key of a session has spoken for a bundle, if the device is still enrolled with it.
 
+    Args:
+        digest: Of the bundle, hexadecimal.
     Raises:
         OSError: it cannot be kept.
     """
@@ -136,6 +138,8 @@ def check_bundle(bundle: Bundle, state_dir: Path, get_token: Callable[[], str | 
     A device that is not enrolled runs what it is given. An enrolled one runs what its release key has signed, or has
     spoken for in an envelope; and with a token for another cloud, what that cloud's release key has signed.
 
+    Args:
+        get_token: The token that the device was given; asked only where the release key does not stand for the bundle.
     Raises:
         BundleError: the bundle is not signed, wrongly signed, or signed by a key that this device does not trust.
     """

@@ -95,7 +95,7 @@ class CloudLink:
         self.bytes_down = 0
         self._purposes: Counter[str] = Counter()
         self.token = token
-        """Not redeemed yet."""
+        """A secret, for as long as it is not redeemed; None after that."""
         self._name = name or socket.gethostname()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -35,7 +35,11 @@ def measured_statistics(
     options: BuildOptions,
     say: Callable[[str], None],
 ) -> tuple[StatisticsSpec | None, dict[str, bytes]]:
-    """What a device follows its world by, and the files of it; nothing for a network without BatchNorm."""
+    """What a device follows its world by, and its files by name; None and no file for a network without BatchNorm.
+
+    Args:
+        frames: The source's, uint8 ``(N, H, W, C)``.
+    """
     layer, is_classifier = fingerprint_layer(exported.norm_layers), isinstance(task, Classification)
     graph = statistics_graph(exported.graph, exported.norm_layers, scores=is_classifier)
     if graph is None or layer is None:
