@@ -6,17 +6,15 @@ slows all.
 
 from __future__ import annotations
 
-import importlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from littoral.bench.split.compressai_coder import Way, compressai_ways
 from littoral.core.codec import Symbols, decode, encode, rate_bits
 from littoral.core.codec_tables import ChannelPrior, CodecTables, FrequencyTable
-from littoral.core.rans import TOTAL
 from littoral.train.contexts import fit_contexts
 
 NUM_SYMBOLS = 2_000
@@ -24,6 +22,8 @@ NUM_SYMBOLS = 2_000
 LARGE_SYMBOLS = 72_600
 """Of the latent of Entropic Student at 224 x 224 pixels."""
 PROMISED_BYTES = 12
+CODERS = ("reference", "accelerator", "compressai", "compressai_lists")
+"""As the keys of `speed` call them; the last is CompressAI's from lists that are ready."""
 _CEILING = 1_000_000
 
 
@@ -78,10 +78,10 @@ def speed(
     reasons: dict[str, Any] = {}
     if compressai:
         try:
-            ways.update(_compressai(symbols, tables, level))
+            ways.update(compressai_ways(symbols, tables, level))
         except ImportError as error:
             reasons["compressai_reason"] = f"compressai cannot be imported here ({error})"
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    times: dict[str, list[float]] = {}
     for number in range(rounds):
         for name, (encode_one, decode_one) in ways.items():
             for way in ("encode", "decode"):
@@ -90,7 +90,7 @@ def speed(
                 call(number % len(symbols))
                 times.setdefault(f"{way}_ms_{name}", []).append((time.perf_counter_ns() - started) / 1e6)
     out: dict[str, Any] = {"num_symbols": int(np.prod(tables.shape(level))), "rounds": rounds}
-    for name in ("reference", "accelerator", "compressai"):
+    for name in CODERS:
         both = 0.0
         for way in ("encode", "decode"):
             found = times.get(f"{way}_ms_{name}")
@@ -100,9 +100,6 @@ def speed(
     if tables.level(level).coder is tables.level(level).reference_coder:
         reasons["accelerator_reason"] = "constriction is not installed here"
     return {**out, **reasons}
-
-
-Way = tuple[Callable[[int], object], Callable[[int], object]]
 
 
 def _ways(symbols: Sequence[Symbols], tables: CodecTables, level: int) -> dict[str, Way]:
@@ -119,43 +116,6 @@ def _ways(symbols: Sequence[Symbols], tables: CodecTables, level: int) -> dict[s
     if table.coder is not table.reference_coder:
         ways["accelerator"] = way(False)
     return ways
-
-
-def _compressai(symbols: Sequence[Symbols], tables: CodecTables, level: int) -> dict[str, Way]:
-    """CompressAI's coder as its entropy models call it: lists of Python numbers in and out, tables of 16 bits.
-
-    Raises:
-        ImportError: it is not installed.
-    """
-    ans = importlib.import_module("compressai.ans")
-    table = tables.level(level)
-    assert isinstance(table, FrequencyTable)
-    rows = table.rows
-    cdfs = [_cdf_of_16_bits(row) for row in rows]
-    lengths, offsets = [len(cdf) for cdf in cdfs], table.first_values.tolist()
-    _, height, width = tables.shape(level)
-    indexes = np.repeat(np.arange(len(rows)), height * width).astype(np.int32)
-    flat = [np.ascontiguousarray(one, np.int32).reshape(-1) for one in symbols]
-    encoder, decoder = ans.RansEncoder(), ans.RansDecoder()
-
-    def encode_one(number: int) -> bytes:
-        coded: bytes = encoder.encode_with_indexes(flat[number].tolist(), indexes.tolist(), cdfs, lengths, offsets)
-        return coded
-
-    strings = [encode_one(number) for number in range(len(symbols))]
-
-    def decode_one(number: int) -> NDArray[np.int32]:
-        return np.array(decoder.decode_with_indexes(strings[number], indexes.tolist(), cdfs, lengths, offsets))
-
-    return {"compressai": (encode_one, decode_one)}
-
-
-def _cdf_of_16_bits(counts: NDArray[np.uint32]) -> list[int]:
-    """Running sums to 2**16, every slot at least 1."""
-    total = 1 << 16
-    fine = np.maximum(1, np.floor(counts / TOTAL * total)).astype(np.int64)
-    fine[fine.argmax()] += total - fine.sum()
-    return [0, *np.cumsum(fine).tolist()]
 
 
 def smooth_symbols(count: int, *, seed: int = 0) -> list[Symbols]:
@@ -190,7 +150,8 @@ def measure_codec(*, quick: bool) -> dict[str, Any]:
     many = draw_symbols(large, level=0, num_payloads=2)
     wide = speed(many, large, level=0, rounds=max(rounds // 20, 3))
     out.update({f"large_{key}": value for key, value in wide.items() if not key.endswith("_reason")})
-    fast, slow, other = (wide[f"symbols_per_second_{name}"] for name in ("accelerator", "reference", "compressai"))
-    out["speedup_over_reference"] = round(fast / slow, 2) if fast else None
-    out["speedup_over_compressai"] = round(fast / other, 2) if fast and other else None
+    speeds = {name: wide[f"symbols_per_second_{name}"] for name in CODERS}
+    fast = speeds.pop("accelerator")
+    for name, other in speeds.items():
+        out[f"speedup_over_{name}"] = round(fast / other, 2) if fast and other else None
     return out
