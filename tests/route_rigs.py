@@ -212,7 +212,7 @@ class Rig:
         self.routing = Routing(
             self.router,
             requests,
-            Trail(self.exits.stages, len(SEGMENT_MS), frozenset({0})),
+            Trail(self.exits.parts.all, len(SEGMENT_MS), frozenset({0})),
             exits=self.exits,
             learning=RouteLearning(made, teach=self.exits.teach, folder=state, later=self.tasks.append),
             later=self.tasks.append,

@@ -18,7 +18,7 @@ from littoral.bench import slow_edge
 from littoral.bench.slow_edge import slow_down
 from littoral.bundle import Bundle
 from littoral.bundle.exits import ExitHeads
-from littoral.edge.exit_stages import ExitStages, Stage
+from littoral.edge.exit_parts import ExitParts, PlacedExit
 from littoral.edge.session import Model, SessionConfig
 
 
@@ -31,7 +31,7 @@ def bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundl
 def fast_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is patched here is as it was afterwards."""
     monkeypatch.setattr(Model, "through", Model.through)
-    monkeypatch.setattr(Stage, "pooled", Stage.pooled)
+    monkeypatch.setattr(PlacedExit, "pooled", PlacedExit.pooled)
 
 
 @pytest.fixture
@@ -55,13 +55,13 @@ def test_an_exit_takes_its_time_where_it_is_asked_and_the_deep_one_takes_none(
     bundle: Bundle, slept: list[float]
 ) -> None:
     exits = bundle.manifest.exits
-    stages = ExitStages(bundle, ExitHeads.open(bundle), SessionConfig()).all
-    value = Model(bundle).through(0, stages[0].after, source_like(1, seed=0)[0])
+    parts = ExitParts(bundle, ExitHeads.open(bundle), SessionConfig()).all
+    value = Model(bundle).through(0, parts[0].after, source_like(1, seed=0)[0])
     slow_down(bundle.manifest, macs_per_ms=1e3)
-    stages[0].pooled(value)
+    parts[0].pooled(value)
     assert slept == pytest.approx([exits[0].macs / 1e6])
-    assert stages[-1].is_deep
-    stages[-1].pooled(Model(bundle).through(0, stages[-1].after, source_like(1, seed=0)[0]))
+    assert parts[-1].is_deep
+    parts[-1].pooled(Model(bundle).through(0, parts[-1].after, source_like(1, seed=0)[0]))
     assert slept[-1] == 0
 
 

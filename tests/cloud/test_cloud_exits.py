@@ -100,13 +100,13 @@ def test_a_bundles_exits_say_in_the_cloud_what_they_say_on_the_device(tiny: Bund
     from exit_bundles import write_exit_bundle
 
     from littoral.bundle.exits import ExitHeads
-    from littoral.edge.exit_stages import ExitStages
+    from littoral.edge.exit_parts import ExitParts
     from littoral.edge.session import Model, SessionConfig
 
     bundle = write_exit_bundle(tiny.path, tmp_path / "b")
     frames = tiny.probe[0][:4]
     heads = ExitHeads.open(bundle)
-    stages, model = ExitStages(bundle, heads, SessionConfig()), Model(bundle)
+    parts, model = ExitParts(bundle, heads, SessionConfig()), Model(bundle)
 
     class Student(nn.Module):
         """Modules that are named as the segments' outputs, and give these."""
@@ -126,8 +126,8 @@ def test_a_bundles_exits_say_in_the_cloud_what_they_say_on_the_device(tiny: Bund
     exits.watch()
     student(torch.zeros(1))
     for index, said in enumerate(exits.answers()):
-        value = model.run_until(stages.all[index].after - 1, frames)
-        expected = heads.heads[index].logits(stages.all[index].pooled_all(value))
+        value = model.run_until(parts.all[index].after - 1, frames)
+        expected = heads.heads[index].logits(parts.all[index].pooled_all(value))
         np.testing.assert_allclose(said.numpy(), expected, rtol=1e-4, atol=1e-4)
 
 

@@ -19,7 +19,7 @@ from littoral.core.route_words import Decision, Moment, RouteConfig
 from littoral.core.routing import Router
 from littoral.core.switcher import switch_features
 from littoral.edge.encoder import SplitEncoder
-from littoral.edge.exit_stages import ExitStages
+from littoral.edge.exit_parts import ExitParts
 from littoral.edge.session import Model, SessionConfig
 
 torch = pytest.importorskip("torch", reason="building a bundle needs the cloud extra")
@@ -121,25 +121,23 @@ class Frame:
 
 
 class Machines:
-    """A device's own stages and encoder, and a cloud's tail."""
+    """A device's own exits and encoder, and a cloud's tail."""
 
     def __init__(self, bundle: Bundle) -> None:
         from littoral.cloud.tail import Tail
 
         self.heads = ExitHeads.open(bundle).heads
         self.model, self.encoder, self.tail = Model(bundle), SplitEncoder(bundle), Tail(bundle, device="cpu")
-        self.stages = ExitStages(bundle, ExitHeads.open(bundle), SessionConfig()).all[
-            : len(early_exits(bundle.manifest))
-        ]
+        self.exits = ExitParts(bundle, ExitHeads.open(bundle), SessionConfig()).all[: len(early_exits(bundle.manifest))]
         self.num_segments = len(bundle.manifest.segments)
         self.temperatures = point_temperatures(bundle.manifest)
 
     def look(self, frame: np.ndarray) -> Frame:
         value: Any = frame[None]
         position, logits = 0, []
-        for stage, head in zip(self.stages, self.heads, strict=False):
-            value, position = self.model.through(position, stage.after, value), stage.after
-            logits.append(head.logits(stage.pooled(value)))
+        for placed, head in zip(self.exits, self.heads, strict=False):
+            value, position = self.model.through(position, placed.after, value), placed.after
+            logits.append(head.logits(placed.pooled(value)))
         logits.append(self.model.through(position, self.num_segments, value)[0])
         payloads = [self.encoder.encode(frame[None], level) for level in range(self.encoder.num_levels)]
         said: list[Any] = self.tail.answer(payloads)

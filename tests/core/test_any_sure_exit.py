@@ -10,7 +10,7 @@ import pytest
 from littoral.core.calibration_ring import NO_LABEL, RingScores
 from littoral.core.exit_choice import choose_exits, worst_first
 from littoral.core.exit_control import ControlConfig, alarm_level, certify, early_loss
-from littoral.core.exit_policy import ExitPolicy, ServedExit
+from littoral.core.exit_policy import ExitPolicy, ServedExit, Spoken
 from littoral.core.exits import OFF, ExitCosts, Float64s, Indices
 from littoral.core.heads import LinearHead
 from littoral.core.risk import Certified
@@ -107,8 +107,9 @@ def test_an_audit_of_a_routed_frame_counts_any_sure_exit_that_is_wrong() -> None
         ([1, 0], [0.95, 0.5], 0.0, 0.0),
         ([0, 0], [float("nan"), 0.5], 0.0, 0.0),
     ):
-        assert early_loss(answers, sure, policy, 1)[1] == first
-        assert early_loss(answers, sure, policy, 1, any_sure=True)[1] == worst
+        spoken = [Spoken((), label, confidence, 0.0) for label, confidence in zip(answers, sure, strict=True)]
+        assert early_loss(spoken, policy, 1)[1] == first
+        assert early_loss(spoken, policy, 1, any_sure=True)[1] == worst
 
 
 def test_a_router_too_keeps_the_exits_that_pay_and_of_these_the_worst_counts() -> None:

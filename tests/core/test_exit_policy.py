@@ -10,7 +10,7 @@ from head_cases import SHIPPED, D, K, user
 
 from littoral.core.calibration_ring import NO_LABEL, CalibrationRing, MemorySlots, RingFrame, as_half
 from littoral.core.exit_control import early_loss
-from littoral.core.exit_policy import ExitPolicy, ServedExit
+from littoral.core.exit_policy import ExitPolicy, ServedExit, Spoken
 from littoral.core.exits import OFF, confidence
 from littoral.core.heads import LinearHead
 
@@ -94,12 +94,16 @@ def test_thresholds_and_temperatures_that_are_none_are_refused() -> None:
         ExitPolicy(affine_version=0, exits=(ServedExit(head=SHIPPED),), has_deep=True)
 
 
+def said(label: int, confidence: float) -> Spoken:
+    return Spoken((), label, confidence, 0.0)
+
+
 def test_an_audit_counts_the_first_exit_that_is_sure() -> None:
     on = policy()
-    assert early_loss([1, 2], [0.95, 0.99], on, 2) == (True, 1.0)
-    assert early_loss([2, 1], [0.95, 0.99], on, 2) == (True, 0.0)
-    assert early_loss([1, 2], [0.1, 0.85], on, 2) == (True, 0.0)
-    assert early_loss([1, 1], [np.nan, 0.5], on, 2) == (False, 0.0)
+    assert early_loss([said(1, 0.95), said(2, 0.99)], on, 2) == (True, 1.0)
+    assert early_loss([said(2, 0.95), said(1, 0.99)], on, 2) == (True, 0.0)
+    assert early_loss([said(1, 0.1), said(2, 0.85)], on, 2) == (True, 0.0)
+    assert early_loss([said(1, np.nan), said(1, 0.5)], on, 2) == (False, 0.0)
 
 
 # The ring.

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from littoral.bundle import Bundle, Manifest
-from littoral.edge.exit_stages import Stage
+from littoral.edge.exit_parts import PlacedExit
 from littoral.edge.session import Model
 
 
 def slow_down(manifest: Manifest, macs_per_ms: float) -> None:
     """From now on segments and exits take so long in this process's main thread."""
-    through, pooled = Model.through, Stage.pooled
+    through, pooled = Model.through, PlacedExit.pooled
     segments = manifest.segment_macs
     stems = {each.segment + 1: each.macs for each in manifest.exits if not each.is_deep}
 
@@ -37,14 +37,14 @@ def slow_down(manifest: Manifest, macs_per_ms: float) -> None:
         sleep(due)
         return given
 
-    def slow_pooled(self: Stage, value: Any) -> Any:
+    def slow_pooled(self: PlacedExit, value: Any) -> Any:
         due = time.perf_counter() + (0 if self.is_deep else stems[self.after]) / macs_per_ms / 1000
         given = pooled(self, value)
         sleep(due)
         return given
 
     setattr(Model, "through", slow_through)  # noqa: B010 -- the device offers no such thing, and should not
-    setattr(Stage, "pooled", slow_pooled)  # noqa: B010
+    setattr(PlacedExit, "pooled", slow_pooled)  # noqa: B010
 
 
 def main() -> None:

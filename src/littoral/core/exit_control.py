@@ -26,7 +26,7 @@ import numpy as np
 
 from littoral.core.calibration_ring import NO_LABEL, RingScores
 from littoral.core.exit_choice import MOST_EXITS, kept_exits, kept_only, worst_first
-from littoral.core.exit_policy import ExitPolicy
+from littoral.core.exit_policy import ExitPolicy, Spoken
 from littoral.core.exits import (
     OFF,
     ExitCosts,
@@ -238,19 +238,19 @@ class ExitControl:
 
 
 def early_loss(
-    answers_E: Sequence[int], confidences_E: Sequence[float], policy: ExitPolicy, full: int, *, any_sure: bool = False
+    spoken_E: Sequence[Spoken], policy: ExitPolicy, full: int, *, any_sure: bool = False
 ) -> tuple[bool, float]:
     """Whether a frame that ran to the end would have left early, and `ExitControl.audit`'s loss for it.
 
     Args:
-        answers_E, confidences_E: Of the early exits; NaN where the frame must go on.
+        spoken_E: What the early exits said.
         full: What the device says at full depth.
         any_sure: Frames may leave at any exit that is sure, and not at the first only: the worst of them counts.
     """
     sure = [
-        float(answer != full)
-        for answer, confidence, each in zip(answers_E, confidences_E, policy.early, strict=True)
-        if confidence >= each.threshold
+        float(spoken.label != full)
+        for spoken, each in zip(spoken_E, policy.early, strict=True)
+        if spoken.confidence >= each.threshold
     ]
     return (True, max(sure) if any_sure else sure[0]) if sure else (False, 0.0)
 

@@ -96,6 +96,11 @@ class Spoken(NamedTuple):
     entropy_nats: float
 
     @property
+    def is_finite(self) -> bool:
+        """The exit answers for the frame."""
+        return self.entropy_nats == self.entropy_nats
+
+    @property
     def logits_K(self) -> FloatArray:
         """float32; made anew each time."""
         with np.errstate(over="ignore"):

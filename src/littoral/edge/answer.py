@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from littoral.core.arrays import FloatArray
+from littoral.core.exit_policy import Spoken
 from littoral.core.selection import softmax
 
 SPLIT, PICTURE = "split", "picture"
@@ -63,3 +64,16 @@ class Found(NamedTuple):
     """Of the shipped network's own answer; None where it did not come so far."""
     compute_share: float = 1.0
     """As `Answer`'s."""
+
+    @classmethod
+    def of(
+        cls, spoken: Spoken, exit_index: int, network_entropy: float | None = None, compute_share: float = 1.0
+    ) -> Found:
+        """An exit's answer."""
+        said = spoken.logits_K, spoken.label, spoken.confidence, spoken.entropy_nats
+        return cls(*said, exit_index, network_entropy, compute_share)
+
+    @property
+    def is_finite(self) -> bool:
+        """The network's output was."""
+        return self.entropy_nats == self.entropy_nats

@@ -31,7 +31,7 @@ from littoral.core.head_levels import SourceLevels
 from littoral.core.known_worlds import KnownWorlds, Near
 from littoral.core.risk import Certified, NotCertified
 from littoral.edge.exit_fitting import Fitting
-from littoral.edge.exit_stages import ExitStages
+from littoral.edge.exit_parts import ExitParts
 from littoral.edge.recent import SeenFrame
 from littoral.edge.session import Model
 
@@ -98,7 +98,7 @@ class Calibration:
     def __init__(
         self,
         config: ControlConfig,
-        parts: ExitStages,
+        parts: ExitParts,
         levels: Sequence[SourceLevels],
         *,
         model: Model,

@@ -19,7 +19,7 @@ from littoral.core.exit_policy import ExitPolicy, ServedExit
 from littoral.core.exits import disagreement_losses
 from littoral.core.head_levels import FeatureSums, SourceLevels, cooled, levelled
 from littoral.core.risk import best_in_hindsight, shared_path
-from littoral.edge.exit_stages import ExitStages
+from littoral.edge.exit_parts import ExitParts
 
 MIN_LESSONS = 32
 Change = Callable[[int, ServedExit], ServedExit]
@@ -44,7 +44,7 @@ class Fitting:
         any_sure: See `littoral.core.exit_control.certify`.
     """
 
-    def __init__(self, parts: ExitStages, sources: Sequence[SourceLevels], *, any_sure: bool) -> None:
+    def __init__(self, parts: ExitParts, sources: Sequence[SourceLevels], *, any_sure: bool) -> None:
         self._parts, self._sources, self._any_sure = parts, tuple(sources), any_sure
 
     def fitted(self, policy: ExitPolicy, lessons: CalibrationRing | None, *, max_risk: float) -> Fitted:
@@ -90,7 +90,7 @@ class Fitting:
         return self._changed(policy, cool)
 
     def _changed(self, policy: ExitPolicy, change: Change) -> ExitPolicy:
-        stays = [each.personal or stage.is_deep for each, stage in zip(policy.exits, self._parts.all, strict=True)]
+        stays = [each.personal or placed.is_deep for each, placed in zip(policy.exits, self._parts.all, strict=True)]
         exits = (each if stays[i] else change(i, each) for i, each in enumerate(policy.exits))
         return replace(policy, exits=tuple(exits))
 

@@ -20,7 +20,7 @@ from littoral.edge.awaited_labels import AwaitedLabels
 from littoral.edge.exit_calibration import LESSONS, PageSlots, RingSlots
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exit_files import ExitFolder, PendingFrames, SlotFile
-from littoral.edge.exit_stages import ExitStages
+from littoral.edge.exit_parts import ExitParts
 from littoral.edge.personal import PersonalHeads
 from littoral.edge.recent import SeenFrame
 from littoral.edge.session import Model
@@ -74,7 +74,7 @@ def open_kept(
     config: ExitConfig,
     heads: ExitHeads,
     levels: Sequence[SourceLevels],
-    parts: ExitStages,
+    parts: ExitParts,
     model: Model,
     files: Files | None,
 ) -> Kept:
@@ -130,7 +130,7 @@ def policy_of(shipped: ExitHeads, personal: PersonalHeads | None, version: int, 
     return ExitPolicy(affine_version=version, exits=tuple(exits), has_deep=has_deep)
 
 
-def take_heads_along(kept: Kept, parts: ExitStages, old: Model, new: Model) -> None:
+def take_heads_along(kept: Kept, parts: ExitParts, old: Model, new: Model) -> None:
     """What was learned follows to another affine version, and so do the frames that somebody else than the old network
     has a word on, or will have; what the old network said of the others is gone."""
     if kept.personal is None or kept.pending is None or kept.awaited is None:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,18 +21,17 @@ from littoral.bundle.exits import ExitHeads
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.calibration_ring import CalibrationRing
 from littoral.core.exit_control import ExitControl, Purpose, early_loss
-from littoral.core.exit_policy import ExitPolicy, Spoken
-from littoral.core.exits import OFF
+from littoral.core.exit_policy import ExitPolicy
 from littoral.core.head_levels import SourceLevels
 from littoral.core.risk import Certified
-from littoral.core.selection import judge_one
 from littoral.edge.answer import Found
 from littoral.edge.exit_calibration import Calibration
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exit_files import PendingFrames
+from littoral.edge.exit_parts import ExitParts
 from littoral.edge.exit_queue import ExitQueue, Handed
-from littoral.edge.exit_stages import ExitStages
 from littoral.edge.exit_state import open_kept, policy_of, take_heads_along
+from littoral.edge.past_exits import Wanted, run_past_exits
 from littoral.edge.recent import RecentFrames, SeenFrame
 from littoral.edge.session import Model, SessionConfig
 from littoral.edge.versions import Files
@@ -73,8 +71,8 @@ class ExitRuntime:
             )
         heads = ExitHeads.open(bundle)
         self.config, self.shipped = config, replace(heads, moments=())  # they are larger than all else together
-        self.parts = parts = ExitStages(bundle, self.shipped, session)
-        self.stages, self._path, self._end = parts.all, parts.path(model), len(bundle.manifest.segments)
+        self.parts = parts = ExitParts(bundle, self.shipped, session)
+        self._path = parts.path(model)
         self.on_world: Callable[[bool], None] = lambda changed: None
         """Told that the alarm rang, or else that thresholds were certified; in either thread."""
         self.control = ExitControl(config.control, seed=config.seed)
@@ -105,61 +103,30 @@ class ExitRuntime:
             frame: uint8 ``(H, W, C)``.
             frame_id: Counts the frames of this run from 1.
         """
-        policy, control, recent = self.policy, self.control, self.recent
+        policy, recent = self.policy, self.recent
         if (path := self._path).model is not model:
             path = self._path = self.parts.path(model)
-        checking, fits = policy.checking, policy.affine_version == model.version
-        purpose = control.purpose(checking=checking)  # before anything is looked at
-        picked = fits and purpose is not Purpose.NOTHING
-        self.calibrates = purpose is Purpose.RING and self.calibration.runs_again
-        later = picked and checking and self.calibrates  # it is run again before it certifies anything
-        runs_on, asks = checking or picked or not fits, picked and not later
+        wanted = self._wanted(policy, model)
         self.queue.begins(frame_id)
         recent.begin(frame_id)
-        value: Any = frame[None]
-        position = num_seen = 0
-        shadow: list[Spoken] = []
-        asked: list[int] = []
-        pooled: FloatArray | None = None
-        for i, (stage, each) in enumerate(zip(self.stages, policy.exits, strict=True)):
-            value = path.through(position, stage.after, value)
-            position = stage.after
-            if not fits or (not stage.is_deep and not asks and (runs_on or each.threshold == OFF)):
-                continue
-            pooled = path.pooled(i, value)
-            num_seen += num_seen == i
-            asked += [] if stage.is_deep else [i]
-            if stage.is_deep or (runs_on and checking):
-                continue
-            spoken = each.answer(pooled)
-            if runs_on:
-                shadow.append(spoken)
-            elif spoken.confidence >= each.threshold:
-                recent.put(frame_id, num_seen, path.features)
-                recent.end(frame_id, model.version, num_seen, None)
-                self.frames_by_exit[i] += 1
-                share = self.parts.work(i + 1, asked)
-                return Found(spoken.logits_K, spoken.label, spoken.confidence, spoken.entropy_nats, i, None, share)
-        logits: FloatArray = path.through(position, self._end, value)[0].copy()  # the caller may keep it
-        label, confidence, entropy = judge_one(logits)
-        share = self.parts.work(-1, asked)
-        found = Found(logits, label, confidence, entropy, len(self.stages), entropy, share)
-        if entropy != entropy:
+        found, logits, num_seen, unheard = run_past_exits(self.parts, path, policy, wanted, frame)
+        if not found.is_finite:
             return found
-        if fits and policy.deep is not None and pooled is not None:
-            own = policy.deep.answer(pooled)
-            if own.entropy_nats == own.entropy_nats:
-                end = len(self.stages) - 1
-                found = Found(own.logits_K, own.label, own.confidence, own.entropy_nats, end, entropy, share)
         self.frames_by_exit[found.exit_index] += 1
         recent.put(frame_id, num_seen, path.features)
         recent.end(frame_id, model.version, num_seen, logits)
-        if later or (num_seen == len(self.stages) and (picked or not checking)):
-            said, sure = [each.label for each in shadow], [each.confidence for each in shadow]
-            leaves, loss = early_loss(said, sure, policy, found.label) if shadow else (False, None)
-            pixels = self.calibration.pixels_for(purpose, frame)
-            self.hand_over(policy, frame_id, purpose, leaves=leaves, loss=loss, pixels=pixels)
+        has_all = num_seen == len(self.parts.all)
+        is_whole = logits is not None
+        if is_whole and (wanted.later or (has_all and (wanted.features or not policy.checking))):
+            leaves, loss = early_loss(unheard, policy, found.label) if unheard else (False, None)
+            pixels = self.calibration.pixels_for(wanted.purpose, frame)
+            self.hand_over(policy, frame_id, wanted.purpose, leaves=leaves, loss=loss, pixels=pixels)
         return found
+
+    def _wanted(self, policy: ExitPolicy, model: Model) -> Wanted:
+        purpose, fits = self.control.purpose(checking=policy.checking), policy.affine_version == model.version
+        self.calibrates = purpose is Purpose.RING and self.calibration.runs_again
+        return Wanted.of(purpose, fits=fits, checking=policy.checking, calibrates=self.calibrates)
 
     def hand_over(
         self,
@@ -397,4 +364,4 @@ class ExitRuntime:
 
     def _policy(self, version: int) -> ExitPolicy:
         """The heads that serve, with every exit off."""
-        return policy_of(self.shipped, self._personal, version, has_deep=self.stages[-1].is_deep)
+        return policy_of(self.shipped, self._personal, version, has_deep=self.parts.all[-1].is_deep)

@@ -262,7 +262,7 @@ class Routing:
         )
         if settled.source == "cloud" and scores is not None:
             label, confidence, entropy = judge_one(scores)
-            found = Found(scores, label, confidence, entropy, len(self._trail.stages), None)
+            found = Found(scores, label, confidence, entropy, len(self._trail.exits), None)
             in_hand = trip.walk.found if _is_finite(trip.walk) else None
             assert request is not None
             way = PICTURE if self.requests.ways[request.way].is_picture else SPLIT
@@ -333,8 +333,7 @@ class Routing:
         policy, walk = trip.policy, trip.walk
         if policy.checking or not trip.is_picked or walk.found is None:
             return None
-        said, sure = [each.label for each in walk.spoken], [each.confidence for each in walk.spoken]
-        return early_loss(said, sure, policy, walk.found.label, any_sure=True)[1]
+        return early_loss(walk.spoken, policy, walk.found.label, any_sure=True)[1]
 
     # -- behind the answer ---------------------------------------------------------------------------------------------
 
@@ -391,5 +390,4 @@ class Routing:
 
 def _is_finite(walk: Walk) -> bool:
     """The answer in hand is one."""
-    found = walk.found
-    return found is not None and found.entropy_nats == found.entropy_nats
+    return walk.found is not None and walk.found.is_finite

@@ -73,7 +73,7 @@ def open_routing(
     assert config is not None
     encoders = {index: SplitEncoder(bundle, index, session) for index in range(len(bundle.manifest.splits))}
     kept = frozenset(each.segment for each in encoders.values() if each.segment is not None)
-    trail = Trail(exits.stages, len(bundle.manifest.segments), kept, exits.parts.stem_shares)
+    trail = Trail(exits.parts.all, exits.parts.num_segments, kept, exits.parts.stem_shares)
     timed: dict[int | str, SplitEncoder | PictureEncoder] = dict(encoders.items())
     timed |= {way.coding: PictureEncoder(way.coding) for way in tables.ways if way.is_picture}
     steps, encode_ms = _measure(bundle, trail, m.model, exits, timed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +18,10 @@ from littoral.core.arrays import FloatArray, Frame
 from littoral.core.exit_policy import ExitPolicy, Spoken
 from littoral.core.exits import Float64s
 from littoral.core.heads import softmax64
-from littoral.core.selection import judge_one
 from littoral.core.switcher import switch_features
 from littoral.edge.answer import Found
-from littoral.edge.exit_stages import Stage
+from littoral.edge.exit_parts import PlacedExit
+from littoral.edge.past_exits import at_the_end
 from littoral.edge.recent import SeenFrame
 from littoral.edge.session import Model
 
@@ -46,25 +47,21 @@ class Trail:
     """What all walks of a device have in common.
 
     Attributes:
-        stages: The exits, the earliest first.
+        exits: The earliest first.
         num_segments: Of the network.
         kept: The segments whose output some encoder takes.
         stem_shares: Of each step that ends at an exit: how much of its work is the exit's own.
     """
 
-    stages: Sequence[Stage]
+    exits: Sequence[PlacedExit]
     num_segments: int
     kept: frozenset[int]
     stem_shares: tuple[float, ...] = ()
 
-    @property
-    def num_early(self) -> int:
-        return sum(not stage.is_deep for stage in self.stages)
-
-    @property
+    @cached_property
     def ends(self) -> tuple[int, ...]:
         """After how many segments each point but the first lies."""
-        return (*(stage.after for stage in self.stages if not stage.is_deep), self.num_segments)
+        return (*(each.after for each in self.exits if not each.is_deep), self.num_segments)
 
 
 class Walk:
@@ -99,7 +96,7 @@ class Walk:
         """Of the shipped network, at its end."""
         self.passed: dict[int, Any] = {}
         """Exits that were not asked, and what each takes."""
-        self._stages, self._ends, self._keep = trail.stages, trail.ends, trail.kept
+        self._exits, self._ends, self._keep = trail.exits, trail.ends, trail.kept
         self._value: Any = frame[None]
         self._kept: dict[int | None, Any] = {None: self._value}
         self._row, self._position = row, 0
@@ -124,7 +121,7 @@ class Walk:
     @property
     def num_seen(self) -> int:
         """The earliest exits, without a gap, whose features are there."""
-        return next(i for i in range(len(self._stages) + 1) if i not in self._seen)
+        return next(i for i in range(len(self._exits) + 1) if i not in self._seen)
 
     def input_of(self, segment: int | None) -> Any:
         """What an encoder takes that stands on this segment, or on the frame."""
@@ -147,8 +144,8 @@ class Walk:
             self._position = at + 1
             if at in self._keep:
                 self._kept[at] = self._value
-            if self._stages[-1].is_deep and self._stages[-1].after == at + 1:
-                self._deep_pooled = self._see(len(self._stages) - 1, self._value)
+            if self._exits[-1].is_deep and self._exits[-1].after == at + 1:
+                self._deep_pooled = self._see(len(self._exits) - 1, self._value)
         if self.point + 1 < len(self._ends):
             if look:
                 self._speak()
@@ -183,10 +180,10 @@ class Walk:
         )
 
     def _see(self, i: int, value: Any) -> FloatArray:
-        stage = self._stages[i]
-        pooled = stage.pooled(value)
+        placed = self._exits[i]
+        pooled = placed.pooled(value)
         with np.errstate(over="ignore"):
-            self._row[stage.columns] = pooled
+            self._row[placed.columns] = pooled
         self._seen.add(i)
         return pooled
 
@@ -198,25 +195,18 @@ class Walk:
     def _speak(self) -> None:
         spoken = self.policy.exits[self.point].answer(self._see(self.point, self._value))
         self.spoken.append(spoken)
-        found = Found(spoken.logits_K, spoken.label, spoken.confidence, spoken.entropy_nats, self.point, None)
-        self._take(found, spoken.confidence)
+        self._take(Found.of(spoken, self.point), spoken.confidence)
 
     def _end(self) -> None:
         logits: FloatArray = self._value[0]
         self.network_logits = logits
-        label, confidence, entropy = judge_one(logits)
-        found = Found(logits, label, confidence, entropy, len(self._stages), entropy)
-        deep = self.policy.deep if self.fits else None
-        if deep is not None and self._deep_pooled is not None and entropy == entropy:
-            own = deep.answer(self._deep_pooled)
-            if own.entropy_nats == own.entropy_nats:
-                end = len(self._stages) - 1
-                found = Found(own.logits_K, own.label, own.confidence, own.entropy_nats, end, entropy)
+        deep = self._deep_pooled if self.fits else None
+        found = at_the_end(self.policy, logits, deep, num_exits=len(self._exits))
         self._take(found, found.confidence)
 
     def _take(self, found: Found, sure: float) -> None:
         features = None
-        if found.entropy_nats == found.entropy_nats:
+        if found.is_finite:
             answers = [look.label for look in self.looks if look is not NOT_LOOKED]
             unasked = len(self.looks) - len(answers)
             features = switch_features(softmax64(found.logits_K), answers, unasked=unasked)

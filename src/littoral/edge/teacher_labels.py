@@ -99,7 +99,7 @@ class TeacherLabels:
         exits, seen = self._exits, self._exits.recent.get(frame_id)
         if seen is not None and (seen.version != exits.policy.affine_version or not seen.num_seen):
             seen = None
-        if seen is None or seen.num_seen < len(exits.stages):
+        if seen is None or seen.num_seen < len(exits.parts.all):
             seen = self._run_again(frame_id, frame) or seen
         if seen is None:
             return
@@ -119,7 +119,7 @@ class TeacherLabels:
         if found is None:
             return None
         return SeenFrame(
-            frame_id=frame_id, version=model.version, num_seen=len(exits.stages), features=found[0], logits_K=None
+            frame_id=frame_id, version=model.version, num_seen=len(exits.parts.all), features=found[0], logits_K=None
         )
 
     def _take_in(self, data: bytes) -> None:

@@ -154,11 +154,11 @@ class LoopDevice:
         return told
 
     def _at_full_depth(self, model: Model, policy: ExitPolicy, frame: Frame) -> int:
-        stage = self.exits.stages[-1]
-        value = model.through(0, stage.after, frame[None])
+        last = self.exits.parts.all[-1]
+        value = model.through(0, last.after, frame[None])
         if policy.deep is not None:
-            return policy.deep.answer(stage.pooled(value)).label
-        return int(model.through(stage.after, self.exits._end, value)[0].argmax())
+            return policy.deep.answer(last.pooled(value)).label
+        return int(model.through(last.after, self.exits.parts.num_segments, value)[0].argmax())
 
     def _exchange(self) -> None:
         tick, self._tick = self._tick, self._tick + 1

@@ -20,7 +20,7 @@ from littoral.errors import ModelOutputError
 _FEATURES, _POOLED = "features", "pooled"
 
 
-class Stage(NamedTuple):
+class PlacedExit(NamedTuple):
     """An exit: after so many segments, made of such features, its numbers in their row."""
 
     after: int
@@ -40,7 +40,7 @@ class Stage(NamedTuple):
         return features
 
 
-class ExitStages:
+class ExitParts:
     """The exits of a bundle, ready to run. Nothing in it changes.
 
     Attributes:
@@ -48,6 +48,7 @@ class ExitStages:
         sizes: Features of each.
         num_features: Of all together.
         num_classes: Of the heads.
+        num_segments: Of the network.
         costs: Of the early exits and the end, the deep exit being a part of the end.
     """
 
@@ -58,7 +59,7 @@ class ExitStages:
         starts = np.cumsum([0, *self.sizes]).tolist()
         self.num_features: int = starts[-1]
         self.all = [
-            Stage(
+            PlacedExit(
                 spec.segment + 1,
                 None if spec.stem_file is None else open_session(bundle.read(spec.stem_file), (), {}, session),
                 spec.is_deep,
@@ -67,9 +68,10 @@ class ExitStages:
             for i, spec in enumerate(specs)
         ]
         self.costs = costs = _early_costs(heads.costs, num_early=sum(not spec.is_deep for spec in specs))
-        self._work = [0, *np.cumsum(costs.segment_macs).tolist()[:-1], costs.full_macs]
+        self._full_macs = costs.full_macs
+        self._work = [0, *np.cumsum(costs.segment_macs).tolist()[:-1], self._full_macs]
         self._probe_frames = bundle.probe[0]
-        self._end = len(bundle.manifest.segments)
+        self.num_segments = len(bundle.manifest.segments)
 
     def path(self, model: Model) -> FramePath:
         """A model's segments and the stems for one frame after another; for the thread that answers alone."""
@@ -95,7 +97,7 @@ class ExitStages:
             point: 1 is the first early exit; the last, or -1, is the end.
             asked: The early exits whose stem and head have run.
         """
-        return float(self._work[point] + sum(self.costs.head_macs[i] for i in asked)) / self.costs.full_macs
+        return float(self._work[point] + sum(self.costs.head_macs[i] for i in asked)) / self._full_macs
 
     @property
     def frame_bytes(self) -> int:
@@ -111,7 +113,7 @@ class ExitStages:
         first = self._probe_frames[0]
         frames = np.stack([np.frombuffer(each, dtype=first.dtype).reshape(first.shape) for each in pixels])
         features, value = self._features(model, frames)
-        logits = model.through(self.all[-1].after, self._end, value)
+        logits = model.through(self.all[-1].after, self.num_segments, value)
         return [
             (as_half(row), int(scores.argmax())) if np.isfinite(row).all() and np.isfinite(scores).all() else None
             for row, scores in zip(features, logits, strict=True)
@@ -127,17 +129,17 @@ class ExitStages:
         features = np.concatenate(rows)
         if not np.isfinite(features).all():
             raise ModelOutputError(f"an exit's features under version {model.version} are not finite")
-        return [features[:, stage.columns] for stage in self.all]
+        return [features[:, placed.columns] for placed in self.all]
 
     def _features(self, model: Model, frames: Frame) -> tuple[FloatArray, Any]:
         """The features of all exits, side by side, of some frames; and what the last exit's segment gave."""
         features = np.zeros((len(frames), self.num_features), dtype=np.float32)
         value: Any = frames
         position = 0
-        for stage in self.all:
-            value = model.through(position, stage.after, value)
-            position = stage.after
-            features[:, stage.columns] = stage.pooled_all(value)
+        for placed in self.all:
+            value = model.through(position, placed.after, value)
+            position = placed.after
+            features[:, placed.columns] = placed.pooled_all(value)
         return features, value
 
 
