@@ -3,15 +3,15 @@
     LittoralError
     ├── BundleError          the artefact is damaged, incomplete, unsigned, or of another kind
     ├── UpdateRejected       an affine version is not fit to be installed here (``.code`` says why)
-    ├── ModelOutputError     a network produced NaN or infinity
+    ├── ModelOutputError     a network produced NaN, infinity, or what is no answer
     ├── StorageError         the state folder cannot hold what must be kept (disk full, read only)
     ├── LinkError            the road between device and cloud
     │   ├── ProtocolError    bytes that break the wire format
     │   └── LinkRefused      the other side said no (``.code`` says why)
-    ├── FetchError       a data set's home cannot be reached, or sent something else than it published
+    ├── FetchError           a data set's home cannot be reached, or sent something else than it published
     ├── PayloadError         a split's payload is damaged, too large, or of other tables (also a ValueError; ``.code``)
     ├── HeadStateError   a personal head's saved state is damaged or of another head (also a ValueError; ``.code``)
-    ├── SwitcherStateError  a switcher's saved state is damaged or of another one (also a ValueError; ``.code``)
+    ├── SwitcherStateError   a switcher's saved state is damaged or of another one (also a ValueError; ``.code``)
     ├── FrameError           a frame is not what the bundle's input says (also a ValueError)
     └── MissingExtra         a command needs packages that are not installed (also an ImportError)
 
@@ -43,7 +43,7 @@ class UpdateRejected(LittoralError):
 
 
 class ModelOutputError(LittoralError):
-    """A network's output is not finite."""
+    """A network's output is not finite, or is no answer to its task."""
 
 
 class StorageError(LittoralError):

@@ -1,4 +1,4 @@
-"""Affine values: folding is BatchNorm's arithmetic, a delta is small and exact to half a step, damage is refused."""
+"""Affine values: a delta is small and exact to half a step, damage is refused."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ from littoral.core.affine import (
     delta_bytes,
     diff,
     encode_delta,
-    fold,
-    unfold,
     violations,
 )
 from littoral.core.arrays import FloatArray
@@ -56,41 +54,6 @@ def tensors(limit: float = 1e3) -> st.SearchStrategy[dict[str, FloatArray]]:
         return npst.arrays(np.float32, channels, elements=number)
 
     return st.fixed_dictionaries({n: of(layer.num_channels) for layer in LAYERS for n in (layer.gamma, layer.beta)})
-
-
-# Folding.
-
-
-@given(
-    npst.arrays(np.float32, (4, 6), elements=st.floats(-8, 8, width=32)),
-    npst.arrays(np.float32, 6, elements=st.floats(0, 16, width=32)),
-)
-@settings(max_examples=40, deadline=None)
-def test_folding_is_batch_norms_own_arithmetic(rows: FloatArray, var: FloatArray) -> None:
-    x, gamma, beta, mean = rows
-    scale, shift = fold(gamma, beta, mean, var, 1e-3)
-    exact = [a.astype(np.float64) for a in (x, gamma, beta, mean, var)]
-    expected = (exact[0] - exact[3]) / np.sqrt(exact[4] + 1e-3) * exact[1] + exact[2]
-    np.testing.assert_allclose(scale * x + shift, expected, atol=1e-2)
-    np.testing.assert_allclose(scale, exact[1] / np.sqrt(exact[4] + 1e-3), rtol=1e-5, atol=1e-6)
-
-
-@given(
-    npst.arrays(np.float32, (3, 6), elements=st.floats(-8, 8, width=32)),
-    npst.arrays(np.float32, 6, elements=st.floats(0.0625, 16, width=32)),
-)
-@settings(max_examples=40, deadline=None)
-def test_unfolding_undoes_folding(rows: FloatArray, var: FloatArray) -> None:
-    gamma, beta, mean = rows
-    back = unfold(*fold(gamma, beta, mean, var, 1e-5), mean, var, 1e-5)
-    np.testing.assert_allclose(back[0], gamma, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(back[1], beta, atol=1e-3)
-
-
-def test_a_negative_variance_is_refused() -> None:
-    one = np.ones(1, np.float32)
-    with pytest.raises(ValueError, match="a variance is negative"):
-        fold(one, one, one, -one, 1e-5)
 
 
 # The delta.

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from littoral.core.arrays import Float64s, Indices
 from littoral.core.calibration_ring import NO_LABEL, RingScores
 from littoral.core.exit_choice import choose_exits, worst_first
 from littoral.core.exit_control import ControlConfig, alarm_level, certify, early_loss
 from littoral.core.exit_policy import ExitPolicy, ServedExit, Spoken
-from littoral.core.exits import OFF, ExitCosts, Float64s, Indices
+from littoral.core.exits import OFF, ExitCosts
 from littoral.core.heads import LinearHead
 from littoral.core.risk import Certified
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from littoral.core.arrays import Float64s
 from littoral.core.exit_choice import choose_exits, kept_exits, path_of
-from littoral.core.exits import OFF, ExitCosts, Float64s
+from littoral.core.exits import OFF, ExitCosts
 
 N = 200
 

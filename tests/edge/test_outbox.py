@@ -583,7 +583,7 @@ def test_a_budget_beyond_what_the_file_can_hold_stops_no_commit(tmp_path: Path) 
 SPENDER = """
 import sys
 from littoral.core.budget import BudgetConfig, ByteBudget
-from littoral.edge.outbox import Outbox, wire_bytes
+from littoral.edge.outbox import Outbox
 from littoral.wire.messages import Sample
 config = BudgetConfig(bytes_per_1000_frames=0, burst_bytes=1_000_000, scene_burst_bytes=5_000)
 budget = ByteBudget(config, max_sample_bytes=1_000, frame_bytes=900)
@@ -592,8 +592,7 @@ outbox.keep_budget(budget)
 for i in range(10**9):
     sample = Sample(frame_id=i, version=0, predicted=0, entropy_nats=0.0, coding="raw", image=b"x" * 50, scene=0)
     if budget.take():
-        outbox.put(sample, value=1.0)
-        budget.settle(wire_bytes(sample))
+        budget.settle(outbox.put(sample, value=1.0))
     if i % 7 == 0:
         assert outbox.flush(10)
         print(i, flush=True)

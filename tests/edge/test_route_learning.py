@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from route_rigs import plain_switcher
 
-from littoral.core.exits import Float64s
+from littoral.core.arrays import Float64s
 from littoral.core.switcher import Switcher, SwitcherConfig
 from littoral.edge.route_learning import STATE_FILE, Answered, RouteLearning
 from littoral.edge.route_walk import Look

@@ -61,24 +61,6 @@ def test_what_an_adapted_segment_gives_is_encoded_too(bundle: Bundle) -> None:
     np.testing.assert_array_equal(came.symbols, encoder.codec.symbols(value[0], came.level))
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_predicted_bytes_are_within_two_of_the_payloads(bundle: Bundle, level: int) -> None:
-    encoder = SplitEncoder(bundle, 1)
-    for frame in range(8):
-        latent = encoder.latent(input_of(bundle, encoder, frame))
-        payload = encoder.encode_latent(latent, level)
-        assert abs(encoder.predict_bytes(latent, level) - len(payload)) <= 2
-
-
-def test_the_finest_level_within_a_limit_is_taken_and_none_if_none_is(bundle: Bundle) -> None:
-    encoder = SplitEncoder(bundle, 1)
-    latent = encoder.latent(input_of(bundle, encoder))
-    sizes = [encoder.predict_bytes(latent, level) for level in LEVELS]
-    assert sizes == sorted(set(sizes))
-    assert [encoder.finest_level(latent, size) for size in sizes] == LEVELS
-    assert [encoder.finest_level(latent, size - 1) for size in sizes] == [None, 0, 1]
-
-
 def with_codec(folder: Path, codec: SplitCodec) -> Bundle:
     """The bundle with another codec file for split 1, properly listed."""
     from safetensors.numpy import save
@@ -106,7 +88,6 @@ def test_a_refused_level_gives_way_to_the_next_coarser(
     encoder = SplitEncoder(with_codec(folder, ceilings(SplitCodec.open(bundle, 1), *limits)), 1)
     value = input_of(bundle, encoder)
     assert read_header(encoder.encode(value, 2)).level == taken
-    assert encoder.finest_level(encoder.latent(value), 10_000) == taken
 
 
 def test_a_frame_over_all_ceilings_has_no_payload(bundle: Bundle, tmp_path: Path) -> None:
@@ -115,7 +96,6 @@ def test_a_frame_over_all_ceilings_has_no_payload(bundle: Bundle, tmp_path: Path
     value = input_of(bundle, encoder)
     with pytest.raises(PayloadError, match="let the device answer"):
         encoder.encode(value, 2)
-    assert encoder.finest_level(encoder.latent(value), 10_000) is None
 
 
 def test_what_the_encoder_does_not_take_is_refused_in_words(bundle: Bundle) -> None:

@@ -23,6 +23,7 @@ from littoral.wire.envelope import (
     Frame,
     decode_frame,
     encode_frame,
+    frame_type,
 )
 from littoral.wire.messages import (
     MAX_CODE_CHARS,
@@ -439,3 +440,9 @@ def test_a_field_over_its_limit_is_refused(message: Message, change: dict[str, o
 def test_a_code_that_is_not_known_yet_is_read() -> None:
     later = dataclasses.replace(ANSWER, code="try-another-region", answer=b"")
     assert from_frame(to_frame(later)) == later
+
+
+@pytest.mark.parametrize("kind", [0, 1, 24, 127, 128, 200, 255])
+def test_a_frames_type_is_read_without_the_rest_of_it(kind: int) -> None:
+    data = encode_frame(Frame(type=kind, stream=2**63, sequence=7, body=b"x" * 300))
+    assert frame_type(data) == decode_frame(data).type == kind

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from littoral.bundle.bundle import Bundle
 from littoral.bundle.manifest import ExitSpec, Manifest
-from littoral.core.exits import OFF, ExitCosts, Float64s
+from littoral.core.arrays import Float64s
+from littoral.core.exits import OFF, ExitCosts
 from littoral.core.heads import LinearHead, SourceMoments
 from littoral.errors import BundleError
 

@@ -16,7 +16,7 @@ from littoral.bundle.bundle import Bundle
 from littoral.bundle.images import check_coding
 from littoral.bundle.manifest import ExitSpec, Manifest
 from littoral.bundle.split import SplitCodec
-from littoral.core.exits import Float64s
+from littoral.core.arrays import Float64s
 from littoral.core.route_plan import ErrorCurves
 from littoral.core.route_words import RouteConfig, Way
 from littoral.core.routing import Router

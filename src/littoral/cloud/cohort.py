@@ -61,6 +61,7 @@ MOST_TRIES = 4
 _OF_THE_JOB = (LittoralError, ValueError, ArithmeticError, RuntimeError, LookupError, TypeError, MemoryError)
 """What adapting and judging raise: torch the fourth, a network that does not fit its bundle any of the others."""
 
+_NOTHING_MADE = AdaptResult(state=b"", payload=b"", report={})
 log = logging.getLogger(__name__)
 
 
@@ -213,21 +214,21 @@ class Cohort:
     def _work(self, claim: Claim) -> Outcome | None:
         self._held = claim
         replay, spec = self._memory(), self._bundle.manifest.input
-        taken, too_often = self._ledger.samples(claim.job), claim.fencing_token > MOST_TRIES
-        stored, frames = decode_all([] if too_often else taken, spec)
+        taken, given_up = self._ledger.samples(claim.job), claim.fencing_token > MOST_TRIES
+        stored, frames = decode_all([] if given_up else taken, spec)
         newest = newest_by_turns([sample.device_id for sample in stored], self._config.batch_size)
-        if too_often:
+        if given_up:
             reason = f"the job was begun {MOST_TRIES} times, and each time its process ended before it was done"
-            new: NewVersion | None = held(reason, AdaptResult(state=b"", payload=b"", report={}), {})
+            new: NewVersion | None = held(reason, _NOTHING_MADE, {})
         elif len(stored) < MIN_FRAMES:
             reason = f"only {len(stored)} of {claim.num_samples} samples can be decoded; a job needs {MIN_FRAMES}"
-            new = held(reason, AdaptResult(state=b"", payload=b"", report={}), {})
+            new = held(reason, _NOTHING_MADE, {})
         else:
             new = self._judged(Evidence(claim=claim, stored=stored, frames=frames, newest=newest, replay=replay))
         if new is None:
             return None
         lost = [sample for sample in taken if sample not in stored]
-        if lost and not too_often:
+        if lost and not given_up:
             new = replace(new, report={**new.report, "undecodable_samples": float(len(lost))})
         passed_over = [sample.id for sample in lost]
         committed = self._ledger.commit(claim, new, passed_over=passed_over, now=self._clock()).result()
@@ -319,7 +320,7 @@ class Cohort:
         self, claim: Claim, job: AdaptJob, witnesses: Mapping[str, Frame]
     ) -> tuple[NewVersion | None, Verdict | None]:
         """Adapt and gate; no version when the executor was closed meanwhile, so the job stays open."""
-        result = AdaptResult(state=b"", payload=b"", report={})
+        result = _NOTHING_MADE
         try:
             result = self._executor.adapt(job).result()
             verdict = self._check(

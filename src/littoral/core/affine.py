@@ -1,4 +1,4 @@
-"""The affine values of normalisation layers: fold, compare, code into a few bytes, keep within bounds.
+"""The affine values of normalisation layers: compare, code into a few bytes, keep within bounds.
 
 A normalisation layer of C channels has gamma ``(C,)`` and beta ``(C,)``; BatchNorm also has mean ``(C,)`` and variance
 ``(C,)``. Tensors are named as in the torch state dict: ``<layer>.weight``, ``.bias``, ``.running_mean``,
@@ -57,33 +57,6 @@ class NormLayer:
 def affine_names(layers: Iterable[NormLayer]) -> list[str]:
     """The names of the adaptable tensors, in the order in which they are coded: gamma, beta of each layer in turn."""
     return [name for layer in layers for name in (layer.gamma, layer.beta)]
-
-
-def fold(
-    gamma: FloatArray, beta: FloatArray, mean: FloatArray, var: FloatArray, eps: float
-) -> tuple[FloatArray, FloatArray]:
-    """Fold the statistics of a BatchNorm into what it does: ``y = scale * x + shift``.
-
-    Args:
-        gamma, beta, mean, var: float32 ``(C,)``; ``var`` not negative.
-        eps: Added to the variance, as in the layer.
-    Returns:
-        scale ``(C,)`` and shift ``(C,)``.
-    Raises:
-        ValueError: a variance is negative.
-    """
-    if np.any(var < 0):
-        raise ValueError(f"a variance is negative ({float(var.min()):g}); statistics must be clamped at 0 first")
-    scale = gamma / np.sqrt(var + np.float32(eps))
-    return scale, beta - scale * mean
-
-
-def unfold(
-    scale: FloatArray, shift: FloatArray, mean: FloatArray, var: FloatArray, eps: float
-) -> tuple[FloatArray, FloatArray]:
-    """The inverse of `fold` for given statistics: gamma ``(C,)`` and beta ``(C,)`` that act as scale and shift."""
-    gamma = scale * np.sqrt(var + np.float32(eps))
-    return gamma, shift + scale * mean
 
 
 def diff(new: Tensors, base: Tensors, layers: Sequence[NormLayer]) -> dict[str, FloatArray]:

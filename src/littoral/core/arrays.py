@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
 """float32 of any shape."""
+Float64s = NDArray[np.float64]
+"""float64 of any shape."""
+Indices = NDArray[np.intp]
 Frame = NDArray[np.uint8]
 """uint8 ``(H, W, C)``, or ``(B, H, W, C)`` where a batch is meant."""
 Mask = NDArray[np.bool_]

@@ -95,7 +95,7 @@ class ByteBudget:
     @property
     def aim_bytes(self) -> float:
         """The level that the controller steers to."""
-        return -self.reserve_bytes if self._scene_frames > 0 else self.burst_bytes / 2
+        return -self.reserve_bytes if self.in_scene_burst else self.burst_bytes / 2
 
     @property
     def share(self) -> float:
@@ -122,7 +122,7 @@ class ByteBudget:
     def see(self, score: float) -> None:
         """A frame went by: what it gives, and what it was worth; 0 for one that is not to be sent."""
         self._give(self.bytes_per_frame)
-        if self._scene_frames > 0:
+        if self.in_scene_burst:
             self._scene_frames -= 1
         self._recent.append(score)
         insort(self._sorted, score)
@@ -131,7 +131,7 @@ class ByteBudget:
 
     def take(self) -> bool:
         """Set aside what a sample may take at most; False when there is not so much."""
-        floor = -self.reserve_bytes if self._scene_frames > 0 else 0.0
+        floor = -self.reserve_bytes if self.in_scene_burst else 0.0
         if self.level_bytes - self._max < floor:
             return False
         self.level_bytes -= self._max

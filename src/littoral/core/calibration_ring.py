@@ -19,9 +19,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from littoral.core.arrays import FloatArray, Mask
+from littoral.core.arrays import Float64s, FloatArray, Indices, Mask
 from littoral.core.exit_policy import ExitPolicy
-from littoral.core.exits import Float64s, Indices
 from littoral.core.head_memory import HALF_MAX
 
 NO_LABEL = -1

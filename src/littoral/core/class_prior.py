@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from littoral.core.exits import Float64s
+from littoral.core.arrays import Float64s
 
 _FADE = 0.75
 """The weight of the n-th frame is ``n ** -0.75``: early guesses fade, late ones settle."""

@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from littoral.core.exits import Float64s, Score, confidence
+from littoral.core.arrays import Float64s
+from littoral.core.exits import Score, confidence
 from littoral.core.metrics import LabelMap
 
 Over = Literal["mean", "quantile", "sure_share"]

@@ -15,9 +15,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from littoral.core.arrays import Mask
+from littoral.core.arrays import Float64s, Mask
 from littoral.core.class_prior import ClassShares
-from littoral.core.exits import Float64s
 from littoral.core.heads import with_one
 
 Floats = NDArray[np.floating]

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from littoral.core.exits import OFF, ExitCosts, Float64s, compute_share, exit_indices
+from littoral.core.arrays import Float64s
+from littoral.core.exits import OFF, ExitCosts, compute_share, exit_indices
 from littoral.core.risk import shared_path
 
 MOST_EXITS = 8

@@ -24,18 +24,11 @@ from enum import Enum
 
 import numpy as np
 
+from littoral.core.arrays import Float64s
 from littoral.core.calibration_ring import NO_LABEL, RingScores
 from littoral.core.exit_choice import MOST_EXITS, kept_exits, kept_only, worst_first
 from littoral.core.exit_policy import ExitPolicy, Spoken
-from littoral.core.exits import (
-    OFF,
-    ExitCosts,
-    Float64s,
-    compute_share,
-    disagreement_losses,
-    excess_losses,
-    exit_indices,
-)
+from littoral.core.exits import OFF, ExitCosts, compute_share, disagreement_losses, excess_losses, exit_indices
 from littoral.core.head_memory import draw
 from littoral.core.personal import MOST_STANDS_FOR
 from littoral.core.risk import (

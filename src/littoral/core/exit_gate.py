@@ -23,8 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from littoral.core.arrays import FloatArray, Mask
-from littoral.core.exits import Float64s
+from littoral.core.arrays import Float64s, FloatArray, Mask
 from littoral.core.heads import LinearHead, SourceMoments, softmax64
 from littoral.core.unseen import shown_classes
 

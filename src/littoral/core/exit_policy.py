@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -131,12 +132,12 @@ class ExitPolicy:
     def num_exits(self) -> int:
         return len(self.exits)
 
-    @property
+    @cached_property
     def num_early(self) -> int:
         """Exits at which frames may leave early: all but the deep one."""
         return len(self.exits) - self.has_deep
 
-    @property
+    @cached_property
     def early(self) -> tuple[ServedExit, ...]:
         return self.exits[: self.num_early]
 
@@ -145,7 +146,7 @@ class ExitPolicy:
         """What answers in the place of the network's classifier: a personal deep head that serves, or None."""
         return self.exits[-1] if self.has_deep and self.exits[-1].personal else None
 
-    @property
+    @cached_property
     def thresholds(self) -> tuple[float, ...]:
         """Of the early exits."""
         return tuple(each.threshold for each in self.early)

@@ -17,8 +17,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Float64s = NDArray[np.float64]
-Indices = NDArray[np.intp]
+from littoral.core.arrays import Float64s, Indices
+from littoral.core.heads import softmax64
+
 Score = Literal["top1", "margin", "entropy"]
 OFF = math.inf
 """The threshold of an exit at which no frame leaves. 1 is not that: a saturated softmax reaches it."""
@@ -43,7 +44,7 @@ def confidence(logits: NDArray[np.floating], *, score: Score = "top1", temperatu
         raise ValueError(f"confidence needs at least 2 classes, got {num_classes}")
     _positive("temperature", temperature)
     with np.errstate(invalid="ignore", over="ignore"):
-        p = _softmax(logits.astype(np.float64) / temperature)
+        p = softmax64(logits.astype(np.float64) / temperature)
     if score == "top1":
         values = p.max(axis=-1)
     elif score == "margin":
@@ -96,7 +97,7 @@ def fit_temperature(
     of_label = z[np.arange(len(z)), labels_N]
 
     def slope(sharpness: float) -> float:  # of the mean negative log-likelihood; never falls
-        return float(((_softmax(z * sharpness) * z).sum(axis=1) - of_label).mean())
+        return float(((softmax64(z * sharpness) * z).sum(axis=1) - of_label).mean())
 
     low, high = 1 / highest, 1 / lowest
     if not z.any():
@@ -219,12 +220,6 @@ def compute_share(exit_index_N: Indices, costs: ExitCosts, thresholds: Sequence[
     if len(exit_index_N) == 0:
         raise ValueError("no frame: there is no mean cost")
     return float(costs.leaving(thresholds)[exit_index_N].mean()) / costs.full_macs
-
-
-def _softmax(z: Float64s) -> Float64s:
-    exponentials = np.exp(z - z.max(axis=-1, keepdims=True))
-    p: Float64s = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    return p
 
 
 def _positive(name: str, value: float) -> None:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from littoral.core.arrays import FloatArray
+from littoral.core.arrays import Float64s, FloatArray, Indices
 from littoral.core.calibration_ring import as_half
-from littoral.core.exits import Float64s, Indices, fit_temperature
+from littoral.core.exits import fit_temperature
 from littoral.core.heads import LinearHead, SourceMoments
 
 _LEAST_SPREAD = 1e-4

@@ -15,9 +15,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from littoral.core.arrays import Float64s
 from littoral.core.class_prior import ClassShares
 from littoral.core.evidence import DaySums, StoredDay
-from littoral.core.exits import Float64s
 from littoral.core.heads import LinearHead, SourceMoments
 from littoral.core.personal import MOST_STANDS_FOR, PersonalConfig, PersonalHead
 from littoral.errors import HeadStateError

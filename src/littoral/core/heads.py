@@ -13,8 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from littoral.core.arrays import FloatArray
-from littoral.core.exits import Float64s
+from littoral.core.arrays import Float64s, FloatArray
 
 Fit = Literal["logits", "onehot", "lda", "sgd"]
 MAX_FEATURES = 1024

@@ -17,10 +17,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from littoral.core.arrays import FloatArray
+from littoral.core.arrays import Float64s, FloatArray
 from littoral.core.class_prior import ClassShares, PriorConfig, corrected, prior_ratio
 from littoral.core.evidence import DaySums, Evidence
-from littoral.core.exits import Float64s
 from littoral.core.head_memory import HALF_MAX, FeatureMap, FeatureMemory, HeldBack
 from littoral.core.heads import Fit, LinearHead, SourceMoments, fit_sgd, lda_matrix, ridge_matrix, softmax64
 from littoral.core.protection import Judgement, judge_head

@@ -24,7 +24,8 @@ from typing import Literal
 
 import numpy as np
 
-from littoral.core.exits import OFF, ExitCosts, Float64s, compute_share, exit_indices
+from littoral.core.arrays import Float64s
+from littoral.core.exits import OFF, ExitCosts, compute_share, exit_indices
 
 Test = Literal["binomial", "hoeffding-bentkus", "betting"]
 _MOST_BET = 0.8
@@ -331,7 +332,6 @@ class RiskAlarm:
 
     level: float
     delta: float
-    num_audits: int = 0
     recent_risk: float | None = None
     """A moving average, by which the bets are made; None before the first audit."""
     log_wealth: float = 0.0
@@ -350,7 +350,6 @@ class RiskAlarm:
         # No bet while all is well: else a long good time would use up the stake, and the alarm would come late.
         bet = min(max(gap / (mean * (1 - mean) + gap**2 + 1e-12), 0.0), _MOST_BET / self.level)
         self.log_wealth += math.log1p(bet * (loss - self.level))
-        self.num_audits += 1
         self.recent_risk = mean + (loss - mean) / _AUDITS_REMEMBERED
         self.rings = self.rings or self.log_wealth >= math.log(1 / self.delta)
         return self.rings

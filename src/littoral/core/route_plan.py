@@ -26,7 +26,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from littoral.core.exits import Float64s
+from littoral.core.arrays import Float64s
 
 _NARROWING, _FEWEST = 2.0, 8.0
 """The k-th of B bins ends at the quantile (k / B) to this power, as long as the first one has so many frames: what

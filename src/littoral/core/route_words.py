@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from littoral.core.exits import Float64s
+from littoral.core.arrays import Float64s
 from littoral.core.route_budget import RouteBudgetConfig
 from littoral.core.route_link import LinkConfig
 from littoral.core.route_plan import Prices

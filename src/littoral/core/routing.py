@@ -78,7 +78,6 @@ class Router:
         self.sticky = [
             StickyChoice(self.config.level_margin, self.config.level_hold) for _ in range(curves.num_points + 1)
         ]
-        self.num_plans = 0
         self._stance = CALM
         self._wanted = self._frame_wanted = False  # an offload, while the link is in trouble
         self._num_pings = 0
@@ -159,7 +158,7 @@ class Router:
             return self._offload(moment, offload, gain, remaining_ms)
         if answer <= onward and may_answer:
             reason: Reason = "sure" if not at_end else "asked" if moment.asked else offload.why_not
-            return self._answer(moment, reason, offload, gain, trouble, remaining_ms)
+            return self._answer(moment, reason, offload, gain, trouble)
         if onward < math.inf:
             return Decision(
                 action="go-on",
@@ -168,7 +167,7 @@ class Router:
                 gain=gain,
             )
         if point > 0:
-            return self._answer(moment, "no-time", offload, gain, trouble, remaining_ms)
+            return self._answer(moment, "no-time", offload, gain, trouble)
         if offload.way is not None:  # nothing here can be in time; the cloud may be
             return self._offload(moment, offload, gain, remaining_ms)
         return Decision(action="go-on", reason="no-time", degraded=True)
@@ -180,7 +179,6 @@ class Router:
         offload: _Offload,
         gain: float | None,
         trouble: LinkTrouble | None,
-        remaining_ms: float,
     ) -> Decision:
         """Give the answer in hand, and ask for a label behind it if that is due."""
         at_end = moment.point == self.curves.num_points
@@ -316,7 +314,6 @@ class Router:
                 thresholds=thresholds,
                 exit_extra=extra,
             )
-            self.num_plans += 1
         return self._plan
 
     def _way_losses(self, view: WaysView, is_shut: bool) -> tuple[float, ...]:

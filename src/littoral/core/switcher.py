@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from littoral.core.exits import Float64s, Indices
+from littoral.core.arrays import Float64s, Indices
 from littoral.errors import SwitcherStateError
 
 NUM_FEATURES = 4

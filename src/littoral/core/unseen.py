@@ -16,8 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from littoral.core.arrays import Mask
-from littoral.core.exits import Float64s
+from littoral.core.arrays import Float64s, Mask
 
 _MOVE_FRAMES = 10.0
 """What "the user's features lie where the source's do" weighs."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class DeviceStatus(NamedTuple):
-    """The device's counters. ``accepted = acked + queued + dropped`` holds for samples and receipts."""
+    """The device's counters. ``accepted = acked + queued + dropped`` holds for samples, receipts and scenes."""
 
     version: int
     cloud: str

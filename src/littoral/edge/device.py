@@ -156,7 +156,7 @@ class Device:
             maintenance.saw(frame, 0, answer.entropy_nats)
             answer = answer.answer
         else:
-            maintenance.saw_offloaded(frame, 0)
+            maintenance.saw(frame, 0, None)
         return DenseAnswer(
             self._frames,
             answer,
@@ -182,11 +182,10 @@ class Device:
         label, confidence, entropy = judge_one(logits)
         if entropy != entropy:
             raise self._not_finite(model, logits)
-        if is_own := finished.source == "device":
-            maintenance.saw(frame, label, entropy)
+        is_own = finished.source == "device"
+        maintenance.saw(frame, label, entropy if is_own else None)
+        if is_own:
             self._select(maintenance, frame, logits, label, entropy, model.version)
-        else:
-            maintenance.saw_offloaded(frame, label)
         found = Found(logits, label, confidence, entropy, 0, None)
         way = "" if is_own else offloading.way
         return self._given(found, model, started, finished.source, is_own, finished.reason, way)
@@ -211,13 +210,9 @@ class Device:
 
     def _saw(self, maintenance: Maintenance, model: Model, frame: Frame, found: Found, own: Found) -> None:
         """Hand over what an answer tells; and the frame, if it is worth it by what the device made of it itself."""
-        logits, label, _, entropy, _, network_entropy, _ = found
-        if entropy != entropy:
-            raise self._not_finite(model, logits)
-        if network_entropy is None:
-            maintenance.saw_offloaded(frame, label)
-        else:
-            maintenance.saw(frame, label, network_entropy)
+        if not found.is_finite:
+            raise self._not_finite(model, found.logits_K)
+        maintenance.saw(frame, found.label, found.network_entropy)
         calibrates = self._exits is not None and self._exits.calibrates  # fitted to it, a network looks too good on it
         if maintenance.uplink and not calibrates:
             self._select(maintenance, frame, own.logits_K, own.label, own.entropy_nats, model.version)

@@ -9,7 +9,6 @@ import numpy as np
 from littoral.bundle import Bundle, SplitCodec
 from littoral.bundle.images import MAX_PICTURE_BYTES, check_coding, encode_image
 from littoral.core.arrays import FloatArray, Frame
-from littoral.core.codec import predict_bytes, rate_bits
 from littoral.edge.session import SessionConfig, open_session
 from littoral.errors import BundleError, PayloadError
 
@@ -67,29 +66,6 @@ class SplitEncoder:
         (latent_BCHW,) = self._run(self._outputs, {self._input: value})
         latent: FloatArray = latent_BCHW[0]
         return latent
-
-    def predict_bytes(self, latent_CHW: FloatArray, level: int) -> int:
-        """The length that the payload will have; true within a byte in a thousand, and one.
-
-        Raises:
-            ModelOutputError: the latent is not finite.
-        """
-        symbols = self.codec.symbols(latent_CHW, level)
-        return predict_bytes(rate_bits(symbols, self.codec.tables, level=level))
-
-    def finest_level(self, latent_CHW: FloatArray, max_bytes: int) -> int | None:
-        """The finest level whose payload will be within ``max_bytes`` and within its own ceiling; None if none is.
-
-        The prediction may be a byte short: leave that much room where the limit is a hard one.
-
-        Raises:
-            ModelOutputError: the latent is not finite.
-        """
-        for level in reversed(range(self.num_levels)):
-            ceiling = self.codec.tables.level(level).max_bytes
-            if self.predict_bytes(latent_CHW, level) <= min(max_bytes, ceiling):
-                return level
-        return None
 
     def encode(self, value: FloatArray | Frame, level: int) -> bytes:
         """The payload of one frame: `latent`, then `encode_latent`."""

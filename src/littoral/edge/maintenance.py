@@ -34,7 +34,7 @@ from littoral.edge.few_waiting import FewWaiting, Task, result_of
 from littoral.edge.follow import Follower, is_near, tell_near
 from littoral.edge.last_one import LastOne
 from littoral.edge.link import CloudLink
-from littoral.edge.outbox import Outbox, wire_bytes
+from littoral.edge.outbox import Outbox
 from littoral.edge.route import Routing
 from littoral.edge.route_open import open_routing
 from littoral.edge.scenes import Scenes
@@ -138,10 +138,16 @@ class Maintenance:
 
     # -- called by the hot path: must not block ------------------------------------------------------------------------
 
-    def saw(self, frame: Frame, label: int, entropy_nats: float) -> None:
-        """Take note of a frame; every so many, hand a full buffer to the background thread."""
-        self._entropy_sum += entropy_nats
-        self._entropy_count += 1
+    def saw(self, frame: Frame, label: int, entropy_nats: float | None) -> None:
+        """Take note of a frame; every so many, hand a full buffer to the background thread.
+
+        Args:
+            entropy_nats: Of the network's own answer; None where the cloud or an early exit answered: how sure that is
+                says nothing of the version in service.
+        """
+        if entropy_nats is not None:
+            self._entropy_sum += entropy_nats
+            self._entropy_count += 1
         self._seen += 1
         if self._seen % self._stride:
             return
@@ -159,14 +165,6 @@ class Maintenance:
         num_frames, mean_entropy = self._entropy_count, self._entropy_sum / max(self._entropy_count, 1)
         self._entropy_sum, self._entropy_count = 0.0, 0
         self._tasks.put(lambda: self._measure(batch, labels, mean_entropy, num_frames))
-
-    def saw_offloaded(self, frame: Frame, label: int) -> None:
-        """Take note of a frame that the cloud or an early exit answered.
-
-        How sure that is says nothing of the version in service.
-        """
-        self._entropy_count -= 1
-        self.saw(frame, label, 0.0)
 
     def offer(self, frame: Frame, frame_id: int, label: int, entropy_nats: float, version: int) -> bool:
         """Hand over a chosen frame for the outbox; False when too many are waiting already."""
@@ -308,11 +306,13 @@ class Maintenance:
             scene=self.scenes.number,
         )
         assert self.outbox is not None
-        taken = self.outbox.put(sample, value=value)
-        if taken and self.labels is not None:  # a task of its own: what goes wrong there is none of the sample's
+        num_bytes = self.outbox.put(sample, value=value)
+        if (
+            num_bytes is not None and self.labels is not None
+        ):  # a task of its own: what goes wrong there is none of the sample's
             self._tasks.put(functools.partial(self.labels.sent, image, frame_id, frame))
         self._wake()
-        return wire_bytes(sample) if taken else None
+        return num_bytes
 
     def _put_receipt(self, receipt: Receipt | None) -> None:
         if receipt is None or self.outbox is None:

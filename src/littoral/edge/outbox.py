@@ -44,11 +44,6 @@ RETRY_SECONDS = 5.0
 _TOP = 2**63 - 1
 
 
-def wire_bytes(message: DurableMessage) -> int:
-    """How many bytes a message takes on the wire at most, envelope included: its stream and sequence vary by a few."""
-    return len(encode_frame(to_frame(message, stream=_TOP, sequence=_TOP)))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Counters:
     """Messages since the outbox was made: ``accepted == acked + queued + dropped`` at any moment."""
@@ -120,28 +115,29 @@ class Outbox:
 
     # What the device calls.
 
-    def put(self, message: DurableMessage, *, value: float) -> bool:
+    def put(self, message: DurableMessage, *, value: float) -> int | None:
         """Take a message for the cloud, without waiting for the disk.
 
         Args:
             message: A Sample, a Receipt or a Scene.
             value: How much a sample is worth; when room is short the lowest goes first. Not used for the others.
         Returns:
-            False when it was dropped at once: too large, worth less than all that waits, or the outbox is closed.
+            How many bytes it takes on the wire at most, envelope included: its stream and sequence vary by a few. None
+            when it was dropped at once: too large, worth less than all that waits, or the outbox is closed.
         """
         row = self._row(message, value)
         with self._state:
             self._accepted += 1
             if row is None or self._closing:
                 self._dropped += 1
-                return False
+                return None
             self._waiting.append(row)
             self._waiting_bytes += row.num_bytes
             taken = True
             while self._waiting_bytes > QUEUE_BYTES:
                 taken = self._drop_one_waiting() is not row and taken
             self._state.notify_all()
-            return taken
+            return row.num_bytes if taken else None
 
     def _row(self, message: DurableMessage, value: float) -> Row | None:
         keep = not isinstance(message, Sample)

@@ -75,7 +75,7 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bytes of messages in the file; receipts may exceed them by the reserve."""
+    """Bytes of messages in the file; receipts and scenes may exceed them by the reserve."""
 
     capacity_bytes: int
     reserve_bytes: int
@@ -309,7 +309,8 @@ class OutboxFile:
 
 
 def _make_room(connection: sqlite3.Connection, num_bytes: int, limits: Limits) -> tuple[int, int]:
-    """Drop what was never sent until the limits hold: samples by value, then the newest receipts over the reserve."""
+    """Drop what was never sent until the limits hold: samples by value, then, over the reserve, the
+    newest receipts and scenes."""
     out = 0
     for query, limit in (
         ("keep = 0 ORDER BY value, id", limits.capacity_bytes),

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from littoral.core.arrays import FloatArray, Frame
+from littoral.core.arrays import Float64s, FloatArray, Frame
 from littoral.core.exit_policy import ExitPolicy, Spoken
-from littoral.core.exits import Float64s
 from littoral.core.heads import softmax64
 from littoral.core.switcher import switch_features
 from littoral.edge.answer import Found

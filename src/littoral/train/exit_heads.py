@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from littoral.bundle.exits import CLASS_SHARES, heads_to_tensors
 from littoral.bundle.manifest import InputSpec
-from littoral.core.arrays import FloatArray, Frame
-from littoral.core.exits import Float64s, fit_temperature
+from littoral.core.arrays import Float64s, FloatArray, Frame
+from littoral.core.exits import fit_temperature
 from littoral.core.heads import LinearHead, SourceMoments, lda_matrix, softmax64, with_one
 from littoral.models.exits import Stem, make_stem
 from littoral.train.exit_places import ExitPlaces

@@ -33,9 +33,8 @@ from littoral.bundle.bundle import MANIFEST_FILE
 from littoral.bundle.exits import ExitHeads, exit_costs
 from littoral.bundle.images import MAX_PICTURE_BYTES, decode_image, encode_image, served
 from littoral.bundle.route_tables import WrongBy, early_exits, point_temperatures, way_places
-from littoral.core.arrays import FloatArray, Frame
+from littoral.core.arrays import Float64s, FloatArray, Frame, Indices
 from littoral.core.codec import decode
-from littoral.core.exits import Float64s, Indices
 from littoral.core.heads import softmax64
 from littoral.core.route_plan import fit_curves
 from littoral.core.route_words import Way

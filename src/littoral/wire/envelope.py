@@ -64,6 +64,11 @@ def encode_frame(frame: Frame) -> bytes:
     return data
 
 
+def frame_type(data: bytes) -> int:
+    """The type of a frame that `encode_frame` made: after a byte of array and one of schema, in msgpack's shortest."""
+    return data[2] if data[2] < 0x80 else data[3]
+
+
 def decode_frame(data: bytes) -> Frame:
     """Parse a frame from an untrusted peer.
 

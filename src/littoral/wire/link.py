@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from littoral.errors import LinkError, LinkRefused, ProtocolError
-from littoral.wire.envelope import decode_frame, encode_frame
+from littoral.wire.envelope import decode_frame, encode_frame, frame_type
 from littoral.wire.messages import (
     MAX_DEADLINE_MS,
     MAX_SPLIT,
@@ -289,7 +289,7 @@ class DeviceLink:
             self.sent_sequence = sequence
             self._in_flight.append((sequence, len(data)))
             self.in_flight_bytes += len(data)
-            actions.append(Send(data, _DURABLE_PURPOSE.get(decode_frame(data).type, "durable")))
+            actions.append(Send(data, _DURABLE_PURPOSE.get(frame_type(data), "durable")))
         return actions
 
     @property

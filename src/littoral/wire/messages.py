@@ -97,7 +97,8 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Durable. A frame that the device chose for the teacher; ``image`` is coded as ``coding`` says: ``png``, ``raw``.
+    """Durable. A frame that the device chose for the teacher; ``image`` is coded as ``coding`` says: ``png``, ``raw``,
+    ``webp`` or ``jpeg``.
 
     ``predicted`` is the class that the device answered, ``version`` the affine version it answered with, ``scene`` the
     number of the `Scene` that it belongs to, 0 before the first.
@@ -115,7 +116,8 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """Durable. What became of a version: ``installed``, ``rejected`` or ``reverted``, and why."""
+    """Durable. What became of a version, and why: ``installed``, ``rejected``, ``reverted``, ``recalled`` or
+    ``remembered``."""
 
     TYPE: ClassVar[int] = 6
     version: int

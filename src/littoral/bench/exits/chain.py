@@ -16,8 +16,8 @@ from onnxruntime import InferenceSession
 
 from littoral.bundle import Bundle
 from littoral.bundle.exits import ExitHeads
-from littoral.core.arrays import FloatArray, Frame, Tensors
-from littoral.core.exits import ExitCosts, Float64s
+from littoral.core.arrays import Float64s, FloatArray, Frame, Tensors
+from littoral.core.exits import ExitCosts
 from littoral.core.heads import LinearHead, SourceMoments
 from littoral.edge.bound import BoundSession
 from littoral.edge.session import open_session

@@ -25,8 +25,8 @@ from littoral.bench.exits.learn import FRAMES_PER_DAY, labelled_frames, new_head
 from littoral.bench.exits.measure import Case, policy_of
 from littoral.bench.exits.scored import certified, outcome, outcomes_of, score, within_budget
 from littoral.bench.exits.seen import Part, Seen
-from littoral.core.arrays import Mask
-from littoral.core.exits import OFF, Float64s
+from littoral.core.arrays import Float64s, Mask
+from littoral.core.exits import OFF
 from littoral.core.heads import LinearHead
 from littoral.core.personal import PersonalConfig
 from littoral.core.selection import entropy, softmax

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from littoral.core.exits import OFF, ExitCosts, Float64s, compute_share, exit_indices
+from littoral.core.arrays import Float64s
+from littoral.core.exits import OFF, ExitCosts, compute_share, exit_indices
 from littoral.core.metrics import MeanIoU
 from littoral.core.risk import Certified, learn_then_test
 

@@ -29,8 +29,8 @@ from torch import nn
 
 from littoral.bench.exits.seen import Part
 from littoral.bundle.manifest import InputSpec
-from littoral.core.arrays import FloatArray, Frame
-from littoral.core.exits import ExitCosts, Float64s, fit_temperature
+from littoral.core.arrays import Float64s, FloatArray, Frame
+from littoral.core.exits import ExitCosts, fit_temperature
 from littoral.core.heads import LinearHead, SourceMoments, fit_sgd, lda_matrix, with_one
 from littoral.models.bottleneck import count_macs
 from littoral.models.frames import normalise

@@ -29,8 +29,8 @@ from littoral.bench.exits.omniglot import (
     users_of,
 )
 from littoral.bench.exits.seen import Part
-from littoral.core.arrays import FloatArray
-from littoral.core.exits import Float64s, compute_share, confidence, exit_indices
+from littoral.core.arrays import Float64s, FloatArray
+from littoral.core.exits import compute_share, confidence, exit_indices
 from littoral.core.heads import LinearHead
 from littoral.core.personal import PersonalConfig, PersonalHead
 from littoral.core.risk import shared_path

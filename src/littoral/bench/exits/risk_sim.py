@@ -14,7 +14,8 @@ from littoral.bench.exits.chain import Chain
 from littoral.bench.exits.learn import learn
 from littoral.bench.exits.scored import Scored, certify, score, temperatures_of
 from littoral.bench.exits.seen import Part, Seen
-from littoral.core.exits import Float64s, exit_indices
+from littoral.core.arrays import Float64s
+from littoral.core.exits import exit_indices
 from littoral.core.personal import PersonalConfig
 from littoral.core.risk import Certified, shared_path
 

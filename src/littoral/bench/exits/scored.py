@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from littoral.bench.exits.seen import Labels, Part
+from littoral.core.arrays import Float64s
 from littoral.core.exit_choice import kept_exits, path_of
 from littoral.core.exits import (
     ExitCosts,
-    Float64s,
     compute_share,
     confidence,
     disagreement_losses,

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from littoral.bench.exits.chain import Chain
 from littoral.bench.exits.users import User, styled
-from littoral.core.arrays import FloatArray, Frame
-from littoral.core.exits import Float64s
+from littoral.core.arrays import Float64s, FloatArray, Frame
 from littoral.core.head_memory import HALF_MAX
 from littoral.core.heads import softmax64
 

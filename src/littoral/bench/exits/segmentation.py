@@ -32,7 +32,8 @@ from littoral.bench.exits.dense_points import (
 )
 from littoral.bench.exits.dense_seen import MAIN_WAY, WAYS, DenseExits, see_dense, task_of_network
 from littoral.bench.split.dense_networks import DenseNetwork, load_dense_network
-from littoral.core.exits import ExitCosts, Float64s
+from littoral.core.arrays import Float64s
+from littoral.core.exits import ExitCosts
 from littoral.core.metrics import MeanIoU
 from littoral.models.bottleneck import count_macs
 from littoral.models.dense_exits import DenseExit, full_scores

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from littoral.bench.routing.traces import LinkTrace
-from littoral.core.exits import Float64s
+from littoral.core.arrays import Float64s
 
 PACKET_BYTES, HEADER_BYTES = 1460, 40
 _MOST_ROUNDS = 12

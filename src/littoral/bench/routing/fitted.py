@@ -13,8 +13,9 @@ from littoral.bench.routing.policies import Ours
 from littoral.bench.routing.run import StreamConfig, play
 from littoral.bench.routing.tables import FrameTable
 from littoral.bench.routing.traces import make_trace
+from littoral.core.arrays import Float64s
 from littoral.core.caution import Caution
-from littoral.core.exits import Float64s, disagreement_losses
+from littoral.core.exits import disagreement_losses
 from littoral.core.risk import learn_then_test, shared_path
 from littoral.core.route_plan import ErrorCurves, Prices, fit_curves
 from littoral.core.route_words import RouteConfig

@@ -16,7 +16,7 @@ from littoral.bench.routing.measured import SHIFTS, LoopMaterial, World
 from littoral.bench.routing.tables import CloudWay, FrameTable
 from littoral.bench.routing.timed import Timed, picture_name, way_name
 from littoral.bench.split.material import STUDENT
-from littoral.core.exits import Float64s, Indices
+from littoral.core.arrays import Float64s, Indices
 from littoral.core.route_words import Way
 from littoral.core.switcher import all_switch_features
 

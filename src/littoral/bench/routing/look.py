@@ -12,7 +12,7 @@ import numpy as np
 
 from littoral.bench.routing.policies import Foreseen, Peek
 from littoral.bench.routing.tables import FrameTable
-from littoral.core.exits import Float64s
+from littoral.core.arrays import Float64s
 from littoral.core.route_plan import Prices
 from littoral.core.switcher import fit_logistic
 

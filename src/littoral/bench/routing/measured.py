@@ -30,9 +30,8 @@ from littoral.bench.split.material import INPUT, STUDENT, Labels, SplitMaterial,
 from littoral.bench.split.plan import QUICK, Budget, product_training
 from littoral.bench.split.training import Trained, train_or_load
 from littoral.bench.streams.corruptions import VERSION, corrupt_at
-from littoral.core.arrays import FloatArray, Frame
+from littoral.core.arrays import Float64s, FloatArray, Frame
 from littoral.core.codec import decode
-from littoral.core.exits import Float64s
 from littoral.core.heads import softmax64
 from littoral.train.exit_heads import TrainedExits, load_trained_exits, save_trained_exits
 from littoral.train.exit_places import place_exits

@@ -11,8 +11,9 @@ import numpy as np
 
 from littoral.bench.routing.channel import Request
 from littoral.bench.routing.tables import FrameTable
+from littoral.core.arrays import Float64s
 from littoral.core.caution import CALM, Caution
-from littoral.core.exits import OFF, Float64s
+from littoral.core.exits import OFF
 from littoral.core.hedge import hedge_after_ms
 from littoral.core.route_words import Decision, Moment, Ticket
 from littoral.core.routing import Router

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from littoral.bench.routing.channel import Request, VirtualLink
 from littoral.bench.routing.policies import Policy
 from littoral.bench.routing.tables import FrameTable
-from littoral.core.exits import Float64s
+from littoral.core.arrays import Float64s
 from littoral.core.hedge import settle
 from littoral.core.route_words import Decision, Moment
 

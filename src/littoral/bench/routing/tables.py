@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from littoral.core.exits import Float64s, Indices
+from littoral.core.arrays import Float64s, Indices
 from littoral.core.route_words import Way
 from littoral.core.switcher import NUM_FEATURES
 

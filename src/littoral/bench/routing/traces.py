@@ -22,7 +22,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from littoral.core.exits import Float64s
+from littoral.core.arrays import Float64s
 
 Kind = Literal["fixed", "wifi-walk", "lte-drive", "outage", "saturated"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
