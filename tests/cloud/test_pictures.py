@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from littoral.bundle import Bundle
-from littoral.bundle.images import encode_image
+from littoral.bundle.images import Picture, encode_image
 from littoral.cloud.cloud import CloudConfig, make_tails
 from littoral.cloud.metrics import Metrics
 from littoral.cloud.pictures import PictureTeacher
-from littoral.cloud.tails import Picture, TailConfig, Tails
+from littoral.cloud.tails import TailConfig, Tails
 from littoral.core.arrays import FloatArray
 from littoral.core.batching import BatchConfig
 from littoral.errors import BundleError, ModelOutputError, PayloadError
@@ -49,7 +49,7 @@ def logits(bundle: Bundle, frames: np.ndarray) -> FloatArray:
 
 
 def picture(frame: np.ndarray, coding: str = "lossless") -> Picture:
-    return Picture(*encode_image(frame, coding))
+    return encode_image(frame, coding)
 
 
 def test_a_picture_without_loss_is_answered_as_the_teacher_answers_the_frame(

@@ -17,6 +17,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, features
@@ -98,7 +99,15 @@ def _exact_codings(channels: int) -> list[str]:
     return ["raw", *png, *(["webp"] if channels == 3 and has_webp() else [])]
 
 
-def encode_image(frame_HWC: Frame, coding: str = LOSSLESS) -> tuple[str, bytes]:
+class Picture(NamedTuple):
+    """A coded frame."""
+
+    coding: str
+    """What the wire calls it: ``raw``, ``png``, ``webp`` or ``jpeg``."""
+    image: bytes
+
+
+def encode_image(frame_HWC: Frame, coding: str = LOSSLESS) -> Picture:
     """Code a frame.
 
     Args:
@@ -107,7 +116,7 @@ def encode_image(frame_HWC: Frame, coding: str = LOSSLESS) -> tuple[str, bytes]:
             ``webp`` that one; ``webp-<q>`` and ``jpeg-<q>`` lose something. A coding that does not serve so many
             channels, or that this Pillow lacks, is replaced by ``lossless``.
     Returns:
-        What the wire calls it, ``raw``, ``png``, ``webp`` or ``jpeg``, and the bytes; never more than the raw ones.
+        Never more bytes than the raw ones.
     """
     channels = frame_HWC.shape[2]
     coding = served(coding, channels)
@@ -116,7 +125,7 @@ def encode_image(frame_HWC: Frame, coding: str = LOSSLESS) -> tuple[str, bytes]:
     else:
         wanted = _exact_codings(channels) if coding == LOSSLESS else ["raw", coding]
         found = [(name, _EXACT[name](frame_HWC)) for name in dict.fromkeys(wanted)]
-    return min(found, key=lambda pair: len(pair[1]))
+    return Picture(*min(found, key=lambda pair: len(pair[1])))
 
 
 def _raw(frame_HWC: Frame) -> bytes:

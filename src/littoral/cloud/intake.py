@@ -11,6 +11,7 @@ from littoral.bundle import Manifest
 from littoral.cloud.domains import DomainRule, assign_domain, domain_of_scene
 from littoral.cloud.images import MAX_INTEGER, check_sample
 from littoral.cloud.quarantine import learned_from
+from littoral.cloud.schema import note
 from littoral.core.recall import NO_DOMAIN, decode_fingerprint, fingerprint_layer
 from littoral.errors import FrameError
 from littoral.wire.messages import DurableMessage, Receipt, Sample, Scene
@@ -120,10 +121,8 @@ def _note_malformed(db: sqlite3.Connection, entry: Malformed, origin: Origin) ->
     db.execute("UPDATE devices SET num_malformed = num_malformed + 1 WHERE id = ?", (origin.device_id,))
     count = db.execute("SELECT num_malformed FROM devices WHERE id = ?", (origin.device_id,)).fetchone()[0]
     if count <= MAX_AUDITED:
-        db.execute(
-            "INSERT INTO audit (at, kind, subject, detail) VALUES (?, 'malformed', ?, ?)",
-            (origin.now, origin.device_id, f"{entry.kind} {origin.sequence}: {entry.reason}"[:MAX_REASON_CHARS]),
-        )
+        said = f"{entry.kind} {origin.sequence}: {entry.reason}"[:MAX_REASON_CHARS]
+        note(db, origin.now, "malformed", origin.device_id, said)
 
 
 def _where(origin: Origin) -> tuple[str, int, int]:

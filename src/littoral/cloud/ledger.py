@@ -18,6 +18,7 @@ from typing import Any, Literal
 from littoral.bundle.update import SignedVersion
 from littoral.cloud.domains import DomainEntry, read_domains
 from littoral.cloud.quarantine import set_apart
+from littoral.cloud.schema import note
 from littoral.cloud.shares import Waiting
 from littoral.cloud.store import Store
 
@@ -312,10 +313,7 @@ class Ledger:
             db.execute(f"UPDATE versions SET state = x'' WHERE {of_domain}", (self.cohort, domain))
         names = ", ".join(row)
         db.execute(f"INSERT INTO versions ({names}) VALUES ({', '.join('?' * len(row))})", tuple(row.values()))
-        db.execute(
-            "INSERT INTO audit (at, kind, subject, detail) VALUES (?, ?, ?, ?)",
-            (now, f"version-{new.status}", f"{self.cohort}/{version}", new.reason),
-        )
+        note(db, now, f"version-{new.status}", f"{self.cohort}/{version}", new.reason)
 
     # -- versions ----------------------------------------------------------------------------------------------------
 

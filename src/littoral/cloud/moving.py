@@ -14,6 +14,7 @@ from pathlib import Path
 from littoral.bundle.files import replace_file
 from littoral.cloud.admin import open_record
 from littoral.cloud.keys import KEY_FILES, KEYS_FOLDER
+from littoral.cloud.schema import note
 from littoral.cloud.store import RECORD_FILE, Store
 from littoral.errors import LittoralError
 
@@ -79,9 +80,8 @@ def take_fleet(store: Store, old: Path, *, cohort: str) -> Future[int]:
         for table, names in _TABLES.items():
             into = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
             db.executemany(into, [tuple(row) for row in rows[table]])
-        db.executemany(
-            "INSERT INTO audit (at, kind, subject, detail) VALUES (?, ?, ?, ?)", [tuple(row) for row in audit]
-        )
+        for row in audit:
+            note(db, *row)
         db.execute("INSERT INTO meta (key, value) VALUES (?, ?)", (_META, str(old)))
         return len(rows["devices"])
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from littoral.bundle import Bundle
-from littoral.bundle.images import decode_image
+from littoral.bundle.images import Picture, decode_image
 from littoral.cloud.adapt import choose_device
-from littoral.cloud.tails import Picture
+from littoral.cloud.one_batch import answer_in_one_batch, rows_of
 from littoral.core.arrays import FloatArray, Frame
-from littoral.errors import BundleError, FrameError, LittoralError, ModelOutputError, PayloadError
+from littoral.errors import BundleError, FrameError, LittoralError, PayloadError
 from littoral.models.factory import load_model
 from littoral.models.frames import normalise
 
@@ -56,29 +56,17 @@ class PictureTeacher:
             For each, in order, the network's output without the batch's axis, float32, or what is wrong: a
             `PayloadError` where it is no picture of a frame, a `ModelOutputError` where the output is not finite.
         """
-        answers: list[FloatArray | LittoralError | None] = [None] * len(pictures)
-        positions, frames = list[int](), list[Frame]()
-        for position, picture in enumerate(pictures):
-            try:
-                frames.append(decode_image(picture.coding, picture.image, self.input))
-            except FrameError as error:
-                answers[position] = PayloadError("damaged", str(error))
-                continue
-            positions.append(position)
-        if frames:
-            for position, output in zip(positions, self._run(np.stack(frames)), strict=True):
-                answers[position] = _checked(output)
-        return answers  # type: ignore[return-value]
+        return answer_in_one_batch(
+            pictures, self._decoded, lambda frames: self._run(np.stack(frames)), lambda frame: "a picture"
+        )
+
+    def _decoded(self, picture: Picture) -> Frame:
+        try:
+            return decode_image(picture.coding, picture.image, self.input)
+        except FrameError as error:
+            raise PayloadError("damaged", str(error)) from error
 
     def _run(self, frames_BHWC: Frame) -> FloatArray:
         with torch.inference_mode():
             outputs = self._model(normalise(torch.from_numpy(frames_BHWC).to(self.device), self.input))
-        if not isinstance(outputs, torch.Tensor) or len(outputs) != len(frames_BHWC):
-            raise BundleError("the teacher does not give one tensor with a row for each frame")
-        return np.asarray(outputs.float().cpu().numpy())
-
-
-def _checked(output: FloatArray) -> FloatArray | ModelOutputError:
-    if np.isfinite(output).all():
-        return output
-    return ModelOutputError("a picture gave an output that is not finite; let the device answer")
+        return rows_of(outputs, len(frames_BHWC), "the teacher")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 
+from littoral.cloud.schema import note
 from littoral.core.recall import NO_DOMAIN
 
 
@@ -58,9 +59,7 @@ def set_apart(db: sqlite3.Connection, cohort: str, device_id: str, *, version: i
     domain = db.execute("SELECT domain FROM devices WHERE id = ?", (device_id,)).fetchone()["domain"]
     db.execute("UPDATE samples SET withdrawn = 1 WHERE device_id = ? AND job IS NULL", (device_id,))
     db.execute("UPDATE devices SET domain = ? WHERE id = ?", (own_domain(db, cohort, device_id, domain), device_id))
-    db.execute(
-        "INSERT INTO audit (at, kind, subject, detail) VALUES (?, 'device-quarantined', ?, ?)", (now, device_id, reason)
-    )
+    note(db, now, "device-quarantined", device_id, reason)
 
 
 def release(db: sqlite3.Connection, device_id: str, *, reason: str, now: float) -> bool:
@@ -75,10 +74,7 @@ def release(db: sqlite3.Connection, device_id: str, *, reason: str, now: float) 
         "UPDATE devices SET quarantined_at = NULL WHERE id = ? AND quarantined_at IS NOT NULL", (device_id,)
     )
     if changed.rowcount == 1:
-        db.execute(
-            "INSERT INTO audit (at, kind, subject, detail) VALUES (?, 'device-released', ?, ?)",
-            (now, device_id, reason),
-        )
+        note(db, now, "device-released", device_id, reason)
     return changed.rowcount == 1
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 SCHEMA = 4  # 2 held deltas of a byte a value, 3 knew no quarantine
 """Written to ``meta`` when the record is made; a record of another number is refused."""
 
@@ -157,3 +159,8 @@ CREATE TABLE audit (
     detail TEXT NOT NULL
 ) STRICT;
 """
+
+
+def note(db: sqlite3.Connection, at: float, kind: str, subject: str, detail: str) -> None:
+    """Write a line of the audit, in the writer's transaction."""
+    db.execute("INSERT INTO audit (at, kind, subject, detail) VALUES (?, ?, ?, ?)", (at, kind, subject, detail))

@@ -21,7 +21,7 @@ from littoral.bundle.signing import PublicKey
 from littoral.cloud.domains import DomainRule
 from littoral.cloud.intake import Entry, Origin, insert
 from littoral.cloud.quarantine import release
-from littoral.cloud.schema import LATER_INDEXES, SCHEMA, TABLES
+from littoral.cloud.schema import LATER_INDEXES, SCHEMA, TABLES, note
 from littoral.cloud.writer import GroupWriter, Work
 from littoral.errors import BundleError, LinkRefused, ProtocolError, StorageError
 
@@ -121,7 +121,7 @@ class Store:
 
         def work(db: sqlite3.Connection) -> None:
             db.execute("INSERT INTO tokens (sha256, created_at) VALUES (?, ?)", (secret_sha256, now))
-            _audit(db, now, "token-made", secret_sha256.hex()[:12], "")
+            note(db, now, "token-made", secret_sha256.hex()[:12], "")
 
         return self.write(work)
 
@@ -156,7 +156,7 @@ class Store:
                     " last_scene = iif(cohort = excluded.cohort, last_scene, NULL)",
                     (device_id, name, public_key.raw, cohort, now),
                 )
-                _audit(db, now, "device-enrolled", device_id, name)
+                note(db, now, "device-enrolled", device_id, name)
             device = _device(db, device_id)
             assert device is not None
             return device
@@ -177,7 +177,7 @@ class Store:
                 return False
             db.execute("UPDATE devices SET revoked_at = ? WHERE id = ?", (now, device_id))
             db.execute("UPDATE samples SET withdrawn = 1 WHERE device_id = ? AND job IS NULL", (device_id,))
-            _audit(db, now, "device-revoked", device_id, reason)
+            note(db, now, "device-revoked", device_id, reason)
             return True
 
         return self.write(work)
@@ -271,7 +271,7 @@ class Store:
 
     def audit(self, kind: str, subject: str, detail: str, *, now: float) -> Future[None]:
         """Write down that something happened which a person may ask about."""
-        return self.write(lambda db: _audit(db, now, kind, subject, detail))
+        return self.write(lambda db: note(db, now, kind, subject, detail))
 
     def audit_entries(self) -> Iterator[tuple[float, str, str, str]]:
         """The audit, oldest first: time, kind, subject, detail."""
@@ -358,7 +358,3 @@ def _to_device(row: sqlite3.Row) -> EnrolledDevice:
 def _device(db: sqlite3.Connection, device_id: str) -> EnrolledDevice | None:
     row = db.execute("SELECT * FROM devices WHERE id = ?", (device_id,)).fetchone()
     return _to_device(row) if row else None
-
-
-def _audit(db: sqlite3.Connection, now: float, kind: str, subject: str, detail: str) -> None:
-    db.execute("INSERT INTO audit (at, kind, subject, detail) VALUES (?, ?, ?, ?)", (now, kind, subject, detail))

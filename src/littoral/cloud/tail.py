@@ -9,9 +9,10 @@ import torch
 
 from littoral.bundle import Bundle, SplitCodec
 from littoral.cloud.adapt import choose_device
+from littoral.cloud.one_batch import answer_in_one_batch, rows_of
 from littoral.core.arrays import FloatArray
 from littoral.core.codec import decode
-from littoral.errors import BundleError, LittoralError, ModelOutputError, PayloadError
+from littoral.errors import BundleError, LittoralError
 from littoral.models.factory import load_model
 
 
@@ -55,34 +56,19 @@ class Tail:
             For each payload, in order, the network's output without the batch's axis, float32, or what is wrong: a
             `PayloadError`, or a `ModelOutputError` where the output is not finite.
         """
-        answers: list[FloatArray | LittoralError | None] = [None] * len(payloads)
-        positions, levels, latents = [], [], []
-        for position, payload in enumerate(payloads):
-            try:
-                decoded = decode(payload, self.codec.tables)
-            except PayloadError as error:
-                answers[position] = error
-                continue
-            positions.append(position)
-            levels.append(decoded.level)
-            latents.append(self.codec.padded(decoded.symbols))
-        if positions:
-            for position, output in zip(positions, self._run(np.stack(latents), np.array(levels)), strict=True):
-                answers[position] = _checked(output, levels[positions.index(position)])
-        return answers  # type: ignore[return-value]
+        return answer_in_one_batch(
+            payloads, self._decoded, self._answered, lambda each: f"a payload of level {each[0]}"
+        )
+
+    def _decoded(self, payload: bytes) -> tuple[int, FloatArray]:
+        found = decode(payload, self.codec.tables)
+        return found.level, self.codec.padded(found.symbols)
+
+    def _answered(self, decoded: Sequence[tuple[int, FloatArray]]) -> FloatArray:
+        return self._run(np.stack([latent for _, latent in decoded]), np.array([level for level, _ in decoded]))
 
     def _run(self, symbols_BCHW: FloatArray, levels_B: np.ndarray) -> FloatArray:
         with torch.inference_mode():
             symbols = torch.from_numpy(symbols_BCHW).to(self.device)
             outputs = self._model(symbols, torch.from_numpy(levels_B.astype(np.int64)).to(self.device))
-        if not isinstance(outputs, torch.Tensor) or len(outputs) != len(symbols_BCHW):
-            raise BundleError(
-                f"the tail of split point {self.index} does not give one tensor with a row for each input"
-            )
-        return np.asarray(outputs.float().cpu().numpy())
-
-
-def _checked(output: FloatArray, level: int) -> FloatArray | ModelOutputError:
-    if np.isfinite(output).all():
-        return output
-    return ModelOutputError(f"a payload of level {level} gave an output that is not finite; let the device answer")
+        return rows_of(outputs, len(symbols_BCHW), f"the tail of split point {self.index}")

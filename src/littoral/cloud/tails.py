@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from littoral.bundle.images import Picture
 from littoral.cloud.metrics import Metrics
 from littoral.core.answers import encode_answer
 from littoral.core.arrays import FloatArray
@@ -39,13 +40,6 @@ _WHY = {
     "late": "the deadline passed before the answer was ready",
     "failed": "the cloud's tail failed; its log says why",
 }
-
-
-class Picture(NamedTuple):
-    """A frame as a device coded it (`littoral.bundle.images`)."""
-
-    coding: str
-    image: bytes
 
 
 class RunsTail(Protocol):

@@ -10,9 +10,12 @@ from littoral.edge.outbox import Counters
 from littoral.wire.messages import Status
 
 if TYPE_CHECKING:
+    from littoral.core.product import ProductSelector
     from littoral.edge.exits import ExitRuntime
     from littoral.edge.maintenance import Maintenance
     from littoral.edge.offload import Offloading
+    from littoral.edge.route import Routing
+    from littoral.edge.teacher_labels import TeacherLabels
 
 
 class DeviceStatus(NamedTuple):
@@ -29,46 +32,46 @@ class DeviceStatus(NamedTuple):
     queued: int
     dropped: int
     """Dropped by the outbox, or before it because the background thread could not keep up."""
-    measured_frames: int
+    measured_frames: int = 0
     """Frames that the statistics graph ran on; it or the fingerprint graph ran on as many with the source's values."""
-    looked_frames: int
+    looked_frames: int = 0
     """Frames that the statistics graph ran on with the source's values, to see how near the source the world is."""
-    near_source: bool
+    near_source: bool = False
     """The world is so near that the source's values serve."""
-    statistics_resets: int
-    swaps: int
-    versions_installed: int
-    versions_rejected: int
-    versions_reverted: int
-    scene: int
+    statistics_resets: int = 0
+    swaps: int = 0
+    versions_installed: int = 0
+    versions_rejected: int = 0
+    versions_reverted: int = 0
+    scene: int = 0
     """The number of the world that the device is in; 0 before the first statistics."""
-    recalls: int
+    recalls: int = 0
     """Remembered versions that were put into service again."""
-    sample_bytes: int
+    sample_bytes: int = 0
     """Of the samples chosen within the byte budget, on the wire, whether sent yet or not."""
-    budget_bytes: int
+    budget_bytes: int = 0
     """What the byte budget has at the moment; below 0 after a scene opened."""
-    duplicates: int
+    duplicates: int = 0
     """Frames not chosen because they look like one that was."""
-    over_budget: int
+    over_budget: int = 0
     """Frames not chosen for want of budget alone."""
-    bytes_up: int
-    bytes_down: int
-    offloaded: int
+    bytes_up: int = 0
+    bytes_down: int = 0
+    offloaded: int = 0
     """Frames that the cloud answered in time."""
-    degraded: int
+    degraded: int = 0
     """Frames that the device answered although the cloud was to."""
-    frames_by_exit: list[int]
-    """Frames that each exit answered, the earliest first, then those of the network's classifier; [] without exits."""
-    shadow_runs: int
+    frames_by_exit: tuple[int, ...] = ()
+    """Frames that each exit answered, the earliest first, then those of the network's classifier; () without exits."""
+    shadow_runs: int = 0
     """Frames that chance took through the whole network while frames could leave early."""
-    exit_state: str
+    exit_state: str = ""
     """``checking`` while no frame leaves early, ``serving``; "" without exits."""
-    personal_heads: int
+    personal_heads: int = 0
     """Exits whose personal head serves."""
-    rechecks: int
+    rechecks: int = 0
     """How often it was found out anew whether frames may leave early."""
-    exit_alarms: int
+    exit_alarms: int = 0
     """How often the watched risk was above what was promised."""
     finished: int = 0
     """Of a router, as the next ones: frames that the device answered after the whole network."""
@@ -149,7 +152,7 @@ def wire_status(status: DeviceStatus, exits: ExitRuntime | None) -> Status:
 
 
 def read_counters(
-    m: Maintenance, *, frames: int, selected: int, overflowed: int, offloading: Offloading | None
+    maintenance: Maintenance, *, frames: int, selected: int, overflowed: int, offloading: Offloading | None
 ) -> DeviceStatus:
     """All of them, as of now.
 
@@ -157,56 +160,83 @@ def read_counters(
         selected, overflowed: Frames chosen as published, and those of them that found no room.
         offloading: Of a device that has the cloud asked for every frame.
     """
-    outbox, link, exits, routing, labels = m.outbox, m.link, m.exits, m.routing, m.labels
-    routed = None if routing is None else routing.counters
-    asks = offloading if routed is None else routed
-    chooser = m.chooser
-    selector = None if chooser is None else chooser.selector
+    link, outbox, follower, routing = maintenance.link, maintenance.outbox, maintenance.follower, maintenance.routing
     counters = outbox.counters if outbox else Counters(accepted=0, acked=0, queued=0, dropped=0)
-    return DeviceStatus(
-        version=m.model.version,
-        cloud=m.cloud,
+    status = DeviceStatus(
+        version=maintenance.model.version,
+        cloud=maintenance.cloud,
         link_error=link.last_error if link else None,
         storage_error=outbox.last_error if outbox else None,
         frames=frames,
-        selected=selected if selector is None else selector.num_kept,
+        selected=selected,
         accepted=counters.accepted + overflowed,
         acked=counters.acked,
         queued=counters.queued,
         dropped=counters.dropped + overflowed,
-        measured_frames=m.follower.measured_frames if m.follower else 0,
-        looked_frames=m.follower.looked_frames if m.follower else 0,
-        near_source=is_near(m.follower),
-        statistics_resets=m.follower.resets if m.follower else 0,
-        swaps=m.swaps,
-        versions_installed=m.outcomes["installed"],
-        versions_rejected=m.outcomes["rejected"],
-        versions_reverted=m.outcomes["reverted"],
-        scene=m.scenes.number,
-        recalls=m.outcomes["recalled"],
-        sample_bytes=selector.budget.spent_bytes if selector else 0,
-        budget_bytes=int(selector.budget.level_bytes) if selector else 0,
-        duplicates=selector.num_duplicates if selector else 0,
-        over_budget=selector.num_over_budget if selector else 0,
-        bytes_up=link.bytes_up if link else 0,
-        bytes_down=link.bytes_down if link else 0,
-        offloaded=asks.offloaded if asks else 0,
-        degraded=asks.degraded if asks else 0,
-        pictures=asks.pictures if asks else 0,
-        frames_by_exit=list(exits.frames_by_exit) if exits else [],
-        shadow_runs=exits.control.num_shadow if exits else 0,
-        exit_state=exits.state if exits else "",
-        personal_heads=exits.num_personal if exits else 0,
-        rechecks=exits.control.num_rechecks if exits else 0,
-        exit_alarms=exits.control.num_alarms if exits else 0,
-        finished=routed.finished if routed else 0,
-        hedged=routed.hedged if routed else 0,
-        labels=routed.labels if routed else 0,
-        audits=routed.audits if routed else 0,
-        pings=routed.pings if routed else 0,
-        payload_bytes=routing.requests.payload_bytes if routing else 0,
-        refits=routing.learning.num_refits if routing else 0,
-        sample_labels=labels.num_taught if labels else 0,
-        sample_labels_unused=labels.num_unused if labels else 0,
-        sample_labels_refused=labels.num_refused + labels.num_flooded if labels else 0,
+        swaps=maintenance.swaps,
+        versions_installed=maintenance.outcomes["installed"],
+        versions_rejected=maintenance.outcomes["rejected"],
+        versions_reverted=maintenance.outcomes["reverted"],
+        scene=maintenance.scenes.number,
+        recalls=maintenance.outcomes["recalled"],
+    )
+    if link is not None:
+        status = status._replace(bytes_up=link.bytes_up, bytes_down=link.bytes_down)
+    if follower is not None:
+        status = status._replace(
+            measured_frames=follower.measured_frames,
+            looked_frames=follower.looked_frames,
+            near_source=is_near(follower),
+            statistics_resets=follower.resets,
+        )
+    if maintenance.chooser is not None:
+        status = _with_selector(status, maintenance.chooser.selector)
+    if maintenance.exits is not None:
+        status = _with_exits(status, maintenance.exits)
+    if maintenance.labels is not None:
+        status = _with_labels(status, maintenance.labels)
+    if (asks := offloading if routing is None else routing.counters) is not None:
+        status = status._replace(offloaded=asks.offloaded, degraded=asks.degraded, pictures=asks.pictures)
+    return status if routing is None else _with_routing(status, routing)
+
+
+def _with_selector(status: DeviceStatus, selector: ProductSelector) -> DeviceStatus:
+    return status._replace(
+        selected=selector.num_kept,
+        sample_bytes=selector.budget.spent_bytes,
+        budget_bytes=int(selector.budget.level_bytes),
+        duplicates=selector.num_duplicates,
+        over_budget=selector.num_over_budget,
+    )
+
+
+def _with_exits(status: DeviceStatus, exits: ExitRuntime) -> DeviceStatus:
+    return status._replace(
+        frames_by_exit=tuple(exits.frames_by_exit),
+        shadow_runs=exits.control.num_shadow,
+        exit_state=exits.state,
+        personal_heads=exits.num_personal,
+        rechecks=exits.control.num_rechecks,
+        exit_alarms=exits.control.num_alarms,
+    )
+
+
+def _with_labels(status: DeviceStatus, labels: TeacherLabels) -> DeviceStatus:
+    return status._replace(
+        sample_labels=labels.num_taught,
+        sample_labels_unused=labels.num_unused,
+        sample_labels_refused=labels.num_refused + labels.num_flooded,
+    )
+
+
+def _with_routing(status: DeviceStatus, routing: Routing) -> DeviceStatus:
+    counters = routing.counters
+    return status._replace(
+        finished=counters.finished,
+        hedged=counters.hedged,
+        labels=counters.labels,
+        audits=counters.audits,
+        pings=counters.pings,
+        payload_bytes=routing.requests.payload_bytes,
+        refits=routing.learning.num_refits,
     )

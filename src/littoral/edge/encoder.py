@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from littoral.bundle import Bundle, SplitCodec
-from littoral.bundle.images import MAX_PICTURE_BYTES, check_coding, encode_image
+from littoral.bundle.images import MAX_PICTURE_BYTES, Picture, check_coding, encode_image
 from littoral.core.arrays import FloatArray, Frame
 from littoral.edge.session import SessionConfig, open_session
 from littoral.errors import BundleError, PayloadError
@@ -85,13 +83,6 @@ class SplitEncoder:
         return self.codec.encode(latent_CHW, level)
 
 
-class Picture(NamedTuple):
-    """A frame as bytes, and how it is coded, as the wire calls it."""
-
-    coding: str
-    image: bytes
-
-
 class PictureEncoder:
     """Frames become pictures for the cloud's teacher.
 
@@ -112,7 +103,7 @@ class PictureEncoder:
             PayloadError: ``too-large``. Let the device answer.
         """
         frame: Frame = value[0]
-        picture = Picture(*encode_image(frame, self.coding))
+        picture = encode_image(frame, self.coding)
         if len(picture.image) > MAX_PICTURE_BYTES:
             raise PayloadError(
                 "too-large",

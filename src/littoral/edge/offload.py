@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from littoral.bundle import Bundle
+from littoral.bundle.images import Picture
 from littoral.core.answers import decode_answer
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.estimates import Ewma, RoadEstimate
 from littoral.core.tasks import Task
 from littoral.edge.answer import PICTURE, SPLIT
-from littoral.edge.encoder import Picture, PictureEncoder, SplitEncoder, payload_of
+from littoral.edge.encoder import PictureEncoder, SplitEncoder, payload_of
 from littoral.edge.offload_config import OffloadConfig
 from littoral.edge.session import Model, SessionConfig
 from littoral.errors import BundleError, LittoralError, ModelOutputError, ProtocolError
