@@ -6,6 +6,7 @@ Axes: N frames, C channels, H height, W width, n positions of a part, F what is 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from littoral.core.codec_contexts import (
     ContextTable,
     tables_of,
 )
-from littoral.core.codec_parts import NEAR, NUM_NEAR, largest_near, near_index, parts_of
+from littoral.core.codec_parts import NEAR, NUM_NEAR, Part, largest_near, near_index, parts_of
 from littoral.core.codec_slots import MAX_PAYLOAD_BYTES, split_off
 from littoral.core.codec_tables import ChannelPrior, quantise_prior
 
@@ -82,6 +83,87 @@ class ContextOptions:
         return [*ends[:-1], channels]
 
 
+class _Layout(NamedTuple):
+    """In which parts a latent is coded, and what has a bias of its own."""
+
+    height: int
+    width: int
+    group_ends: list[int]
+    near_channels: int
+    by_place: bool
+    """Each place of a channel; else the channel, in each phase where there are several groups."""
+
+    @classmethod
+    def of(cls, channels: int, height: int, width: int, options: ContextOptions, *, grouped: bool) -> _Layout:
+        if grouped and channels > 1:
+            ends = options.group_ends(channels)
+            return cls(height, width, ends, max((e for e in ends if e <= options.near_channels), default=0), False)
+        return cls(height, width, [channels], channels, height * width <= options.most_positions)
+
+    @property
+    def num_groups(self) -> int:
+        return len(self.group_ends)
+
+    @property
+    def bias_shape(self) -> tuple[int, int]:
+        if self.by_place:
+            return self.height, self.width
+        return (len(NEAR) if self.num_groups > 1 else 1), 1
+
+    def parts(self) -> list[Part]:
+        """A channel's one bias is that of the phase with most places, as a rule the last one, so that comes last."""
+        parts = parts_of(self.group_ends, self.near_channels, self.height, self.width)
+        return parts if self.by_place else sorted(parts, key=lambda part: len(part.ys))
+
+
+class _Source:
+    """A source's symbols, and what each part of them sees of those before it."""
+
+    def __init__(self, symbols_NCHW: NDArray[np.int32], layout: _Layout) -> None:
+        self.symbols, self.width = symbols_NCHW, layout.width
+        padded = np.pad(symbols_NCHW.clip(-MOST, MOST), ((0, 0), (0, 0), (1, 1), (1, 1))).astype(np.float32)
+        self._values = padded.reshape(*symbols_NCHW.shape[:2], -1)
+        self._sums = np.add.reduceat(np.abs(self._values), [0, *layout.group_ends[:-1]], axis=1)
+
+    def near(self, part: Part) -> NDArray[np.float32]:
+        """Neighbours in the part's own group, ``(N, n, F)``; none in the first phase."""
+        if not part.phase:
+            return np.zeros((len(self.symbols), len(part.ys), 0), np.float32)
+        found = self._values[:, part.channels][:, :, near_index(part.ys, part.xs, part.phase, self.width)]
+        return found.transpose(0, 3, 1, 2).reshape(len(found), len(part.ys), -1)
+
+    def before(self, part: Part) -> NDArray[np.float32]:
+        """How much each group before has at the place, ``(N, n, groups)``."""
+        inside = (part.ys + 1) * (self.width + 2) + part.xs + 1
+        return self._sums[:, : part.group][:, :, inside].transpose(0, 2, 1)
+
+    def own(self, part: Part) -> NDArray[np.float64]:
+        """What is to be coded, ``(N, n, C)``."""
+        return self.symbols[:, part.channels][:, :, part.ys, part.xs].transpose(0, 2, 1).astype(np.float64)
+
+
+class _Found:
+    """Weights and biases of means, or of scales, part by part."""
+
+    def __init__(self, layout: _Layout) -> None:
+        channels, near = layout.group_ends[-1], layout.near_channels
+        self._layout = layout
+        self.weights = np.zeros((len(NEAR) - 1, near, largest_near(layout.group_ends, near), NUM_NEAR))
+        self.of_groups = np.zeros((len(NEAR), channels, layout.num_groups - 1))
+        self.biases = np.zeros((channels, *layout.bias_shape))
+
+    def put(self, part: Part, slopes_CF: NDArray[np.float64], bias_nC: NDArray[np.float64]) -> None:
+        of, size = part.channels, part.channels.stop - part.channels.start
+        num_near = size * NUM_NEAR if part.phase else 0
+        if part.phase:
+            self.weights[part.phase - 1, of, :size] = slopes_CF[:, :num_near].reshape(size, size, NUM_NEAR)
+        self.of_groups[part.phase, of, : slopes_CF.shape[1] - num_near] = slopes_CF[:, num_near:]
+        if self._layout.by_place:
+            self.biases[of, part.ys, part.xs] = bias_nC.T
+        else:
+            self.biases[of, part.phase if self._layout.num_groups > 1 else 0, 0] = bias_nC[0]
+
+
 def fit_contexts(
     symbols_NCHW: NDArray[np.int32], options: ContextOptions = ContextOptions(), *, grouped: bool = False
 ) -> ContextTable:
@@ -91,53 +173,37 @@ def fit_contexts(
         symbols_NCHW: Of source frames.
         grouped: Channels in groups, where later ones see how much there is of earlier ones at their position.
     """
-    num, channels, height, width = symbols_NCHW.shape
-    values = np.pad(symbols_NCHW.clip(-MOST, MOST), ((0, 0), (0, 0), (1, 1), (1, 1))).astype(np.float32)
-    values = values.reshape(num, channels, -1)
-    ends, near_channels = [channels], channels
-    if grouped and channels > 1:
-        ends = options.group_ends(channels)
-        near_channels = max((end for end in ends if end <= options.near_channels), default=0)
-    several = len(ends) > 1
-    by_place = not several and height * width <= options.most_positions
-    weights = np.zeros((2, len(NEAR) - 1, near_channels, largest_near(ends, near_channels), NUM_NEAR))
-    group_weights = np.zeros((len(NEAR), channels, len(ends) - 1))
-    biases = np.zeros((2, channels, *((height, width) if by_place else (len(NEAR) if several else 1, 1))))
-    sums = np.add.reduceat(np.abs(values), [0, *ends[:-1]], axis=1)
-    parts = parts_of(ends, near_channels, height, width)
-    if not by_place:  # where a channel has one bias, it is that of the phase with most places, as a rule the last one
-        parts = sorted(parts, key=lambda part: len(part.ys))
-    for group, of, phase, ys, xs in parts:
-        size, inside = of.stop - of.start, (ys + 1) * (width + 2) + xs + 1
-        near = np.zeros((num, len(ys), 0), np.float32)
-        if phase:
-            found = values[:, of][:, :, near_index(ys, xs, phase, width)]
-            near = found.transpose(0, 3, 1, 2).reshape(num, len(ys), -1)
-        before = sums[:, :group][:, :, inside].transpose(0, 2, 1)
-        target: NDArray[np.float64] = symbols_NCHW[:, of][:, :, ys, xs].transpose(0, 2, 1).astype(np.float64)  # N, n, C
-        for which, seen in enumerate((near, np.concatenate([np.abs(near), before], axis=2))):
-            slopes, bias = _regressed(seen, target, by_place, options)
-            if phase:
-                weights[which, phase - 1, of, :size] = slopes[:, : size * NUM_NEAR].reshape(size, size, NUM_NEAR)
-            if by_place:
-                biases[which][of, ys, xs] = bias.T
-            else:
-                biases[which][of, phase if several else 0, 0] = bias[0]
-            if which:
-                group_weights[phase, of, :group] = slopes[:, near.shape[2] :]
-            else:
-                target = np.abs(target - (seen @ slopes.T.astype(np.float32) + bias))
-    whole = [np.rint(part * _ONE) for part in (weights[0], weights[1], group_weights, biases[0], biases[1])]
-    mean_weights, scale_weights, of_groups = (w.clip(-(1 << 15), (1 << 15) - 1).astype(np.int16) for w in whole[:3])
-    mean_bias, scale_bias = (b.clip(-(1 << 30), 1 << 30).astype(np.int32) for b in whole[3:])
-    blank = np.full((1, 1, 2), 1 << 23, np.uint32)
+    _, channels, height, width = symbols_NCHW.shape
+    layout = _Layout.of(channels, height, width, options, grouped=grouped)
+    source, means, scales = _Source(symbols_NCHW, layout), _Found(layout), _Found(layout)
+    for part in layout.parts():
+        near, own = source.near(part), source.own(part)
+        slopes, bias = _regressed(near, own, layout.by_place, options)
+        means.put(part, slopes, bias)
+        left = np.abs(own - (near @ slopes.T.astype(np.float32) + bias))
+        amounts = np.concatenate([np.abs(near), source.before(part)], axis=2)
+        scales.put(part, *_regressed(amounts, left, layout.by_place, options))
     start = ContextTable(
-        height=height, width=width, mean_weights=mean_weights, scale_weights=scale_weights, mean_bias=mean_bias,
-        scale_bias=scale_bias, thresholds=np.zeros(0, np.int32), counts=blank, first_value=0,
-        max_bytes=MAX_PAYLOAD_BYTES, usual_bits=0, group_starts=np.array(ends[:-1], np.uint32),
-        group_weights=of_groups,
-    )  # fmt: skip
+        height=layout.height,
+        width=layout.width,
+        mean_weights=_whole(means.weights, 15, np.int16),
+        scale_weights=_whole(scales.weights, 15, np.int16),
+        mean_bias=_whole(means.biases, 30, np.int32),
+        scale_bias=_whole(scales.biases, 30, np.int32),
+        thresholds=np.zeros(0, np.int32),
+        counts=np.full((1, 1, 2), 1 << 23, np.uint32),
+        first_value=0,
+        max_bytes=MAX_PAYLOAD_BYTES,
+        usual_bits=0,
+        group_starts=np.array(layout.group_ends[:-1], np.uint32),
+        group_weights=_whole(scales.of_groups, 15, np.int16),
+    )
     return _counted(start, symbols_NCHW, options)
+
+
+def _whole(values: NDArray[np.float64], bits: int, dtype: type[np.signedinteger]) -> NDArray[Any]:
+    """In steps of `FRACTION_BITS`, cut off so that they fit into so many bits and a sign."""
+    return np.rint(values * _ONE).clip(-(1 << bits), (1 << bits) - 1).astype(dtype)
 
 
 def _regressed(
