@@ -40,7 +40,7 @@ class Life:
 
     wrong: np.ndarray
     serving: np.ndarray
-    shadow: np.ndarray
+    audited: np.ndarray
     control: ExitControl
 
 
@@ -54,18 +54,18 @@ def live(config: ControlConfig, *, seed: int, parts: tuple[tuple[int, float], ..
     worlds = [world(rng, length, wrongness) for length, wrongness in parts]
     sure_NE, off_NE = (np.concatenate([each[i] for each in worlds]) for i in (0, 1))
     thresholds, checking, ring = (OFF, OFF), True, []
-    wrong, on, shadow = (np.zeros(len(sure_NE), dtype=bool) for _ in range(3))
+    wrong, on, audited = (np.zeros(len(sure_NE), dtype=bool) for _ in range(3))
     for i, (sure, off) in enumerate(zip(sure_NE.tolist(), off_NE.tolist(), strict=True)):
         purpose = control.purpose(checking=checking)
         leaving = exit_of_frame([*sure, 1.0], thresholds)
         loss = leaving < 2 and off[leaving]
-        on[i], shadow[i] = not checking, not checking and purpose is not Purpose.NOTHING
+        on[i], audited[i] = not checking, not checking and purpose is not Purpose.NOTHING
         wrong[i] = loss and purpose is Purpose.NOTHING
         for_ring = purpose is Purpose.RING if coin or checking else leaving == 2
         if for_ring:
             ring = [*ring[1 - config.ring_frames :], i] if len(ring) == config.ring_frames else [*ring, i]
             control.keep()
-        if shadow[i] and control.audit(float(loss)) and control.recheck():
+        if audited[i] and control.audit(float(loss)) and control.recheck():
             thresholds, checking, ring = (OFF, OFF), True, []
         if checking and control.due():
             control.tried()
@@ -74,7 +74,7 @@ def live(config: ControlConfig, *, seed: int, parts: tuple[tuple[int, float], ..
             if isinstance(found, Certified):
                 control.enter_serving(found, scores)
                 thresholds, checking = found.thresholds, False
-    return Life(wrong, on, shadow, control)
+    return Life(wrong, on, audited, control)
 
 
 def scored(sure_NE: np.ndarray, off_NE: np.ndarray) -> RingScores:
@@ -136,14 +136,14 @@ def test_the_coin_is_tossed_whatever_the_frame_holds_and_comes_up_as_often_as_is
     assert tossed == [again.purpose(checking=False) for _ in range(4000)]
     assert tossed != [ExitControl(CONFIG, seed=4).purpose(checking=False) for _ in range(4000)]
     coins = [purpose for purpose in tossed if purpose is not Purpose.NOTHING]
-    assert 150 < len(coins) == control.num_shadow < 250
+    assert 150 < len(coins) == control.num_audits < 250
     assert coins == [(Purpose.RING, Purpose.HEADS)[i % 2] for i in range(len(coins))]
 
 
 def test_while_checking_two_of_three_frames_calibrate_and_the_others_teach() -> None:
     control = ExitControl(CONFIG)
     assert [control.purpose(checking=True) for _ in range(6)] == [Purpose.RING, Purpose.RING, Purpose.HEADS] * 2
-    assert control.num_shadow == 0
+    assert control.num_audits == 0
     for _ in range(CONFIG.ring_frames):
         control.keep()
     later = [control.purpose(checking=True) for _ in range(84)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from littoral.core.route_budget import RouteBudget, RouteBudgetConfig
-from littoral.core.route_link import LinkConfig, LinkEstimate, LinkLatch, StickyChoice
+from littoral.core.route_link import LatchConfig, LinkEstimate, LinkLatch, StickyChoice
 
 
 def test_the_estimate_finds_round_trip_throughput_and_the_clouds_time() -> None:
@@ -50,7 +50,7 @@ def test_the_first_answer_after_silence_starts_afresh() -> None:
     assert link.predict_ms(100) == pytest.approx(25.0)
 
 
-def latch_changes(config: LinkConfig) -> int:
+def latch_changes(config: LatchConfig) -> int:
     """The quickest way's time wavers around the limit."""
     rng = np.random.default_rng(0)
     latch = LinkLatch(config)
@@ -61,8 +61,8 @@ def latch_changes(config: LinkConfig) -> int:
 
 
 def test_a_link_at_the_edge_of_being_useful_does_not_make_the_latch_flap_and_does_without_hysteresis() -> None:
-    steady = latch_changes(LinkConfig(open_margin=0.9, answers_to_open=2))
-    flapping = latch_changes(LinkConfig(open_margin=1.0, answers_to_open=1))
+    steady = latch_changes(LatchConfig(open_margin=0.9, answers_to_open=2))
+    flapping = latch_changes(LatchConfig(open_margin=1.0, answers_to_open=1))
     assert steady <= 2
     assert flapping > 20
 
@@ -130,8 +130,8 @@ def test_no_stretch_of_frames_spends_more_than_the_bucket() -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        lambda: LinkConfig(open_margin=0.0),
-        lambda: LinkConfig(max_age_ms=0.0),
+        lambda: LatchConfig(open_margin=0.0),
+        lambda: LatchConfig(max_age_ms=0.0),
         lambda: StickyChoice(hold=0),
         lambda: RouteBudgetConfig(per_frame=0.0),
     ],

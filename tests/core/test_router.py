@@ -15,7 +15,7 @@ from route_cases import CONFIG, CURVES, STEP_MS, THRESHOLDS, WAYS, at, hear, ope
 from littoral.core.caution import Stance
 from littoral.core.exits import OFF
 from littoral.core.route_budget import RouteBudgetConfig
-from littoral.core.route_link import LinkConfig
+from littoral.core.route_link import LatchConfig
 from littoral.core.route_plan import Prices, fit_curves
 from littoral.core.route_words import REASONS, Reason, RouteConfig, Way
 from littoral.core.routing import Router
@@ -138,7 +138,7 @@ def frames_offloaded(config: RouteConfig, now_ms: float) -> int:
 
 
 def test_what_was_measured_long_ago_is_not_trusted_and_is_where_the_guard_is_off() -> None:
-    trusting = replace(CONFIG, link=LinkConfig(max_age_ms=math.inf))
+    trusting = replace(CONFIG, link=LatchConfig(max_age_ms=math.inf))
     assert frames_offloaded(CONFIG, now_ms=5_000.0) == 5
     assert frames_offloaded(CONFIG, now_ms=60_000.0) == 0
     assert frames_offloaded(trusting, now_ms=60_000.0) == 5

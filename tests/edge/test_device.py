@@ -60,8 +60,8 @@ class FakeLink:
     def wake(self) -> None:
         self.woken += 1
 
-    def stop(self, flush_seconds: float) -> None:
-        self.stopped_with = flush_seconds
+    def stop(self, flush_s: float) -> None:
+        self.stopped_with = flush_s
 
     def send(self, tiny: Bundle, version: int, payload: bytes, *, domain: int = 0, fingerprint: bytes = b"") -> None:
         signed = SignedVersion.make(

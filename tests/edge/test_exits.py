@@ -126,7 +126,7 @@ def test_a_device_begins_by_checking_and_leaves_early_once_that_is_certified(bun
     assert sum(early) > 0.5 * (len(FRAMES) - first)
     wrong = [a.label != plain.run(frame[None])[0].argmax() for a, frame in zip(answers, FRAMES, strict=True)]
     assert np.mean(wrong[first:]) <= QUICK.risk
-    assert 0 < status.shadow_runs < 30
+    assert 0 < status.exit_audits < 30
     assert (sum(status.frames_by_exit), status.frames_by_exit[2]) == (len(FRAMES), 0)
     assert (status.rechecks, status.exit_alarms, status.personal_heads) == (0, 0, 0)
 

@@ -90,7 +90,7 @@ class CloudInMyHead:
     def wake(self) -> None:
         """Nothing."""
 
-    def stop(self, flush_seconds: float) -> None:
+    def stop(self, flush_s: float) -> None:
         """Nothing."""
 
     def offload(self, payload: bytes, *, done: Callable[[Outcome], None], **asked: Any) -> None:

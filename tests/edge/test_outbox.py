@@ -229,7 +229,7 @@ def test_the_counters_balance_at_every_step_of_a_random_life(tmp_path: Path, see
 def test_a_full_disk_drops_and_counts_samples_keeps_receipts_and_recovers_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(outbox_module, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(outbox_module, "RETRY_S", 0.02)
     disk = FullDisk()
     outbox = open_outbox(tmp_path, connect=disk.connect)
     outbox.put(sample(0), value=1.0)
@@ -426,7 +426,7 @@ def test_damage_found_while_running_drops_and_counts_and_starts_anew(tmp_path: P
 def test_damage_on_a_disk_that_became_read_only_does_not_stop_the_outbox_for_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox_module, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(outbox_module, "RETRY_S", 0.02)
     outbox = open_outbox(tmp_path)
     outbox.put(sample(0), value=1.0)
     outbox.flush(WAIT_S)

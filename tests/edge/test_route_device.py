@@ -146,7 +146,7 @@ def test_frames_leave_early_with_certified_thresholds_as_without_a_router(bundle
         status = device.status()
         assert status.exit_state == "serving"
         assert sum(status.frames_by_exit[:2]) > 30
-        assert status.shadow_runs > 5
+        assert status.exit_audits > 5
         assert device._exits is not None
         assert len(device._exits.ring) >= 40
 

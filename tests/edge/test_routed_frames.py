@@ -309,7 +309,7 @@ def test_the_exits_coin_changes_no_answer_no_request_and_no_latency(monkeypatch:
     rows, asked, rig = lives(monkeypatch, coin=True)
     without, asked_without, other = lives(monkeypatch, coin=False)
     assert (rows, asked) == (without, asked_without)
-    assert (rig.exits.control.num_shadow > 15, other.exits.control.num_shadow) == (True, 0)
+    assert (rig.exits.control.num_audits > 15, other.exits.control.num_audits) == (True, 0)
     assert {row[2] for row in rows} == {"device", "cloud"}
     assert len(rig.segments) > len(other.segments), "what the coin costs runs behind"
 

@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 """Told the bytes that are there and those that are wanted at most."""
 
 _BLOCK = 1 << 20
-_TIMEOUT_SECONDS = 60.0
+_TIMEOUT_S = 60.0
 _UNPACKED_AT_MOST = 3
 """Times the archive's own size: the sets are hardly compressible, a bomb is."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -109,7 +109,7 @@ def _receive(archive: Archive, half: Path, have: int, progress: Progress) -> Non
     _check_url(archive.url)
     opener = urllib.request.build_opener(_SafeRedirects())  # checks certificates, as urllib does by default
     try:
-        with opener.open(urllib.request.Request(archive.url, headers=headers), timeout=_TIMEOUT_SECONDS) as answer:
+        with opener.open(urllib.request.Request(archive.url, headers=headers), timeout=_TIMEOUT_S) as answer:
             if have and not (answer.status == 206 and _starts_at(answer.headers, have)):
                 have = 0  # the home does not resume: from the beginning
             _check_room(archive, half.parent, have, answer.headers)

@@ -3,7 +3,7 @@
     checking   every exit is off; two of three frames go to the calibration ring, the third to the heads. Left when
                thresholds are certified on enough frames of the ring.
     serving    thresholds are in force. A coin is tossed for every frame before anything is looked at; one that it picks
-               runs through the whole network (a *shadow run*). So these frames are like the whole traffic, whatever
+               runs through the whole network (an *audit*). So these frames are like the whole traffic, whatever
                the exits do: they go by turns to the ring and to the heads, and all of them are watched by an alarm.
 
 The alarm and a change of the world lead back to checking, with an emptied ring: the re-check. Another affine version in
@@ -124,7 +124,7 @@ class ExitControl:
     Attributes:
         seed: Of the coin; with the number of frames so far it decides every toss.
         num_frames: Tosses so far.
-        num_shadow: Frames that the coin picked while serving.
+        num_audits: Frames that the coin picked while serving.
         num_fresh: Frames that came into the ring since it was last emptied.
         alarm: Watches while serving; None before thresholds were ever in force.
     """
@@ -132,7 +132,7 @@ class ExitControl:
     config: ControlConfig
     seed: int = 0
     num_frames: int = 0
-    num_shadow: int = 0
+    num_audits: int = 0
     num_fresh: int = 0
     num_rechecks: int = 0
     num_alarms: int = 0
@@ -155,7 +155,7 @@ class ExitControl:
             return Purpose.HEADS if self._checked % _CHECKING_TURNS == 0 else Purpose.RING
         if draw(self.seed, self.num_frames, _TOSS) >= self._limit:
             return Purpose.NOTHING
-        self.num_shadow += 1
+        self.num_audits += 1
         self._turn ^= 1
         return Purpose.RING if self._turn else Purpose.HEADS
 
@@ -170,7 +170,7 @@ class ExitControl:
         return min(2 / self.config.audit_share, MOST_STANDS_FOR)
 
     def audit(self, loss: float) -> bool:
-        """Count a shadow run: 1 where the frame would have left early with another answer than at full depth, else 0.
+        """Count an audit: 1 where the frame would have left early with another answer than at full depth, else 0.
 
         Frames that would not have left count too, with 0: the promise is about all frames.
 

@@ -21,7 +21,7 @@ class WaysView:
     Attributes:
         is_open: False for a picture where the cloud answers none.
         expected_ms: Encoding, and the answer's way there and back.
-        high_ms: The same with the deviations of `LinkConfig`; infinite where nothing is known.
+        high_ms: The same with the deviations of `LatchConfig`; infinite where nothing is known.
         prices: Bytes and energy, in loss.
         affordable: Whether the budgets have so much.
         quickest_high_ms: The least of ``high_ms`` of those that are open; None where nothing is known.

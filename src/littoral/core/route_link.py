@@ -24,7 +24,7 @@ LinkTrouble = Literal["link-down", "link-stale", "link-slow"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinkConfig:
+class LatchConfig:
     """How far a link is trusted. A latch that shuts at once and opens slowly."""
 
     deviations: float = 1.0
@@ -141,8 +141,8 @@ class LinkLatch:
     useful does not make the router change its mind with every frame.
     """
 
-    def __init__(self, config: LinkConfig | None = None) -> None:
-        self.config = config or LinkConfig()
+    def __init__(self, config: LatchConfig | None = None) -> None:
+        self.config = config or LatchConfig()
         self.is_open = False
         self.num_changes = 0
         """How often it opened or shut."""

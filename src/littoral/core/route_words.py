@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from littoral.core.arrays import Float64s
 from littoral.core.route_budget import RouteBudgetConfig
-from littoral.core.route_link import LinkConfig
+from littoral.core.route_link import LatchConfig
 from littoral.core.route_plan import Prices
 
 Action = Literal["exit", "go-on", "finish", "offload"]
@@ -106,7 +106,7 @@ class RouteConfig:
     """Send pictures of whole frames too, where the bundle's tables have such ways and the cloud answers them."""
     hedges: bool = True
     """False waits for the cloud with nothing to fall back on: the negative control."""
-    link: LinkConfig = field(default_factory=LinkConfig)
+    link: LatchConfig = field(default_factory=LatchConfig)
 
     def __post_init__(self) -> None:
         if not (self.deadline_ms > self.spare_ms >= 0 and 0 <= self.audit_share <= 1 and self.deviations >= 0):

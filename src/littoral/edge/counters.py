@@ -63,7 +63,7 @@ class DeviceStatus(NamedTuple):
     """Frames that the device answered although the cloud was to."""
     frames_by_exit: tuple[int, ...] = ()
     """Frames that each exit answered, the earliest first, then those of the network's classifier; () without exits."""
-    shadow_runs: int = 0
+    exit_audits: int = 0
     """Frames that chance took through the whole network while frames could leave early."""
     exit_state: str = ""
     """``checking`` while no frame leaves early, ``serving``; "" without exits."""
@@ -213,7 +213,7 @@ def _with_selector(status: DeviceStatus, selector: ProductSelector) -> DeviceSta
 def _with_exits(status: DeviceStatus, exits: ExitRuntime) -> DeviceStatus:
     return status._replace(
         frames_by_exit=tuple(exits.frames_by_exit),
-        shadow_runs=exits.control.num_shadow,
+        exit_audits=exits.control.num_audits,
         exit_state=exits.state,
         personal_heads=exits.num_personal,
         rechecks=exits.control.num_rechecks,

@@ -29,7 +29,7 @@ from littoral.errors import BundleError, LinkError, LinkRefused, ProtocolError, 
 KEY_FILE = "device.key"
 ENROLMENT_FILE = "enrolment.json"
 ENROL_PATH = "/v1/enrol"
-TIMEOUT_SECONDS = 10.0
+TIMEOUT_S = 10.0
 MAX_ANSWER_BYTES = 65_536
 MAX_DIGESTS = 16
 """Of bundles that a device may go back to without their signature."""
@@ -268,7 +268,7 @@ def _post(url: str, document: dict[str, str], context: ssl.SSLContext | None) ->
         url, data=json.dumps(document).encode(), headers={"Content-Type": "application/json"}, method="POST"
     )
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS, context=context) as response:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context) as response:
             data = response.read(MAX_ANSWER_BYTES + 1)
     except urllib.error.HTTPError as error:
         with error:

@@ -202,13 +202,13 @@ class CloudLink:
         if not self.connected or not self._signal(ask):
             done("away")
 
-    def stop(self, flush_seconds: float) -> None:
-        """Give the outbox ``flush_seconds`` to empty, close the session, end the thread. A second call does nothing."""
+    def stop(self, flush_s: float) -> None:
+        """Give the outbox ``flush_s`` to empty, close the session, end the thread. A second call does nothing."""
         if self._thread is None:
             return
-        self._flush_seconds = flush_seconds
+        self._flush_s = flush_s
         self._signal(lambda: self._stopping.set())
-        self._thread.join(flush_seconds + self.config.close_timeout_s + self.config.open_timeout_s)
+        self._thread.join(flush_s + self.config.close_timeout_s + self.config.open_timeout_s)
 
     def _signal(self, call: Callable[[], None]) -> bool:
         """Have the link's thread call this; False if there is none any more."""
@@ -239,7 +239,7 @@ class CloudLink:
         self._ready.set()
         live = asyncio.create_task(self._live())
         await self._stopping.wait()
-        deadline = self._loop.time() + self._flush_seconds
+        deadline = self._loop.time() + self._flush_s
         while self._ports.outbox.queued and not live.done() and self._loop.time() < deadline:
             await asyncio.sleep(_FLUSH_POLL_S)
         live.cancel()

@@ -39,7 +39,7 @@ log = logging.getLogger("littoral.edge.outbox")
 QUEUE_BYTES = 8_388_608
 """How much may wait in memory for the writer; over it the lowest-value waiting sample goes."""
 RECEIPT_RESERVE_BYTES = 1_048_576
-RETRY_SECONDS = 5.0
+RETRY_S = 5.0
 """How long the writer waits before it tries a failing disk again, when no new sample makes it try."""
 _TOP = 2**63 - 1
 
@@ -183,10 +183,10 @@ class Outbox:
     def dropped(self) -> int:
         return self.counters.dropped
 
-    def flush(self, timeout_seconds: float) -> bool:
+    def flush(self, timeout_s: float) -> bool:
         """Wait until all that was put and acked is on disk or dropped; False when it took longer."""
         with self._state:
-            return self._state.wait_for(lambda: not self._writing and not self._work(), timeout_seconds)
+            return self._state.wait_for(lambda: not self._writing and not self._work(), timeout_s)
 
     def close(self) -> None:
         """Commit what waits and close the file. What is put afterwards counts as dropped."""
@@ -291,7 +291,7 @@ class Outbox:
         if self.last_error is None:
             self._state.wait_for(lambda: self._closing or self._work() or self.last_error is not None)
         else:
-            self._state.wait_for(lambda: self._closing or any(not row.keep for row in self._waiting), RETRY_SECONDS)
+            self._state.wait_for(lambda: self._closing or any(not row.keep for row in self._waiting), RETRY_S)
 
     def _run(self) -> None:
         while True:

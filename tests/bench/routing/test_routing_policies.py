@@ -25,7 +25,7 @@ from littoral.bench.routing.run import Played, StreamConfig, play
 from littoral.bench.routing.tables import FrameTable
 from littoral.bench.routing.traces import LinkTrace, make_trace
 from littoral.core.caution import Caution
-from littoral.core.route_link import LinkConfig
+from littoral.core.route_link import LatchConfig
 from littoral.core.route_plan import ErrorCurves, Prices, fit_curves
 from littoral.core.route_words import RouteConfig
 from littoral.core.routing import Router
@@ -200,7 +200,7 @@ def seldom_on_a_link_that_comes_and_goes(max_age_ms: float) -> Played:
         cloud_queue_ms=zero,
         duration_ms=150_000.0,
     )
-    link = LinkConfig(max_age_ms=max_age_ms, answers_to_open=1, open_margin=1.0)
+    link = LatchConfig(max_age_ms=max_age_ms, answers_to_open=1, open_margin=1.0)
     config = replace(ROUTES, hedges=False, prices=Prices(ms=0.02, byte=0.0), link=link)
     table = STREAM.of(slice(0, 20))
     table = replace(table, ways=tuple(replace(way, way=replace(way.way, point=0)) for way in table.ways))

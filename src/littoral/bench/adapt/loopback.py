@@ -137,7 +137,7 @@ class LoopbackLink(CloudLink):
     def wake(self) -> None:
         """Nothing: the outbox is drained by `exchange`."""
 
-    def stop(self, flush_seconds: float) -> None:
+    def stop(self, flush_s: float) -> None:
         """Nothing: there is no thread."""
         self.connected = False
 

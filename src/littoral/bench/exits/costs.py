@@ -31,7 +31,7 @@ says; its own heads are not known."""
 def counted(chain: Chain, *, num_frames: int = 1_000) -> dict[str, Any]:
     """FLOPs of personalising with so many frames. Ours: the sums and fits of all exits, and their stems for all frames.
 
-    Features come from answering: the device runs no frame for learning alone but the shadow runs, which latency counts.
+    Features come from answering: the device runs no frame for learning alone but the audits, which latency counts.
     ``with_forward`` counts one whole forward pass for each frame all the same.
     """
     sizes = [(exit.head.num_features, exit.head.num_classes) for exit in chain.exits]
