@@ -17,7 +17,7 @@ from PIL import Image
 
 from littoral.bundle import InputSpec
 from littoral.bundle.images import decode_image
-from littoral.cloud.images import check_sample
+from littoral.cloud.intake import check_sample
 from littoral.errors import FrameError
 
 GREY = InputSpec(height=4, width=5, channels=1, mean=(0.5,), std=(0.5,))

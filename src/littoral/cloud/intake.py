@@ -7,15 +7,17 @@ import sqlite3
 import typing
 from dataclasses import dataclass
 
-from littoral.bundle import Manifest
+from littoral.bundle import InputSpec, Manifest
+from littoral.bundle.images import decode_image
 from littoral.cloud.domains import DomainRule, assign_domain, domain_of_scene
-from littoral.cloud.images import MAX_INTEGER, check_sample
 from littoral.cloud.quarantine import learned_from
 from littoral.cloud.schema import note
+from littoral.core.arrays import Frame
 from littoral.core.recall import NO_DOMAIN, decode_fingerprint, fingerprint_layer
 from littoral.errors import FrameError
 from littoral.wire.messages import DurableMessage, Receipt, Sample, Scene
 
+MAX_INTEGER = 2**63 - 1
 OUTCOMES = ("installed", "recalled", "remembered", "rejected", "reverted")
 DURABLE_TYPES = {kind.TYPE: kind for kind in typing.get_args(DurableMessage)}
 MAX_REASON_CHARS = 400
@@ -190,3 +192,18 @@ def _insert_sample(db: sqlite3.Connection, sample: Sample, origin: Origin, keep_
         "UPDATE devices SET num_samples = num_samples + 1, sample_bytes = sample_bytes + ? WHERE id = ?",
         (len(sample.image), origin.device_id),
     )
+
+
+def check_sample(sample: Sample, spec: InputSpec, num_classes: int) -> Frame:
+    """Every rule that a sample's content must keep; gives the decoded frame.
+
+    Raises:
+        FrameError: the image is not a frame of this bundle, or a number is out of range.
+    """
+    if sample.predicted >= num_classes:
+        raise FrameError(f"a sample says class {sample.predicted}, this bundle has {num_classes} classes")
+    if sample.version > MAX_INTEGER or sample.frame_id > MAX_INTEGER:
+        raise FrameError("a sample's version or frame_id is out of range")
+    if sample.entropy_nats < 0:
+        raise FrameError(f"a sample's entropy is {sample.entropy_nats:g} nats, it cannot be negative")
+    return decode_image(sample.coding, sample.image, spec)

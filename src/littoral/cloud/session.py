@@ -17,8 +17,7 @@ from typing import cast
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from littoral.cloud.hub import Hub
-from littoral.cloud.images import MAX_INTEGER
-from littoral.cloud.intake import DURABLE_TYPES, Entry, Malformed, check_message
+from littoral.cloud.intake import DURABLE_TYPES, MAX_INTEGER, Entry, Malformed, check_message
 from littoral.cloud.store import EnrolledDevice
 from littoral.cloud.tails import offload_answer, refusal
 from littoral.core.recall import NO_DOMAIN

@@ -68,9 +68,11 @@ class PersonalConfig:
     min_held: int = 12
     """With fewer held-back frames the shipped head serves."""
     luck: float = 0.1
-    """The personal head begins to serve when no better a one would look so good with at most this probability."""
+    """The personal head begins to serve when one that is no better than the shipped would look so good with at most this
+    probability."""
     harm: float = 0.2
-    """It is rolled back when an equally good one would look so bad with at most this probability."""
+    """It is rolled back when one that is as good as the shipped would look so bad with at most this
+    probability."""
     agree: float = 0.6
     """With few labels or none, the head of the exit that teaches serves where it gives this share of its answers."""
     keep_own: float = 1.0

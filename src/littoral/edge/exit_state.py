@@ -120,10 +120,7 @@ def open_kept(
 def policy_of(shipped: ExitHeads, personal: PersonalHeads | None, version: int, *, has_deep: bool) -> ExitPolicy:
     """The heads that serve under a version, with every exit off: the personal ones where they are of that version."""
     if personal is not None and personal.version == version:
-        exits = [
-            ServedExit(head=each.head, temperature=each.temperature, personal=each.personal, gate=each.gate)
-            for each in personal.served
-        ]
+        exits = list(personal.served)
     else:
         pairs = zip(shipped.heads, shipped.temperatures, strict=True)
         exits = [ServedExit(head=head, temperature=temperature) for head, temperature in pairs]

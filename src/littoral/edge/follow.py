@@ -24,7 +24,7 @@ FEW_CLASSES = 0.7
 """A batch with less than this share of the classes that it could have does not stand for its world. Shuffled frames of
 10 classes show 8 in a batch of 16; frames in long runs one to three (docs/log.md)."""
 LOOK_EVERY = 4
-"""Where a version serves in a world that is known, every so manyeth batch says whether the source is near again. A
+"""Where a version serves in a world that is known, one batch in so many says whether the source is near again. A
 fingerprint is a third of a look, and says at once whether the world changes."""
 
 

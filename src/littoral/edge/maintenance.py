@@ -25,14 +25,13 @@ from littoral.bundle import Bundle, RouteTables
 from littoral.bundle.images import encode_image
 from littoral.core.arrays import FloatArray, Frame, Tensors
 from littoral.core.product import ProductConfig, ProductSelector
+from littoral.edge.background import FewWaiting, LastOne, Task, result_of
 from littoral.edge.candidate import Candidate, probe
 from littoral.edge.choose import Chooser, Waiting
 from littoral.edge.counters import wire_status
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exits import ExitRuntime
-from littoral.edge.few_waiting import FewWaiting, Task, result_of
 from littoral.edge.follow import Follower, is_near, tell_near
-from littoral.edge.last_one import LastOne
 from littoral.edge.link import CloudLink
 from littoral.edge.outbox import Outbox
 from littoral.edge.route import Routing

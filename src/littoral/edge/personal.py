@@ -1,7 +1,7 @@
 """The heads that follow a device's user: learned in the background, one in memory at a time, kept on the disk.
 
-Nothing here is on the way of an answer. What serves is handed over as `Fitted`, a few kilobytes for each exit; what it
-was made from lies in the state folder.
+Nothing here is on the way of an answer. What serves is handed over as a `ServedExit` for each exit, a few kilobytes;
+what it was made from lies in the state folder.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,10 +18,11 @@ from numpy.typing import NDArray
 from littoral.core.arrays import FloatArray
 from littoral.core.class_prior import ClassShares
 from littoral.core.exit_gate import StrangerGate, fit_stranger_gate
+from littoral.core.exit_policy import ServedExit
 from littoral.core.exits import fit_temperature
 from littoral.core.head_memory import FeatureMap, fit_feature_map
 from littoral.core.head_state import read_state
-from littoral.core.heads import LinearHead, softmax64
+from littoral.core.heads import softmax64
 from littoral.core.personal import PersonalConfig, PersonalHead
 from littoral.edge.exit_files import ExitFolder
 from littoral.edge.recent import SeenFrame
@@ -36,16 +36,6 @@ log = logging.getLogger("littoral.edge.personal")
 
 _LEAST_SHARE = 1e-4
 """Of a class that the source never showed: nothing is divided by 0."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fitted:
-    """A head as it serves; ``personal`` tells that it is not the shipped one, ``gate`` what it may answer for."""
-
-    head: LinearHead
-    temperature: float
-    personal: bool
-    gate: StrangerGate | None = None
 
 
 class _Moved(NamedTuple):
@@ -174,7 +164,7 @@ class PersonalHeads:
         except StorageError as error:
             log.warning("%s", error)
 
-    def _fit_as_it_is(self, i: int) -> Fitted:
+    def _fit_as_it_is(self, i: int) -> ServedExit:
         with self._load(i) as head:
             return self._fit(i, head)
 
@@ -254,7 +244,7 @@ class PersonalHeads:
             return False
         return True
 
-    def _fit(self, i: int, head: PersonalHead) -> Fitted:
+    def _fit(self, i: int, head: PersonalHead) -> ServedExit:
         try:
             serving, judgement = head.refresh()
         except ValueError as error:
@@ -265,10 +255,10 @@ class PersonalHeads:
         held = len(head.held)
         gate = self._gate(head)
         if held < self._config.min_held:
-            return Fitted(head=serving, temperature=self._shipped.temperatures[i], personal=True, gate=gate)
+            return ServedExit(head=serving, temperature=self._shipped.temperatures[i], personal=True, gate=gate)
         logits_NK = serving.logits(head.held.features[:held])
         temperature = fit_temperature(logits_NK, head.held.answers[:held].astype(np.intp))
-        return Fitted(head=serving, temperature=temperature, personal=True, gate=gate)
+        return ServedExit(head=serving, temperature=temperature, personal=True, gate=gate)
 
     def _gate(self, head: PersonalHead) -> StrangerGate | None:
         if self._config.keep_own == 1:
@@ -277,8 +267,8 @@ class PersonalHeads:
         held_ND = head.held.features[: len(head.held)]
         return fit_stranger_gate(head.shipped, counts_K, held_ND, keep=self._config.keep_own)
 
-    def _as_shipped(self, i: int) -> Fitted:
-        return Fitted(head=self._shipped.heads[i], temperature=self._shipped.temperatures[i], personal=False)
+    def _as_shipped(self, i: int) -> ServedExit:
+        return ServedExit(head=self._shipped.heads[i], temperature=self._shipped.temperatures[i], personal=False)
 
     def _later_than(self, today: int) -> set[int]:
         """The days of the states that are still to come."""

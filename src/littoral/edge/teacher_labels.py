@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from littoral.core.arrays import Frame
 from littoral.core.sample_labels import SampleLabel, decode_labels, sample_key
-from littoral.edge.few_waiting import FewWaiting
+from littoral.edge.background import FewWaiting
 from littoral.edge.recent import SeenFrame
 from littoral.errors import ProtocolError
 

@@ -137,16 +137,17 @@ class Status:
     queued: int
     dropped: int
     statistics_resets: int
+    # Added one after another, in this order; a device that does not say them has none.
     offloaded: int = 0
-    """Frames that the cloud answered in time; with the next, new: a device that does not say so has none."""
+    """Frames that the cloud answered in time."""
     degraded: int = 0
     """Frames that the device answered although the cloud was to."""
     early: int = 0
-    """Frames that left at an early exit; with the next, newer still."""
+    """Frames that left at an early exit."""
     exit_state: str = ""
     """``checking`` while no frame may leave early, ``serving``; "" from a device without exits."""
     finished: int = 0
-    """Frames that the device answered after the whole network; this and the next, the newest, are of a router."""
+    """Frames that the device answered after the whole network; this and the next ones are of a router."""
     hedged: int = 0
     """Frames with which the device went on while the cloud was asked."""
     labels: int = 0
@@ -156,9 +157,9 @@ class Status:
     payload_bytes: int = 0
     """Of all requests."""
     pictures: int = 0
-    """Of the frames that the cloud answered those that it answered from a picture; newer than the others."""
+    """Of the frames that the cloud answered those that it answered from a picture."""
     near_source: bool = False
-    """The world is so near the source's that its values serve, whatever is installed (version 0); newest of all."""
+    """The world is so near the source's that its values serve, whatever is installed (version 0)."""
 
 
 @dataclass(frozen=True, kw_only=True)

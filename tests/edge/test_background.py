@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from littoral.edge.last_one import LastOne
+from littoral.edge.background import LastOne
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(["thread", "link", "link"])))

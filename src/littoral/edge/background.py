@@ -1,8 +1,9 @@
-"""Work that others make for the background thread: of one kind at most so much of it waits, and some is waited for."""
+"""What goes with a background thread: work that others make for it, results that are waited for, and an end."""
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
@@ -65,3 +66,22 @@ def result_of(work: Callable[[], T], later: Callable[[Task], None], timeout_s: f
 
     later(task)
     return done.result(timeout_s)
+
+
+class LastOne:
+    """Once several threads are done calls ``then``, in the thread that says last that it is done; waits for nobody.
+
+    Args:
+        names: Who has to be done.
+    """
+
+    def __init__(self, names: set[str], then: Callable[[], None]) -> None:
+        self._left, self._then, self._lock = set(names), then, threading.Lock()
+
+    def done(self, name: str) -> None:
+        """Say it; a second time it changes nothing."""
+        with self._lock:
+            last = self._left == {name}
+            self._left.discard(name)
+        if last:
+            self._then()
