@@ -68,7 +68,7 @@ class PersonalConfig:
     min_held: int = 12
     """With fewer held-back frames the shipped head serves."""
     luck: float = 0.1
-    """The personal head begins to serve when one that is no better than the shipped would look so good with at most this
+    """The personal head begins to serve when one no better than the shipped would look so good with at most this
     probability."""
     harm: float = 0.2
     """It is rolled back when one that is as good as the shipped would look so bad with at most this
