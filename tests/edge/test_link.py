@@ -296,7 +296,7 @@ def test_a_session_that_is_woken_in_the_moment_it_is_ended_still_ends(
 
         async def wake_and_end() -> bool:
             (pump,) = [t for t in asyncio.all_tasks() if getattr(t.get_coro(), "__name__", "") == "_pump"]
-            link._woken.set()
+            link.woken.set()
             for _ in range(turns):
                 await asyncio.sleep(0)
             pump.cancel()

@@ -156,7 +156,7 @@ class CloudLink:
 
     def wake(self) -> None:
         """Say that there is something in the outbox."""
-        self._signal(lambda: self._woken.set())
+        self._signal(lambda: self.woken.set())
 
     def offload(
         self,
@@ -223,6 +223,15 @@ class CloudLink:
 
     # The link's thread.
 
+    def count(self, purpose: str, data: bytes) -> None:
+        """Bytes of a message, by what it is for."""
+        self._purposes[purpose] += len(data)
+
+    def opened(self, session: LinkSession, *, takes_pictures: bool) -> None:
+        """A session is open, its envelope verified."""
+        self._serving, self.takes_pictures = session, takes_pictures
+        self.connected, self.last_error = True, None
+
     def _run(self) -> None:
         try:
             with asyncio.Runner() as runner:
@@ -235,7 +244,7 @@ class CloudLink:
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._woken, self._stopping = asyncio.Event(), asyncio.Event()
+        self.woken, self._stopping = asyncio.Event(), asyncio.Event()
         self._ready.set()
         live = asyncio.create_task(self._live())
         await self._stopping.wait()

@@ -160,15 +160,15 @@ class LinkSession:
             purpose = "version" if isinstance(action, GotVersion) else purpose
             purpose = "labels" if isinstance(action, GotLabels) else purpose
             purpose = "answer" if isinstance(action, Answered) else purpose
-        self._owner._purposes[purpose] += len(data)
+        self._owner.count(purpose, data)
         await self._do(actions)
-        self._owner._woken.set()
+        self._owner.woken.set()
 
     async def _do(self, actions: Sequence[Action]) -> None:
         for action in actions:
             match action:
                 case Send(data, purpose):
-                    self._owner._purposes[purpose] += len(data)
+                    self._owner.count(purpose, data)
                     await self._writer.send(data)
                 case Opened(welcome):
                     await self._open(welcome)
@@ -210,7 +210,7 @@ class LinkSession:
         """Whether a request is still waited for now that the socket takes it; its bytes count only then."""
         if request not in self._asked or asyncio.get_running_loop().time() > until_s:
             return False
-        self._owner._purposes[send.purpose] += len(send.data)
+        self._owner.count(send.purpose, send.data)
         return True
 
     def _expire(self, at_s: float) -> None:
@@ -251,12 +251,10 @@ class LinkSession:
             with contextlib.suppress(OSError):  # then its signature is asked for at the next start
                 await asyncio.to_thread(trust_bundle, self._ports.state_dir, self._identity, digest)
         self._ports.on_envelope(envelope)
-        self._owner.takes_pictures = self._link.takes_pictures
-        self._owner.connected, self._owner.last_error = True, None
-        self._owner._serving = self
+        self._owner.opened(self, takes_pictures=self._link.takes_pictures)
 
     async def _pump(self) -> None:
-        loop, woken = asyncio.get_running_loop(), self._owner._woken
+        loop, woken = asyncio.get_running_loop(), self._owner.woken
         report_at = loop.time()
         while True:
             woken.clear()
