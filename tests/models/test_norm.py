@@ -104,12 +104,18 @@ def test_running_statistics_move_a_tenth_of_the_way_by_the_unbiased_variance(mod
     ids=["no-affine", "no-statistics"],
 )
 def test_a_batch_norm_without_values_or_statistics_is_refused(norm: nn.Module) -> None:
-    with pytest.raises(ValueError, match="with affine values and running statistics"):
+    with pytest.raises(ValueError, match="both must be True for a network that is to be adapted"):
         prepare(nn.Sequential(norm), "batch")
 
 
 def model() -> nn.Sequential:
-    norms = (nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.LayerNorm([4, 2, 2]), nn.LayerNorm([4, 2, 2], bias=False))
+    norms = (
+        nn.BatchNorm2d(4),
+        nn.GroupNorm(2, 4),
+        nn.LayerNorm(2),
+        nn.LayerNorm([4, 2, 2]),
+        nn.LayerNorm(2, bias=False),
+    )
     return nn.Sequential(nn.Conv2d(3, 4, 1), *norms, nn.Dropout(0.5), nn.Flatten(), nn.Linear(16, 2))
 
 
@@ -117,7 +123,9 @@ def test_only_normalisation_layers_learn_and_the_given_model_is_left_alone() -> 
     given = model().train()
     ready = prepare(given, "batch")
     learning = [name for name, p in ready.named_parameters() if p.requires_grad]
-    assert learning == ["1.weight", "1.bias", "2.weight", "2.bias", "3.weight", "3.bias", "4.weight"]
+    assert learning == ["1.weight", "1.bias", "2.weight", "2.bias", "3.weight", "3.bias"], (
+        "what a bundle has no place for does not learn"
+    )
     assert [name for name, _ in adaptive_state(ready)] == [*learning, "1.running_mean", "1.running_var"]
     assert all(p.requires_grad for p in given.parameters())
     assert isinstance(given[1], nn.BatchNorm2d)
@@ -179,3 +187,49 @@ def test_group_norm_learns_from_frames_as_they_come(channels: int, pooled: bool)
         optimiser.step()
         losses.append(float(loss.detach()))
     assert losses == sorted(losses, reverse=True)
+
+
+class NormAndRelu(nn.BatchNorm2d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).relu()
+
+
+@pytest.mark.parametrize(
+    ("norm", "words"),
+    [(NormAndRelu(3), "NormAndRelu with a forward of its own"), (nn.SyncBatchNorm(3), "make a BatchNorm2d of it")],
+    ids=["subclass", "sync"],
+)
+def test_a_norm_that_does_more_than_torchs_is_refused_and_not_half_taken(norm: nn.Module, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        prepare(nn.Sequential(nn.Conv2d(3, 3, 1), norm), "batch")
+
+
+def test_a_subclass_that_changes_nothing_in_what_it_does_may_learn() -> None:
+    class Named(nn.BatchNorm2d):
+        """A name of its own."""
+
+    assert [name for name, _ in adaptive_state(prepare(nn.Sequential(Named(3)), "batch"))][:2] == ["0.weight", "0.bias"]
+
+
+def test_a_norm_of_two_names_learns_under_both() -> None:
+    given = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    given.again = given[1]
+
+    class Uses(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.named, self.body = given[1], given
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.named(self.body[0](x))
+            return y
+
+    ready = prepare(Uses(), "batch")
+    ready(frames(2, 3, 4, 4)).sum().backward()
+    assert [name for name, p in ready.named_parameters() if p.requires_grad] == ["named.weight", "named.bias"]
+    assert all(p.grad is not None for p in ready.parameters() if p.requires_grad)
+    assert ready.body[1] is ready.body.again is ready.named
+
+
+def test_a_double_network_learns_in_float32() -> None:
+    assert {p.dtype for p in prepare(model().double(), "batch").parameters()} == {torch.float32}

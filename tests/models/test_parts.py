@@ -99,3 +99,55 @@ def test_parts_are_copies_in_the_mode_of_the_network():
 def test_a_cut_that_is_none_is_refused(make, cut, words):
     with pytest.raises(ValueError, match=words):
         tail_of(make(), cut)
+
+
+class Statement(nn.Module):
+    """Works in place on a line of its own, whose result nobody takes."""
+
+    def __init__(self, how, before):
+        super().__init__()
+        self.how, self.before = how, before
+        self.first, self.second, self.act = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.ReLU(inplace=True)
+
+    def change(self, z):
+        if self.how == "method":
+            z.relu_()
+        elif self.how == "module":
+            self.act(z)
+        elif self.how == "function":
+            nn.functional.relu(z, inplace=True)
+        else:
+            z.add_(1.0)
+
+    def forward(self, x):
+        z = self.first(x)
+        if self.before:
+            self.change(z)
+        z = self.second(z)
+        if not self.before:
+            self.change(z)
+        return z * 2
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["in-the-head", "in-the-tail"])
+@pytest.mark.parametrize("how", ["method", "module", "function", "add"])
+def test_what_works_in_place_on_a_line_of_its_own_is_in_its_part(how, before):
+    torch.manual_seed(0)
+    model = Statement(how, before).eval()
+    frames = torch.randn(2, 3, 4, 4)
+    with torch.no_grad():
+        assert torch.equal(tail_of(model, "second")(head_of(model, "second")(frames)), model(frames))
+        assert not torch.equal(model.second(model.first(frames)) * 2, model(frames)), "the control: it does something"
+
+
+def test_a_network_that_asks_for_a_length_is_refused_in_words():
+    class Asks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            return self.layer(x) / len(x)
+
+    with pytest.raises(ValueError, match=r"cannot be cut at 'layer', since torch.fx cannot trace it"):
+        head_of(Asks(), "layer")

@@ -26,11 +26,14 @@ from littoral.models.frames import normalise
 from littoral.models.zoo import small_cnn
 from littoral.train import BuildOptions, ExitSource, TorchSource, build_bundle, exit_build, exit_places
 from littoral.train import build as build_module
+from littoral.train.cuts import split
 from littoral.train.exit_heads import TrainedExits, exit_features, load_trained_exits, save_trained_exits
 from littoral.train.exit_places import ExitPlaces, place_exits
+from littoral.train.exit_trunk import Trunk
 from littoral.train.exits import ExitRecipe, train_exits
 from littoral.train.export import ExportedModel, export_model
 from littoral.train.fit import settle_statistics
+from littoral.train.run import open_session, predict
 
 SPEC = square(16, 1)
 FRAMES = random_frames(SPEC, 240)
@@ -331,3 +334,60 @@ def test_a_pooled_stem_keeps_what_varies_most() -> None:
     kept = stem(x).squeeze(1)
     assert kept.std() == pytest.approx(float(x[:, 1, 0, 2].std()), rel=1e-4)
     assert abs(float(kept.mean())) < 1e-5
+
+
+class InPlace(nn.Module):
+    """A ReLU works in place on what a module gave, as in many a ResNet."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.inplace = inplace
+        self.conv, self.bn, self.relu = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = nn.functional.relu(self.bn(self.conv(x)), inplace=self.inplace)
+        z: torch.Tensor = self.head(nn.functional.relu(self.relu(y)).mean((2, 3)))
+        return z
+
+
+def test_an_exit_learns_from_what_the_device_gives_it_where_the_network_works_in_place_behind_it() -> None:
+    torch.manual_seed(0)
+    model = InPlace(inplace=True)
+    places = ExitPlaces(modules=("bn",), shares=(0.5,), last_linear=None)
+    ((shown,), _, _) = Trunk(model, SPEC, places)(FRAMES[:2])
+    exported = export_model(model, SPEC, taps=["bn"])
+    (given,) = open_session(split(exported.graph, ["bn"])[0], exported.tensors).run(None, {"frames": FRAMES[:2]})
+    np.testing.assert_allclose(shown.numpy(), given, atol=1e-5)
+    assert (given < 0).any(), "the control: before the ReLU"
+
+
+def test_a_module_may_have_the_name_that_the_exporter_gives_to_a_tensor() -> None:
+    torch.manual_seed(0)
+    model = InPlace(inplace=False).eval()  # its module `relu` is a convolution, and torch names a ReLU's output so
+    exported = export_model(model, SPEC, taps=["bn", "relu"])
+    sessions = [open_session(graph, exported.tensors) for graph in split(exported.graph, ["bn", "relu"])]
+    with torch.no_grad():
+        x = normalise(torch.from_numpy(FRAMES[:4]), SPEC)
+        expected = model.relu(nn.functional.relu(model.bn(model.conv(x))))
+        logits = model(x)
+    np.testing.assert_allclose(predict(sessions[:2], FRAMES[:4]), expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(predict(sessions, FRAMES[:4]), logits.numpy(), atol=1e-5)
+
+
+def test_no_exit_stands_on_a_module_with_the_name_of_the_graphs_output() -> None:
+    model = nn.Sequential()
+    model.add_module("logits", nn.Conv2d(1, 4, 3))
+    model.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    model.add_module("flat", nn.Flatten())
+    assert "logits" not in set(exit_places._modules_with_maps(model, SPEC).values())
+    with pytest.raises(ValueError, match="'logits' has the name of the graph's own input or output"):
+        export_model(model, SPEC, taps=["logits"])
+
+
+@pytest.mark.parametrize(("side", "cells"), [(7, 4), (6, 4), (11, 4), (15, 4), (8, 4), (3, 3)])
+def test_cells_hold_all_of_a_map(side: int, cells: int) -> None:
+    for row in range(side):
+        x = torch.zeros(1, 1, side, side)
+        x[0, 0, row, side - 1] = 1.0
+        assert cell_means(x, (cells, cells)).sum() > 0

@@ -262,3 +262,24 @@ def test_what_a_module_gives_is_tapped_before_the_next_one_works_in_place_on_it(
         expected = model[0](normalise(torch.from_numpy(frames), spec)).numpy()
     assert expected.min() < -0.1
     np.testing.assert_allclose(predict([open_session(first, exported.tensors)], frames), expected, atol=1e-5)
+
+
+def test_a_module_of_two_names_is_exported_once():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model.again = model[1]
+
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.first = model, model[0]
+
+        def forward(self, x):
+            y = self.body[1](self.first(x))
+            return self.body[4](self.body[3](self.body[2](y)))
+
+    spec, whole = square(16, 1), Whole().eval()
+    exported = export_model(whole, spec)
+    frames = random_frames(spec, 3)
+    came = predict([open_session(exported.graph, exported.tensors)], frames)
+    assert error(came, torch_logits(whole, spec, frames)) < TOLERANCE
+    assert [layer.name for layer in exported.norm_layers] == ["body.1"]

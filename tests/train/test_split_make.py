@@ -174,3 +174,56 @@ def test_a_module_that_gives_the_answer_leaves_nothing_for_the_cloud() -> None:
     task = Segmentation(num_classes=3, input_height=16, input_width=16)
     with pytest.raises(ValueError, match="'1' gives the answer, so nothing is left for the cloud"):
         fit_split(whole, spec, random_frames(spec, 8), task, cut="1")
+
+
+class Linear(nn.Module):
+    """Its body ends without a ReLU, or with one that works in place after it."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4))
+        self.act = nn.ReLU(inplace=inplace)
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.last(self.act(self.body(x)).mean((2, 3)))
+        return y
+
+
+def test_a_decoder_gives_negative_features_where_the_network_does() -> None:
+    spec, source = square(16, 1), TorchSource(Linear(), "a:b", {})
+    made = make_split(source, spec, random_frames(spec, 8), None, cut="body", epochs=2)
+    rectified = make_split(source, spec, random_frames(spec, 8), None, cut="act", epochs=2)
+    x = torch.zeros(2, 1, 16, 16)
+    with torch.no_grad():
+        assert (made.bottleneck.eval()(x, torch.tensor([0, 3])).features < 0).any()
+        assert not (rectified.bottleneck.eval()(x, torch.tensor([0, 3])).features < 0).any()
+
+
+def test_the_tail_of_a_frozen_double_network_that_works_in_place_is_trained_along() -> None:
+    spec = square(16, 1)
+    given = Linear(inplace=True).double().requires_grad_(False)
+    made = make_split(TorchSource(given, "a:b", {}), spec, random_frames(spec, 8), None, cut="body", epochs=2)
+    trained = dict(made.tail.module.named_parameters())
+    (name,) = [each for each in trained if each.endswith("last.weight")]
+    assert (trained[name] - given.last.weight).abs().max() > 1e-5
+    assert given.last.weight.dtype is torch.float64
+    assert not given.last.weight.requires_grad
+
+
+def test_a_cut_that_does_not_give_the_network_back_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, source = square(16, 1), TorchSource(Linear(), "a:b", {})
+    frames, real = random_frames(spec, 8), split_make.tail_of
+
+    def other(model: nn.Module, cut: str) -> nn.Module:
+        tail = real(model, cut)
+        with torch.no_grad():
+            tail.get_parameter("last.bias").add_(0.1)
+        return tail
+
+    monkeypatch.setattr(split_make, "tail_of", other)
+    words = "the network cut at 'act' gives outputs that differ by .* cut it at another module"
+    with pytest.raises(ValueError, match=words):
+        make_split(source, spec, frames, None, cut="act", epochs=2)
+    with pytest.raises(ValueError, match=words):
+        fit_split(source, spec, frames, Classification(num_classes=3), cut="act")

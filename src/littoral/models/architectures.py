@@ -37,6 +37,7 @@ def product(
     size: tuple[int, int] | None = None,
     mixed: bool = False,
     learned_scales: bool = True,
+    rectified: bool = True,
 ) -> Bottleneck:
     """The default, one for all rates: a patchifying convolution or strided ones, residual blocks, 1x1 to the latent.
 
@@ -57,6 +58,7 @@ def product(
         size: See `make_decoder`.
         mixed: See `Bottleneck`.
         learned_scales: Likewise.
+        rectified: The tail takes no negative features.
     """
     layers: list[nn.Module] = []
     channels = in_channels
@@ -70,7 +72,7 @@ def product(
         raise ValueError("an encoder needs a patch or at least one strided convolution")
     layers += [ResidualBlock(width) for _ in range(blocks)]
     layers += [conv1x1(width, num_channels), nn.BatchNorm2d(num_channels, affine=False)]
-    decoder = {
+    decoder: dict[str, Any] = {
         "kind": "residual",
         "in_channels": num_channels,
         "out_channels": out_channels,
@@ -79,6 +81,8 @@ def product(
         "blocks_after": decoder_blocks_after,
         "upsamplings": upsamplings,
     }
+    if not rectified:
+        decoder["rectified"] = False
     network = nn.Sequential(*layers)
     return _learned(
         network, decoder, num_channels, starting_gains, kept, size, mixed=mixed, learned_scales=learned_scales

@@ -148,12 +148,13 @@ def make_stem(config: Mapping[str, Any]) -> Stem:
 
 
 def cell_means(x_BCHW: Tensor, cells: tuple[int, int]) -> Tensor:
-    """Means over a grid of so many rows and columns of cells: ``(B, C * rows * columns)``. What is left over where a
-    side is no multiple is passed over.
+    """Means over a grid of so many rows and columns of cells: ``(B, C * rows * columns)``. All of the map is in them:
+    where a side is no multiple the cells overlap.
     """
-    kernel = x_BCHW.shape[2] // cells[0], x_BCHW.shape[3] // cells[1]
-    means = F.avg_pool2d(x_BCHW, kernel, kernel)
-    return means[:, :, : cells[0], : cells[1]].flatten(1)
+    sides = x_BCHW.shape[2:]
+    stride = [side // count for side, count in zip(sides, cells, strict=True)]
+    kernel = [side - (count - 1) * step for side, count, step in zip(sides, cells, stride, strict=True)]
+    return F.avg_pool2d(x_BCHW, kernel, stride).flatten(1)
 
 
 def _halved(sides: tuple[int, int], smallest: int) -> tuple[int, tuple[int, int]]:

@@ -109,7 +109,7 @@ def with_shapes(graph: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -
 def graph_state(graph: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> dict[str, FloatArray]:
     """The state dict of `graph_network` from the tensors of the file that came with the graph.
 
-    A weight of uint8 is turned into float32 by its ``.scale`` and ``.zero_point``.
+    A weight of uint8 or int8 is turned into float32 by its ``.scale`` and ``.zero_point``.
 
     Raises:
         ValueError: a tensor that the graph names is missing.
@@ -148,8 +148,11 @@ def _tensor(tensors: Mapping[str, NDArray[Any]], name: str) -> FloatArray:
     if name not in tensors:
         raise ValueError(f"the graph names the tensor {name!r}, which the file does not have")
     found = tensors[name]
-    if found.dtype == np.uint8:
-        zero_point, scale = tensors[f"{name}.zero_point"], tensors[f"{name}.scale"]
+    if found.dtype in (np.uint8, np.int8):
+        if f"{name}.scale" not in tensors or (found.dtype == np.uint8 and f"{name}.zero_point" not in tensors):
+            raise ValueError(f"the tensor {name!r} is {found.dtype}; the file must have its .scale and .zero_point")
+        scale = tensors[f"{name}.scale"]
+        zero_point = tensors.get(f"{name}.zero_point", np.zeros_like(scale))
         shape = (-1, *(1,) * (found.ndim - 1)) if np.size(scale) > 1 else ()
         found = (found.astype(np.float32) - zero_point.reshape(shape)) * scale.reshape(shape)
     return found.astype(np.float32)

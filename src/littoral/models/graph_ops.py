@@ -58,7 +58,8 @@ class Convolution(nn.Module):
         self.pad: nn.Module | None = None
         around = (0, 0)
         if padding == "same":
-            totals = [max(k - s, 0) for k, s in zip(kernel, stride, strict=True)]
+            spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+            totals = [max(span - s, 0) for span, s in zip(spans, stride, strict=True)]
             if all(total % 2 == 0 for total in totals):
                 around = (totals[0] // 2, totals[1] // 2)
             else:
@@ -198,7 +199,8 @@ def _max_pool(node: Node) -> Callable[[Tensor], Tensor]:
 
 def _avg_pool(node: Node) -> Callable[[Tensor], Tensor]:
     settings = _pool(node)
-    return lambda x: F.avg_pool2d(x, **settings)
+    same = node.get("padding") == "same"
+    return lambda x: F.avg_pool2d(x, **settings, count_include_pad=not same)
 
 
 def _nearest(node: Node) -> Callable[[Tensor], Tensor]:

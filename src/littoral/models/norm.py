@@ -18,9 +18,45 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from littoral.core.affine import NormKind
+
 Normalisation = Literal["batch", "renorm"]
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_NORMS = (*_BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
+
+
+def adaptable_kind(module: nn.Module, name: str) -> NormKind | None:
+    """Which kind of normalisation layer a module is; None for one whose values cannot move.
+
+    Those that can have gamma and beta, a value each for every channel.
+
+    Args:
+        name: For the message.
+    Raises:
+        ValueError: a BatchNorm has no affine values or no running statistics, or does more than torch's.
+    """
+    kind: NormKind
+    if isinstance(module, nn.SyncBatchNorm):
+        raise ValueError(f"BatchNorm layer {name!r} is a SyncBatchNorm; make a BatchNorm2d of it, with the same state")
+    if isinstance(module, _BATCH_NORMS):
+        if type(module).forward is not nn.BatchNorm2d.forward:
+            raise ValueError(
+                f"BatchNorm layer {name!r} is a {type(module).__name__} with a forward of its own, which would be lost "
+                "where it learns; make it a BatchNorm of torch and a module for what it does besides"
+            )
+        if not module.affine or not module.track_running_stats:
+            raise ValueError(
+                f"BatchNorm layer {name!r} has affine={module.affine}, track_running_stats="
+                f"{module.track_running_stats}; both must be True for a network that is to be adapted"
+            )
+        kind = "batch"
+    elif isinstance(module, nn.GroupNorm):
+        kind = "group"
+    elif isinstance(module, nn.LayerNorm):
+        kind = "layer"
+    else:
+        return None
+    gamma, beta = getattr(module, "weight", None), getattr(module, "bias", None)
+    return kind if gamma is not None and beta is not None and gamma.ndim == 1 else None
 
 
 class AdaptiveBatchNorm(nn.Module):
@@ -32,8 +68,8 @@ class AdaptiveBatchNorm(nn.Module):
     def __init__(self, source: nn.Module, normalisation: Normalisation) -> None:
         super().__init__()
         assert isinstance(source, _BATCH_NORMS)
-        if source.running_mean is None or source.running_var is None or not source.affine:
-            raise ValueError("adaptation needs BatchNorm layers with affine values and running statistics")
+        assert source.running_mean is not None
+        assert source.running_var is not None
         self.weight = nn.Parameter(source.weight.detach().clone())
         self.bias = nn.Parameter(source.bias.detach().clone())
         self.register_buffer("running_mean", source.running_mean.detach().clone())
@@ -69,20 +105,26 @@ class AdaptiveBatchNorm(nn.Module):
 
 
 def prepare(model: nn.Module, normalisation: Normalisation) -> nn.Module:
-    """A copy of ``model`` in which only normalisation layers learn.
+    """A copy of ``model``, in float32, in which only normalisation layers learn.
 
     Raises:
-        ValueError: the model has no normalisation layer with affine values, so there is nothing to adapt.
+        ValueError: the model has no normalisation layer with affine values, so there is nothing to adapt, or one that
+            cannot learn (`adaptable_kind`).
     """
-    model = copy.deepcopy(model).eval().requires_grad_(False)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, _BATCH_NORMS):
-            parent = model.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], AdaptiveBatchNorm(module, normalisation).eval())
-        elif isinstance(module, _NORMS) and module.weight is not None:
+    model = copy.deepcopy(model).float().eval().requires_grad_(False)
+    replaced: dict[nn.Module, nn.Module] = {}
+    for name, module in model.named_modules():
+        kind = adaptable_kind(module, name)
+        if kind == "batch":
+            replaced[module] = AdaptiveBatchNorm(module, normalisation).eval()
+        elif kind is not None:
             module.requires_grad_(True)
-            if isinstance(module, nn.GroupNorm):
+            if kind == "group":
                 module.register_forward_pre_hook(_with_a_gradient)
+    for name, module in list(model.named_modules(remove_duplicate=False)):  # a module may have several names
+        if module in replaced:
+            parent, _, own_name = name.rpartition(".")
+            setattr(model.get_submodule(parent), own_name, replaced[module])
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError(
             "the model has no normalisation layer with affine values (BatchNorm, GroupNorm or LayerNorm), "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import fx, nn
 
@@ -30,11 +30,13 @@ def head_of(model: nn.Module, cut: str) -> fx.GraphModule:
     """
     model, graph, node = _traced(model, cut)
     part = fx.Graph()
-    needed = _upstream([node])
+    needed, statements = _upstream([node]), _statements(graph)
     copies: dict[fx.Node, fx.Node] = {}
     for each in graph.nodes:
-        if each in needed or each.op == "placeholder":
+        if each in needed or each.op == "placeholder" or _is_due(each, statements, copies):
             copies[each] = part.node_copy(each, copies.__getitem__)
+        if each is node:
+            break
     part.output(copies[node])
     return _module(model, part, "Head")
 
@@ -60,9 +62,11 @@ def tail_of(model: nn.Module, cut: str) -> fx.GraphModule:
         raise ValueError(f"the network's output does not depend on the output of {cut!r}; cut it at another module")
     part = fx.Graph()
     copies = {node: part.placeholder("features")}
+    statements, is_after = _statements(graph), False
     for each in graph.nodes:
-        if each in needed and each is not node:
+        if (each in needed and each is not node) or (is_after and _is_due(each, statements, copies)):
             copies[each] = part.node_copy(each, copies.__getitem__)
+        is_after = is_after or each is node
     return _module(model, part, "Tail")
 
 
@@ -73,7 +77,7 @@ def _traced(model: nn.Module, cut: str) -> tuple[nn.Module, fx.Graph, fx.Node]:
     model = copy.deepcopy(model)
     try:
         graph = _Tracer(cut).trace(model)
-    except (fx.proxy.TraceError, TypeError) as error:
+    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"the network cannot be cut at {cut!r}, since torch.fx cannot trace it: {error}; its forward must not "
             "branch on values"
@@ -82,6 +86,17 @@ def _traced(model: nn.Module, cut: str) -> tuple[nn.Module, fx.Graph, fx.Node]:
     if len(calls) != 1:
         raise ValueError(f"the module {cut!r} is run {len(calls)} times, expected once; cut the network elsewhere")
     return model, graph, calls[0]
+
+
+def _statements(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes whose results nobody takes: they may work in place, as ``x.relu_()`` on a line of its own."""
+    (output,) = [each for each in graph.nodes if each.op == "output"]
+    return set(graph.nodes) - _upstream([output])
+
+
+def _is_due(node: fx.Node, statements: set[fx.Node], copies: Mapping[fx.Node, fx.Node]) -> bool:
+    """Whether it is such a statement on what a part has."""
+    return node in statements and node.op.startswith("call_") and all(each in copies for each in node.all_input_nodes)
 
 
 def _upstream(ends: Sequence[fx.Node], stop: fx.Node | None = None) -> set[fx.Node]:

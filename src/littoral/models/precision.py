@@ -40,5 +40,6 @@ def as_float32(outputs: Any) -> Any:
     if isinstance(outputs, dict):
         return {name: as_float32(value) for name, value in outputs.items()}
     if isinstance(outputs, list | tuple):
-        return type(outputs)(as_float32(value) for value in outputs)
+        values = [as_float32(value) for value in outputs]
+        return type(outputs)(*values) if hasattr(outputs, "_fields") else type(outputs)(values)
     return outputs

@@ -219,7 +219,7 @@ class _Trainer:
                     x = self.networks.head(x)
             ours.clear()
             out = self.bottleneck(x, batch.level_B)
-            outputs = as_float32(self.tail(out.features))
+            outputs = as_float32(self.tail(out.features.clone()))  # it may begin with what works in place
         ours.update(as_float32(ours))
         if missing := [name for name in tap_names(weights) if name not in ours and name != self.networks.cut]:
             raise ValueError(f"the tail does not run {missing[0]!r} as a whole; take the loss at a module within it")

@@ -23,9 +23,11 @@ from littoral.core.truths import Truths
 from littoral.errors import BundleError
 from littoral.models.factory import load_model, state_arrays
 from littoral.models.frames import normalise
+from littoral.models.modes import in_eval_mode
+from littoral.models.norm import prepare
 from littoral.train.cuts import choose_cut_points, describe, find_cut_points, named_cut_points, split
 from littoral.train.exit_build import BuiltExits, build_exits, exit_cuts
-from littoral.train.export import ExportedModel, export_model, external_names
+from littoral.train.export import ExportedModel, export_model, external_names, norm_layers
 from littoral.train.options import BuildOptions, ExitSource, RouterSource, SplitSource, TorchSource
 from littoral.train.rehearse import rehearse
 from littoral.train.route_build import check_router, write_router
@@ -99,6 +101,8 @@ def build_bundle(
         check_truths(task, source_labels, len(source_frames))
     if router is not None:
         check_router(router, input, len(class_names), has_exits=exits is not None, has_splits=bool(splits))
+    student = _in_float32(student)
+    teacher = None if teacher is None else _in_float32(teacher)
     sources = {"student": student} if teacher is None else {"student": student, "teacher": teacher}
     _check_sources(task, sources, input, source_frames[:8])
     say("tracing the student")
@@ -230,7 +234,7 @@ def _check_options(
 
 
 def _check_sources(task: Task[Any, Any], sources: Mapping[str, TorchSource], spec: InputSpec, frames: Frame) -> None:
-    """The networks give what the task takes, and their factories make them again."""
+    """The networks give what the task takes, their factories make them again, and they can learn."""
     shapes: dict[str, tuple[int, ...]] = {}
     for role, source in sources.items():
         given = _outputs(source.module, spec, frames)
@@ -246,6 +250,13 @@ def _check_sources(task: Task[Any, Any], sources: Mapping[str, TorchSource], spe
                 f"outputs that differ by {error:.1e} of their scale from the module's own; the two are not the same "
                 "network"
             )
+        if isinstance(task, Classification) and norm_layers(source.module):
+            learning = _outputs(prepare(source.module, "renorm"), spec, frames)
+            if (error := relative_error(learning, given)) > MAX_RELATIVE_ERROR:
+                raise ValueError(
+                    f"the {role} differs by {error:.1e} of its scale from its copy that learns; its normalisation "
+                    "layers do more than torch's"
+                )
     student, teacher = shapes["student"], shapes.get("teacher")
     if not isinstance(task, Classification):
         for role, shape in shapes.items():
@@ -263,23 +274,29 @@ def _check_sources(task: Task[Any, Any], sources: Mapping[str, TorchSource], spe
         )
 
 
+def _in_float32(source: TorchSource) -> TorchSource:
+    """A copy of what is given, as bundles have it: on the processor and in float32."""
+    return replace(source, module=copy.deepcopy(source.module).cpu().float())
+
+
 def _torch_model(source: TorchSource, file: str) -> TorchModel:
     return TorchModel(factory=source.factory, kwargs=source.kwargs, file=file)
 
 
 def _outputs(model: nn.Module, spec: InputSpec, frames: Frame) -> FloatArray:
     """What torch gives in eval mode, in float32; every module's mode is put back."""
-    modes = {module: module.training for module in model.modules()}
     parameter = next(model.parameters(), torch.zeros(()))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), in_eval_mode(model):
             x = normalise(torch.from_numpy(np.array(frames)).to(parameter.device), spec).to(parameter.dtype)
-            outputs: torch.Tensor = model.eval()(x)
-    except RuntimeError as error:
+            outputs: Any = model(x)
+    except (RuntimeError, AssertionError) as error:
         raise ValueError(f"{type(model).__name__} does not take frames of {spec.shape}: {error}") from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    if not isinstance(outputs, torch.Tensor):
+        raise ValueError(
+            f"{type(model).__name__} gives a {type(outputs).__name__}, expected one tensor; wrap it in a module that "
+            "returns just that"
+        )
     return np.asarray(outputs.float().cpu().numpy())
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from littoral.bundle.manifest import InputSpec
 from littoral.models.frames import normalise
 from littoral.train.cuts import CutPoint, choose_cut_points, describe, find_cut_points
-from littoral.train.export import LOGITS, export_model
+from littoral.train.export import FRAMES, LOGITS, export_model
 
 _LATEST = 0.95
 """Later than after this share of the work no exit is placed by itself: it would save nothing."""
@@ -105,7 +105,7 @@ def _modules_with_maps(model: nn.Module, spec: InputSpec) -> dict[str, str]:
     probe = copy.deepcopy(model).cpu().float().eval()
     runs: dict[str, list[object]] = {}
     for name, module in probe.named_modules():
-        if name:
+        if name not in ("", FRAMES, LOGITS):  # the graph has tensors of these names
             module.register_forward_hook(lambda _m, _i, out, name=name: runs.setdefault(name, []).append(out))
     with torch.no_grad():
         probe(normalise(torch.zeros((2, *spec.shape), dtype=torch.uint8), spec))

@@ -33,13 +33,13 @@ class Trunk:
         deep = () if places.last_linear is None else (places.last_linear,)
         if unknown := [name for name in (*places.modules, *deep) if name not in modules]:
             raise ValueError(f"the network has no module {unknown[0]!r}; place the exits anew")
-        for name in places.modules:
-            modules[name].register_forward_hook(lambda _m, _i, out, name=name: self._seen.update({name: out}))
+        for name in places.modules:  # as it is now, and as the device has it: what comes next may work in place
+            modules[name].register_forward_hook(lambda _m, _i, out, name=name: self._seen.update({name: out.clone()}))
         self.last_linear: nn.Linear | None = None
         if places.last_linear is not None:
             last = modules[places.last_linear]
             assert isinstance(last, nn.Linear)
-            last.register_forward_pre_hook(lambda _m, given: self._seen.update({"": given[0]}))
+            last.register_forward_pre_hook(lambda _m, given: self._seen.update({"": given[0].clone()}))
             self.last_linear = last
         self.num_classes = self(np.zeros((1, *spec.shape), np.uint8))[2].shape[1]
 

@@ -21,15 +21,18 @@ import torch
 from torch import Tensor, nn
 
 from littoral.bundle.manifest import InputSpec
-from littoral.core.affine import NormKind, NormLayer
+from littoral.core.affine import NormLayer
 from littoral.core.arrays import FloatArray
 from littoral.models.frames import normalise
+from littoral.models.norm import adaptable_kind
 
 FRAMES = "frames"
 LOGITS = "logits"
 OPSET = 18
 IR_VERSION = 10
 MAX_BATCH = 4096
+_TAP = "tap/"
+"""Before a module's path while a graph is traced: a path may be the name of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +98,17 @@ def export_model(
     modules = dict(model.named_modules())
     if unknown := [path for path in taps if path not in modules]:
         raise ValueError(f"{unknown[0]!r} is not a module of the network; it has {', '.join(list(modules)[1:])}")
+    if taken := [path for path in taps if path in (FRAMES, LOGITS)]:
+        raise ValueError(
+            f"the module {taken[0]!r} has the name of the graph's own input or output; call it another name"
+        )
     layers = norm_layers(model)
     _check_output(model, spec, output_shape)
-    graph = _trace(model, spec, taps)
+    state = {name: value.numpy().astype(np.float32) for name, value in _state(model).items()}
+    graph = _trace(model, spec, taps)  # may leave tensors without values behind
+    _name_taps(graph, taps)
     _prune_outputs(graph, taps)
     strip_notes(graph)
-    state = {name: value.numpy().astype(np.float32) for name, value in _state(model).items()}
     used = {name for node in graph.graph.node for name in node.input}
     tensors = {name: value for name, value in state.items() if name in used}
     _externalise(graph, state, used)
@@ -113,27 +121,14 @@ def norm_layers(model: nn.Module) -> list[NormLayer]:
     """The normalisation layers whose gamma and beta are vectors, in module order. Others (InstanceNorm, ...) are left.
 
     Raises:
-        ValueError: a BatchNorm has no affine parameters or no running statistics.
+        ValueError: as `littoral.models.norm.adaptable_kind`.
     """
     found = []
     for name, module in model.named_modules():
-        kind: NormKind
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-            if not module.affine or not module.track_running_stats:
-                raise ValueError(
-                    f"BatchNorm layer {name!r} has affine={module.affine}, track_running_stats="
-                    f"{module.track_running_stats}; both must be True for a network that is to be adapted"
-                )
-            kind = "batch"
-        elif isinstance(module, nn.GroupNorm):
-            kind = "group"
-        elif isinstance(module, nn.LayerNorm):
-            kind = "layer"
-        else:
-            continue
-        gamma, beta = getattr(module, "weight", None), getattr(module, "bias", None)
-        if gamma is not None and beta is not None and gamma.ndim == 1:
-            found.append(NormLayer(name=name, kind=kind, num_channels=len(gamma), eps=float(module.eps)))
+        if (kind := adaptable_kind(module, name)) is not None:
+            weight = module.weight
+            assert isinstance(weight, Tensor)
+            found.append(NormLayer(name=name, kind=kind, num_channels=len(weight), eps=float(module.eps)))
     return found
 
 
@@ -196,7 +191,7 @@ def _trace(model: nn.Module, spec: InputSpec, taps: Sequence[str]) -> onnx.Model
                 opset_version=OPSET,
                 dynamic_shapes={"frames": {0: batch}, "state": {name: {} for name in state}},
                 input_names=[FRAMES, *state],
-                output_names=[LOGITS, *taps],
+                output_names=[LOGITS, *(_TAP + path for path in taps)],
             )
         except Exception as error:  # whatever the user's forward raises under the tracer
             reason = str(error.__cause__ or error).strip().splitlines()
@@ -225,6 +220,17 @@ def quiet_exporter() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def _name_taps(graph: onnx.ModelProto, taps: Sequence[str]) -> None:
+    """Taps get the names of their modules; another tensor of such a name, as ``relu`` or ``add``, gets another."""
+    names = {path: f"{path}/inner" for path in taps} | {_TAP + path: path for path in taps}
+    for node in graph.graph.node:
+        for ends in (node.input, node.output):
+            for place, name in enumerate(ends):
+                ends[place] = names.get(name, name)
+    for info in (*graph.graph.output, *graph.graph.value_info):
+        info.name = names.get(info.name, info.name)
 
 
 def _prune_outputs(graph: onnx.ModelProto, taps: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from littoral.core.arrays import FloatArray
 from littoral.models.frames import normalise
+from littoral.models.modes import in_eval_mode
 from littoral.train.split_data import SplitData, SplitNetworks
 
 
@@ -19,13 +20,9 @@ def answer_split(
     Returns:
         The tail's outputs, one tensor with the frames first, and the prior's estimate of each frame's bits, ``(N,)``.
     """
-    modules = [m for m in (networks.head, networks.bottleneck, networks.tail) if m is not None]
-    modes = [module.training for module in modules]
     device = next(networks.bottleneck.parameters()).device
     outputs, bits = [], []
-    with torch.inference_mode():
-        for module in modules:
-            module.eval()
+    with torch.inference_mode(), in_eval_mode(networks.head, networks.bottleneck, networks.tail):
         for start in range(0, len(data.frames), batch_size):
             frames = torch.from_numpy(np.ascontiguousarray(data.frames[start : start + batch_size])).to(device)
             x = normalise(frames, data.input).contiguous(memory_format=torch.channels_last)
@@ -33,25 +30,19 @@ def answer_split(
             out = networks.bottleneck(x, torch.full((len(x),), level, device=device))
             outputs.append(networks.tail(out.features))
             bits.append(out.rate_bits)
-    for module, mode in zip(modules, modes, strict=True):
-        module.train(mode)
     return torch.cat(outputs), torch.cat(bits)
 
 
 def tail_outputs(model: nn.Module, symbols_BCHW: FloatArray, level: int) -> FloatArray:
     """What a tail gives for symbols of one level, on the CPU; the module's modes are put back."""
-    modes = {module: module.training for module in model.modules()}
     parameter = next(model.parameters(), torch.zeros(()))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), in_eval_mode(model):
             symbols = torch.from_numpy(symbols_BCHW).to(parameter.device)
             levels = torch.full((len(symbols),), level, device=parameter.device)
-            outputs = model.eval()(symbols, levels)
+            outputs = model(symbols, levels)
     except RuntimeError as error:
         raise ValueError(f"the split's tail does not take symbols of {symbols_BCHW.shape[1:]}: {error}") from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
     if not isinstance(outputs, torch.Tensor) or outputs.ndim < 2 or len(outputs) != len(symbols_BCHW):
         came = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
         raise ValueError(

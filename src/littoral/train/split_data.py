@@ -23,6 +23,7 @@ from torch import nn
 from littoral.bundle.manifest import InputSpec
 from littoral.models.bottleneck import Bottleneck
 from littoral.models.frames import normalise
+from littoral.models.modes import in_eval_mode
 from littoral.models.precision import autocast, uses_bfloat16
 from littoral.train.split_losses import pool, tapped
 
@@ -183,10 +184,9 @@ def _view(
     pooled: Sequence[str],
     batch_size: int,
 ) -> dict[str, NDArray[np.float16]]:
-    was_training = teacher.training
     device = next(teacher.parameters()).device
     rows: dict[str, list[NDArray[np.float16]]] = {}
-    with torch.inference_mode(), tapped(teacher.eval(), pooled) as seen:
+    with torch.inference_mode(), in_eval_mode(teacher), tapped(teacher, pooled) as seen:
         for start in range(0, len(frames), batch_size):
             part = slice(start, start + batch_size)
             batch = torch.from_numpy(augment.moved(frames[part], moves[part])).to(device)
@@ -195,7 +195,6 @@ def _view(
             found = {"outputs": outputs} | {f"pooled.{module}": pool(seen[module]) for module in pooled}
             for key, value in found.items():
                 rows.setdefault(key, []).append(value.half().cpu().numpy())
-    teacher.train(was_training)
     return {key: np.concatenate(parts) for key, parts in rows.items()}
 
 

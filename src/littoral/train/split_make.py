@@ -23,9 +23,11 @@ from littoral.core.tasks import Task
 from littoral.models.architectures import product
 from littoral.models.bottleneck import Bottleneck, split_tail_kwargs, to_split_tail
 from littoral.models.frames import normalise
+from littoral.models.modes import in_eval_mode
 from littoral.models.parts import head_of, tail_of
 from littoral.train.bottleneck import train_split
 from littoral.train.options import SplitSource, TorchSource
+from littoral.train.run import MAX_RELATIVE_ERROR, relative_error
 from littoral.train.sample import check_frames
 from littoral.train.split_data import Frames, ShiftAndFlip, SplitData, SplitNetworks
 from littoral.train.split_recipe import product_recipe
@@ -39,6 +41,8 @@ RATE_WEIGHTS = (5e-4, 1.5e-4, 4e-5, 1e-5)
 _TUNED_PIXELS = 1024
 """Of the frames for which these weights are right; a bit of a larger frame costs less."""
 _FITTED_TO = 64
+_SHOWN = 32
+"""Frames that a cut network is looked at with."""
 _HELD_SHARE, _FEWEST_HELD, _MOST_HELD = 20, 128, 1024
 """One frame in so many is held back from the training, if that makes enough, for choosing deadzones."""
 
@@ -93,11 +97,13 @@ def make_split(
     held = None
     if deadzones is None:
         frames, labels, held = _hold_back(frames, labels, seed)
+    teacher = copy.deepcopy(network.module).cpu().float().eval()
+    tail = tail_of(teacher, cut).requires_grad_(True)  # it is trained along, whatever its network is frozen for
+    shown = _check_parts(teacher, head_of(teacher, cut), tail, spec, frames, cut)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        bottleneck = fitting_bottleneck(network, spec, cut)
-    teacher = copy.deepcopy(network.module).eval()
-    parts = SplitNetworks(bottleneck=bottleneck, tail=tail_of(teacher, cut), teacher=teacher)
+        bottleneck = fitting_bottleneck(network, spec, cut, rectified=bool((shown >= 0).all()))
+    parts = SplitNetworks(bottleneck=bottleneck, tail=tail, teacher=teacher)
     data = SplitData(frames=frames, input=spec, targets=labels, augment=ShiftAndFlip() if mirror else Shift())
     weights = tuple(weight * _TUNED_PIXELS / (spec.height * spec.width) for weight in RATE_WEIGHTS)
     recipe = product_recipe(epochs=epochs, rate_weights=weights, seed=seed)
@@ -136,6 +142,7 @@ def fit_split(
     model = copy.deepcopy(network.module).cpu().float().eval()
     head, tail = head_of(model, cut), tail_of(model, cut)
     _check_map(head, spec, cut)
+    _check_parts(model, head, tail, spec, frames, cut)
     if not any(node.op.startswith("call_") for node in tail.graph.nodes):
         raise ValueError(f"{cut!r} gives the answer, so nothing is left for the cloud; name an earlier module")
     order = np.random.default_rng(seed).permutation(len(frames))
@@ -189,10 +196,12 @@ def _hold_back(frames: Frame, labels: np.ndarray | None, seed: int) -> tuple[Fra
     return frames[trained], None if labels is None else labels[trained], frames[~trained]
 
 
-def fitting_bottleneck(network: TorchSource, spec: InputSpec, cut: str) -> Bottleneck:
+def fitting_bottleneck(network: TorchSource, spec: InputSpec, cut: str, *, rectified: bool = True) -> Bottleneck:
     """An untrained one that takes frames and gives what the module gives. Its latent has the map's size or half of it,
     or a quarter where the map is as large as the frame.
 
+    Args:
+        rectified: What the module gives is never negative.
     Raises:
         ValueError: as `make_split`.
     """
@@ -213,7 +222,30 @@ def fitting_bottleneck(network: TorchSource, spec: InputSpec, cut: str) -> Bottl
         strides=(2,) * halvings,
         upsamplings=doublings,
         size=None if fits else (height, width),
+        rectified=rectified,
     )
+
+
+def _check_parts(
+    model: nn.Module, head: nn.Module, tail: nn.Module, spec: InputSpec, frames: Frame, cut: str
+) -> torch.Tensor:
+    """That a network cut in two is still the network; what the module gives for a few frames, ``(B, C, H, W)``.
+
+    Raises:
+        ValueError: it is not.
+    """
+    x = normalise(torch.from_numpy(np.ascontiguousarray(frames[:_SHOWN])), spec)
+    with torch.no_grad(), in_eval_mode(model, head, tail):
+        whole, features = model(x), head(x)
+        parts = tail(features.clone())
+    error = relative_error(parts.numpy(), whole.numpy()) if isinstance(whole, torch.Tensor) else 0.0
+    if error > MAX_RELATIVE_ERROR:
+        raise ValueError(
+            f"the network cut at {cut!r} gives outputs that differ by {error:.1e} of their scale from the whole one's; "
+            "something that works in place reaches across the cut: cut it at another module"
+        )
+    shown: torch.Tensor = features
+    return shown
 
 
 def _check_map(head: nn.Module, spec: InputSpec, cut: str) -> tuple[int, int, int]:
