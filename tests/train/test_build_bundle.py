@@ -20,6 +20,7 @@ from traced import random_frames, square
 from littoral.bundle import Bundle, SigningKey
 from littoral.core.affine import affine_names
 from littoral.core.recall import fingerprint_distance, fingerprint_layer, fingerprint_of_moments
+from littoral.core.tasks import Classification
 from littoral.errors import BundleError
 from littoral.models.factory import load_model
 from littoral.models.frames import normalise
@@ -390,3 +391,38 @@ def test_arguments_that_json_cannot_hold_are_refused():
 def test_options_that_make_no_sense_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         BuildOptions(**change)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_a_network_of_another_precision_is_taken_as_its_float32_copy(dtype):
+    given = source()
+    given.module.to(dtype)
+    made = build_module._in_float32(given)
+    assert {p.dtype for p in made.module.parameters()} == {torch.float32}
+    assert {p.dtype for p in given.module.parameters()} == {dtype}
+    build_module._check_sources(Classification(num_classes=3), {"student": made}, SPEC, FRAMES[:4])
+
+
+def test_a_network_that_gives_a_dictionary_is_told_to_be_wrapped():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = source().module
+
+        def forward(self, x):
+            return {"logits": self.net(x)}
+
+    with pytest.raises(ValueError, match="Named gives a dict, expected one tensor; wrap it"):
+        build_module._outputs(Named(), SPEC, FRAMES[:2])
+
+
+def test_a_network_whose_copy_that_learns_is_another_is_refused(monkeypatch):
+    def other(model, normalisation):
+        model = copy.deepcopy(model)
+        with torch.no_grad():
+            model.head.bias.add_(1.0)
+        return model
+
+    monkeypatch.setattr(build_module, "prepare", other)
+    with pytest.raises(ValueError, match="the teacher differs by .* from its copy that learns"):
+        build_module._check_sources(Classification(num_classes=3), {"teacher": source()}, SPEC, FRAMES[:4])
