@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import nn
 from traced import MOBILENET, random_frames
+from traced import square as square_input
 
 from littoral.core.drift import batch_norm_layers, from_moments
 from littoral.core.nearness import SCORES
 from littoral.core.recall import fingerprint_layer, fingerprint_of_moments
 from littoral.models.frames import normalise
-from littoral.train.export import external_names
+from littoral.train.export import export_model, external_names
 from littoral.train.run import measure, open_session, predict
 from littoral.train.statistics import fingerprint_graph, statistics_graph
 
@@ -229,3 +230,21 @@ def test_adapted_values_and_statistics_do_not_reach_the_fingerprint(network, nam
 @pytest.mark.parametrize("name", ["group_norm", "vit_tiny"])
 def test_a_network_without_batch_norm_has_no_fingerprint_layer(network, name):
     assert fingerprint_layer(network(name).exported.norm_layers) is None
+
+
+def test_a_mean_that_is_thousands_of_deviations_away_leaves_the_variance_what_it_is():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    model.eval()
+    spec = square_input(16, 1)
+    frames = random_frames(spec, 8)
+    with torch.no_grad():
+        x = model[0](normalise(torch.from_numpy(frames), spec))
+        model[1].running_var.copy_(x.var((0, 2, 3)))
+        model[0].bias.add_(3000 * model[1].running_var.sqrt())
+        model[1].running_mean.copy_(x.mean((0, 2, 3)) + 3000 * model[1].running_var.sqrt())
+        expected = model.double()(normalise(torch.from_numpy(frames), spec).double()).numpy()
+    exported = export_model(model.float(), spec)
+    graph = statistics_graph(exported.graph, exported.norm_layers, scores=True)
+    found = measure(open_session(graph, exported.tensors), frames, exported.tensors, 0.0)[SCORES]
+    assert np.abs(found - expected).max() < 2e-3 * np.abs(expected).max(), "5 % where the squares are subtracted"

@@ -4,7 +4,8 @@ For a BatchNorm with input x of B frames, and alpha the weight of this batch (al
 
     m = mean(x)    s = mean(x^2)                                         the outputs
     mu = (1 - alpha) * mean + alpha * m                                  what it normalises with
-    var' = max((1 - alpha) * (var + mean^2) + alpha * s - mu^2, 0)
+    v = max(s - m^2, 0)
+    var' = (1 - alpha) * (var + (mean - mu)^2) + alpha * (v + (m - mu)^2)
     y = (x - mu) / sqrt(var' + eps) * gamma + beta                       as one multiply and one add
 
 alpha = 0 is plain inference, alpha = 1 is batch normalisation as in training (with the biased variance).
@@ -118,14 +119,19 @@ def _measuring(layer: NormLayer, node: NodeProto, rank: int) -> Iterator[NodePro
     yield op("Mul", [_P + "keep", layer.mean], prefix + "mean_kept")
     yield op("Mul", [ALPHA, mean], prefix + "mean_new")
     yield op("Add", [prefix + "mean_kept", prefix + "mean_new"], prefix + "mu")
-    yield op("Mul", [layer.mean, layer.mean], prefix + "mean2")
-    yield op("Add", [layer.var, prefix + "mean2"], prefix + "square")
-    yield op("Mul", [_P + "keep", prefix + "square"], prefix + "square_kept")
-    yield op("Mul", [ALPHA, square], prefix + "square_new")
-    yield op("Add", [prefix + "square_kept", prefix + "square_new"], prefix + "square_mixed")
-    yield op("Mul", [prefix + "mu", prefix + "mu"], prefix + "mu2")
-    yield op("Sub", [prefix + "square_mixed", prefix + "mu2"], prefix + "var_raw")
-    yield op("Max", [prefix + "var_raw", _P + "zero"], prefix + "var")
+    # Each variance about the mixed mean by itself: a difference of large squares would leave little of a small variance.
+    yield op("Mul", [mean, mean], prefix + "new2")
+    yield op("Sub", [square, prefix + "new2"], prefix + "var_raw")
+    yield op("Max", [prefix + "var_raw", _P + "zero"], prefix + "var_new")
+    for which, own_mean, own_var, share in (
+        ("kept", layer.mean, layer.var, _P + "keep"),
+        ("new", mean, prefix + "var_new", ALPHA),
+    ):
+        yield op("Sub", [own_mean, prefix + "mu"], f"{prefix}off_{which}")
+        yield op("Mul", [f"{prefix}off_{which}", f"{prefix}off_{which}"], f"{prefix}off2_{which}")
+        yield op("Add", [own_var, f"{prefix}off2_{which}"], f"{prefix}spread_{which}")
+        yield op("Mul", [share, f"{prefix}spread_{which}"], f"{prefix}var_{which}_share")
+    yield op("Add", [prefix + "var_kept_share", prefix + "var_new_share"], prefix + "var")
     yield op("Add", [prefix + "var", f"{_P}{layer.name}/eps"], prefix + "var_eps")
     yield op("Sqrt", [prefix + "var_eps"], prefix + "std")
     yield op("Div", [layer.gamma, prefix + "std"], prefix + "scale")
