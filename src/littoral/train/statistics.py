@@ -119,7 +119,7 @@ def _measuring(layer: NormLayer, node: NodeProto, rank: int) -> Iterator[NodePro
     yield op("Mul", [_P + "keep", layer.mean], prefix + "mean_kept")
     yield op("Mul", [ALPHA, mean], prefix + "mean_new")
     yield op("Add", [prefix + "mean_kept", prefix + "mean_new"], prefix + "mu")
-    # Each variance about the mixed mean by itself: a difference of large squares would leave little of a small variance.
+    # Each variance about the mixed mean by itself: of a small one little is left in a difference of large squares.
     yield op("Mul", [mean, mean], prefix + "new2")
     yield op("Sub", [square, prefix + "new2"], prefix + "var_raw")
     yield op("Max", [prefix + "var_raw", _P + "zero"], prefix + "var_new")
