@@ -109,7 +109,7 @@ def test_the_price_holds_the_mean_at_the_budget() -> None:
     spent = []
     for worth in rng.random(4000):
         budget.frame()
-        takes = worth > budget.price * 400 and budget.can(400.0)
+        takes = worth > budget.price * 400 and budget.can_spend(400.0)
         if takes:
             budget.spend(400.0)
         spent.append(400.0 * takes)
@@ -121,7 +121,7 @@ def test_no_stretch_of_frames_spends_more_than_the_bucket() -> None:
     budget, spent = RouteBudget(RouteBudgetConfig(per_frame=10.0, burst_frames=20)), 0.0
     for _ in range(100):
         budget.frame(2.0)
-        if budget.can(35.0):
+        if budget.can_spend(35.0):
             budget.spend(35.0)
             spent += 35.0
     assert spent <= 10 * (20 + 2 * 100)

@@ -306,11 +306,11 @@ def test_a_version_that_never_lives_to_be_trusted_is_taken_back(target: Target) 
 def test_a_version_that_waits_near_the_source_is_not_taken_back_for_starts(target: Target, home: list[bool]) -> None:
     """It had nothing to do with them. The controls: it serves before the device stops, or that dies first."""
     install(target, 1)
-    target.updater.waits(True)
+    target.updater.set_waiting(True)
     for _ in range(target.config.max_boots + 1):
         target.start()
         for near in home:
-            target.updater.waits(near)
+            target.updater.set_waiting(near)
     assert target.version == (1 if home == [True] else 0)
 
 
@@ -321,8 +321,8 @@ def test_what_a_version_in_its_watch_has_shown_is_kept_while_it_waits(target: Ta
         for _ in range(2):
             target.updater.observe(0.2, frames=3)
             if waits:
-                target.updater.waits(True)
-                target.updater.waits(False)
+                target.updater.set_waiting(True)
+                target.updater.set_waiting(False)
             else:
                 target.updater.moved()
         assert (target.updater.state.phase == "trusted") == trusted
@@ -331,9 +331,9 @@ def test_what_a_version_in_its_watch_has_shown_is_kept_while_it_waits(target: Ta
 def test_what_waits_is_written_down_once(target: Target) -> None:
     install(target, 1)
     before = target.store.state
-    target.updater.waits(True)
+    target.updater.set_waiting(True)
     after = target.store.state
-    target.updater.waits(True)
+    target.updater.set_waiting(True)
     assert (before.waits, after.waits) == (False, True)
     assert target.store.state is after
 

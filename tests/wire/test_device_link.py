@@ -89,9 +89,9 @@ def test_nothing_is_sent_before_the_welcome() -> None:
     durable = [(1, encoded(sample(1), sequence=1))]
     status = Status(version=0, frames=0, selected=0, queued=0, dropped=0, statistics_resets=0)
     for advance in (link.on_connected, lambda: link.on_bytes(encoded(Challenge(nonce=b"n" * NONCE_BYTES)))):
-        assert (link.can_send(), link.offer(durable), link.report(status)) == (0, [], [])
+        assert (link.credit_left_bytes, link.offer(durable), link.report(status)) == (0, [], [])
         advance()
-    assert (link.can_send(), link.offer(durable), link.report(status)) == (0, [], [])
+    assert (link.credit_left_bytes, link.offer(durable), link.report(status)) == (0, [], [])
     assert link.on_bytes(encoded(WELCOME)) == [Opened(WELCOME), AckedUpTo(0)]
     assert link.offer(durable) == [Send(durable[0][1], "sample")]
 
@@ -114,7 +114,7 @@ def test_credit_bounds_what_is_in_flight_and_zero_means_hold() -> None:
     size = len(durable[0][1])
     link = opened(Welcome(acked_sequence=0, credit_bytes=2 * size + 1, envelope=b"", envelope_signature=b""))
     assert len(link.offer(durable)) == 3, "the last one may overdraw"
-    assert link.can_send() == 0
+    assert link.credit_left_bytes == 0
     link.on_bytes(encoded(Ack(sequence=2)))
     assert link.in_flight_bytes == size
     assert len(link.offer(durable)) == 2

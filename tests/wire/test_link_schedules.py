@@ -143,7 +143,7 @@ class World:
         self.act(self.link.on_disconnected())
 
     def pump(self) -> None:
-        if self.link.can_send():
+        if self.link.credit_left_bytes:
             self.act(self.link.offer(self.outbox.peek(self.link.sent_sequence)))
 
     def deliver_up(self) -> None:

@@ -65,7 +65,7 @@ def opened(link: DeviceLink | None = None) -> DeviceLink:
 
 def test_a_request_goes_though_there_is_no_credit_and_its_deadline_is_the_frames() -> None:
     link = opened()
-    assert link.can_send() == 0
+    assert link.credit_left_bytes == 0
     (action,) = link.offload(request(1), expires_ms=50.0)
     assert isinstance(action, Send)
     assert action.purpose == "offload"

@@ -54,7 +54,7 @@ class RouteBudget:
         self._since = 0.0
         self.level = min(self.level + due, self.config.per_frame * self.config.burst_frames)
 
-    def can(self, amount: float) -> bool:
+    def can_spend(self, amount: float) -> bool:
         """Whether there is so much."""
         return amount <= self.level
 

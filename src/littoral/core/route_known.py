@@ -140,7 +140,7 @@ class RouteKnown:
             view.high_ms.append(math.inf if high is None else more + high)
             energy = size * config.millijoules_per_byte + encode * config.millijoules_per_ms
             view.prices.append(size * byte + energy * millijoule)
-            can = (not self.bytes or self.bytes.can(size)) and (not self.energy or self.energy.can(energy))
+            can = (not self.bytes or self.bytes.can_spend(size)) and (not self.energy or self.energy.can_spend(energy))
             view.affordable.append(can)
         known = [high for high, is_open in zip(view.high_ms, view.is_open, strict=True) if is_open]
         quickest = min(known, default=math.inf)

@@ -182,4 +182,4 @@ def tell_near(follower: Follower | None, updater: Updater[Any] | None) -> None:
     """Tell whoever counts starts and watches entropies what serves; nothing before the first look has said it."""
     near = is_near(follower)
     if updater is not None and not (near and follower is not None and not follower.looked_frames):
-        updater.waits(near)
+        updater.set_waiting(near)

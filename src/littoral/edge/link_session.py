@@ -285,7 +285,7 @@ class LinkSession:
     def _room(self) -> int:
         """Durable bytes that may be sent now: few while requests are offloaded, which wait behind those on the road."""
         config, link = self._owner.config, self._link
-        room = min(link.can_send(), config.peek_bytes)
+        room = min(link.credit_left_bytes, config.peek_bytes)
         if asyncio.get_running_loop().time() - self._last_offload_s < config.shared_s:
             room = min(room, max(config.shared_bytes - link.in_flight_bytes, 0))
         return room

@@ -39,10 +39,10 @@ from littoral.edge.update_words import (
     Record,
     Recorded,
     Say,
+    SourceWanted,
     Stage,
     Staged,
     Tidy,
-    Unknown,
     Verified,
     Verify,
     Wanted,
@@ -109,7 +109,7 @@ def step(state: UpdateState, event: Event, config: UpdaterConfig) -> Step:
             return _on_wanted(state, version)
         case (("watched" | "trusted"), Moved(waits, counts)):
             return _on_moved(state, waits, counts)
-        case (("watched" | "trusted"), Unknown()):
+        case (("watched" | "trusted"), SourceWanted()):
             return _on_unknown(state)
         case "loading", Loaded():
             return replace(state, phase="staged"), [Record(_pending(state))]

@@ -62,7 +62,7 @@ class Moved:
 
 
 @dataclass(frozen=True)
-class Unknown:
+class SourceWanted:
     """The source's values are wanted in service."""
 
 
@@ -118,7 +118,7 @@ class Observed:
     frames: int
 
 
-Ask = Received | Wanted | Moved | Unknown | Observed
+Ask = Received | Wanted | Moved | SourceWanted | Observed
 Event = Ask | Verified | Loaded | Decoded | Staged | Recorded | Built | Probed | Installed | Failed
 
 

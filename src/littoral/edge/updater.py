@@ -43,10 +43,10 @@ from littoral.edge.update_words import (
     Record,
     Recorded,
     Say,
+    SourceWanted,
     Stage,
     Staged,
     Tidy,
-    Unknown,
     Verified,
     Verify,
     Wanted,
@@ -236,7 +236,7 @@ class Updater(Generic[C]):
         """The world changed: entropies observed so far are not compared with those to come."""
         self._run(Moved())
 
-    def waits(self, near: bool) -> None:
+    def set_waiting(self, near: bool) -> None:
         """Whether the source's values serve whatever is installed; where it was known already nothing changes.
 
         How unsure the source is says nothing of a version, nor the other way: what was observed is forgotten. Where its
@@ -249,7 +249,7 @@ class Updater(Generic[C]):
 
     def serve_source(self) -> None:
         """Put the source's values into service; what served stays remembered."""
-        self._run(Unknown())
+        self._run(SourceWanted())
 
     def observe(self, entropy_nats: float, *, frames: int = 1) -> Receipt | None:
         """Take note of how sure the version in service is.

@@ -262,7 +262,8 @@ class DeviceLink:
 
     # What the device wants to say.
 
-    def can_send(self) -> int:
+    @property
+    def credit_left_bytes(self) -> int:
         """How many bytes of credit are left; 0 when the link is not open or the cloud says hold.
 
         A message is sent while any credit is left, so the last one may overdraw it and a large one is never stuck.
@@ -282,7 +283,7 @@ class DeviceLink:
         for sequence, data in durable:
             if sequence <= self.sent_sequence:
                 continue
-            if self.can_send() <= 0:
+            if self.credit_left_bytes <= 0:
                 break
             if sequence != self.sent_sequence + 1:
                 raise ValueError(f"message {sequence} was offered after {self.sent_sequence}; a link never skips")

@@ -171,7 +171,7 @@ class LoopbackLink(CloudLink):
 
     def _offer(self) -> bool:
         link = self._link
-        if not (room := min(link.can_send(), PEEK_BYTES)):
+        if not (room := min(link.credit_left_bytes, PEEK_BYTES)):
             return False
         actions = link.offer(self._durable(link.sent_sequence, room))
         for action in actions:
