@@ -17,6 +17,7 @@ from littoral.bench.document import make_document
 from littoral.bench.fingerprint import fingerprint
 from littoral.bench.routing.averages import averaged, told
 from littoral.bench.routing.contenders import FAMILIES
+from littoral.bench.routing.measured import CODE_WITHOUT
 from littoral.bench.routing.plan import DEVICE_MS, full_plan, quick_plan
 from littoral.bench.routing.summary import KEYS, WORDS, summarise
 from littoral.bench.routing.traces import KINDS, read_trace
@@ -28,7 +29,6 @@ from littoral.bench.table import Done, UnitTable, rows_of
 OTHERS = ("drift", "labels")
 """Kinds of rows that are made elsewhere, of a device and a cloud in one process: files ``<kind>-*.json``."""
 _MODULES = ("littoral.bench.routing.make",)
-_WITHOUT = ("littoral.errors", "littoral.bench.document")
 _SECONDS_PER_FRAME = 0.00025
 
 
@@ -54,7 +54,7 @@ class LoopTable(UnitTable[LoopUnit]):
         return full_plan(device_ms=self.device_ms, epochs=self.epochs, traces=traces)
 
     def fingerprint_of(self, unit: LoopUnit) -> str:
-        return fingerprint(_MODULES, without=_WITHOUT)
+        return fingerprint(_MODULES, without=CODE_WITHOUT)
 
     def check_data(self, asked: TableRequest) -> Path:
         return check_data(asked.data)
