@@ -214,5 +214,6 @@ def _from_others(results: Iterable[Mapping[str, Any]]) -> Summary:
         if values:
             out[key] = round(sum(values) / len(values), 4)
         else:
-            out[key], out[f"{key}_reason"] = None, f"there are no rows of kind {kind}"
+            why = "say with --exits where 'littoral bench exits' keeps them, and with --any-code take other code's too"
+            out[key], out[f"{key}_reason"] = None, f"there are no rows of kind {kind}; {why}"
     return out
