@@ -10,7 +10,7 @@ import pytest
 
 from littoral.bench.rows import TableRequest
 from littoral.bench.split.plan import ENCODER_MACS, PIXELS, SEGMENT, SEGMENT_MACS, full_plan
-from littoral.bench.split.summary import KEYS, summarise
+from littoral.bench.split.summary import ANOTHER_CODEC, KEYS, summarise
 from littoral.bench.split.table import SplitTable, flat_rows
 from littoral.bench.split.unit import SplitUnit
 from littoral.bench.store import UnitStore
@@ -143,6 +143,34 @@ def test_a_product_that_never_reaches_ninety_one_percent_says_what_it_reaches(
     assert "80.00 to 85.00 %" in summary["bytes_product_over_parity_at_91_reason"]
 
 
+def with_digests(results: dict[str, dict[str, Any]], split: str | None, derived: str | None) -> dict[str, Any]:
+    """The summary with a split and all that derives from it, each with the digest of its codec; None: without one."""
+    for kind in ("timing", "link", "leakage", "robust"):
+        for unit in units(kind, kind):
+            if unit.variant.startswith(PIXELS):
+                ways = [{"way": way, "latency_ms": 1.0, "level": 0} for way in ("split", "webp")]
+                results[unit.key] = {"points": ways, **({} if derived is None else {"codec_digest": derived})}
+    if split is not None:
+        results[units("split", "product", PIXELS)[0].key]["codec_digest"] = split
+    return summarise(PLAN, results)
+
+
+@pytest.mark.parametrize(("split", "derived"), [("a", "b"), ("a", None), (None, "b"), (None, None)])
+def test_what_derives_from_a_split_says_where_its_codec_is_another(
+    results: dict[str, dict[str, Any]], split: str | None, derived: str | None
+) -> None:
+    summary = with_digests(results, split, derived)
+    told = {key for key, value in summary.items() if value == ANOTHER_CODEC}
+    derived_keys = {"timing_pixels", "link_pixels_40ms", "link_pixels_80ms", "leakage_pixels", "robust_pixels"}
+    assert told == {f"{key}_codec" for key in (*derived_keys, "link_latency_split_over_webp")}
+
+
+def test_what_derives_from_a_split_with_its_codec_says_nothing(results: dict[str, dict[str, Any]]) -> None:
+    summary = with_digests(results, "a", "a")
+    assert summary["link_latency_split_over_webp"] == 1.0
+    assert ANOTHER_CODEC not in summary.values()
+
+
 def test_the_document_has_a_flat_row_for_every_point(results: dict[str, dict[str, Any]]) -> None:
     done = {key: {"result": result, "seconds": 1.0, "commit": "abc"} for key, result in results.items()}
     document = SplitTable().document(PLAN, done, TableRequest(data=None, work=Path()))
@@ -152,6 +180,9 @@ def test_the_document_has_a_flat_row_for_every_point(results: dict[str, dict[str
     unit = units("split", "product", PIXELS)[0]
     first, _ = flat_rows(unit, done[unit.key])
     assert (first["method"], first["variant"], first["bytes"], first["seed"]) == ("product", PIXELS, 50, 0)
+    assert "cpu_seconds" not in first, "of an old unit"
+    (timed, *_) = flat_rows(unit, done[unit.key] | {"cpu_seconds": 0.5})
+    assert (timed["seconds"], timed["cpu_seconds"]) == (1.0, 0.5)
 
 
 def test_a_list_says_what_is_there_and_needs_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
