@@ -14,11 +14,12 @@ PLOT = "split.svg"
 Summary = dict[str, Any]
 _BUSY = 1.3
 """Time over processor time, from where on a machine was not alone with what it measured."""
+_LOCAL = "points_over_local_only"
 _TOOK = ("seconds", "cpu_seconds")
 _CURVES = ("split", "codec", "features")
 _PLOT_WORDS = (
-    "Bytes with headers, but for *webp, no header*. Dashed: what sends nothing (`local_only` the better of its two "
-    "shapes) and what sends the frame losslessly."
+    "Bytes with headers, but for *webp, no header*. Dashed: what sends nothing (`local_only` the better of its "
+    "shapes that are there) and what sends the frame losslessly."
 )
 
 
@@ -28,7 +29,7 @@ def page(name: str, document: dict[str, Any], table: TableMaker, facts: FactsMak
     if plot(document) is not None:
         sections = ["## Accuracy against bytes", f"![right answers against bytes of a frame]({PLOT})", _PLOT_WORDS]
     rows, summary = document["rows"], document["summary"]
-    sections += [part for make in (points, local, codecs) for part in make(rows, table)]
+    sections += [*points(rows, table), *local(rows, table, summary), *codecs(rows, table)]
     sections += [part for make in (timing, link, leakage, robust) for part in make(rows, table, summary)]
     sections += [part for make in (coder, split_dense_section.section) for part in make(rows, table)]
     teacher = ", ".join(document["config"].get("teacher", []))
@@ -114,7 +115,7 @@ def _device_share(summary: dict[str, Any]) -> str:
     return f" ({(summary.get('segment_macs', 0) + encoder) * share / encoder:.0%} of the whole network's work)"
 
 
-def local(rows: Rows, table: Callable[..., str]) -> list[str]:
+def local(rows: Rows, table: Callable[..., str], summary: Summary) -> list[str]:
     """What sends nothing, and what sends everything."""
     chosen = [row for row in rows if row["kind"] in ("fixed", "local_only")]
     if not chosen:
@@ -123,7 +124,17 @@ def local(rows: Rows, table: Callable[..., str]) -> list[str]:
         [method, variant, len(group), _spread(group, "accuracy", 2), group[0]["network_macs"] / 1e6]
         for (method, variant), group in _grouped(chosen, "method", "variant")
     ]
-    words = "`local_only`: trained as long, with the same teacher; named by the work that it may do, and its shape."
+    words = (
+        "`local_only` starts from nothing, and is trained for as many epochs on the same frames with the same teacher; "
+        "the product starts from trained ResNet-20 and ResNet-56 weights. Named by the work that it may do, and its "
+        "shape."
+    )
+    shapes = {summary[key] for key in sorted(summary) if key.startswith(_LOCAL) and key.endswith("_shapes")}
+    if shapes:
+        words += (
+            f" Only {', '.join(sorted(shapes))} of the planned shapes are trained, so the better one is not known: "
+            "the points over `local_only` may be fewer."
+        )
     return ["## Nothing sent, and everything", words, table(["method", "variant", "seeds", "right, %", "MMAC"], lines)]
 
 

@@ -76,6 +76,23 @@ def test_the_product_is_held_against_the_better_local_network_at_its_worst_level
     assert summary["points_over_local_only_at_equal_macs_best_level"] == pytest.approx(3.0)
 
 
+def test_the_better_local_network_counts_whichever_shape_it_has(results: dict[str, dict[str, Any]]) -> None:
+    first, second = units("local_only", "local_only")[:2]
+    results[first.key], results[second.key] = results[second.key], results[first.key]
+    assert summarise(PLAN, results)["points_over_local_only_at_equal_macs"] == pytest.approx(1.0)
+
+
+def test_a_local_network_that_is_not_there_is_counted_as_missing(results: dict[str, dict[str, Any]]) -> None:
+    key = "points_over_local_only_at_equal_macs"
+    assert f"{key}_shapes" not in summarise(PLAN, results)
+    del results[units("local_only", "local_only")[1].key]
+    summary = summarise(PLAN, results)
+    assert summary[key] == pytest.approx(2.0)
+    assert summary[f"{key}_shapes"] == "1 of 2"
+    del results[units("local_only", "local_only")[0].key]
+    assert f"{key}_shapes" not in summarise(PLAN, results), "without a number there is nothing to say"
+
+
 def test_one_model_for_all_rates_is_told_by_the_rate_at_which_it_costs_most(results: dict[str, dict[str, Any]]) -> None:
     product = points((20, 89.0), (60, 91.9))  # with deadzones, which the others do not have
     for point, size, right in zip(product["points"], (50, 200), (90.0, 92.0), strict=True):

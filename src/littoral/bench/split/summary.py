@@ -49,6 +49,7 @@ class Units:
     """Finished units by what one asks for."""
 
     def __init__(self, planned: Sequence[SplitUnit], results: Mapping[str, Result]) -> None:
+        self.planned = planned
         self.found: list[Found] = [(unit, results[unit.key]) for unit in planned if unit.key in results]
 
     def of(self, kind: str, method: str | None = None, variant: str | None = None) -> list[Found]:
@@ -179,24 +180,33 @@ def _distances(key: str, ours: Mapping[int, Curve], theirs: Mapping[int, Curve])
     return out
 
 
-def _over_local(units: Units, product: Sequence[Found], budget_macs: int, key: str) -> dict[str, Any]:
-    """At the level where it is least, by how much the product is above the better network that sends nothing."""
+def _over_local(units: Units, product: Sequence[Found], budget_macs: int, key: str) -> dict[str, float | str | None]:
+    """At the level where it is least, by how much the product is above the better network that sends nothing.
+
+    ``<key>_shapes`` says of how many of the planned networks that is, where some are not there.
+    """
     local: dict[int, float] = {}
     for unit, result in units.of("local_only", LOCAL):
         if unit.options["budget_macs"] == budget_macs:
             right = float(result["points"][0]["accuracy"])
             local[unit.seed] = max(right, local.get(unit.seed, 0.0))
     gaps = []
+    seeds = {unit.seed for unit, _ in product} & set(local)
+    wanted = [u for u in units.planned if u.kind == "local_only" and u.options["budget_macs"] == budget_macs]
+    there = {unit.key for unit, _ in units.of("local_only", LOCAL)}
+    shapes = [unit.key in there for unit in wanted if unit.seed in seeds]
     for unit, result in product:
         if unit.seed in local:
             gaps.append(min(point["accuracy"] for point in result["points"]) - local[unit.seed])
-    found = {key: _mean(gaps)}
+    found: dict[str, float | str | None] = {key: _mean(gaps)}
     if gaps:
         found[f"{key}_best_level"] = _mean(
             max(point["accuracy"] for point in result["points"]) - local[unit.seed]
             for unit, result in product
             if unit.seed in local
         )
+    if not all(shapes):
+        found[f"{key}_shapes"] = f"{sum(shapes)} of {len(shapes)}"
     return found
 
 
