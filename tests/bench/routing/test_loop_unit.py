@@ -18,6 +18,7 @@ from littoral.bench.exits.plan import quick_plan as quick_plan_of_exits
 from littoral.bench.exits.table import ExitTable
 from littoral.bench.exits.unit import ExitUnit
 from littoral.bench.routing import fitted
+from littoral.bench.routing.choose import NEAR
 from littoral.bench.routing.contenders import DEFAULT_SETTING, FAMILIES, SETTINGS
 from littoral.bench.routing.fitted import FittedSets
 from littoral.bench.routing.make import played_unit, trace_of
@@ -142,6 +143,7 @@ def test_the_document_of_units_has_rows_summary_and_what_others_made(made: Made,
     assert document["summary"]["cloud_label_gain_points_reason"].startswith("there are no rows of kind labels; ")
     assert document["rows"][-1] == {"exit_rate_recovery_fraction": 0.95, "kind": "drift", "commit": "d" * 12}
     assert document["config"]["missing"] == []
+    assert document["config"]["near_points"] == 100 * NEAR
     assert document["config"]["of_other_code"] == [unit.name for unit in (*planned, drift)]
     assert all(row["num_seeds"] == 1 for row in document["rows"][:-1])
 

@@ -18,6 +18,7 @@ from littoral.bench.exits.table import ExitTable
 from littoral.bench.exits.unit import ExitUnit
 from littoral.bench.fingerprint import fingerprint
 from littoral.bench.routing.averages import averaged, told
+from littoral.bench.routing.choose import NEAR
 from littoral.bench.routing.contenders import FAMILIES
 from littoral.bench.routing.measured import CODE_WITHOUT
 from littoral.bench.routing.plan import DEVICE_MS, full_plan, quick_plan
@@ -95,6 +96,7 @@ class LoopTable(UnitTable[LoopUnit]):
                 "shares_right": first.get("shares_right", {}),
                 "times": first.get("times", {}),
                 "chosen": {unit.name: done[unit.key]["result"]["chosen"] for unit in there if unit.kind == "policies"},
+                "near_points": 100 * NEAR,
                 "words": dict(WORDS),
             },
             seeds=sorted({unit.seed for unit in there}),
