@@ -68,7 +68,7 @@ def _local(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
 
 
 def _codec(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
-    from littoral.bench.split.points import codec_points
+    from littoral.bench.split.untrained_points import codec_points
 
     qualities = tuple(unit.options["qualities"])
     points = codec_points(
@@ -78,7 +78,7 @@ def _codec(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
 
 
 def _features(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
-    from littoral.bench.split.points import feature_points
+    from littoral.bench.split.untrained_points import feature_points
 
     return {
         "points": feature_points(
@@ -88,7 +88,7 @@ def _features(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
 
 
 def _fixed(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
-    from littoral.bench.split.points import fixed_points
+    from littoral.bench.split.untrained_points import fixed_points
 
     return {"points": fixed_points(material, unit.variant, frames=unit.frames, subset=unit.options["subset"])}
 
@@ -188,17 +188,17 @@ def _codec_exact(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result
 def _dense_fixed(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
     from littoral.bench.split.dense_units import dense_fixed
 
-    return dense_fixed(unit, material, tell)
+    return dense_fixed(unit, material.data, tell)
 
 
 def _dense_codec(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
     from littoral.bench.split.dense_units import dense_codec
 
-    return dense_codec(unit, material, tell)
+    return dense_codec(unit, material.data, tell)
 
 
 def _dense_split(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
-    from littoral.bench.split.dense_units import dense_split
+    from littoral.bench.split.dense_split_unit import dense_split
 
     return dense_split(unit, material, tell)
 
@@ -222,18 +222,18 @@ _MAKERS: dict[str, Callable[[SplitUnit, SplitMaterial, Tell], Result]] = {
 _MODULES: dict[str, tuple[str, ...]] = {
     "split": ("points", "training"),
     "local_only": ("local_only", "training"),
-    "codec": ("codecs", "material"),
-    "features": ("codecs", "material"),
-    "fixed": ("material",),
+    "codec": ("untrained_points",),
+    "features": ("untrained_points",),
+    "fixed": ("untrained_points",),
     "leakage": ("leakage",),
     "robust": ("robust",),
     "timing": ("field",),
     "link": ("link_row", "link_whole", "points"),
     "codec_speed": ("codec_speed",),
     "codec_exact": ("codec_exact",),
-    "dense_fixed": ("dense_rows",),
-    "dense_codec": ("dense_rows",),
-    "dense_split": ("dense_split", "dense_full"),
+    "dense_fixed": ("dense_units",),
+    "dense_codec": ("dense_units",),
+    "dense_split": ("dense_split_unit",),
 }
 
 
