@@ -160,6 +160,20 @@ def test_a_product_that_never_reaches_ninety_one_percent_says_what_it_reaches(
     assert "80.00 to 85.00 %" in summary["bytes_product_over_parity_at_91_reason"]
 
 
+def test_over_the_link_the_level_that_does_worst_against_webp_is_quoted(results: dict[str, dict[str, Any]]) -> None:
+    (unit,) = units("link", "link", f"{PIXELS}-40ms")
+    times = {"split": (80.0, 90.0, 70.0), "webp": (100.0, 100.0, 100.0), "split, device to cloud": (95.0, 110.0, 85.0)}
+    results[unit.key] = {
+        "points": [
+            {"way": way, "latency_ms": ms, "level": level} for way, row in times.items() for level, ms in enumerate(row)
+        ]
+    }
+    summary = summarise(PLAN, results)
+    assert summary["link_latency_split_over_webp"] == pytest.approx(0.9)
+    assert summary["link_latency_split_over_webp_pixels_40ms"] == pytest.approx(0.9)
+    assert summary["link_latency_device_over_webp_pixels_40ms"] == pytest.approx(1.1)
+
+
 def with_digests(results: dict[str, dict[str, Any]], split: str | None, derived: str | None) -> dict[str, Any]:
     """The summary with a split and all that derives from it, each with the digest of its codec; None: without one."""
     for kind in ("timing", "link", "leakage", "robust"):
