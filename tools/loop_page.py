@@ -275,7 +275,7 @@ def readme_table(document: dict[str, Any], table: Callable[..., str]) -> str:
         "*Oracle, by look*: it knows the link, and how often frames that look like this one are got right; it wants "
         "the best answer for its price, not the most right ones."
     )
-    words += _better_than_ours(here, summary) + _over_rules(summary)
+    words += _better_than_ours(here, summary) + _over_rules(summary, f"ours, as right as {best}")
     words += " All policies and links: [docs/results/loop.md](docs/results/loop.md). Made by `littoral bench loop`."
     return table(head, lines) + "\n\n" + words
 
@@ -305,15 +305,15 @@ def _better_than_ours(here: Rows, summary: dict[str, Any]) -> str:
     return words
 
 
-def _over_rules(summary: dict[str, Any]) -> str:
+def _over_rules(summary: dict[str, Any], ours: str) -> str:
     """What ours at the accuracy of WebP takes of the cheapest fixed rule that is as right."""
     time, size = (summary.get(f"{name}_over_cheapest_rule_equal_accuracy") for name in ("latency", "bytes"))
     if time is None:
         return ""
     of_bytes = "" if size is None else f" and {size:.1f} times its bytes"
     return (
-        f" Against the cheapest fixed rule that is as right as WebP the router takes, on its worst link, {time:.2f} "
-        f"times the time{of_bytes}."
+        f" Against the cheapest fixed rule that is as right as WebP, *{ours}* takes {time:.2f} times the time{of_bytes} "
+        "on its worst link."
     )
 
 

@@ -45,7 +45,7 @@ def assemble(
     if lines:
         parts.append(table(["what", "value", "how"], lines))
     if lines and others:
-        parts.append("More of the same; a network's name before a key says of which network it is:")
+        parts.append("More, without words of their own:")
     if others:
         parts.append(facts(others))
     if reasons := {key: value for key, value in summary.items() if key.endswith("_reason")}:

@@ -132,7 +132,7 @@ def local(rows: Rows, table: Callable[..., str], summary: Summary) -> list[str]:
     shapes = {summary[key] for key in sorted(summary) if key.startswith(_LOCAL) and key.endswith("_shapes")}
     if shapes:
         words += (
-            f" Only {', '.join(sorted(shapes))} of the planned shapes are trained, so the better one is not known: "
+            f" Of the planned shapes not all are trained ({', '.join(sorted(shapes))}), so the better one is not known: "
             "the points over `local_only` may be fewer."
         )
     return ["## Nothing sent, and everything", words, table(["method", "variant", "seeds", "right, %", "MMAC"], lines)]

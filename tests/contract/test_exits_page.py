@@ -63,7 +63,7 @@ def test_the_page_of_exits_has_its_tables_reasons_picture_and_what_is_missing(tm
 def test_a_number_without_words_stands_apart_and_leaves_no_cell_empty() -> None:
     page = make_docs.page("exits", document([]))
     summary = page.split("## Summary")[1].split("What has no number")[0]
-    first, others = summary.split("a network's name before a key says of which network it is:")
+    first, others = summary.split("More, without words of their own:")
     assert "| worst_user_points | -1 | of all users |" in first
     assert "|  |" not in first
     assert "| network | resnet20 |" in others

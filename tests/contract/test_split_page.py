@@ -123,8 +123,10 @@ def test_rows_over_the_link_say_whether_the_cloud_had_to_wait_for_a_processor() 
 
 
 def test_the_page_says_where_a_shape_of_what_sends_nothing_is_missing() -> None:
-    words = "of the planned shapes are trained, so the better one is not known"
-    assert f"Only 1 of 2 {words}" in page_of([], points_over_local_only_at_equal_macs_shapes="1 of 2")
+    words = "so the better one is not known"
+    assert f"Of the planned shapes not all are trained (1 of 2), {words}" in page_of(
+        [], points_over_local_only_at_equal_macs_shapes="1 of 2"
+    )
     assert words not in page_of([], points_over_local_only_at_equal_macs=4.98)
     assert "`local_only` starts from nothing" in page_of([])
 
