@@ -312,8 +312,8 @@ def _over_rules(summary: dict[str, Any], ours: str) -> str:
         return ""
     of_bytes = "" if size is None else f" and {size:.1f} times its bytes"
     return (
-        f" Against the cheapest fixed rule that is as right as WebP, *{ours}* takes {time:.2f} times the time{of_bytes} "
-        "on its worst link."
+        f" Against the cheapest fixed rule that is as right as WebP, *{ours}* takes {time:.2f} times the "
+        f"time{of_bytes} on its worst link."
     )
 
 
