@@ -132,8 +132,8 @@ def local(rows: Rows, table: Callable[..., str], summary: Summary) -> list[str]:
     shapes = {summary[key] for key in sorted(summary) if key.startswith(_LOCAL) and key.endswith("_shapes")}
     if shapes:
         words += (
-            f" Of the planned shapes not all are trained ({', '.join(sorted(shapes))}), so the better one is not known: "
-            "the points over `local_only` may be fewer."
+            f" Of the planned shapes not all are trained ({', '.join(sorted(shapes))}), so the better one is not known "
+            "and the points over `local_only` may be fewer."
         )
     return ["## Nothing sent, and everything", words, table(["method", "variant", "seeds", "right, %", "MMAC"], lines)]
 
