@@ -148,6 +148,12 @@ def test_the_document_of_units_has_rows_summary_and_what_others_made(made: Made,
     assert all(row["num_seeds"] == 1 for row in document["rows"][:-1])
 
 
+@pytest.fixture
+def exits_of_this_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading all sources takes a second."""
+    monkeypatch.setattr(ExitTable, "fingerprint_of", lambda table, unit: "this code")
+
+
 def save_drift(folder: Path, unit: ExitUnit, recovery: float, fingerprint: str = "f") -> None:
     result = {"exit_rate_recovery_fraction": recovery, "points": []}
     UnitStore[ExitUnit](folder).save(unit, fingerprint, {"commit": "d" * 40, "result": result})
@@ -159,6 +165,7 @@ def recovery_in(table: LoopTable, asked: TableRequest) -> tuple[float | None, st
     return summary[key], summary.get(f"{key}_reason", "")
 
 
+@pytest.mark.usefixtures("exits_of_this_code")
 def test_a_quick_run_s_rows_and_files_of_no_unit_are_not_taken_for_the_full_table_s(tmp_path: Path) -> None:
     full, quick = (next(u for u in plan() if u.kind == "drift") for plan in (full_plan_of_exits, quick_plan_of_exits))
     save_drift(tmp_path / "exits", full, 0.89)
@@ -169,15 +176,17 @@ def test_a_quick_run_s_rows_and_files_of_no_unit_are_not_taken_for_the_full_tabl
     assert recovery_in(LoopTable(), asked) == (0.89, "")
 
 
+@pytest.mark.usefixtures("exits_of_this_code")
 def test_what_other_code_made_of_exits_counts_only_where_other_code_s_units_do(tmp_path: Path) -> None:
     one, other = [unit for unit in full_plan_of_exits() if unit.kind == "drift"][:2]
     save_drift(tmp_path / "exits", one, 0.8)
-    save_drift(tmp_path / "exits", other, 0.9, ExitTable().fingerprint_of(other))
+    save_drift(tmp_path / "exits", other, 0.9, "this code")
     asked = TableRequest(data=None, work=tmp_path, rows=tmp_path / "loop")
     assert recovery_in(LoopTable(), asked)[0] == 0.9
     assert recovery_in(LoopTable(), replace(asked, any_code=True))[0] == pytest.approx(0.85)
 
 
+@pytest.mark.usefixtures("exits_of_this_code")
 def test_rows_of_exits_are_found_where_bench_exits_keeps_them_and_the_reason_names_the_option(tmp_path: Path) -> None:
     drift = next(unit for unit in full_plan_of_exits() if unit.kind == "drift")
     asked = TableRequest(data=None, work=tmp_path / "bench-loop", any_code=True)
