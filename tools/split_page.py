@@ -1,6 +1,6 @@
 """The page and the plot of the split table, from its document. Pure: text in, text out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from statistics import fmean
 from typing import Any
 
@@ -11,10 +11,15 @@ from result_page import FactsMaker, TableMaker, assemble
 
 Rows = list[dict[str, Any]]
 PLOT = "split.svg"
+Summary = dict[str, Any]
+_BUSY = 1.3
+"""Time over processor time, from where on a machine was not alone with what it measured."""
+_LOCAL = "points_over_local_only"
+_TOOK = ("seconds", "cpu_seconds")
 _CURVES = ("split", "codec", "features")
 _PLOT_WORDS = (
-    "Bytes with headers, but for *webp, no header*. Dashed: what sends nothing (`local_only` the better of its two "
-    "shapes) and what sends the frame losslessly."
+    "Bytes with headers, but for *webp, no header*. Dashed: what sends nothing (`local_only` the better of its "
+    "shapes that are there) and what sends the frame losslessly."
 )
 
 
@@ -23,8 +28,10 @@ def page(name: str, document: dict[str, Any], table: TableMaker, facts: FactsMak
     sections = []
     if plot(document) is not None:
         sections = ["## Accuracy against bytes", f"![right answers against bytes of a frame]({PLOT})", _PLOT_WORDS]
-    makers = (points, local, codecs, timing, link, leakage, robust, coder, split_dense_section.section)
-    sections += [part for make in makers for part in make(document["rows"], table)]
+    rows, summary = document["rows"], document["summary"]
+    sections += [*points(rows, table), *local(rows, table, summary), *codecs(rows, table)]
+    sections += [part for make in (timing, link, leakage, robust) for part in make(rows, table, summary)]
+    sections += [part for make in (coder, split_dense_section.section) for part in make(rows, table)]
     teacher = ", ".join(document["config"].get("teacher", []))
     intro = (
         f"CIFAR-10, {teacher} as teacher and tail, ResNet-20 as the device's network. Made by `littoral bench split`; "
@@ -108,7 +115,7 @@ def _device_share(summary: dict[str, Any]) -> str:
     return f" ({(summary.get('segment_macs', 0) + encoder) * share / encoder:.0%} of the whole network's work)"
 
 
-def local(rows: Rows, table: Callable[..., str]) -> list[str]:
+def local(rows: Rows, table: Callable[..., str], summary: Summary) -> list[str]:
     """What sends nothing, and what sends everything."""
     chosen = [row for row in rows if row["kind"] in ("fixed", "local_only")]
     if not chosen:
@@ -117,7 +124,17 @@ def local(rows: Rows, table: Callable[..., str]) -> list[str]:
         [method, variant, len(group), _spread(group, "accuracy", 2), group[0]["network_macs"] / 1e6]
         for (method, variant), group in _grouped(chosen, "method", "variant")
     ]
-    words = "`local_only`: trained as long, with the same teacher; named by the work that it may do, and its shape."
+    words = (
+        "`local_only` starts from nothing, and is trained for as many epochs on the same frames with the same teacher; "
+        "the product starts from trained ResNet-20 and ResNet-56 weights. Named by the work that it may do, and its "
+        "shape."
+    )
+    shapes = {summary[key] for key in sorted(summary) if key.startswith(_LOCAL) and key.endswith("_shapes")}
+    if shapes:
+        words += (
+            f" Of the planned shapes not all are trained ({', '.join(sorted(shapes))}), so the better one is not known "
+            "and the points over `local_only` may be fewer."
+        )
     return ["## Nothing sent, and everything", words, table(["method", "variant", "seeds", "right, %", "MMAC"], lines)]
 
 
@@ -136,23 +153,27 @@ def codecs(rows: Rows, table: Callable[..., str]) -> list[str]:
     return ["## Codecs into the same teacher", words, table(head, lines)]
 
 
-def timing(rows: Rows, table: Callable[..., str]) -> list[str]:
+def timing(rows: Rows, table: Callable[..., str], summary: Summary) -> list[str]:
     """Milliseconds on the device."""
     chosen = [row for row in rows if row["kind"] == "timing"]
     if not chosen:
         return []
     keys = ("variant", "level", "student_ms", "segment_ms", "encoder_ms", "coder_ms", "encode_ms")
     words = "Medians on ONNX Runtime, batch 1, one thread, in turns with the whole student."
+    took = [{**row, **{name: row.get(f"measured_{name}", row.get(name)) for name in _TOOK}} for row in chosen]
+    words += _busy(took, *_TOOK)
+    words += _codec_words(chosen, summary)
     return ["## Time on the device", words, table(list(keys), [[row[key] for key in keys] for row in chosen])]
 
 
-def link(rows: Rows, table: Callable[..., str]) -> list[str]:
+def link(rows: Rows, table: Callable[..., str], summary: Summary) -> list[str]:
     """Device to cloud to device."""
     chosen = [row for row in rows if row["kind"] == "link"]
     if not chosen:
         return []
     keys = ("variant", "way", "level", "quality", "accuracy", "bytes", "latency_ms", "latency_ms_p95", "segment_ms",
-            "encode_ms", "up_ms", "queue_ms", "tail_ms", "down_ms", "road_ms")  # fmt: skip
+            "encode_ms", "up_ms", "queue_ms", "tail_ms", "tail_cpu_ms", "down_ms", "road_ms")  # fmt: skip
+    keys = keys if any("tail_cpu_ms" in row for row in chosen) else tuple(key for key in keys if key != "tail_cpu_ms")
     rate = chosen[0]["bits_per_second"] / 1e6
     words = (
         f"A relay between loopback sockets lets {rate:g} Mbit/s through each way; the milliseconds in the variant's "
@@ -161,10 +182,14 @@ def link(rows: Rows, table: Callable[..., str]) -> list[str]:
         "*Device to cloud*: `device.infer` over the "
         "wire that ships, with its own time for both ways together."
     )
+    words += _busy(chosen, "tail_ms", "tail_cpu_ms")
+    if unknown := _variants(row for row in chosen if row["way"] == "split" and "tail_cpu_ms" not in row):
+        words += f" Whether other programs kept the machine busy was not recorded: {unknown}."
+    words += _codec_words(chosen, summary)
     return ["## Over a slow link", words, table(list(keys), [[row.get(key) for key in keys] for row in chosen])]
 
 
-def leakage(rows: Rows, table: Callable[..., str]) -> list[str]:
+def leakage(rows: Rows, table: Callable[..., str], summary: Summary) -> list[str]:
     """What can be seen in the symbols."""
     chosen = [row for row in rows if row["kind"] == "leakage"]
     if not chosen:
@@ -174,17 +199,37 @@ def leakage(rows: Rows, table: Callable[..., str]) -> list[str]:
         for row in chosen
     ]
     words = "A decoder trained to rebuild frames from the symbols, on held-out frames. Other attackers may do better."
+    words += _codec_words(chosen, summary)
     return ["## Leakage", words, table(["variant", "level", "PSNR, dB", "SSIM"], lines)]
 
 
-def robust(rows: Rows, table: Callable[..., str]) -> list[str]:
+def robust(rows: Rows, table: Callable[..., str], summary: Summary) -> list[str]:
     """Bytes and accuracy under corruptions."""
     chosen = [row for row in rows if row["kind"] == "robust"]
     if not chosen:
         return []
     keys = ("variant", "corruption", "severity", "level", "accuracy", "bytes", "bytes_p95", "refused")
     words = "`refused`: frames over their level's ceiling, sent at a coarser one."
+    words += _codec_words(chosen, summary)
     return ["## Under corruption", words, table(list(keys), [[row[key] for key in keys] for row in chosen])]
+
+
+def _busy(rows: Rows, wall: str, cpu: str) -> str:
+    """A sentence where it took so much longer than a processor was had for that other programs must have run."""
+    found = [row for row in rows if row.get(wall) and row.get(cpu) and row[wall] > _BUSY * row[cpu]]
+    return f" Measured on a machine that was busy with other programs: {_variants(found)}." if found else ""
+
+
+def _codec_words(rows: Rows, summary: Summary) -> str:
+    """A sentence where the summary says that a codec is not the split row's."""
+    found = [row for row in rows if f"{row['kind']}_{row['variant'].replace('-', '_')}_codec" in summary]
+    if not found:
+        return ""
+    return f" Their codec is another than that of the split's own rows, or it is not known which: {_variants(found)}."
+
+
+def _variants(rows: Iterable[dict[str, Any]]) -> str:
+    return ", ".join(dict.fromkeys(row["variant"] for row in rows))
 
 
 def coder(rows: Rows, table: Callable[..., str]) -> list[str]:
@@ -192,7 +237,8 @@ def coder(rows: Rows, table: Callable[..., str]) -> list[str]:
     chosen = [row for row in rows if row["kind"] == "codec_speed"]
     if not chosen:
         return []
-    left_out = {"kind", "method", "variant", "seed", "teacher", "test_frames", "epochs", "train_frames", "seconds"}
+    left_out = {"kind", "method", "variant", "seed", "teacher", "test_frames", "epochs", "train_frames", "seconds",
+                "cpu_seconds"}  # fmt: skip
     lines = [[key, value] for key, value in chosen[0].items() if key not in left_out]
     return ["## The coder", table(["what", "value"], lines)]
 

@@ -58,3 +58,15 @@ def test_the_page_of_exits_has_its_tables_reasons_picture_and_what_is_missing(tm
     picture = (tmp_path / "docs" / "results" / "exits.svg").read_text()
     assert "personal, labels 88.0" in picture
     assert make_docs.main(["--check"], tmp_path) == 0
+
+
+def test_a_number_without_words_stands_apart_and_leaves_no_cell_empty() -> None:
+    page = make_docs.page("exits", document([]))
+    summary = page.split("## Summary")[1].split("What has no number")[0]
+    first, others = summary.split("More, without words of their own:")
+    assert "| worst_user_points | -1 | of all users |" in first
+    assert "|  |" not in first
+    assert "| network | resnet20 |" in others
+    made = document([])
+    made["config"]["words"] = {}
+    assert "| worst_user_points | -1 |\n" in make_docs.page("exits", made)

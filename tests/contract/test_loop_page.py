@@ -86,6 +86,29 @@ def test_the_readme_says_where_a_fixed_rule_is_better_than_the_router() -> None:
     assert "the router does not win here: *below 0.9 png* is no less right" in make_docs.README_TABLES["loop"](made)
 
 
+def test_the_readme_has_the_thresholds_that_reach_webp_s_accuracy_and_what_ours_takes_of_them() -> None:
+    made = document([])
+    below = [row(f"below {share} webp 95", "offload by confidence", 92.8, 9.5, 30.0) for share in (0.7, 0.9)]
+    made["rows"] += averaged(below)
+    made["summary"]["latency_over_cheapest_rule_equal_accuracy"] = 1.4
+    readme = make_docs.README_TABLES["loop"](made)
+    assert "| below 0.7 webp 95 | 92.8 | 9.5 |" in readme
+    assert "| below 0.9 webp 95 | 92.8 | 9.5 |" in readme
+    assert "*ours, as right as webp 95* takes 1.40 times the time on its worst link." in readme
+    made["summary"]["bytes_over_cheapest_rule_equal_accuracy"] = 5.3
+    assert "1.40 times the time and 5.3 times its bytes on its worst link." in make_docs.README_TABLES["loop"](made)
+
+
+def test_the_page_says_how_near_prices_had_to_come_and_which_rule_is_cheapest() -> None:
+    made = document([])
+    assert "as WebP at this quality." in make_docs.page("loop", made)
+    made["config"]["near_points"] = 0.5
+    made["summary"]["cheapest_rules"] = "lte-drive: below 0.7 webp 95 (1.40 of its time)"
+    page = make_docs.page("loop", made)
+    assert "as WebP at this quality, less 0.5 points at most." in page
+    assert "what ours takes of theirs: lte-drive: below 0.7 webp 95 (1.40 of its time)." in page
+
+
 def test_the_readme_gets_its_lines(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("# L\n<!-- loop -->\nold\n<!-- /loop -->\nend\n")
     written(tmp_path, [])

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 import make_docs  # noqa: E402 -- a script, not a package
@@ -81,6 +83,59 @@ def test_the_page_of_split_has_its_curves_its_reasons_and_what_is_missing(tmp_pa
     assert make_docs.main(["--check"], tmp_path) == 0
     drawn.write_text("<svg/>")
     assert make_docs.main(["--check"], tmp_path) == 1
+
+
+TIMES = {"student_ms": 1.0, "segment_ms": 0.4, "encoder_ms": 0.4, "coder_ms": 0.1, "encode_ms": 0.5, "level": 0}
+BUSY = "Measured on a machine that was busy with other programs"
+
+
+def page_of(rows: list[dict[str, Any]], **summary: Any) -> str:
+    made = document([])
+    made["rows"], made["summary"] = [*made["rows"], *rows], made["summary"] | summary
+    return make_docs.page("split", made)
+
+
+@pytest.mark.parametrize(
+    ("took", "busy"),
+    [
+        ({"seconds": 110.0, "cpu_seconds": 23.0}, True),
+        ({"seconds": 129.0, "cpu_seconds": 100.0}, False),
+        ({"seconds": 110.0}, False),
+        ({"seconds": 110.0, "cpu_seconds": 23.0, "measured_seconds": 5.0, "measured_cpu_seconds": 4.9}, False),
+        ({"seconds": 110.0, "cpu_seconds": 100.0, "measured_seconds": 5.0, "measured_cpu_seconds": 2.0}, True),
+    ],
+    ids=["busy", "alone", "not known", "busy before", "busy while it measured"],
+)
+def test_times_of_a_machine_that_was_busy_say_so(took: dict[str, float], busy: bool) -> None:
+    page = page_of([row("timing", "timing", "layer2.1", **TIMES, **took)])
+    assert (f"{BUSY}: layer2.1." in page) == busy
+
+
+def test_rows_over_the_link_say_whether_the_cloud_had_to_wait_for_a_processor() -> None:
+    link = {"way": "split", "level": 0, "bits_per_second": 1e6, "tail_ms": 21.0}
+    old = page_of([row("link", "link", "x-40ms", **link)])
+    assert "Whether other programs kept the machine busy was not recorded: x-40ms." in old
+    assert "tail_cpu_ms" not in old
+    assert f"{BUSY}: x-40ms." in page_of([row("link", "link", "x-40ms", **link, tail_cpu_ms=3.0)])
+    alone = page_of([row("link", "link", "x-40ms", **link, tail_cpu_ms=20.0)])
+    assert BUSY not in alone
+    assert "not recorded" not in alone
+
+
+def test_the_page_says_where_a_shape_of_what_sends_nothing_is_missing() -> None:
+    words = "so the better one is not known"
+    assert f"Of the planned shapes not all are trained (1 of 2), {words}" in page_of(
+        [], points_over_local_only_at_equal_macs_shapes="1 of 2"
+    )
+    assert words not in page_of([], points_over_local_only_at_equal_macs=4.98)
+    assert "`local_only` starts from nothing" in page_of([])
+
+
+def test_rows_of_another_codec_than_the_split_s_say_so() -> None:
+    rows = [row("leakage", "leakage", "x", level=0, psnr_db=1.0, ssim=0.1)]
+    words = "Their codec is another than that of the split's own rows, or it is not known which: x."
+    assert words in page_of(rows, leakage_x_codec="another")
+    assert words not in page_of(rows, robust_x_codec="another")
 
 
 def test_many_missing_units_are_named_at_the_end_of_the_page(tmp_path: Path) -> None:

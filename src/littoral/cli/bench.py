@@ -68,7 +68,11 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     loop.add_argument(
         "--device-ms", type=float, help="milliseconds that the device's whole network takes: its speed (default: 8)"
     )
-    loop.add_argument("--exits", type=Path, help="where 'bench exits' keeps its units (default: exits beside ROWS)")
+    loop.add_argument(
+        "--exits",
+        type=Path,
+        help="where 'bench exits' keeps its units (default: where it does by default; with --rows: exits beside ROWS)",
+    )
     for table in (demo, runtime, *resumable.values()):
         table.add_argument("--out", type=Path, help="also write the document to this file")
         table.add_argument("--json", action="store_true", help="print only the JSON line")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import exit_world
 import numpy as np
+import pytest
 
-from littoral.bench.exits.measure import user_rows
+from littoral.bench.exits import latency, measure
+from littoral.bench.exits.measure import GENERIC, Case, shipped_heads, user_rows
 from littoral.bench.exits.risk_sim import risk_rows
-from littoral.bench.exits.scored import Outcome, equal_accuracy, split_calibration, within_budget
+from littoral.bench.exits.scored import Outcome, equal_accuracy, score, split_calibration, within_budget
 from littoral.bench.exits.strangers import removal_row, stranger_row
 from littoral.core.personal import PersonalConfig
 
@@ -42,8 +45,29 @@ def test_hindsight_takes_the_cheapest_that_is_right_enough_and_a_budget_the_most
     assert found is not None
     assert found.compute == 0.5
     assert equal_accuracy(steps, 95) is None
+    found = equal_accuracy([*steps, outcome(89.9, 0.2)], 90)
+    assert found is not None
+    assert found.compute == 0.5, "a tenth of a point below is not equal"
     assert within_budget(steps, 0.75).compute == 0.7
     assert within_budget(steps, 0.1).compute == 0.3
+
+
+def test_equal_accuracy_is_that_of_the_shipped_network_wherever_it_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def equal(outcomes: Any, wanted: float) -> Outcome:
+        asked.append(wanted)
+        return outcome(90, 0.5)
+
+    for module in (measure, latency):
+        monkeypatch.setattr(module, "equal_accuracy", equal)
+    chain, seen = exit_world.chain(), exit_world.seen(sizes=(60, 60, 60))
+    ways = latency.operating_points(chain, seen)
+    shipped = score(shipped_heads(chain), seen.test, (1.0,) * len(chain.exits)).shipped_right
+    assert asked == [pytest.approx(shipped)] * (len(ways) // 2)
+    asked.clear()
+    row = measure.measured(Case(method=GENERIC, heads=shipped_heads(chain), num_frames=0), seen, chain.costs())
+    assert asked == pytest.approx([shipped, row["full_right"]], abs=0.01)
 
 
 def test_the_gate_gives_strangers_back_to_the_shipped_network_and_costs_the_user_little() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from littoral.bench.exits.plan import full_plan, quick_plan
-from littoral.bench.exits.summary import KEYS, summarise
+from littoral.bench.exits.summary import KEYS, WORDS, summarise
 from littoral.bench.exits.unit import ExitUnit
 from littoral.bench.rows import chosen_by_name
 
@@ -59,6 +59,19 @@ def test_gains_are_of_the_quarter_whom_the_shipped_network_knows_least_and_worst
 def test_without_any_unit_every_key_is_null_with_a_reason() -> None:
     out = summarise(full_plan(), {})
     assert all(out[key] is None and out[f"{key}_reason"] for key in KEYS)
+
+
+def test_every_key_that_is_asked_for_has_words_and_work_is_told_with_a_forward_pass_too() -> None:
+    assert set(KEYS) <= set(WORDS)
+    unit = ExitUnit(kind="cost", network="resnet56")
+    point = {
+        "full_over_ours": 206.4, "full_over_ours_with_forward": 13.98, "published_over_ours": 93.56,
+        "published_over_ours_with_forward": 6.34, "peak_extra_memory_bytes": 220_560,
+    }  # fmt: skip
+    out = summarise([unit], {unit.key: {"points": [point]}})
+    told = {key for key in out if "flops" in key and not key.startswith("resnet56_")}
+    assert told <= set(WORDS)
+    assert out["flops_full_finetune_over_ours_with_forward"] == 13.98
 
 
 def test_units_have_keys_of_their_own_and_are_chosen_by_the_beginning_of_their_names() -> None:

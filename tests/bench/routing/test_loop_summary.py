@@ -50,6 +50,45 @@ def test_more_than_half_a_point_below_webp_is_no_equal_accuracy_and_says_so() ->
     assert "no price was right often enough" in none["bytes_over_webp_equal_accuracy_reason"]
 
 
+BELOW = row("below 0.7 webp 95", "offload by confidence", 92.6, 9.0, 20.0)
+DEAR = row("below 0.9 webp 95", "offload by confidence", 92.6, 30.0, 10.0)
+FAR = row("below 0.5 webp 95", "offload by confidence", 92.4, 8.0, 5.0)
+TIME, BYTES = "latency_over_cheapest_rule_equal_accuracy", "bytes_over_cheapest_rule_equal_accuracy"
+
+
+def on(trace: str, *rows: Row, **changed: Any) -> list[Row]:
+    return [{**each, "trace": trace, **changed} for each in rows]
+
+
+def test_at_webp_s_accuracy_ours_is_held_against_the_cheapest_fixed_rule_too() -> None:
+    found = summarise(averaged([*ALL_ROWS, BELOW, DEAR, FAR]))
+    assert found[TIME] == pytest.approx(10 / 9, abs=1e-4)
+    assert found[BYTES] == pytest.approx(40 / 20)
+    assert found["cheapest_rules"] == (
+        "wifi-walk: below 0.7 webp 95 (1.11 of its time, 2.00 of its bytes, +0.00 points)"
+    )
+    assert summarise(averaged(ALL_ROWS))[TIME] == pytest.approx(0.25), "WebP itself is a fixed rule"
+
+
+def test_the_worst_link_is_quoted_and_one_where_webp_is_no_better_than_the_device_is_not_counted() -> None:
+    lte = [*on("lte-drive", *ALL_ROWS), *on("lte-drive", BELOW, latency_ms=5.0, bytes_per_frame=30.0)]
+    lost = on("outage", *ALL_ROWS, BELOW, latency_ms=1.0)
+    lost = [{**each, "accuracy": 70.0} if each["family"] == "cloud only" else each for each in lost]
+    found = summarise(averaged([*ALL_ROWS, BELOW, *lte, *lost]))
+    assert found[TIME] == pytest.approx(10 / 5)
+    assert found[BYTES] == pytest.approx(40 / 20)
+    assert [each.split(":")[0] for each in found["cheapest_rules"].split("; ")] == ["wifi-walk", "lte-drive"]
+
+
+def test_a_rule_that_sends_nothing_leaves_no_share_of_bytes_and_says_so() -> None:
+    found = summarise(averaged([*ALL_ROWS, row("exits, risk 0.1", "static exits", 92.9, 5.0, 0.0)]))
+    assert found[TIME] == pytest.approx(2.0)
+    assert found[BYTES] is None
+    assert found[f"{BYTES}_reason"] == "on wifi-walk exits, risk 0.1 sends nothing"
+    far = {**LIKE_WEBP, "accuracy": 92.4}
+    assert summarise(averaged([DEVICE, WEBP, BELOW, far]))[TIME] is None, "ours is not as right"
+
+
 def test_a_policy_that_is_nowhere_worse_is_named_with_its_trace() -> None:
     better = row("below 0.9 split", "offload by confidence", 93.5, 12.0, 49.0)
     elsewhere = {**better, "trace": "fixed"}

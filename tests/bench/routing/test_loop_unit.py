@@ -13,7 +13,12 @@ import pytest
 from loop_world import small_halves, unit_of
 from made_once import made_once, run_folder
 
+from littoral.bench.exits.plan import full_plan as full_plan_of_exits
+from littoral.bench.exits.plan import quick_plan as quick_plan_of_exits
+from littoral.bench.exits.table import ExitTable
+from littoral.bench.exits.unit import ExitUnit
 from littoral.bench.routing import fitted
+from littoral.bench.routing.choose import NEAR
 from littoral.bench.routing.contenders import DEFAULT_SETTING, FAMILIES, SETTINGS
 from littoral.bench.routing.fitted import FittedSets
 from littoral.bench.routing.make import played_unit, trace_of
@@ -22,6 +27,7 @@ from littoral.bench.routing.run import StreamConfig
 from littoral.bench.routing.table import LoopTable, kept_traces
 from littoral.bench.routing.traces import KINDS
 from littoral.bench.rows import TableRequest, chosen_by_name
+from littoral.bench.store import UnitStore
 from littoral.core.route_plan import Prices
 
 Made = Callable[..., dict[str, Any]]
@@ -127,20 +133,70 @@ def test_the_document_of_units_has_rows_summary_and_what_others_made(made: Made,
     done = {
         unit.key: {"commit": "c" * 40, "result": made(unit.kind, unit.trace), "fingerprint": "f"} for unit in planned
     }
-    exits = tmp_path / "exits"
-    exits.mkdir()
-    (exits / "drift-1.json").write_text(
-        json.dumps({"commit": "d" * 40, "result": {"exit_rate_recovery_fraction": 0.95, "points": [1]}})
-    )
-    (exits / "drift-2.json").write_text("no JSON")
-    document = LoopTable().document(planned, done, TableRequest(data=None, work=tmp_path, rows=tmp_path / "loop"))
+    exits = UnitStore[ExitUnit](tmp_path / "exits")
+    drift = next(unit for unit in full_plan_of_exits() if unit.kind == "drift")
+    exits.save(drift, "f", {"commit": "d" * 40, "result": {"exit_rate_recovery_fraction": 0.95, "points": [1]}})
+    asked = TableRequest(data=None, work=tmp_path, rows=tmp_path / "loop", any_code=True)
+    document = LoopTable().document(planned, done, asked)
     assert document["summary"]["exit_rate_recovery_fraction"] == 0.95
     assert document["summary"]["cloud_label_gain_points"] is None
-    assert document["summary"]["cloud_label_gain_points_reason"] == "there are no rows of kind labels"
+    assert document["summary"]["cloud_label_gain_points_reason"].startswith("there are no rows of kind labels; ")
     assert document["rows"][-1] == {"exit_rate_recovery_fraction": 0.95, "kind": "drift", "commit": "d" * 12}
     assert document["config"]["missing"] == []
-    assert document["config"]["of_other_code"] == [unit.name for unit in planned]
+    assert document["config"]["near_points"] == 100 * NEAR
+    assert document["config"]["of_other_code"] == [unit.name for unit in (*planned, drift)]
     assert all(row["num_seeds"] == 1 for row in document["rows"][:-1])
+
+
+@pytest.fixture
+def exits_of_this_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading all sources takes a second."""
+    monkeypatch.setattr(ExitTable, "fingerprint_of", lambda table, unit: "this code")
+
+
+def save_drift(folder: Path, unit: ExitUnit, recovery: float, fingerprint: str = "f") -> None:
+    result = {"exit_rate_recovery_fraction": recovery, "points": []}
+    UnitStore[ExitUnit](folder).save(unit, fingerprint, {"commit": "d" * 40, "result": result})
+
+
+def recovery_in(table: LoopTable, asked: TableRequest) -> tuple[float | None, str]:
+    summary = table.document([], {}, asked)["summary"]
+    key = "exit_rate_recovery_fraction"
+    return summary[key], summary.get(f"{key}_reason", "")
+
+
+@pytest.mark.usefixtures("exits_of_this_code")
+def test_a_quick_run_s_rows_and_files_of_no_unit_are_not_taken_for_the_full_table_s(tmp_path: Path) -> None:
+    full, quick = (next(u for u in plan() if u.kind == "drift") for plan in (full_plan_of_exits, quick_plan_of_exits))
+    save_drift(tmp_path / "exits", full, 0.89)
+    save_drift(tmp_path / "exits", quick, 0.11)
+    (tmp_path / "exits" / "drift-1.json").write_text(json.dumps({"result": {"exit_rate_recovery_fraction": 0.2}}))
+    (tmp_path / "exits" / "drift-2.json").write_text("no JSON")
+    asked = TableRequest(data=None, work=tmp_path, rows=tmp_path / "loop", any_code=True)
+    assert recovery_in(LoopTable(), asked) == (0.89, "")
+
+
+@pytest.mark.usefixtures("exits_of_this_code")
+def test_what_other_code_made_of_exits_counts_only_where_other_code_s_units_do(tmp_path: Path) -> None:
+    one, other = [unit for unit in full_plan_of_exits() if unit.kind == "drift"][:2]
+    save_drift(tmp_path / "exits", one, 0.8)
+    save_drift(tmp_path / "exits", other, 0.9, "this code")
+    asked = TableRequest(data=None, work=tmp_path, rows=tmp_path / "loop")
+    assert recovery_in(LoopTable(), asked)[0] == 0.9
+    assert recovery_in(LoopTable(), replace(asked, any_code=True))[0] == pytest.approx(0.85)
+
+
+@pytest.mark.usefixtures("exits_of_this_code")
+def test_rows_of_exits_are_found_where_bench_exits_keeps_them_and_the_reason_names_the_option(tmp_path: Path) -> None:
+    drift = next(unit for unit in full_plan_of_exits() if unit.kind == "drift")
+    asked = TableRequest(data=None, work=tmp_path / "bench-loop", any_code=True)
+    value, why = recovery_in(LoopTable(), asked)
+    assert value is None
+    assert "--exits" in why
+    save_drift(tmp_path / "bench-exits" / "rows", drift, 0.9)
+    assert recovery_in(LoopTable(), asked) == (0.9, "")
+    save_drift(tmp_path / "elsewhere", drift, 0.7)
+    assert recovery_in(LoopTable(exits=tmp_path / "elsewhere"), asked) == (0.7, "")
 
 
 def test_users_trace_files_are_kept_by_their_content_and_play(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs the cloud extra")
 
 from littoral.bench.dense_data import Boxed, Segmented  # noqa: E402
-from littoral.bench.split import dense_units  # noqa: E402
+from littoral.bench.split import dense_split_unit, dense_units  # noqa: E402
 from littoral.bench.split.dense_full import DenseTraining, _from_features, train_dense  # noqa: E402
 from littoral.bench.split.dense_networks import DenseNetwork  # noqa: E402
 from littoral.bench.split.dense_rows import device_only_row  # noqa: E402
@@ -172,8 +172,9 @@ def test_the_tables_units_are_made_of_the_network_and_of_the_folders_frames(
         return DenseSplit(bottleneck=dense_bottleneck(SHAPE).eval(), tail=tail_of(segmenter.model, "stage"), head=None)
 
     monkeypatch.setattr(dense_units, "load_dense_network", lambda folder, name: segmenter)
-    monkeypatch.setattr(dense_units, "load_camvid", load)
-    monkeypatch.setattr(dense_units, "train_dense", train)
+    for module in (dense_units, dense_split_unit):
+        monkeypatch.setattr(module, "load_camvid", load)
+    monkeypatch.setattr(dense_split_unit, "train_dense", train)
     points = {}
     for unit in quick_plan():
         if unit.kind.startswith("dense_"):

@@ -45,6 +45,7 @@ def test_the_steps_of_a_way_are_told_apart_and_add_up() -> None:
     with Relay(spec, echo) as relay, PlainSocket(relay.port) as road:
         quick, slow = measure_ways(road, ways, [0, 1], rounds=3)
     assert slow["tail_ms"] >= 20 > quick["tail_ms"]
+    assert slow["tail_cpu_ms"] < 10, "it slept"
     assert quick["up_ms"] >= 2 - 0.1
     assert quick["down_ms"] >= 2 - 0.1
     assert quick["bytes"] == 20

@@ -10,7 +10,7 @@ import pytest
 
 from littoral.bench.rows import TableRequest
 from littoral.bench.split.plan import ENCODER_MACS, PIXELS, SEGMENT, SEGMENT_MACS, full_plan
-from littoral.bench.split.summary import KEYS, summarise
+from littoral.bench.split.summary import ANOTHER_CODEC, KEYS, summarise
 from littoral.bench.split.table import SplitTable, flat_rows
 from littoral.bench.split.unit import SplitUnit
 from littoral.bench.store import UnitStore
@@ -74,6 +74,23 @@ def test_the_product_is_held_against_the_better_local_network_at_its_worst_level
     summary = summarise(PLAN, results)
     assert summary["points_over_local_only_at_equal_macs"] == pytest.approx(1.0)
     assert summary["points_over_local_only_at_equal_macs_best_level"] == pytest.approx(3.0)
+
+
+def test_the_better_local_network_counts_whichever_shape_it_has(results: dict[str, dict[str, Any]]) -> None:
+    first, second = units("local_only", "local_only")[:2]
+    results[first.key], results[second.key] = results[second.key], results[first.key]
+    assert summarise(PLAN, results)["points_over_local_only_at_equal_macs"] == pytest.approx(1.0)
+
+
+def test_a_local_network_that_is_not_there_is_counted_as_missing(results: dict[str, dict[str, Any]]) -> None:
+    key = "points_over_local_only_at_equal_macs"
+    assert f"{key}_shapes" not in summarise(PLAN, results)
+    del results[units("local_only", "local_only")[1].key]
+    summary = summarise(PLAN, results)
+    assert summary[key] == pytest.approx(2.0)
+    assert summary[f"{key}_shapes"] == "1 of 2"
+    del results[units("local_only", "local_only")[0].key]
+    assert f"{key}_shapes" not in summarise(PLAN, results), "without a number there is nothing to say"
 
 
 def test_one_model_for_all_rates_is_told_by_the_rate_at_which_it_costs_most(results: dict[str, dict[str, Any]]) -> None:
@@ -143,6 +160,48 @@ def test_a_product_that_never_reaches_ninety_one_percent_says_what_it_reaches(
     assert "80.00 to 85.00 %" in summary["bytes_product_over_parity_at_91_reason"]
 
 
+def test_over_the_link_the_level_that_does_worst_against_webp_is_quoted(results: dict[str, dict[str, Any]]) -> None:
+    (unit,) = units("link", "link", f"{PIXELS}-40ms")
+    times = {"split": (80.0, 90.0, 70.0), "webp": (100.0, 100.0, 100.0), "split, device to cloud": (95.0, 110.0, 85.0)}
+    results[unit.key] = {
+        "points": [
+            {"way": way, "latency_ms": ms, "level": level} for way, row in times.items() for level, ms in enumerate(row)
+        ]
+    }
+    summary = summarise(PLAN, results)
+    assert summary["link_latency_split_over_webp"] == pytest.approx(0.9)
+    assert summary["link_latency_split_over_webp_pixels_40ms"] == pytest.approx(0.9)
+    assert summary["link_latency_device_over_webp_pixels_40ms"] == pytest.approx(1.1)
+
+
+def with_digests(results: dict[str, dict[str, Any]], split: str | None, derived: str | None) -> dict[str, Any]:
+    """The summary with a split and all that derives from it, each with the digest of its codec; None: without one."""
+    for kind in ("timing", "link", "leakage", "robust"):
+        for unit in units(kind, kind):
+            if unit.variant.startswith(PIXELS):
+                ways = [{"way": way, "latency_ms": 1.0, "level": 0} for way in ("split", "webp")]
+                results[unit.key] = {"points": ways, **({} if derived is None else {"codec_digest": derived})}
+    if split is not None:
+        results[units("split", "product", PIXELS)[0].key]["codec_digest"] = split
+    return summarise(PLAN, results)
+
+
+@pytest.mark.parametrize(("split", "derived"), [("a", "b"), ("a", None), (None, "b"), (None, None)])
+def test_what_derives_from_a_split_says_where_its_codec_is_another(
+    results: dict[str, dict[str, Any]], split: str | None, derived: str | None
+) -> None:
+    summary = with_digests(results, split, derived)
+    told = {key for key, value in summary.items() if value == ANOTHER_CODEC}
+    derived_keys = {"timing_pixels", "link_pixels_40ms", "link_pixels_80ms", "leakage_pixels", "robust_pixels"}
+    assert told == {f"{key}_codec" for key in (*derived_keys, "link_latency_split_over_webp")}
+
+
+def test_what_derives_from_a_split_with_its_codec_says_nothing(results: dict[str, dict[str, Any]]) -> None:
+    summary = with_digests(results, "a", "a")
+    assert summary["link_latency_split_over_webp"] == 1.0
+    assert ANOTHER_CODEC not in summary.values()
+
+
 def test_the_document_has_a_flat_row_for_every_point(results: dict[str, dict[str, Any]]) -> None:
     done = {key: {"result": result, "seconds": 1.0, "commit": "abc"} for key, result in results.items()}
     document = SplitTable().document(PLAN, done, TableRequest(data=None, work=Path()))
@@ -152,6 +211,9 @@ def test_the_document_has_a_flat_row_for_every_point(results: dict[str, dict[str
     unit = units("split", "product", PIXELS)[0]
     first, _ = flat_rows(unit, done[unit.key])
     assert (first["method"], first["variant"], first["bytes"], first["seed"]) == ("product", PIXELS, 50, 0)
+    assert "cpu_seconds" not in first, "of an old unit"
+    (timed, *_) = flat_rows(unit, done[unit.key] | {"cpu_seconds": 0.5})
+    assert (timed["seconds"], timed["cpu_seconds"]) == (1.0, 0.5)
 
 
 def test_a_list_says_what_is_there_and_needs_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

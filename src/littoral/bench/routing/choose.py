@@ -26,7 +26,7 @@ MS_PRICES = (2e-4, 5e-4, 1e-3, 2e-3, 4e-3)
 BYTE_PRICES = (1e-6,)
 RISKS = (0.01, 0.05)
 NEAR = 0.005
-"""Half a point."""
+"""A price is right often enough where it is by so little less often than the picture: half a point."""
 
 
 @dataclass(frozen=True, kw_only=True)

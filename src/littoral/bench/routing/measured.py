@@ -2,7 +2,8 @@
 
 The device is ResNet-20 with three trained exits; the splits start from its features or from pixels and end in
 ResNet-56, as `littoral.bench.split` trains them; pictures go to the whole ResNet-56. Everything is computed once and
-kept in the work folder, for frames as they are (``clean``) and under one corruption each (``shifted``).
+kept in the work folder, for frames as they are (``clean``) and under one corruption each (``shifted``). The name of a
+file that is kept has the digest of all that its numbers hang on: where any of it is another, there is no such file.
 
 Axes: N frames, P answers of the device, L levels, K classes.
 """
@@ -19,16 +20,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
+from torch import nn
 
 from littoral.bench.alone import alone
+from littoral.bench.document import versions
 from littoral.bench.exits.bundles import PLACES, trained_chain, trained_exits
 from littoral.bench.exits.chain import Chain
 from littoral.bench.exits.material import ExitMaterial
+from littoral.bench.fingerprint import fingerprint
 from littoral.bench.split.codecs import PictureCodec, recode, why_not
 from littoral.bench.split.material import INPUT, STUDENT, Labels, SplitMaterial, outputs_of, torch_device
 from littoral.bench.split.plan import QUICK, Budget, product_training
-from littoral.bench.split.training import Trained, train_or_load
+from littoral.bench.split.training import Trained, codec_digest, train_or_load
 from littoral.bench.streams.corruptions import VERSION, corrupt_at
 from littoral.core.arrays import Float64s, FloatArray, Frame
 from littoral.core.codec import decode
@@ -39,6 +44,8 @@ from littoral.train.exits import ExitRecipe, train_exits
 
 World = Literal["clean", "shifted"]
 Say = Callable[..., None]
+CODE_WITHOUT = ("littoral.errors", "littoral.bench.document")
+"""What the fingerprint of this table's code leaves out: how errors are named and documents stamped."""
 SHIFTS = ("gaussian_noise", "defocus_blur", "contrast", "pixelate")
 SEVERITY = 3
 _SHIFT_SEED = 5
@@ -183,11 +190,29 @@ class LoopMaterial:
     def _budget(self) -> Budget:
         return QUICK if self.config.quick else Budget(epochs=self.config.epochs)
 
+    @cached_property
+    def device_digest(self) -> str:
+        """Names the device's network with its exits: trunk, stems, heads and temperatures."""
+        exits = [(e.place, e.head.digest().hex(), e.temperature) for e in self.exits.exits]
+        stems = [e.stem for e in self.exits.exits if e.stem is not None]
+        return _digest(json.dumps([exits, weights_digest(self.split.network(STUDENT), *stems)]))
+
+    @cached_property
+    def teacher_digest(self) -> str:
+        """Names the network that gets pictures."""
+        return weights_digest(self.split.network(self.teacher))
+
+    def split_digest(self, given: str) -> str:
+        """Names a split: its networks' weights, gains, tables and deadzones."""
+        trained = self.trained(given)
+        head = [] if trained.head is None else [trained.head]
+        weights = weights_digest(*head, trained.bottleneck, trained.tail)
+        return _digest(json.dumps([weights, codec_digest(trained.codec)]))
+
     # -- what they make of the frames ----------------------------------------------------------------------------------
 
     def device(self, world: World) -> Float64s:
         """Probabilities of each exit, then of the whole network: ``(N, P, K)``."""
-        heads = b"".join(exit.head.digest() for exit in self.exits.exits).hex()
 
         def make() -> dict[str, NDArray[Any]]:
             frames, early, deep = self.frames(world), list[list[FloatArray]](), list[FloatArray]()
@@ -201,14 +226,12 @@ class LoopMaterial:
             logits_NPK = np.stack([np.concatenate(part) for part in [*early, deep]], axis=1)
             return {"logits": logits_NPK.astype(np.float32)}
 
-        logits = self._kept(f"device-{world}", [world, heads], make)["logits"]
+        logits = self._kept(f"device-{world}", [world, self.device_digest], make)["logits"]
         return np.stack([softmax64(logits[:, p]) for p in range(logits.shape[1])], axis=1)
 
     def split_way(self, world: World, given: str) -> list[WayAnswers]:
         """By level. A payload that its level's ceiling refuses goes at the next coarser one, as on a device."""
         trained = self.trained(given)
-        weights = [*trained.bottleneck.state_dict().values(), *trained.tail.state_dict().values()]
-        told = hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for value in weights)).hexdigest()
 
         def make() -> dict[str, NDArray[Any]]:
             frames, levels = self.frames(world), trained.codec.num_levels
@@ -221,7 +244,7 @@ class LoopMaterial:
                     answers[rows, level], sizes[rows, level] = _through(trained, latents, level)
             return {"answers": answers, "bytes": sizes}
 
-        kept = self._kept(f"split-{given}-{world}", [world, told], make)
+        kept = self._kept(f"split-{given}-{world}", [world, self.split_digest(given)], make)
         pairs = zip(kept["answers"].T, kept["bytes"].T, strict=True)
         return [WayAnswers(answers_N=answers, bytes_N=sizes) for answers, sizes in pairs]
 
@@ -238,7 +261,7 @@ class LoopMaterial:
                 sizes += some
             return {"answers": np.concatenate(answers).astype(np.int64), "bytes": np.array(sizes, np.int64)}
 
-        told = [world, self.teacher, repr(CODECS[codec]), quality]
+        told = [world, self.teacher_digest, repr(CODECS[codec]), quality, PIL.__version__]
         kept = self._kept(f"{codec}-{quality}-{world}", told, make)
         return WayAnswers(answers_N=kept["answers"], bytes_N=kept["bytes"])
 
@@ -247,9 +270,14 @@ class LoopMaterial:
         return [(name, quality) for name, quality in self.config.pictures if why_not(CODECS[name]) is None]
 
     def _kept(self, name: str, told: Sequence[Any], make: Callable[[], dict[str, NDArray[Any]]]) -> dict[str, Any]:
-        """Arrays from the work folder, or made now."""
-        shifts = [SHIFTS, SEVERITY, _SHIFT_SEED, VERSION]
-        file = self._work / "loop" / f"{name}-{_digest(json.dumps([self.config.frames, shifts, *told]))}.npz"
+        """Arrays from the work folder, or made now.
+
+        Args:
+            told: What they hang on, beside frames, shifts and code.
+        """
+        shifts, code = [SHIFTS, SEVERITY, _SHIFT_SEED, VERSION], fingerprint([__name__], without=CODE_WITHOUT)
+        whole = json.dumps([self.config.frames, shifts, code, versions(), *told])
+        file = self._work / "loop" / f"{name}-{_digest(whole)}.npz"
         with alone(file.parent / name):
             if not file.is_file():
                 temporary = file.with_name(f".{file.stem}.{os.getpid()}.npz")
@@ -269,6 +297,15 @@ def _through(trained: Trained, latents: FloatArray, level: int) -> tuple[Labels,
         rows = np.flatnonzero(used == each)
         answers[rows] = trained.logits(np.stack([symbols[row] for row in rows]), int(each)).argmax(axis=1)
     return answers, [len(payload) for payload in payloads]
+
+
+def weights_digest(*networks: nn.Module) -> str:
+    """Names what these networks hold: the SHA-256 of all their tensors with their names."""
+    digest = hashlib.sha256()
+    for network in networks:
+        for name, value in network.state_dict().items():
+            digest.update(name.encode() + b"\0" + value.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _digest(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,21 +13,26 @@ from rich.console import Console
 from rich.table import Table
 
 from littoral.bench.document import make_document
+from littoral.bench.exits.plan import full_plan as full_plan_of_exits
+from littoral.bench.exits.table import ExitTable
+from littoral.bench.exits.unit import ExitUnit
 from littoral.bench.fingerprint import fingerprint
 from littoral.bench.routing.averages import averaged, told
+from littoral.bench.routing.choose import NEAR
 from littoral.bench.routing.contenders import FAMILIES
+from littoral.bench.routing.measured import CODE_WITHOUT
 from littoral.bench.routing.plan import DEVICE_MS, full_plan, quick_plan
 from littoral.bench.routing.summary import KEYS, WORDS, summarise
 from littoral.bench.routing.traces import KINDS, read_trace
 from littoral.bench.routing.unit import LoopUnit
-from littoral.bench.rows import TableRequest, of_other_code
+from littoral.bench.rows import TableRequest, of_other_code, split_done
 from littoral.bench.split.material import check_data
-from littoral.bench.table import Done, UnitTable, rows_of
+from littoral.bench.store import UnitStore
+from littoral.bench.table import Done, UnitTable
 
 OTHERS = ("drift", "labels")
-"""Kinds of rows that are made elsewhere, of a device and a cloud in one process: files ``<kind>-*.json``."""
+"""Kinds of units of `littoral bench exits` whose rows are here too: of a device and a cloud in one process."""
 _MODULES = ("littoral.bench.routing.make",)
-_WITHOUT = ("littoral.errors", "littoral.bench.document")
 _SECONDS_PER_FRAME = 0.00025
 
 
@@ -43,7 +47,8 @@ class LoopTable(UnitTable[LoopUnit]):
     traces: tuple[Path, ...] = ()
     """Files of users' links."""
     exits: Path | None = None
-    """Where `littoral bench exits` keeps its finished units; None is ``exits`` beside the loop's own."""
+    """Where `littoral bench exits` keeps its finished units; None is where it does while both tables are left to their
+    defaults, and where the loop's own are told, ``exits`` beside these."""
     keys = KEYS
     make = "littoral.bench.routing.make:make_unit"
 
@@ -54,7 +59,7 @@ class LoopTable(UnitTable[LoopUnit]):
         return full_plan(device_ms=self.device_ms, epochs=self.epochs, traces=traces)
 
     def fingerprint_of(self, unit: LoopUnit) -> str:
-        return fingerprint(_MODULES, without=_WITHOUT)
+        return fingerprint(_MODULES, without=CODE_WITHOUT)
 
     def check_data(self, asked: TableRequest) -> Path:
         return check_data(asked.data)
@@ -68,7 +73,8 @@ class LoopTable(UnitTable[LoopUnit]):
         yield units[1:], jobs
 
     def document(self, planned: Sequence[LoopUnit], done: Done, asked: TableRequest) -> dict[str, Any]:
-        others = list(rows_of_others(self.exits or rows_of(asked).parent / "exits"))
+        units, theirs = done_by_others(self._exits_folder(asked), any_code=asked.any_code)
+        others = list(rows_of_others(units, theirs))
         there = [unit for unit in planned if unit.key in done]
         rows = averaged(row for unit in there for row in flat_rows(unit, done[unit.key]))
         summary = summarise(rows, risk_rows=others)
@@ -78,7 +84,10 @@ class LoopTable(UnitTable[LoopUnit]):
             config={
                 "quick": asked.quick,
                 "missing": [unit.name for unit in planned if unit.key not in done],
-                "of_other_code": of_other_code(planned, done, self.fingerprint_of),
+                "of_other_code": [
+                    *of_other_code(planned, done, self.fingerprint_of),
+                    *of_other_code(units, theirs, ExitTable().fingerprint_of),
+                ],
                 "stream": {"period_ms": there[0].period_ms, "in_flight": there[0].in_flight,
                            "deadline_ms": there[0].deadline_ms, "device_ms": there[0].device_ms,
                            **there[0].options} if there else {},
@@ -87,12 +96,18 @@ class LoopTable(UnitTable[LoopUnit]):
                 "shares_right": first.get("shares_right", {}),
                 "times": first.get("times", {}),
                 "chosen": {unit.name: done[unit.key]["result"]["chosen"] for unit in there if unit.kind == "policies"},
+                "near_points": 100 * NEAR,
                 "words": dict(WORDS),
             },
             seeds=sorted({unit.seed for unit in there}),
             rows=[*told(rows), *(_flat(row) for row in others)],
             summary={**summary, "units_done": len(there), "units_planned": len(planned)},
         )  # fmt: skip
+
+    def _exits_folder(self, asked: TableRequest) -> Path:
+        if self.exits is not None:
+            return self.exits
+        return asked.work.with_name("bench-exits") / "rows" if asked.rows is None else asked.rows.parent / "exits"
 
     def show(self, document: Mapping[str, Any], console: Console) -> None:
         columns = (
@@ -149,16 +164,19 @@ def kept_traces(files: Sequence[Path], work: Path) -> dict[str, str]:
     return kept
 
 
-def rows_of_others(folder: Path) -> Iterator[dict[str, Any]]:
-    """Finished units of the kinds that are made elsewhere: their results, with the kind and the commit."""
-    for kind in OTHERS:
-        for file in sorted(folder.glob(f"{kind}-*.json")):
-            try:
-                document = json.loads(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                continue
-            if isinstance(document, dict) and isinstance(document.get("result"), dict):
-                yield {**document["result"], "kind": kind, "commit": str(document.get("commit", "unknown"))[:12]}
+def done_by_others(folder: Path, *, any_code: bool) -> tuple[list[ExitUnit], dict[str, dict[str, Any]]]:
+    """The units of `OTHERS` of the full table of exits, and of these the finished ones by key."""
+    units = [unit for unit in full_plan_of_exits() if unit.kind in OTHERS]
+    done, _ = split_done(units, UnitStore[ExitUnit](folder), ExitTable().fingerprint_of, any_code=any_code)
+    return units, done
+
+
+def rows_of_others(units: Sequence[ExitUnit], done: Done) -> Iterator[dict[str, Any]]:
+    """Results of the finished units that are made elsewhere, with the kind and the commit."""
+    for unit in units:
+        if unit.key in done:
+            document = done[unit.key]
+            yield {**document["result"], "kind": unit.kind, "commit": document["commit"][:12]}
 
 
 def flat_rows(unit: LoopUnit, document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

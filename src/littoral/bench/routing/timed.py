@@ -5,6 +5,7 @@ device that is asked for; the cloud's are taken as they are.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -14,13 +15,15 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 
 from littoral.bench.alone import alone
-from littoral.bench.document import machine
+from littoral.bench.document import machine, versions
 from littoral.bench.exits.chain import Step, step_of
 from littoral.bench.exits.latency import whole_network
-from littoral.bench.routing.measured import CODECS, LoopMaterial
+from littoral.bench.fingerprint import fingerprint
+from littoral.bench.routing.measured import CODE_WITHOUT, CODECS, LoopMaterial
 from littoral.bench.split.codecs import decode_picture
 from littoral.bench.split.material import INPUT, STUDENT, outputs_of
 from littoral.bench.split.training import Trained
@@ -58,14 +61,23 @@ class Timed:
 
 
 def timed(material: LoopMaterial, work: Path) -> Timed:
-    """Measured once and kept in the work folder; remove ``loop/timed-*.json`` there to measure anew."""
+    """Measured once and kept in the work folder, for this machine, these networks and this code; remove
+    ``loop/timed-*.json`` there to measure anew."""
     name = "quick" if material.config.quick else "full"
-    file = work / "loop" / f"timed-{name}-{'-'.join(material.config.inputs)}.json"
+    file = work / "loop" / f"timed-{name}-{'-'.join(material.config.inputs)}-{_digest(material)}.json"
     with alone(file.parent / "timed"):
         if not file.is_file():
             file.write_text(json.dumps(_measure(material).row()))
     held = json.loads(file.read_text())
     return Timed(**{**held, **{key: tuple(held[key]) for key in ("segment_ms", "exit_ms")}})
+
+
+def _digest(material: LoopMaterial) -> str:
+    """Of all that the times hang on."""
+    networks = [material.device_digest, *(material.split_digest(given) for given in material.config.inputs)]
+    code = fingerprint([__name__], without=CODE_WITHOUT)
+    told = [material.config.options(), machine(), versions(), PIL.__version__, networks, code]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def way_name(given: str, level: int) -> str:

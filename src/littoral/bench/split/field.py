@@ -1,10 +1,15 @@
-"""A trained split as it is shipped: a bundle with it, the device's half on ONNX Runtime, the cloud's half in torch."""
+"""A trained split as it is shipped: a bundle with it, the device's half on ONNX Runtime, the cloud's half in torch.
+
+Its codec is the one that the split's own row is of: a build would fit tables to other frames.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +18,8 @@ from littoral.bench.alone import alone
 from littoral.bench.split.material import FACTORY, INPUT, KWARGS, STUDENT, SplitMaterial
 from littoral.bench.split.training import Trained
 from littoral.bench.streams.cifar import CLASS_NAMES
-from littoral.bundle import Bundle
+from littoral.bundle import Bundle, SplitCodec
+from littoral.bundle.bundle import MANIFEST_FILE
 from littoral.cloud.tail import Tail
 from littoral.core.arrays import FloatArray, Frame
 from littoral.edge.encoder import SplitEncoder
@@ -21,6 +27,7 @@ from littoral.edge.session import SessionConfig, open_session
 from littoral.train.build import build_bundle
 from littoral.train.options import BuildOptions, SplitSource, TorchSource
 from littoral.train.tables import TableOptions
+from littoral.train.write import tensors_to_bytes
 
 SOURCE_FRAMES = 600
 MAKE_SPLIT_TAIL = "littoral.models.bottleneck:make_split_tail"
@@ -51,7 +58,7 @@ class Fielded:
                         trained.bottleneck.cpu(),
                         TorchSource(trained.tail.cpu(), MAKE_SPLIT_TAIL, trained.tail_kwargs),
                         None if segment is None else 0,
-                        TableOptions(deadzones=trained.codec.deadzones),
+                        TableOptions(deadzones=trained.codec.deadzones, contexts=None),  # to be replaced
                     )
                 ],
                 options=BuildOptions(
@@ -60,6 +67,7 @@ class Fielded:
                     metric_frames=SOURCE_FRAMES,
                 ),
             )
+            _ship(folder, trained.codec)
         self.bundle = Bundle.open(folder, require_cloud=True)
         config = SessionConfig()
         self.encoder = SplitEncoder(self.bundle, 0, config)
@@ -84,6 +92,15 @@ class Fielded:
             value = session.run([wanted], {given: value})[0]
         scores: FloatArray = np.asarray(value)[0]
         return scores
+
+
+def _ship(folder: Path, codec: SplitCodec) -> None:
+    """Put a codec in the place of that of a bundle's first split; the bundle is another one then."""
+    manifest = Bundle.open(folder, require_cloud=True).manifest
+    name, data = manifest.splits[0].codec_file, tensors_to_bytes(codec.to_tensors())
+    (folder / name).write_bytes(data)
+    files = manifest.files | {name: hashlib.sha256(data).hexdigest()}
+    (folder / MANIFEST_FILE).write_bytes(replace(manifest, files=files).to_json())
 
 
 def timing_points(fielded: Fielded, frames: Frame, *, rounds: int) -> list[dict[str, float | int | None]]:

@@ -26,7 +26,7 @@ import numpy as np
 
 PACKET_BYTES, HEADER_BYTES = 1460, 40
 _HEAD = struct.Struct("<BI")
-_REPLY = struct.Struct("<ddd")
+_REPLY = struct.Struct("<dddd")
 Answer = Callable[[int, bytes], bytes]
 """A kind of request and its body to the reply's body: the cloud."""
 
@@ -46,7 +46,11 @@ class LinkSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """A reply and when it was where, in seconds of `time.perf_counter`."""
+    """A reply and when it was where, in seconds of `time.perf_counter`.
+
+    Attributes:
+        cpu_s: What the thread that answered had of a processor between ``begun`` and ``done``.
+    """
 
     body: bytes
     sent: float
@@ -54,6 +58,7 @@ class Reply:
     begun: float
     done: float
     received: float
+    cpu_s: float
 
 
 class Ask(Protocol):
@@ -151,18 +156,18 @@ class Relay:
                 kind, size = _HEAD.unpack(await reader.readexactly(_HEAD.size))
                 body = await reader.readexactly(size)
                 arrived = time.perf_counter()
-                reply, begun, done = await loop.run_in_executor(None, self._timed, kind, body)
-                writer.write(_HEAD.pack(kind, len(reply)) + reply + _REPLY.pack(arrived, begun, done))
+                reply, *times = await loop.run_in_executor(None, self._timed, kind, body)
+                writer.write(_HEAD.pack(kind, len(reply)) + reply + _REPLY.pack(arrived, *times))
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass  # the device has left, or the relay is stopped
         finally:
             writer.close()
 
-    def _timed(self, kind: int, body: bytes) -> tuple[bytes, float, float]:
+    def _timed(self, kind: int, body: bytes) -> tuple[bytes, float, float, float]:
         assert self._answer is not None
-        begun = time.perf_counter()
+        begun, spent = time.perf_counter(), time.thread_time()
         reply = self._answer(kind, body)
-        return reply, begun, time.perf_counter()
+        return reply, begun, time.perf_counter(), time.thread_time() - spent
 
 
 def _deliver(writer: asyncio.StreamWriter, data: bytes) -> None:
@@ -191,8 +196,9 @@ class PlainSocket:
         self._socket.sendall(_HEAD.pack(kind, len(body)) + body)
         _, size = _HEAD.unpack(self._read(_HEAD.size))
         reply = self._read(size)
-        arrived, begun, done = _REPLY.unpack(self._read(_REPLY.size))
-        return Reply(body=reply, sent=sent, arrived=arrived, begun=begun, done=done, received=time.perf_counter())
+        arrived, begun, done, cpu_s = _REPLY.unpack(self._read(_REPLY.size))
+        received = time.perf_counter()
+        return Reply(body=reply, sent=sent, arrived=arrived, begun=begun, done=done, received=received, cpu_s=cpu_s)
 
     def _read(self, size: int) -> bytes:
         parts = b""
@@ -227,11 +233,14 @@ def measure_ways(
 ) -> list[dict[str, Any]]:
     """Per way the median of the whole and of each step in milliseconds, and the bytes sent; ways take turns.
 
+    ``tail_cpu_ms`` is what the tail had of a processor: where its own time is more, other programs took turns with it.
+
     Args:
         tell: Hears how many rounds are done.
     """
     times: dict[str, list[list[float]]] = {way.name: [] for way in ways}
     sizes: dict[str, list[int]] = {way.name: [] for way in ways}
+    cpu: dict[str, list[float]] = {way.name: [] for way in ways}
     for index in range(rounds + 2):
         for way in ways[:: -1 if index % 2 else 1]:
             frame = frames[index % len(frames)]
@@ -245,6 +254,7 @@ def measure_ways(
             marks = [started, cut, reply.sent, reply.arrived, reply.begun, reply.done, reply.received]
             times[way.name].append([1e3 * (b - a) for a, b in pairwise(marks)])
             sizes[way.name].append(len(body))
+            cpu[way.name].append(1e3 * reply.cpu_s)
         tell(max(0, index - 1))
     out = []
     for way in ways:
@@ -256,6 +266,7 @@ def measure_ways(
                 "latency_ms": round(float(np.median(whole)), 3),
                 "latency_ms_p95": round(float(np.percentile(whole, 95)), 3),
                 **{f"{step}_ms": round(float(np.median(steps[:, i])), 3) for i, step in enumerate(STEPS)},
+                "tail_cpu_ms": round(float(np.median(cpu[way.name])), 3),
                 "bytes": round(float(np.mean(sizes[way.name])), 1),
                 "rounds": rounds,
             }

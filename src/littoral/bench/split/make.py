@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ def _training(unit: SplitUnit) -> Training:
 
 def _split(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
     from littoral.bench.split.points import split_points
-    from littoral.bench.split.training import TO_NEAREST, train_or_load
+    from littoral.bench.split.training import TO_NEAREST, codec_digest, train_or_load
 
     trained = train_or_load(_training(unit), material, tell)
     frames, labels = material.first("test", unit.frames)
@@ -48,6 +49,7 @@ def _split(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
         "encoder_macs": trained.encoder_macs,
         "segment_macs": trained.segment_macs,
         "latent": list(trained.codec.latent_shape),
+        "codec_digest": codec_digest(trained.codec),
         "trained_commit": trained.commit,
     }
 
@@ -66,7 +68,7 @@ def _local(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
 
 
 def _codec(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
-    from littoral.bench.split.points import codec_points
+    from littoral.bench.split.untrained_points import codec_points
 
     qualities = tuple(unit.options["qualities"])
     points = codec_points(
@@ -76,7 +78,7 @@ def _codec(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
 
 
 def _features(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
-    from littoral.bench.split.points import feature_points
+    from littoral.bench.split.untrained_points import feature_points
 
     return {
         "points": feature_points(
@@ -86,14 +88,14 @@ def _features(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
 
 
 def _fixed(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
-    from littoral.bench.split.points import fixed_points
+    from littoral.bench.split.untrained_points import fixed_points
 
     return {"points": fixed_points(material, unit.variant, frames=unit.frames, subset=unit.options["subset"])}
 
 
 def _leakage(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
     from littoral.bench.split.leakage import leakage_points
-    from littoral.bench.split.training import train_or_load
+    from littoral.bench.split.training import codec_digest, train_or_load
 
     trained = train_or_load(_training(unit), material, tell)
     options = unit.options
@@ -105,12 +107,12 @@ def _leakage(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
         epochs=options["epochs"],
         tell=tell,
     )
-    return {"points": points, "trained_commit": trained.commit}
+    return {"points": points, "codec_digest": codec_digest(trained.codec), "trained_commit": trained.commit}
 
 
 def _robust(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
     from littoral.bench.split.robust import robust_points
-    from littoral.bench.split.training import train_or_load
+    from littoral.bench.split.training import codec_digest, train_or_load
 
     trained = train_or_load(_training(unit), material, tell)
     points = robust_points(
@@ -121,17 +123,24 @@ def _robust(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
         frames=unit.frames,
         tell=tell,
     )
-    return {"points": points, "trained_commit": trained.commit}
+    return {"points": points, "codec_digest": codec_digest(trained.codec), "trained_commit": trained.commit}
 
 
 def _timing(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
     from littoral.bench.split.field import Fielded, timing_points
-    from littoral.bench.split.training import train_or_load
+    from littoral.bench.split.training import codec_digest, train_or_load
 
     trained = train_or_load(_training(unit), material, tell)
     fielded = Fielded(trained, material, material.work / "bundles" / unit.key)
+    begun, spent = time.perf_counter(), time.process_time()
     points = timing_points(fielded, material.test[0][: unit.frames], rounds=unit.options["rounds"])
-    return {"points": points, "trained_commit": trained.commit}
+    return {
+        "points": points,
+        "measured_seconds": round(time.perf_counter() - begun, 2),
+        "measured_cpu_seconds": round(time.process_time() - spent, 2),
+        "codec_digest": codec_digest(fielded.encoder.codec),
+        "trained_commit": trained.commit,
+    }
 
 
 def _link(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
@@ -140,7 +149,7 @@ def _link(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
     from littoral.bench.split.link_row import WebpBehind, link_points
     from littoral.bench.split.link_whole import whole_point
     from littoral.bench.split.points import split_points
-    from littoral.bench.split.training import train_or_load
+    from littoral.bench.split.training import codec_digest, train_or_load
 
     trained = train_or_load(_training(unit), material, tell)
     frames, labels = material.first("test", unit.frames)
@@ -160,7 +169,8 @@ def _link(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
         points += link_points(fielded, level=level, accuracy=accuracy, webp=webp, rounds=rounds, spec=spec, tell=ways)
         point = whole_point(fielded.bundle.path, frames, level=level, rounds=rounds, spec=spec, tell=whole)
         points.append({**point, "accuracy": accuracy})
-    return {"points": points, "trained_commit": trained.commit}
+    digest = codec_digest(fielded.encoder.codec)
+    return {"points": points, "codec_digest": digest, "trained_commit": trained.commit}
 
 
 def _codec_speed(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
@@ -178,17 +188,17 @@ def _codec_exact(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result
 def _dense_fixed(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
     from littoral.bench.split.dense_units import dense_fixed
 
-    return dense_fixed(unit, material, tell)
+    return dense_fixed(unit, material.data, tell)
 
 
 def _dense_codec(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
     from littoral.bench.split.dense_units import dense_codec
 
-    return dense_codec(unit, material, tell)
+    return dense_codec(unit, material.data, tell)
 
 
 def _dense_split(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result:
-    from littoral.bench.split.dense_units import dense_split
+    from littoral.bench.split.dense_split_unit import dense_split
 
     return dense_split(unit, material, tell)
 
@@ -212,18 +222,18 @@ _MAKERS: dict[str, Callable[[SplitUnit, SplitMaterial, Tell], Result]] = {
 _MODULES: dict[str, tuple[str, ...]] = {
     "split": ("points", "training"),
     "local_only": ("local_only", "training"),
-    "codec": ("codecs", "material"),
-    "features": ("codecs", "material"),
-    "fixed": ("material",),
+    "codec": ("untrained_points",),
+    "features": ("untrained_points",),
+    "fixed": ("untrained_points",),
     "leakage": ("leakage",),
     "robust": ("robust",),
     "timing": ("field",),
     "link": ("link_row", "link_whole", "points"),
     "codec_speed": ("codec_speed",),
     "codec_exact": ("codec_exact",),
-    "dense_fixed": ("dense_rows",),
-    "dense_codec": ("dense_rows",),
-    "dense_split": ("dense_split", "dense_full"),
+    "dense_fixed": ("dense_units",),
+    "dense_codec": ("dense_units",),
+    "dense_split": ("dense_split_unit",),
 }
 
 

@@ -39,6 +39,9 @@ KEYS = (
     "seg_bytes_over_webp", "det_bytes_over_webp", "link_latency_split_over_webp",
 )  # fmt: skip
 """What issue and docs ask for; the summary has more."""
+DERIVED = ("timing", "link", "leakage", "robust")
+"""Kinds of units that measure a split which a unit of kind ``split`` has the bytes of."""
+ANOTHER_CODEC = "another than the split row's, or not known"
 RIVALS = (PARITY, "rac_shaped", "end_to_end", "channel_reduction")
 
 
@@ -46,6 +49,7 @@ class Units:
     """Finished units by what one asks for."""
 
     def __init__(self, planned: Sequence[SplitUnit], results: Mapping[str, Result]) -> None:
+        self.planned = planned
         self.found: list[Found] = [(unit, results[unit.key]) for unit in planned if unit.key in results]
 
     def of(self, kind: str, method: str | None = None, variant: str | None = None) -> list[Found]:
@@ -100,6 +104,7 @@ def summarise(planned: Sequence[SplitUnit], results: Mapping[str, Result]) -> di
     out.update(_codec(units))
     out.update(_exactness(units))
     out.update(_link(units, given))
+    out.update(_codecs(units, out))
     for method, key in ((DEVICE_ONLY, "device_only_top1"), (LOSSLESS, "cloud_lossless_top1")):
         out[key] = units.accuracy("fixed", method)
     for network, key in ((CAMVID_NETWORK, "seg"), (COCO_NETWORK, "det")):
@@ -175,24 +180,33 @@ def _distances(key: str, ours: Mapping[int, Curve], theirs: Mapping[int, Curve])
     return out
 
 
-def _over_local(units: Units, product: Sequence[Found], budget_macs: int, key: str) -> dict[str, Any]:
-    """At the level where it is least, by how much the product is above the better network that sends nothing."""
+def _over_local(units: Units, product: Sequence[Found], budget_macs: int, key: str) -> dict[str, float | str | None]:
+    """At the level where it is least, by how much the product is above the better network that sends nothing.
+
+    ``<key>_shapes`` says of how many of the planned networks that is, where some are not there.
+    """
     local: dict[int, float] = {}
     for unit, result in units.of("local_only", LOCAL):
         if unit.options["budget_macs"] == budget_macs:
             right = float(result["points"][0]["accuracy"])
             local[unit.seed] = max(right, local.get(unit.seed, 0.0))
     gaps = []
+    seeds = {unit.seed for unit, _ in product} & set(local)
+    wanted = [u for u in units.planned if u.kind == "local_only" and u.options["budget_macs"] == budget_macs]
+    there = {unit.key for unit, _ in units.of("local_only", LOCAL)}
+    shapes = [unit.key in there for unit in wanted if unit.seed in seeds]
     for unit, result in product:
         if unit.seed in local:
             gaps.append(min(point["accuracy"] for point in result["points"]) - local[unit.seed])
-    found = {key: _mean(gaps)}
+    found: dict[str, float | str | None] = {key: _mean(gaps)}
     if gaps:
         found[f"{key}_best_level"] = _mean(
             max(point["accuracy"] for point in result["points"]) - local[unit.seed]
             for unit, result in product
             if unit.seed in local
         )
+    if not all(shapes):
+        found[f"{key}_shapes"] = f"{sum(shapes)} of {len(shapes)}"
     return found
 
 
@@ -279,6 +293,27 @@ def _link(units: Units, given: str | None) -> dict[str, Any]:
             out["link_latency_split_over_webp"] = worst
             out["link_latency_split_over_webp_input"] = variant
     return out
+
+
+def _codecs(units: Units, summary: Mapping[str, Any]) -> dict[str, str]:
+    """``<kind>_<variant>_codec`` of each derived unit that measured another codec than the split's own unit has, or
+    does not say which; and the same of the number over the link that is quoted."""
+    digests = {unit.training.key: result.get("codec_digest") for unit, result in units.of("split") if unit.training}
+    out = {}
+    for kind in DERIVED:
+        for unit, result in units.of(kind):
+            digest = result.get("codec_digest")
+            if digest is None or unit.training is None or digest != digests.get(unit.training.key):
+                out[codec_key(kind, unit.variant)] = ANOTHER_CODEC
+    key = "link_latency_split_over_webp"
+    if codec_key("link", f"{summary.get(f'{key}_input')}-40ms") in out:
+        out[f"{key}_codec"] = ANOTHER_CODEC
+    return out
+
+
+def codec_key(kind: str, variant: str) -> str:
+    """Under which the summary says that a derived unit's codec is another."""
+    return f"{kind}_{variant.replace('-', '_')}_codec"
 
 
 def _dense(units: Units, network: str, task: str) -> dict[str, Any]:

@@ -116,6 +116,7 @@ def flat_rows(unit: SplitUnit, document: Mapping[str, Any]) -> Iterable[dict[str
             **shared,
             **point,
             "seconds": document["seconds"],
+            **({"cpu_seconds": document["cpu_seconds"]} if "cpu_seconds" in document else {}),
             "commit": document["commit"],
         }
 

@@ -151,6 +151,13 @@ def train_or_load(
     )
 
 
+def codec_digest(codec: SplitCodec) -> str:
+    """Names a codec, 16 hexadecimal digits: with the same one the same latents give the same payloads."""
+    deadzones = np.array(codec.deadzones or (0.0,) * codec.num_levels, "<f4")
+    told = codec.tables.digest + codec.gains.astype("<f4").tobytes() + deadzones.tobytes()
+    return hashlib.sha256(told).hexdigest()[:16]
+
+
 def tables_of(training: Training) -> TableOptions:
     """How the tables of a training's codec are made: as a build makes them, but that rivals have no deadzones."""
     return TableOptions() if training.method == "product" else TO_NEAREST
