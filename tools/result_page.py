@@ -7,7 +7,7 @@ TableMaker = Callable[..., str]
 """Makes a Markdown table of a header and lines."""
 FactsMaker = Callable[[Any], str]
 """Makes one of an object."""
-_HIDDEN = ("missing", "words", "chosen", "of_other_code")
+_HIDDEN = ("missing", "words", "chosen", "of_other_code", "failed")
 _MOST_NAMED_FIRST = 6
 """With more units missing than this, their names stand at the end of the page."""
 
@@ -49,6 +49,8 @@ def assemble(
         if shown := {k: v for k, v in document[key].items() if k not in _HIDDEN}:
             parts += [f"## {title}", facts(shown)]
     missing, other = document["config"].get("missing", ()), document["config"].get("of_other_code", ())
+    if failed := document["config"].get("failed"):
+        parts += ["## What failed", table(["which", "why"], [[each["unit"], each["text"]] for each in failed])]
     if len(missing) > _MOST_NAMED_FIRST:
         parts += ["## What is missing", *_folded(missing, noun)]
     if other:

@@ -90,8 +90,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from littoral.bench.rows import TableRequest
 
-    _table(args).run(TableRequest(**_request(args)))
-    return 0
+    document = _table(args).run(TableRequest(**_request(args)))
+    return 1 if document.get("config", {}).get("failed") else 0
 
 
 def _table(args: argparse.Namespace) -> UnitTable[Any]:

@@ -19,7 +19,7 @@ from littoral.bench.adapt.summary import KEYS, summarise
 from littoral.bench.document import make_document
 from littoral.bench.rows import TableRequest, of_other_code
 from littoral.bench.store import UnitStore
-from littoral.bench.table import Done, UnitTable
+from littoral.bench.table import Done, Failed, UnitTable
 
 _HEAVY = ("by_shift", "trace", "exact_and_coded_accuracy", "notes")
 """What stays in the row's own file."""
@@ -50,9 +50,10 @@ class AdaptTable(UnitTable[Row]):
     def guess_seconds(self, unit: Row) -> float:
         return unit.num_frames * _GUESSED_US.get(unit.method, _OTHERS_US) / 1e6 + 5.0
 
-    def _make(self, left: Sequence[Row], asked: TableRequest, store: UnitStore[Row], num_done: int) -> None:
-        super()._make(left, asked, store, num_done)
+    def _make(self, left: Sequence[Row], asked: TableRequest, store: UnitStore[Row], num_done: int) -> Failed:
+        failed = super()._make(left, asked, store, num_done)
         tidy_lives(asked.work, [row for row in left if store.read(row) is not None])
+        return failed
 
     def document(self, planned: Sequence[Row], done: Done, asked: TableRequest) -> dict[str, Any]:
         there = [row for row in planned if row.key in done]
