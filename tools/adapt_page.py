@@ -23,7 +23,11 @@ _STREAM_WORDS = (
 )
 _EXPLAINED = {
     "product_minus_parity_points": "points over the better of the published system's two forms, mean over all streams",
+    "product_minus_parity_points_without_delay": "the same mean without the two streams whose versions come late",
     "product_bytes_over_parity": "uplink bytes over those of that form",
+    "product_bytes_over_parity_without_delay": "the same without the two streams whose versions come late",
+    "num_rows": "rows of the product that `product_minus_parity_points` is of",
+    "num_code_states": "different states of the product's code that made these rows",
     "product_minus_roid_continual_points": "points over ROID on the continual stream",
     "product_minus_device_statistics_points": "points over the device's own statistics alone, continual",
     "teacher_gap_closed_fraction": "of the way from the device's own statistics to the adapted teacher, continual",

@@ -29,6 +29,7 @@ def trace(first: list[int], second: list[int]) -> dict[str, Any]:
     return {"0": visit("fog 1", first, 0) + visit("fog 2", second, 10 * len(first))}
 
 
+MADE_BY = {row.key: "older" if row.stream == "mixed" else "newest" for row in PLAN}
 STILL = trace([0] * 8, [0] * 8)
 
 
@@ -53,8 +54,9 @@ def results(keep: Callable[[Row], bool] = lambda row: True) -> dict[str, dict[st
 
 
 def test_every_figure_is_there_when_every_row_is() -> None:
-    made = summarise(PLAN, results())
+    made = summarise(PLAN, results(), made_by=MADE_BY)
     assert [key for key in KEYS if made[key] is None] == []
+    assert [key for key in made if key.endswith("_reason")] == []
     assert made["units_done"] == made["units_planned"] == len(PLAN)
 
 
@@ -64,7 +66,11 @@ def test_every_figure_is_there_when_every_row_is() -> None:
         ("product_minus_parity_points", 6.1),
         ("product_minus_parity_points_spread", 0.2),
         ("product_minus_parity_points_seeds", 3),
+        ("product_minus_parity_points_without_delay", 6.1),
         ("product_bytes_over_parity", 0.4),
+        ("product_bytes_over_parity_without_delay", 0.4),
+        ("num_rows", 33),
+        ("num_code_states", 2),
         ("product_minus_roid_continual_points", 1.1),
         ("product_minus_device_statistics_points", 4.1),
         ("teacher_gap_closed_fraction", 0.41),
@@ -82,13 +88,33 @@ def test_every_figure_is_there_when_every_row_is() -> None:
     ],
 )
 def test_a_figure_is_what_it_says(key: str, value: float | str) -> None:
-    found = summarise(PLAN, results())[key]
+    found = summarise(PLAN, results(), made_by=MADE_BY)[key]
     assert found == (pytest.approx(value) if not isinstance(value, str) else value)
+
+
+def test_late_versions_weigh_on_the_mean_and_not_on_the_one_without_them() -> None:
+    late = {row.key: row for row in PLAN if row.stream in ("continual_delay50", "continual_delay200")}
+    of_ours = {
+        key: result(row, accuracy=64.0, uplink_bytes=4_000) for key, row in late.items() if row.method == "product"
+    }
+    made = summarise(PLAN, {**results(), **of_ours})
+    assert made["product_minus_parity_points"] == pytest.approx((9 * 6.1 + 2 * 0) / 11, abs=1e-3)
+    assert made["product_minus_parity_points_without_delay"] == pytest.approx(6.1)
+    assert made["product_bytes_over_parity"] == pytest.approx(11_600 / 11_000, abs=1e-4)
+    assert made["product_bytes_over_parity_without_delay"] == pytest.approx(0.4)
+
+
+def test_states_of_the_code_are_of_the_rows_that_the_mean_uses_alone() -> None:
+    other = {**MADE_BY, **{row.key: row.key for row in PLAN if row.method != "product" or row.table == "headline"}}
+    assert summarise(PLAN, results(), made_by=other)["num_code_states"] == 2
+    one_seed = summarise(PLAN, results(lambda row: row.seed == 0), made_by=MADE_BY)
+    assert (one_seed["num_rows"], one_seed["num_code_states"]) == (11, 2)
 
 
 def test_nothing_is_guessed_from_no_rows() -> None:
     made = summarise(PLAN, {})
     assert {key: made[key] for key in KEYS} == dict.fromkeys(KEYS)
+    assert {key for key, value in made.items() if value is None and not made.get(f"{key}_reason")} == set()
     assert (made["units_done"], made["units_planned"]) == (0, len(PLAN))
 
 
@@ -106,14 +132,26 @@ def test_nothing_is_guessed_from_no_rows() -> None:
     ],
 )
 def test_a_missing_row_makes_its_figure_null_and_no_other(missing: Callable[[Row], bool], nulls: set[str]) -> None:
-    made = summarise(PLAN, results(lambda row: not missing(row)))
+    made = summarise(PLAN, results(lambda row: not missing(row)), made_by=MADE_BY)
+    parity = {
+        key for key in KEYS if key.startswith(("product_minus_parity_points", "product_bytes_over_parity", "num_"))
+    }
     hangs_on = {
-        "product_minus_parity_points": {"product_bytes_over_parity"},
+        "product_minus_parity_points": parity,
         "worst_stream_minus_source_points": {"worst_stream_minus_source_points_unguarded"},
-        "recall_sample_fraction": {"product_minus_parity_points", "product_bytes_over_parity"},
+        "recall_sample_fraction": parity,
     }
     expected = nulls.union(*(hangs_on.get(key, set()) for key in nulls))
     assert {key for key in KEYS if made[key] is None} == expected
+    assert {key.removesuffix("_reason") for key in made if key.endswith("_reason")} >= expected
+
+
+def test_a_key_of_the_plain_teacher_without_a_row_says_so() -> None:
+    made = summarise(PLAN, results(lambda row: row.teacher != PLAIN))
+    assert made["teacher_gap_closed_fraction_plain_teacher"] is None
+    assert "teacher_everything" in made["teacher_gap_closed_fraction_plain_teacher_reason"]
+    assert made["teacher_gap_closed_fraction_plain_teacher_reason"].startswith("with the plain teacher")
+    assert "teacher_gap_closed_fraction_reason" not in made
 
 
 def test_the_plain_teacher_has_figures_of_its_own() -> None:

@@ -68,7 +68,11 @@ class AdaptTable(UnitTable[Row]):
             },
             seeds=sorted({row.seed for row in there}),
             rows=[flat_row(row, done[row.key]) for row in there],
-            summary=summarise(planned, {key: document["result"] for key, document in done.items()}),
+            summary=summarise(
+                planned,
+                {key: document["result"] for key, document in done.items()},
+                made_by={key: document["fingerprint"] for key, document in done.items()},
+            ),
         )
 
     def show(self, document: Mapping[str, Any], console: Console) -> None:
