@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,19 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def versions_of(units: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The different sets of versions that finished units were made with, and of how many ``units`` each is.
+
+    Units that were kept before they knew theirs are in none.
+    """
+    counts: dict[str, int] = {}
+    for unit in units:
+        if "versions" in unit:
+            told = json.dumps(unit["versions"])
+            counts[told] = counts.get(told, 0) + 1
+    return [{"units": count, **json.loads(told)} for told, count in counts.items()]
 
 
 def machine() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from littoral.bench.adapt.lives import tidy_lives
-from littoral.bench.adapt.material import check_data
+from littoral.bench.adapt.material import FRAMES, STUDENT, WEIGHTS, check_data
 from littoral.bench.adapt.methods import fingerprint_of
 from littoral.bench.adapt.plan import full_plan, quick_plan
 from littoral.bench.adapt.row import Row
@@ -43,6 +43,10 @@ class AdaptTable(UnitTable[Row]):
 
     def fingerprint_of(self, unit: Row) -> str:
         return fingerprint_of(unit)
+
+    def inputs_of(self, unit: Row) -> Sequence[str]:
+        networks = [STUDENT] if unit.teacher is None else [STUDENT, unit.teacher]
+        return [*FRAMES.values(), *(WEIGHTS[name] for name in networks)]
 
     def check_data(self, asked: TableRequest) -> Path:
         return check_data(asked.data)

@@ -22,7 +22,7 @@ from littoral.bench.routing.summary import KEYS, WORDS, summarise
 from littoral.bench.routing.traces import KINDS, read_trace
 from littoral.bench.routing.unit import LoopUnit
 from littoral.bench.rows import TableRequest, of_other_code
-from littoral.bench.split.material import check_data
+from littoral.bench.split.material import NEEDED, check_data
 from littoral.bench.table import Done, UnitTable, rows_of
 
 OTHERS = ("drift", "labels")
@@ -55,6 +55,9 @@ class LoopTable(UnitTable[LoopUnit]):
 
     def fingerprint_of(self, unit: LoopUnit) -> str:
         return fingerprint(_MODULES, without=_WITHOUT)
+
+    def inputs_of(self, unit: LoopUnit) -> Sequence[str]:
+        return NEEDED
 
     def check_data(self, asked: TableRequest) -> Path:
         return check_data(asked.data)
