@@ -88,6 +88,7 @@ def test_right_answers_are_counted_by_shift_and_costs_over_all_lives(setup: Call
     assert result["accuracy"] == pytest.approx(66.667)
     assert (result["uploads"], result["forward_passes"]) == (3, 1.0)
     assert result["notes"] == {"largest_max": 2.0, "all": 2.0}
+    assert result["cloud_clock"] == "processor"
     assert result["trace"] == {"0": [["fog", 3, 2, 1], ["snow", 3, 2, 3]]}
 
 

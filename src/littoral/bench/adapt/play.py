@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from littoral.bench.adapt.lives import Life, LifeStore
 from littoral.bench.adapt.row import Row
-from littoral.bench.method import Costs, Labels, Method, MethodFactory, Setup
+from littoral.bench.method import CLOUD_CLOCK, Costs, Labels, Method, MethodFactory, Setup
 from littoral.bench.unit import TOOK_BEFORE
 from littoral.core.arrays import Frame
 
@@ -161,6 +161,7 @@ def _flat(lives: Sequence[Life]) -> dict[str, Any]:
         "forward_passes": round(costs.forward_frames / max(frames, 1), 3),
         "backward_passes": round(costs.backward_frames / max(frames, 1), 3),
         "cloud_seconds_per_1000": round(costs.cloud_seconds * per_thousand, 3),
+        "cloud_clock": CLOUD_CLOCK,
         "notes": costs.notes,
         "by_shift": by_shift,
         "trace": trace,
