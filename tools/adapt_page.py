@@ -35,7 +35,10 @@ _EXPLAINED = {
     "worst_stream_minus_source_points": "over the source on the worst of the guarded streams; -1 or more is promised",
     "worst_stream_minus_source_points_unguarded": "the same without the guards",
     "batch1_minus_batch64_points": "frames one by one against batches of 64",
-    "recall_sample_fraction": "of the first visit's samples, how many a world that is back needs for 90 % of the gain",
+    "recall_sample_fraction": "of the first visit's samples, how many a world that is back has sent until 90 % of the "
+    "gain is there",
+    "recall_resolution_fraction": "the least value that the key above could have: the samples of one stretch of the "
+    "traces",
     "push_bytes_resnet20": "of a version on the wire, manifest and signature included",
     "push_loss_points": "points that coding a version in 7 bits costs",
     "cohort_minus_isolated_points": "eight devices in four domains: one cloud against a cloud for each device",

@@ -128,7 +128,10 @@ def test_nothing_is_guessed_from_no_rows() -> None:
         (lambda row: row.method == "source" and row.stream == "hostile_mild", {"worst_stream_minus_source_points"}),
         (lambda row: row.stream == "fleet_isolated", {"cohort_minus_isolated_points"}),
         (lambda row: row.method == "push_size", {"push_bytes_resnet20", "push_bytes_resnet18"}),
-        (lambda row: row.stream == "recurring" and row.method == "product", {"recall_sample_fraction"}),
+        (
+            lambda row: row.stream == "recurring" and row.method == "product",
+            {"recall_sample_fraction", "recall_resolution_fraction"},
+        ),
     ],
 )
 def test_a_missing_row_makes_its_figure_null_and_no_other(missing: Callable[[Row], bool], nulls: set[str]) -> None:
@@ -176,18 +179,39 @@ def test_the_wide_table_stands_in_for_headline_rows_and_says_so() -> None:
     assert "product_minus_device_statistics_points_spread" not in made, "of one seed there is none, whatever wide has"
 
 
-def fraction(first: list[int], second: list[int]) -> float | None:
+def fraction(first: list[int], second: list[int]) -> tuple[float, float] | None:
     row = PLAN[0]
     return recall_fraction({0: (row, {"trace": trace(first, second)})}, {0: (row, {"trace": STILL})})
 
 
 @pytest.mark.parametrize(
     ("second", "expected"),
-    [([10] * 8, 0.0), ([0, 0, *[10] * 6], 0.25), ([0] * 8, 1.0), ([8, *[10] * 7], 0.0), ([7, *[10] * 7], 0.125)],
-    ids=["at once", "after a quarter", "never", "nine tenths on average", "a little less"],
+    [
+        ([10] * 8, 0.125),
+        ([0, 0, *[10] * 6], 0.375),
+        ([0] * 8, 1.0),
+        ([8, *[10] * 7], 0.25),
+        ([9, *[10] * 7], 0.125),
+        ([10, *[0] * 5, 10, 10], 0.875),
+    ],
+    ids=["at once", "after a quarter", "never", "a little less", "nine tenths", "by chance, and then not"],
 )
-def test_recall_is_the_share_of_the_first_visits_samples(second: list[int], expected: float) -> None:
-    assert fraction([0, 2, 4, 6, 8, 10, 10, 10], second) == pytest.approx(expected)
+def test_recall_is_the_share_of_the_first_visits_samples_at_the_end_of_the_stretch_that_has_the_gain(
+    second: list[int], expected: float
+) -> None:
+    assert fraction([0, 2, 4, 6, 8, 10, 10, 10], second) == pytest.approx((expected, 0.125))
+
+
+def test_recall_of_finer_traces_can_be_less_and_among_coarse_ones_they_are_as_coarse() -> None:
+    first, second = [0, 2, 4, 6, 8, 10, 10, 10], [10] * 8
+    halves = [[name, 50, (right + half) // 2, sent - 5 * (1 - half)]
+              for name, _, right, sent in trace(first, second)["0"] for half in (0, 1)]  # fmt: skip
+    still = [[name, 50, 25, 0] for name, *_ in halves]
+    row, fine, coarse = PLAN[0], {"trace": {"0": halves}}, {"trace": trace(first, second)}
+    assert recall_fraction({0: (row, fine)}, {0: (row, {"trace": {"0": still}})}) == pytest.approx((1 / 16, 1 / 16))
+    assert recall_fraction({0: (row, fine)}, {0: (row, {"trace": STILL})}) == pytest.approx((1 / 8, 1 / 8))
+    both = recall_fraction({0: (row, fine), 1: (row, coarse)}, dict.fromkeys((0, 1), (row, {"trace": STILL})))
+    assert both == pytest.approx((1 / 8, 1 / 8))
 
 
 def test_where_nothing_was_gained_there_is_nothing_to_recall() -> None:

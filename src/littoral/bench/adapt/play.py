@@ -17,8 +17,9 @@ from littoral.bench.method import CLOUD_CLOCK, Costs, Labels, Method, MethodFact
 from littoral.bench.unit import TOOK_BEFORE
 from littoral.core.arrays import Frame
 
-TRACE_FRAMES = 100
-"""Answers are summed over so many frames of a device for the trace."""
+TRACE_FRAMES = 64
+"""Answers are summed over so many frames of a device for the trace: a batch of most streams, 3 % of a visit of the
+recurring one."""
 Progress = Callable[[int, int], None]
 
 

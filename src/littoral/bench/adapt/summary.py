@@ -33,13 +33,14 @@ KEYS = (
     "num_rows", "num_code_states", "product_minus_roid_continual_points",
     "product_minus_device_statistics_points", "teacher_gap_closed_fraction", "product_minus_parity_per_shift_points",
     "worst_stream_minus_source_points", "worst_stream_minus_source_points_unguarded", "batch1_minus_batch64_points",
-    "recall_sample_fraction", "push_bytes_resnet20", "push_bytes_resnet18", "push_loss_points",
-    "cohort_minus_isolated_points", "cohort_minus_shared_points",
+    "recall_sample_fraction", "recall_resolution_fraction", "push_bytes_resnet20", "push_bytes_resnet18",
+    "push_loss_points", "cohort_minus_isolated_points", "cohort_minus_shared_points",
 )  # fmt: skip
 """What issue and docs ask for; the summary has more."""
 _PLAIN_TEACHER = "_plain_teacher"
 """Behind a key that is of the plain teacher."""
 _EVERY_STREAM = "no seed has product and both forms of parity on every stream"
+_NO_RECALL = "no seed has product and device_statistics on the recurring stream, or the first visits gained nothing"
 _LACKS = {
     "product_minus_parity_points": _EVERY_STREAM,
     "product_minus_parity_points_without_delay": _EVERY_STREAM,
@@ -55,8 +56,8 @@ _LACKS = {
     "worst_stream_minus_source_points": "a guarded stream has no seed of product and source",
     "worst_stream_minus_source_points_unguarded": "a guarded stream has no seed of product_unguarded and source",
     "batch1_minus_batch64_points": "no seed has product on the streams continual_b1 and continual_b64",
-    "recall_sample_fraction": "no seed has product and device_statistics on the recurring stream, or the first visits "
-    "gained nothing",
+    "recall_sample_fraction": _NO_RECALL,
+    "recall_resolution_fraction": _NO_RECALL,
     "push_bytes_resnet20": "the row push_size is missing",
     "push_bytes_resnet18": "the row push_size is missing",
     "push_loss_points": "the row push_loss is missing, or it shipped no version",
@@ -118,9 +119,9 @@ def summarise(
         out.update(_headline(rows, teacher, suffix))
     out.update(_guards(rows))
     out.update(_of("batch1_minus_batch64_points", _minus(_wide(rows, "continual_b1"), _wide(rows, BATCH64.name))))
-    out["recall_sample_fraction"] = recall_fraction(
-        rows.cell("wide", PRODUCT, "recurring", ROBUST), rows.cell("wide", DEVICE, "recurring", ROBUST)
-    )
+    product, device = (rows.cell("wide", method, "recurring", ROBUST) for method in (PRODUCT, DEVICE))
+    if (recall := recall_fraction(product, device)) is not None:
+        out["recall_sample_fraction"], out["recall_resolution_fraction"] = recall
     out.update(_push(rows))
     out.update(_fleet(rows))
     done = sum(row.key in results for row in planned)
