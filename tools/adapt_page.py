@@ -83,7 +83,9 @@ def page(name: str, document: dict[str, Any], table: TableMaker, facts: FactsMak
     intro = (
         "CIFAR-10, our own 15 common corruptions at severity 5, ResNet-20 as student. Made by `littoral bench adapt`; "
         "each row has the commit that it was made with. Right answers in percent, means over the seeds; in brackets "
-        "how far the highest and the lowest lie apart." + clock
+        "how far the highest and the lowest lie apart. A seed draws the frames, their order, the order of the worlds "
+        "and the chance in a method. It does not draw the corruptions: the same noise, snow and blur lie on a frame in "
+        "every seed, so seeds lie closer together than fresh data would." + clock
     )
     return assemble(
         name, document, intro=intro, sections=sections, table=table, facts=facts, noun="rows", explained=_EXPLAINED
@@ -191,7 +193,13 @@ def fleet(rows: Rows, table: Callable[..., str]) -> list[str]:
     lines = [[*key, str(len(group)), *_costs(group)] for key, group in _grouped(chosen, "stream", "method")]
     head = ["fleet", "method", "seeds", "right, %", "sent, %", "up, kB per 1,000", "down, kB per 1,000", "forward",
             "backward", "cloud seconds per 1,000"]  # fmt: skip
-    words = "`hostile`: one device sends garbage in place of its samples, and the others are scored."
+    words = (
+        "`hostile`: one of the devices knows both networks and has recorded every world of the fleet. In place of its "
+        "samples it floods all of these worlds with poison, frames whose gradients point where wrong labels would: "
+        "some twenty times what an honest device sends. `hostile_mild`: the same in good weather, the four corruptions "
+        "that the product was tuned on at severity 1, where the network as it was shipped is right nine times in ten "
+        "and has most to lose. The other devices are scored."
+    )
     return ["## Several devices", words, table(head, lines)]
 
 

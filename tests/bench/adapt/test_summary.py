@@ -92,6 +92,21 @@ def test_a_figure_is_what_it_says(key: str, value: float | str) -> None:
     assert found == (pytest.approx(value) if not isinstance(value, str) else value)
 
 
+@pytest.mark.parametrize("stream", ["correlated", "continual_b1", "mixed", "hostile_mild"])
+def test_the_worst_stream_may_be_any_of_which_something_is_promised(stream: str) -> None:
+    worst = {r.key: result(r, accuracy=50.0) for r in PLAN if r.stream == stream and r.method == "product"}
+    made = summarise(PLAN, {**results(), **worst})
+    assert (made["worst_stream"], made["worst_stream_minus_source_points"]) == (stream, pytest.approx(-5.0))
+
+
+def test_the_better_form_is_looked_for_on_each_stream_and_its_bytes_are_taken() -> None:
+    shipped = [r for r in PLAN if r.method == "parity_shipped" and r.stream in ("gradual", "per_shift")]
+    made = summarise(PLAN, {**results(), **{r.key: result(r, accuracy=66.0) for r in shipped}})
+    assert made["product_minus_parity_points"] == pytest.approx((9 * 6.1 + 2 * 4.1) / 11, abs=1e-3)
+    assert made["product_bytes_over_parity"] == pytest.approx(11 * 400 / (9 * 1_000 + 2 * 500), abs=1e-4)
+    assert made["product_minus_parity_per_shift_points"] == pytest.approx(4.1)
+
+
 def test_late_versions_weigh_on_the_mean_and_not_on_the_one_without_them() -> None:
     late = {row.key: row for row in PLAN if row.stream in ("continual_delay50", "continual_delay200")}
     of_ours = {
