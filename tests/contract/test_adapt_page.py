@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 import make_docs  # noqa: E402 -- a script, not a package
@@ -56,3 +58,24 @@ def test_what_failed_is_named_with_its_reason() -> None:
     assert "| roid/mixed | ValueError: no such weights |" in text
     assert "| failed |" not in text
     assert "## What failed" not in page(row("product"), config={"missing": [], "failed": []})
+
+
+def test_every_key_that_people_quote_is_explained_and_what_lacks_a_number_says_why() -> None:
+    pytest.importorskip("torch", reason="the bench needs its extra")
+    from littoral.bench.adapt.plan import full_plan
+    from littoral.bench.adapt.summary import KEYS, summarise
+
+    text = page(row("product"), summary=summarise(full_plan(), {}))
+    for key in KEYS:
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {key} |")]
+        assert not line.endswith("|  |"), f"{key} is not explained"
+        assert f"| {key}_reason | " in text
+
+
+def test_the_page_says_what_seeds_share_what_the_ceiling_is_and_what_a_hostile_device_does() -> None:
+    summary = {"teacher_gap_closed_fraction": 0.74, "units_done": 1, "units_planned": 1}
+    text = page(row("product"), row("product", stream="hostile_mild", devices=8), summary=summary)
+    assert "the same noise, snow and blur lie on a frame in every seed" in text
+    assert "by the same step as the published cloud's, continual; that is no upper bound" in text
+    assert "poison" in text
+    assert "`hostile_mild`: the same in good weather" in text

@@ -1,4 +1,6 @@
-"""`teacher_everything`: every frame goes up and the teacher answers, adapting by its own loss. The ceiling.
+"""`teacher_everything`: every frame goes up and the teacher answers, adapting by its own loss.
+
+By the published cloud's step, so no upper bound: a larger one is right more often (``docs/methods/baselines.md``).
 
 As `littoral.bench.yardsticks.teacher_answers`, batch by batch: batch statistics, SGD 0.00025 with momentum 0.9 down the
 weighted entropy, the answer before the step. The road is not asked: it neither loses nor delays an answer. The uplink
