@@ -94,7 +94,8 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> ToyTable:
     ) -> None:
         for unit in units:
             if unit.fails:
-                text = 'ValueError: no such weights\nTraceback (most recent call last):\n  File "/a/b.py"'
+                where = f"{options.data / 'weights'} and {options.work / 'bundle'}"
+                text = f'ValueError: {where} are empty\nTraceback (most recent call last):\n  File "/a/b.py"'
                 tell(Event(kind="failed", row=unit, worker=0, text=text))
             else:
                 stamp = {"versions": {"numpy": "1"}, "inputs": inputs_of(unit)}
@@ -115,12 +116,13 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> ToyTable:
 def test_a_unit_that_fails_is_told_of_named_and_seen_in_the_exit_status(
     quiet: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["bench", "adapt", "--work", str(tmp_path), *quiet]) == 1
+    data, work = tmp_path / "data", tmp_path / "work"
+    assert main(["bench", "adapt", "--data", str(data), "--work", str(work), *quiet]) == 1
     out, err = capsys.readouterr()
-    assert "FAILED bad: ValueError: no such weights" in err
+    assert f"FAILED bad: ValueError: {data / 'weights'} and {work / 'bundle'} are empty" in err
     assert "/a/b.py" in err
     document = json.loads(out.splitlines()[-1])
-    assert document["config"]["failed"] == [{"unit": "bad", "text": "ValueError: no such weights"}]
+    assert document["config"]["failed"] == [{"unit": "bad", "text": "ValueError: weights and bundle are empty"}]
     assert document["rows"] == [{"unit": "good"}], "the others are made"
 
 

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
+from littoral.bench.adapt.plan import full_plan
+from littoral.bench.adapt.summary import KEYS, summarise
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -61,10 +62,6 @@ def test_what_failed_is_named_with_its_reason() -> None:
 
 
 def test_every_key_that_people_quote_is_explained_and_what_lacks_a_number_says_why() -> None:
-    pytest.importorskip("torch", reason="the bench needs its extra")
-    from littoral.bench.adapt.plan import full_plan
-    from littoral.bench.adapt.summary import KEYS, summarise
-
     text = page(row("product"), summary=summarise(full_plan(), {}))
     for key in KEYS:
         (line,) = [line for line in text.splitlines() if line.startswith(f"| {key} |")]

@@ -113,8 +113,11 @@ class UnitTable(ABC, Generic[UnitT]):
 
         def tell(event: Event) -> None:
             view.tell(event)
-            if event.kind == "failed":  # of the text the first line: what follows are the files of one machine
-                failed.append({"unit": event.row.name, "text": event.text.strip().partition("\n")[0]})
+            if event.kind == "failed":  # the first line, without folders: what else there is, is of one machine
+                text = event.text.strip().partition("\n")[0]
+                for folder in (data, asked.work):
+                    text = text.replace(f"{folder}{os.sep}", "")
+                failed.append({"unit": event.row.name, "text": text})
 
         with ProgressView(len(left), quiet=asked.quiet) as view:
             view.say(f"{num_done} units are there, {len(left)} to make, {jobs} at a time")
