@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from littoral.models.precision import Precision
 
 Labels = NDArray[np.int64]
-CLOUD_CLOCK = "processor"
-"""What every method counts its cloud's seconds by, as rows say it: `time.process_time`. Wall time would hang on what
-else the machine does."""
 
 
 @dataclass(kw_only=True)
@@ -43,7 +40,7 @@ class Costs:
     backward_frames: int = 0
     """Frames times backward passes on the device; 0 for whatever can run there."""
     cloud_seconds: float = 0.0
-    """By `CLOUD_CLOCK`."""
+    """By `time.process_time`: wall time would hang on what else the machine does."""
     notes: dict[str, float] = field(default_factory=dict)
     """What else a method wants in its row."""
 
