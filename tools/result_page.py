@@ -7,7 +7,7 @@ TableMaker = Callable[..., str]
 """Makes a Markdown table of a header and lines."""
 FactsMaker = Callable[[Any], str]
 """Makes one of an object."""
-_HIDDEN = ("missing", "words", "chosen", "of_other_code")
+_HIDDEN = ("missing", "words", "chosen", "of_other_code", "failed")
 _MOST_NAMED_FIRST = 6
 """With more units missing than this, their names stand at the end of the page."""
 
@@ -51,16 +51,32 @@ def assemble(
     if reasons := {key: value for key, value in summary.items() if key.endswith("_reason")}:
         parts += ["What has no number, and why:", facts(reasons)]
     parts += sections
-    for title, key in (("Configuration", "config"), ("Machine", "machine"), ("Versions", "versions")):
+    for title, key in (("Configuration", "config"), ("Machine", "machine")):
         if shown := {k: v for k, v in document[key].items() if k not in _HIDDEN}:
             parts += [f"## {title}", facts(shown)]
+    parts += versions(document["versions"], noun, table, facts)
     missing, other = document["config"].get("missing", ()), document["config"].get("of_other_code", ())
+    if failed := document["config"].get("failed"):
+        parts += ["## What failed", table(["which", "why"], [[each["unit"], each["text"]] for each in failed])]
     if len(missing) > _MOST_NAMED_FIRST:
         parts += ["## What is missing", *_folded(missing, noun)]
     if other:
         head = f"These {noun} were made by other code than the document's commit; each row says which."
         parts += ["## Made by other code", head, *_folded(other, noun)]
     return "\n\n".join(parts) + "\n"
+
+
+def versions(
+    found: Mapping[str, Any] | Sequence[Mapping[str, Any]], noun: str, table: TableMaker, facts: FactsMaker
+) -> list[str]:
+    """Those of the one process that made a document, or the different sets that its units were made with."""
+    if not found:
+        return []
+    if isinstance(found, Mapping):
+        return ["## Versions", facts(dict(found))]
+    names = list(dict.fromkeys(name for each in found for name in each if name != "units"))
+    lines = [[each["units"], *(each.get(name) for name in names)] for each in found]
+    return ["## Versions", table([noun, *names], lines)]
 
 
 def _folded(names: Sequence[str], noun: str) -> list[str]:

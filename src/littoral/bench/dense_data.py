@@ -20,6 +20,8 @@ from littoral.core.boxes import Letterbox, convert_boxes
 from littoral.core.metrics import BoxTruth, LabelMap
 
 T = TypeVar("T")
+CAMVID, COCO, IMAGENET = "camvid/camvid.tar", "coco/coco_val128.tar", "imagenet/imagenet1k_sample.tar"
+"""Below the data folder."""
 CAMVID_CLASSES = (
     *("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"),
 )
@@ -61,7 +63,7 @@ def load_camvid(folder: Path, split: Literal["train", "val", "test"], *, limit: 
     Raises:
         ValueError: the file is missing or holds something else.
     """
-    with _open(folder, "camvid/camvid.tar") as tar:
+    with _open(folder, CAMVID) as tar:
         members = {member.name: member for member in tar.getmembers() if member.isfile()}
         names = sorted(PurePosixPath(name).stem for name in members if name.startswith(f"{split}/"))
         if not names:
@@ -86,7 +88,7 @@ def load_coco_val128(folder: Path, *, limit: int | None = None) -> Boxed:
     Raises:
         ValueError: the file is missing or holds something else.
     """
-    with _open(folder, "coco/coco_val128.tar") as tar:
+    with _open(folder, COCO) as tar:
         members = {member.name: member for member in tar.getmembers() if member.isfile()}
         names = spread(sorted(name for name in members if name.endswith(".jpg")), limit)
         if not names:
@@ -109,7 +111,7 @@ def iter_imagenet_sample(folder: Path, *, limit: int | None = None) -> Iterator[
     Raises:
         ValueError: the file is missing or holds something else.
     """
-    with _open(folder, "imagenet/imagenet1k_sample.tar") as tar:
+    with _open(folder, IMAGENET) as tar:
         members = sorted((m for m in tar.getmembers() if m.isfile() and m.name.endswith(".jpg")), key=lambda m: m.name)
         for member in spread(members, limit):
             yield member.name, _image(tar, member)

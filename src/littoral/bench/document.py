@@ -8,11 +8,13 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 SCHEMA = 1
+_NO_CODE = (":(exclude,top)benchmarks", ":(exclude,top)docs", ":(exclude,top,glob)**/*.md")
+"""Where a difference changes no number: a run writes its rows there while it goes on, and people words."""
 _PACKAGES = ("littoral", "numpy", "onnxruntime", "torch", "websockets", "scikit-learn")
 
 
@@ -48,15 +50,25 @@ def write_document(document: Mapping[str, Any], path: Path) -> None:
     path.write_text(text)
 
 
-def commit() -> str:
-    """The commit of the code, ``-dirty`` behind it if the working tree was changed, or ``unknown``."""
-    folder = Path(__file__).parent
+def commit(folder: Path = Path(__file__).parent) -> str:
+    """The commit of the code, ``-dirty`` behind it if the working tree differs in what could change a number, or
+    ``unknown``.
+
+    Files that git does not know differ too, unless it ignores them. Rows, results and pages do not count.
+
+    Args:
+        folder: Anywhere in the working tree.
+    """
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=folder, capture_output=True, text=True)
+        head = git("rev-parse", "HEAD")
+        differs = git("status", "--porcelain", "--untracked-files=all", "--", ":(top)", *_NO_CODE)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return head.stdout.strip() + ("-dirty" if dirty.stdout.strip() else "")
+    return head + ("-dirty" if differs else "")
 
 
 def versions() -> dict[str, str]:
@@ -68,6 +80,19 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def versions_of(units: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The different sets of versions that finished units were made with, and of how many ``units`` each is.
+
+    Units that were kept before they knew theirs are in none.
+    """
+    counts: dict[str, int] = {}
+    for unit in units:
+        if "versions" in unit:
+            told = json.dumps(unit["versions"])
+            counts[told] = counts.get(told, 0) + 1
+    return [{"units": count, **json.loads(told)} for told, count in counts.items()]
 
 
 def machine() -> dict[str, Any]:

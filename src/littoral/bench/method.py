@@ -40,6 +40,7 @@ class Costs:
     backward_frames: int = 0
     """Frames times backward passes on the device; 0 for whatever can run there."""
     cloud_seconds: float = 0.0
+    """By `time.process_time`: wall time would hang on what else the machine does."""
     notes: dict[str, float] = field(default_factory=dict)
     """What else a method wants in its row."""
 

@@ -1,4 +1,7 @@
-"""What people see while rows are made: bars in a terminal, a line for each row anywhere else. Never on stdout."""
+"""What people see while rows are made: bars in a terminal, a line for each row anywhere else. Never on stdout.
+
+A row that fails is told of whatever was asked for.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,11 @@ _LINE_EVERY_S = 60.0
 
 
 class ProgressView:
-    """Told of events; a context manager."""
+    """Told of events; a context manager. ``quiet``: only of what failed."""
 
     def __init__(self, total: int, *, quiet: bool = False, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, quiet=quiet)
-        moves = self.console.is_terminal and not self.console.is_dumb_terminal
+        self.console, self._quiet = console or Console(stderr=True), quiet
+        moves = self.console.is_terminal and not self.console.is_dumb_terminal and not quiet
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._bars = Progress(*columns, console=self.console) if moves else None
         self._tasks: dict[int, TaskID] = {}
@@ -41,6 +44,10 @@ class ProgressView:
 
     def say(self, line: str) -> None:
         """One line that stays."""
+        if not self._quiet:
+            self._print(line)
+
+    def _print(self, line: str) -> None:
         self.console.print(Text(f"{time.monotonic() - self._started:7.1f} s  {line}"), soft_wrap=True)
 
     def tell(self, event: Event) -> None:
@@ -68,7 +75,7 @@ class ProgressView:
             if (task := self._tasks.pop(event.worker, None)) is not None:
                 self._bars.remove_task(task)
         if event.document is None:
-            self.say(f"FAILED {event.row.name}: {event.text.strip()}")
+            self._print(f"FAILED {event.row.name}: {event.text.strip()}")
             return
         result, seconds = event.document["result"], event.document["seconds"]
         right = f"{result['accuracy']:.2f} % right, " if "accuracy" in result else ""

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from littoral.bench.document import commit, machine
+from littoral.bench.document import commit, machine, versions
 from littoral.bench.store import UnitStore, UnitT
 from littoral.bench.unit import TOOK_BEFORE, BenchUnit
 
@@ -86,17 +86,25 @@ def split_done(
     store: UnitStore[UnitT],
     fingerprint_of: Callable[[UnitT], str],
     *,
+    inputs_of: Callable[[UnitT], str | None] = lambda unit: None,
     any_code: bool = False,
 ) -> tuple[dict[str, dict[str, Any]], list[UnitT]]:
-    """Finished documents by key, and what is left to do; with ``any_code`` also those that other code made."""
+    """Finished documents by key, and what is left to do; with ``any_code`` also those that other code made.
+
+    What was made of other data than ``inputs_of`` names is left to do, unless that or the document says of none.
+    """
     done, left = {}, []
     for unit in units:
         document = store.read(unit) if any_code else store.load(unit, fingerprint_of(unit))
-        if document is None:
+        if document is None or _of_other_inputs(document, inputs_of(unit)):
             left.append(unit)
         else:
             done[unit.key] = document
     return done, left
+
+
+def _of_other_inputs(document: Mapping[str, Any], inputs: str | None) -> bool:
+    return inputs is not None and document.get("inputs", inputs) != inputs
 
 
 def of_other_code(
@@ -112,9 +120,12 @@ def make_units(
     *,
     store: UnitStore[UnitT],
     fingerprint_of: Callable[[UnitT], str],
+    inputs_of: Callable[[UnitT], str | None] = lambda unit: None,
     tell: Tell = lambda event: None,
 ) -> dict[str, dict[str, Any]]:
     """Make these units in order; documents by key. One that fails is told of and left out.
+
+    Each document says of which code, by which versions, on which machine and of which data it was made.
 
     Raises:
         KeyboardInterrupt: passed on once the workers are stopped; what was finished is kept.
@@ -122,9 +133,10 @@ def make_units(
     todo, made = deque(units), dict[str, dict[str, Any]]()
     if not todo:
         return made
-    stamp = {"commit": commit(), "machine": machine()}
+    stamp = {"commit": commit(), "versions": versions(), "machine": machine()}
     stop_at = None if options.budget_minutes is None else time.monotonic() + 60 * options.budget_minutes
     prints = {unit.key: fingerprint_of(unit) for unit in units}  # of the sources as they are now
+    inputs = {unit.key: {"inputs": digest} for unit in units if (digest := inputs_of(unit)) is not None}
     crew = _Crew(options, stamp, min(max(options.jobs, 1), len(todo)))
     try:
         while True:
@@ -137,7 +149,7 @@ def make_units(
             for event in crew.events():
                 if event.document is not None:
                     unit = next(unit for unit in units if unit.key == event.row.key)
-                    document = store.save(unit, prints[unit.key], event.document)
+                    document = store.save(unit, prints[unit.key], {**inputs.get(unit.key, {}), **event.document})
                     made[unit.key], event = document, replace(event, document=document)
                 tell(event)
     finally:

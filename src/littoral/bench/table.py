@@ -7,19 +7,23 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
 from rich.console import Console
 
-from littoral.bench.document import write_document
+from littoral.bench.document import versions_of, write_document
+from littoral.bench.inputs import inputs_digest
 from littoral.bench.progress import ProgressView
-from littoral.bench.rows import RunOptions, TableRequest, chosen_by_name, make_units, split_done
+from littoral.bench.rows import Event, RunOptions, TableRequest, chosen_by_name, make_units, split_done
 from littoral.bench.store import UnitStore, UnitT
 from littoral.bench.unit import TIMED
 
 Done = Mapping[str, Mapping[str, Any]]
 """What units gave, with what they took, by `BenchUnit.key`."""
+Failed = list[dict[str, str]]
+"""Units that could not be made: ``unit`` is the name, ``text`` what went wrong."""
 _WIDTH = 140
 
 
@@ -41,6 +45,10 @@ class UnitTable(ABC, Generic[UnitT]):
     @abstractmethod
     def fingerprint_of(self, unit: UnitT) -> str:
         """Of the source files that the unit's numbers come from."""
+
+    @abstractmethod
+    def inputs_of(self, unit: UnitT) -> Sequence[str]:
+        """The files below the data folder that the unit's numbers come from."""
 
     @abstractmethod
     def check_data(self, asked: TableRequest) -> Path:
@@ -70,6 +78,8 @@ class UnitTable(ABC, Generic[UnitT]):
     def run(self, asked: TableRequest) -> dict[str, Any]:
         """Make the missing units, or list them; print the table and, as the last line, the document.
 
+        Of a unit that fails the others are made all the same; ``config.failed`` of the document names it.
+
         Raises:
             LittoralError: the data are not there.
             ValueError: a name in ``asked.only`` that fits no unit.
@@ -78,13 +88,15 @@ class UnitTable(ABC, Generic[UnitT]):
         units = chosen_by_name(planned, asked.only)
         store = UnitStore[UnitT](rows_of(asked))
         store.tidy()
-        done, left = split_done(units, store, self.fingerprint_of, any_code=asked.any_code)
+        inputs_of = partial(self._inputs, asked.data)
+        done, left = split_done(units, store, self.fingerprint_of, inputs_of=inputs_of, any_code=asked.any_code)
         if asked.list_only:
             return self._list(units, done, store, asked)
-        if left:
-            self._make(left, asked, store, len(done))
-        all_done, _ = split_done(planned, store, self.fingerprint_of, any_code=asked.any_code)
+        failed = self._make(left, asked, store, len(done)) if left else []
+        all_done, _ = split_done(planned, store, self.fingerprint_of, inputs_of=inputs_of, any_code=asked.any_code)
         document = self.document(planned, all_done, asked)
+        document["versions"] = versions_of(all_done.values())
+        document["config"]["failed"] = failed
         if asked.out is not None:
             write_document(document, asked.out)
         if not asked.quiet:
@@ -92,8 +104,21 @@ class UnitTable(ABC, Generic[UnitT]):
         print(json.dumps(document))
         return document
 
-    def _make(self, left: Sequence[UnitT], asked: TableRequest, store: UnitStore[UnitT], num_done: int) -> None:
+    def _inputs(self, data: Path | None, unit: UnitT) -> str | None:
+        return inputs_digest(data, self.inputs_of(unit))
+
+    def _make(self, left: Sequence[UnitT], asked: TableRequest, store: UnitStore[UnitT], num_done: int) -> Failed:
         data, jobs, begun = self.check_data(asked), _jobs(asked), time.monotonic()
+        failed: Failed = []
+
+        def tell(event: Event) -> None:
+            view.tell(event)
+            if event.kind == "failed":  # the first line, without folders: what else there is, is of one machine
+                text = event.text.strip().partition("\n")[0]
+                for folder in (data, asked.work):
+                    text = text.replace(f"{folder}{os.sep}", "")
+                failed.append({"unit": event.row.name, "text": text})
+
         with ProgressView(len(left), quiet=asked.quiet) as view:
             view.say(f"{num_done} units are there, {len(left)} to make, {jobs} at a time")
             for units, number in self.batches(left, jobs):
@@ -101,7 +126,11 @@ class UnitTable(ABC, Generic[UnitT]):
                 if budget is not None:
                     budget = max(0.0, budget - (time.monotonic() - begun) / 60)
                 options = RunOptions(data=data, work=asked.work, jobs=number, budget_minutes=budget, make=self.make)
-                make_units(units, options, store=store, fingerprint_of=self.fingerprint_of, tell=view.tell)
+                inputs_of = partial(self._inputs, data)
+                make_units(
+                    units, options, store=store, fingerprint_of=self.fingerprint_of, inputs_of=inputs_of, tell=tell
+                )
+        return failed
 
     def _list(self, units: Sequence[UnitT], done: Done, store: UnitStore[UnitT], asked: TableRequest) -> dict[str, Any]:
         """What is there, what is not, and how long it took or takes."""

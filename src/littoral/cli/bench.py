@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from littoral.cli.ranges import number, whole, wholes
 
 if TYPE_CHECKING:
     from littoral.bench.table import UnitTable
@@ -45,17 +48,17 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("bench", help="measure, and print a table and one JSON line")
     tables = parser.add_subparsers(dest="table", required=True, metavar="TABLE")
     demo = tables.add_parser("demo", help="the demo on several seeds: accuracy, uploads, bytes")
-    demo.add_argument("--seeds", default="1,2,3", help="seeds, by commas")
-    demo.add_argument("--frames", type=int, default=1200, help="frames per phase and device")
-    demo.add_argument("--fps", type=float, default=50.0, help="frames a second that each device gets")
+    demo.add_argument("--seeds", type=wholes(0), default="1,2,3", help="seeds, by commas")
+    demo.add_argument("--frames", type=whole(1), default=1200, help="frames per phase and device")
+    demo.add_argument("--fps", type=number(above=True), default=50.0, help="frames a second that each device gets")
     runtime = tables.add_parser("runtime", help="what the device adds to a bare ONNX Runtime session; swaps; memory")
     runtime.add_argument("--quick", action="store_true", help="fewer rounds and swaps")
     resumable = {name: _add_resumable(tables, name, words) for name, words in _RESUMABLE.items()}
-    for name, trained in (
-        ("split", "every training of the full table (default: 20)"),
-        ("loop", "the splits' trainings (default: 20)"),
+    for name, least, trained in (
+        ("split", 2, "every training of the full table (default: 20)"),
+        ("loop", 1, "the full table's splits (default: 20)"),
     ):
-        resumable[name].add_argument("--epochs", type=int, help=f"epochs of {trained}")
+        resumable[name].add_argument("--epochs", type=whole(least), help=f"epochs of {trained}; not with --quick")
     loop = resumable["loop"]
     loop.add_argument(
         "--trace",
@@ -66,7 +69,9 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         help="also play this link, a CSV file; repeatable",
     )
     loop.add_argument(
-        "--device-ms", type=float, help="milliseconds that the device's whole network takes: its speed (default: 8)"
+        "--device-ms",
+        type=number(above=True),
+        help="milliseconds that the device's whole network takes: its speed (default: 8)",
     )
     loop.add_argument(
         "--exits",
@@ -84,18 +89,31 @@ def run(args: argparse.Namespace) -> int:
     if args.table == "demo":
         from littoral.bench.demo import bench_demo
 
-        seeds = [int(seed) for seed in args.seeds.split(",")]
-        bench_demo(seeds, frames_per_phase=args.frames, frames_per_second=args.fps, out=args.out, quiet=args.json)
+        bench_demo(args.seeds, frames_per_phase=args.frames, frames_per_second=args.fps, out=args.out, quiet=args.json)
         return 0
     if args.table == "runtime":
         from littoral.bench.runtime import bench_runtime
 
         bench_runtime(quick=args.quick, out=args.out, quiet=args.json)
         return 0
+    if problem := _cannot_be(args):
+        print(f"littoral bench {args.table}: {problem}", file=sys.stderr)
+        return 2
     from littoral.bench.rows import TableRequest
 
-    _table(args).run(TableRequest(**_request(args)))
-    return 0
+    document = _table(args).run(TableRequest(**_request(args)))
+    return 1 if document.get("config", {}).get("failed") else 0
+
+
+def _cannot_be(args: argparse.Namespace) -> str | None:
+    """What is wrong with these options together; None if nothing is."""
+    if args.list and args.out is not None:
+        return "--list makes no document, so there is nothing to write to --out; leave out one of them"
+    if args.list and args.budget_minutes is not None:
+        return "--list makes no unit, so there is nothing to end after --budget-minutes; leave out one of them"
+    if args.quick and getattr(args, "epochs", None) is not None:
+        return "--quick has epochs of its own; leave out one of --quick and --epochs"
+    return None
 
 
 def _table(args: argparse.Namespace) -> UnitTable[Any]:
@@ -132,9 +150,9 @@ def _add_resumable(
     table.add_argument(
         "--only", action="append", default=[], metavar=words["only"], help="only these units; a glob; repeatable"
     )
-    table.add_argument("--jobs", type=int, help="units at a time (default: one for each core)")
+    table.add_argument("--jobs", type=whole(1), help="units at a time (default: one for each core)")
     table.add_argument(
-        "--budget-minutes", type=float, help="begin no unit after so many minutes; finish those that run"
+        "--budget-minutes", type=number(), help="begin no unit after so many minutes; finish those that run"
     )
     table.add_argument(
         "--any-code", action="store_true", help="count units that other code made, too; each row says its commit"

@@ -22,6 +22,23 @@ def whole(least: int) -> Callable[[str], int]:
     return read
 
 
+def wholes(least: int) -> Callable[[str], list[int]]:
+    """An argparse type: different whole numbers by commas, at least one, each ``least`` or more."""
+
+    def read(text: str) -> list[int]:
+        try:
+            values = [int(part) for part in text.split(",")]
+        except ValueError:
+            values = []
+        if not values or min(values) < least or len(set(values)) < len(values):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is no list of different whole numbers from {least} on, such as 1,2,3"
+            )
+        return values
+
+    return read
+
+
 def number(least: float = 0.0, *, above: bool = False) -> Callable[[str], float]:
     """An argparse type: a finite number, ``least`` or more, or only ``above`` it."""
 

@@ -22,11 +22,17 @@ def rows_of(seeds: list[int]) -> list[Row]:
     return [Row(**fields, teacher=None, seed=seed, frames=10) for seed in seeds]
 
 
+def inputs_of(row: Row) -> str:
+    """A digest as there might be of the row's data."""
+    return f"data of {row.seed}"
+
+
 def make_rows(
     rows: Sequence[Row], work: Path, tell: Tell = lambda event: None, *, budget_minutes: float | None = None
 ) -> dict[str, dict[str, Any]]:
     options = RunOptions(data=work, work=work, make="row_maker:make_row", budget_minutes=budget_minutes)
-    return make_units(rows, options, store=UnitStore(work / "rows"), fingerprint_of=fingerprint_of, tell=tell)
+    store = UnitStore[Row](work / "rows")
+    return make_units(rows, options, store=store, fingerprint_of=fingerprint_of, inputs_of=inputs_of, tell=tell)
 
 
 if __name__ == "__main__":

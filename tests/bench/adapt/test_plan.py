@@ -50,6 +50,13 @@ def test_the_wide_table_has_every_method_on_every_stream_and_three_seeds_of_ours
     assert {row.frames for row in rows if row.batch == 1 or row.stream == BATCH64.name} == {400}
 
 
+def test_the_promise_is_made_of_every_guarded_stream_and_of_both_hostile_fleets() -> None:
+    assert set(GUARD_STREAMS) == {
+        *("mixed", "correlated", "continual_b1", "continual_delay200", "continual_loss5", "hostile", "hostile_mild")
+    }
+    assert {stream.name for stream in STREAMS if stream.guarded} - {"continual"} < set(GUARD_STREAMS)
+
+
 def test_the_product_runs_unguarded_wherever_the_promise_is_made() -> None:
     streams = {row.stream for row in FULL if row.method == UNGUARDED}
     assert streams >= set(GUARD_STREAMS)

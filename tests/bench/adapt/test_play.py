@@ -88,7 +88,14 @@ def test_right_answers_are_counted_by_shift_and_costs_over_all_lives(setup: Call
     assert result["accuracy"] == pytest.approx(66.667)
     assert (result["uploads"], result["forward_passes"]) == (3, 1.0)
     assert result["notes"] == {"largest_max": 2.0, "all": 2.0}
+    assert result["cloud_clock"] == "processor"
     assert result["trace"] == {"0": [["fog", 3, 2, 1], ["snow", 3, 2, 3]]}
+
+
+def test_a_trace_tells_batches_of_64_frames_apart_and_sums_smaller_ones(setup: Callable[..., Setup]) -> None:
+    batches = [played for size in (64, 64, 16, 40, 64) for played in steps([1] * size)]
+    trace = play(row("recurring"), setup(), Counting, batches)["trace"]["0"]
+    assert [stretch[1:] for stretch in trace] == [[64, 64, 1], [64, 64, 2], [120, 120, 5]]
 
 
 THREE_LIVES = (

@@ -16,6 +16,7 @@ from littoral.bench.adapt.cloud_end import SessionEnd
 from littoral.bench.adapt.loopback import garbage
 from littoral.bench.adapt.product import FINGERPRINT_SHARE, Product, ProductOptions, device_statistics, sweep
 from littoral.bench.method import Road, Setup
+from littoral.bundle import Bundle
 from littoral.cloud.adapt import AdaptConfig
 from littoral.wire.envelope import decode_frame, encode_frame
 from littoral.wire.messages import Sample, from_frame, to_frame
@@ -63,6 +64,15 @@ def test_it_learns_in_a_worse_light(setup: Make, world: World) -> None:
     assert product.costs.pushes == product.costs.notes["versions_installed"] > 0
     assert versions[-1] > 0
     assert (answers == labels)[-128:].mean() > frozen + 0.05
+
+
+def test_the_passes_of_the_probe_are_paid_for_every_version(setup: Make, world: World, small: Bundle) -> None:
+    product, _, _ = play(setup(), options(), world[0][:128])
+    costs, notes = product.costs, product.costs.notes
+    probes = notes["versions_installed"] * (small.manifest.probe.num_frames + 1)
+    assert notes["probe_frames"] == probes > 0
+    measured, looked = notes["measured_frames"], notes["looked_frames"]
+    assert costs.forward_frames == 128 + measured + looked + round(FINGERPRINT_SHARE * (measured - looked)) + probes
 
 
 def test_every_byte_is_that_of_a_wire_frame(setup: Make, world: World, monkeypatch: pytest.MonkeyPatch) -> None:

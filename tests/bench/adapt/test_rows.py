@@ -14,6 +14,7 @@ from run_rows import make_rows, rows_of
 
 from littoral.bench.adapt.methods import fingerprint_of
 from littoral.bench.adapt.row import Row
+from littoral.bench.document import versions
 from littoral.bench.rows import Event, chosen_by_name, of_other_code, split_done
 from littoral.bench.store import UnitStore
 from littoral.bench.table import estimates
@@ -51,7 +52,9 @@ def test_a_killed_run_keeps_its_rows_and_the_next_goes_on_with_the_others(tmp_pa
 def test_a_row_that_fails_is_told_of_and_the_others_are_made(tmp_path: Path) -> None:
     events: list[Event] = []
     made = make_rows(rows_of([8, 1]), tmp_path, events.append)
-    assert [document["result"]["accuracy"] for document in made.values()] == [1.0]
+    (row,) = made.values()
+    assert row["result"]["accuracy"] == 1.0
+    assert (row["inputs"], row["versions"]) == ("data of 1", versions())
     (failed,) = [event for event in events if event.kind == "failed"]
     assert failed.row.seed == 8
     assert "a row that cannot be made" in failed.text
@@ -82,6 +85,20 @@ def test_a_row_made_by_other_code_counts_where_that_is_asked_for_and_is_named(tm
     done, left = split_done([one, two], store, lambda row: "now", any_code=True)
     assert (sorted(done), left) == (sorted([one.key, two.key]), [])
     assert of_other_code([one, two], done, lambda row: "now") == [one.name]
+
+
+@pytest.mark.parametrize("any_code", [False, True])
+def test_a_row_made_of_other_data_is_made_again_whatever_code_counts(any_code: bool, tmp_path: Path) -> None:
+    store, rows = UnitStore[Row](tmp_path), rows_of([1, 2, 3])
+    for row, inputs in zip(rows, ({"inputs": "these"}, {"inputs": "others"}, {}), strict=True):
+        store.save(row, "now", {"result": {}, **inputs})
+
+    def left(inputs: str | None) -> list[int]:
+        found = split_done(rows, store, lambda row: "now", inputs_of=lambda row: inputs, any_code=any_code)
+        return [row.seed for row in found[1]]
+
+    assert left("these") == [2], "one that says nothing of its data counts"
+    assert left(None) == [], "nor can anything be said where there are no data"
 
 
 def test_a_file_that_is_damaged_counts_as_missing(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -55,6 +57,18 @@ def test_what_a_method_spends_fits_what_it_does(name: str, world: World, batches
     assert (costs.backward_frames > 0) == (name in LEARNS_ON_DEVICE)
     assert costs.forward_frames >= 64 or name == "teacher_everything"
     assert (costs.pushes > 0) == (costs.downlink_bytes > 0) == name.startswith("parity")
+
+
+@pytest.mark.parametrize("name", sorted(ON_THE_WIRE))
+def test_a_clouds_seconds_are_processor_time_whatever_else_the_machine_does(
+    name: str, world: World, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours = itertools.count(0.0, 3600.0)
+    for clock in ("perf_counter", "monotonic", "time"):
+        monkeypatch.setattr(time, clock, lambda: next(hours))
+    method = BASELINES[name](world.setup(batch_size=16))
+    play(method, batches(16)[:2])
+    assert 0 < method.costs.cloud_seconds < 60
 
 
 @pytest.mark.parametrize("name", BASELINES)

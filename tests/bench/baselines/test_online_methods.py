@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from littoral.bench.baselines.roid import (
     RoidLearner,
     RoidSettings,
     correct_prior,
+    roid,
     roid_weights,
     soft_likelihood_ratio,
     symmetric_cross_entropy,
@@ -213,6 +215,30 @@ def test_roid_gives_a_hundredth_of_the_weights_back_to_the_source_each_step(worl
         moved.append([p.detach() - s for p, s in zip(learner.parameters, learner.source, strict=True)])
     ratio = [float(a.norm() / b.norm()) for a, b in zip(*moved, strict=True) if float(b.norm()) > 0]
     assert ratio == pytest.approx([0.99] * len(ratio), abs=1e-3)
+
+
+def test_roid_as_the_table_runs_it_is_as_published(world: World) -> None:
+    setup = world.setup()
+    method, x = roid(setup), to_tensor(world.frames[:32], setup)
+    method.answer(world.frames[:32])
+    learner = method.devices[0].learner
+    assert isinstance(learner, RoidLearner)
+    settings = learner.settings
+    assert (settings.source_momentum, settings.marginal_momentum, settings.temperature) == (0.99, 0.9, 1 / 3)
+    assert (settings.use_weighting, settings.use_consistency, settings.use_prior_correction) == (True, True, True)
+    free = RoidLearner(setup, replace(settings, source_momentum=1.0), 0)
+    free.learn(x)
+    kept, gone = (distance(each.parameters, each.source) for each in (learner, free))
+    assert kept == pytest.approx(0.99 * gone, rel=1e-3)
+
+
+def test_roid_answers_with_the_prior_corrected(world: World) -> None:
+    setup = world.setup()
+    x = to_tensor(world.frames[:32], setup)
+    plain = RoidLearner(setup, RoidSettings(use_prior_correction=False), 0).learn(x)
+    corrected = RoidLearner(setup, RoidSettings(), 0).learn(x)
+    torch.testing.assert_close(corrected, correct_prior(plain))
+    assert not torch.allclose(corrected, plain, atol=1e-3)
 
 
 def test_roid_leaves_out_answers_that_are_less_diverse_than_the_mean_and_prefers_sure_ones() -> None:

@@ -18,7 +18,7 @@ from littoral.bench.baselines.cema_cloud import CemaSettings, Replay
 from littoral.bench.baselines.cema_select import PublishedSelector, SelectionSettings
 from littoral.bench.baselines.source import source
 from littoral.bench.baselines.teacher_answers import teacher_answers
-from littoral.bench.baselines.teacher_everything import TeacherSettings, teacher_everything
+from littoral.bench.baselines.teacher_everything import TeacherLearner, TeacherSettings, teacher_everything
 from littoral.bench.baselines.wire_costs import UploadCounter, push_bytes
 from littoral.bench.method import Road
 from littoral.bundle.images import decode_image
@@ -228,5 +228,12 @@ def test_the_teacher_on_everything_is_the_demo_s_yardstick(world: World, batches
         optimiser.zero_grad()
         teacher_loss(logits, mean_one=mean_one).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
+    learned = method._teachers[0].learner
+    assert isinstance(learned, TeacherLearner)
+    for ours, theirs, before in zip(learned.parameters, learning, TeacherLearner(world.setup(), settings).parameters,
+                                    strict=True):  # fmt: skip
+        torch.testing.assert_close(ours, theirs)
+        assert not torch.allclose(ours, before, atol=1e-4), "it learned"
+    assert (TeacherSettings().lr, TeacherSettings().momentum) == (0.00025, 0.9), "as the table runs it"
     assert method.costs.uploads == len(world.frames)
     assert method.costs.forward_frames == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from scipy import ndimage
 
 from littoral.bench.streams import pixels
 from littoral.bench.streams.blur import disk
+from littoral.bench.streams.constants import CIFAR
 from littoral.bench.streams.corruptions import corrupt
 from littoral.bench.streams.digital import _affine
 from littoral.bench.streams.frost import PLATES, plate
@@ -120,6 +122,32 @@ def test_glass_takes_pixels_from_above_and_left() -> None:
     assert from_where.mean(axis=(1, 2, 3)) == pytest.approx([0.25] * 4, abs=0.03)
 
 
+def test_glass_is_blurred_again_after_its_pixels_were_moved() -> None:
+    frames = pictures(2)
+    moved_alone = frames_moved(frames)
+    out = corrupt(frames, "glass_blur", severity=5, seed=0)
+    sigma = CIFAR["glass_blur"][4][0]
+    again = pixels.to_bytes(pixels.gaussian(pixels.to_unit(moved_alone), sigma))
+    np.testing.assert_array_equal(out, again)
+    assert (out != moved_alone).any(axis=3).mean() > 0.5, "the second blur is to be seen"
+
+
+def frames_moved(frames: Frame) -> Frame:
+    """What glass makes of frames before it blurs them again, with the draws of seed 0 at severity 5."""
+    sigma, reach, rounds = (CIFAR["glass_blur"][4][0], *map(int, CIFAR["glass_blur"][4][1:]))
+    moved = pixels.to_bytes(pixels.gaussian(pixels.to_unit(frames), sigma))
+    rows = columns = range(32 - reach, reach, -1)
+    for place, frame in enumerate(moved):
+        rng = np.random.default_rng((0, zlib.crc32(b"glass_blur"), 5, place))
+        steps = rng.integers(-reach, reach, (rounds, len(rows), len(columns), 2), dtype=np.int8)
+        for turn in range(rounds):
+            for i, row in enumerate(rows):
+                for j, column in enumerate(columns):
+                    across, down = steps[turn, i, j]
+                    frame[row, column] = frame[row + down, column + across]
+    return moved
+
+
 def test_a_dot_in_motion_is_a_line_to_one_side() -> None:
     dot = np.zeros((2, 32, 32, 1), np.float32)
     dot[:, 16, 16] = 100
@@ -205,6 +233,14 @@ def test_fog_keeps_the_brightest_value_and_lifts_the_rest() -> None:
 def test_snow_never_darkens() -> None:
     frames = pictures(8)
     assert (corrupt(frames, "snow", severity=5, seed=0) >= frames.astype(int) - 1).all()
+
+
+def test_snow_on_black_is_its_layer_and_the_same_layer_turned_by_half() -> None:
+    out = corrupt(flat(0, 4), "snow", severity=5, seed=0).astype(int)
+    assert out.std() > 1, "there is snow"
+    assert np.abs(out - out[:, ::-1, ::-1]).max() <= 1
+    assert np.abs(out - out[:, ::-1]).max() > 5, "neither flip alone leaves it as it is"
+    assert np.abs(out - out[:, :, ::-1]).max() > 5
 
 
 def test_frost_on_black_is_a_piece_of_a_plate() -> None:

@@ -21,7 +21,11 @@ _FEW_FRAMES = 1_000
 
 
 def pool_of(row: Row, material: Material) -> CorruptedPool:
-    """The test frames that a row draws from: all 10,000, or fewer where a small row would have to corrupt them all."""
+    """The test frames that a row draws from: all 10,000, or fewer where a small row would have to corrupt them all.
+
+    Corrupted by one seed whatever the row's, so that a frame is corrupted and kept once: rows of different seeds share
+    the corruption that lies on a frame.
+    """
     frames, labels = material.test
     size = len(frames)
     if row.frames < _FEW_FRAMES:

@@ -1,9 +1,14 @@
-"""How fast a world that comes back is as good as it was: pure, from the traces of the recurring stream."""
+"""How fast a world that comes back is as good as it was: pure, from the traces of the recurring stream.
+
+Axes: T stretches of a visit, in order.
+"""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,62 +16,90 @@ from numpy.typing import NDArray
 
 SHARE = 0.9
 _LAST = 0.25
-"""The share of a visit that its final gain is measured over, and the window that must reach it again."""
+"""The share of the first visit that the final gain is measured over."""
 _VISIT = re.compile(r"(.+) (\d+)")
 Cell = Mapping[int, tuple[Any, Mapping[str, Any]]]
 Curve = NDArray[np.float64]
 
 
-def recall_fraction(product: Cell, device: Cell) -> float | None:
-    """The share of the first visit's samples after which 90 % of its final gain is there at the second.
+@dataclass(frozen=True, kw_only=True)
+class Visit:
+    """A world's frames of one visit, up to the end of each stretch that both traces tell apart."""
 
-    The gain is over the device's own statistics, on the same frames. Both curves are means over the worlds and the
-    seeds; the final gain is that of the first visit's last quarter, and it counts as there from the first stretch on
-    whose quarter reaches 90 % of it.
+    frames_T: Curve
+    gained_T: Curve
+    """Right answers more than the device has by its own statistics."""
+    sent_T: Curve
+    """Samples."""
+
+    def at(self, frames_T: Curve) -> Visit:
+        """At these ends alone."""
+        kept = np.isin(self.frames_T, frames_T)
+        return Visit(frames_T=self.frames_T[kept], gained_T=self.gained_T[kept], sent_T=self.sent_T[kept])
+
+
+def recall_fraction(product: Cell, device: Cell) -> tuple[float, float] | None:
+    """The share of the first visit's samples that were sent until 90 % of its final gain is there at the second.
+
+    The gain is over the device's own statistics, on the same frames, in the mean over worlds and seeds; the final gain
+    is that of the first visit's last quarter. It is there by the end of the first stretch that has 90 % of it, if the
+    stretches from that one on have so, too, in the mean. Samples are counted to the end of that stretch, so the least
+    value is what is sent in one stretch. Where traces are coarser in some rows, all are taken as coarse.
 
     Args:
         product, device: By seed (row, result), result with ``trace``.
     Returns:
-        0 when it is there at once, 1 when it never is; None without a seed in common, or without a gain to recall.
+        The share, 1 when it is never there, and the least value that these traces can show. None without a seed in
+        common, or without a gain to recall.
     """
-    curves = [
-        _gains(product[seed][1]["trace"]["0"], device[seed][1]["trace"]["0"])
+    found = [
+        _visits(product[seed][1]["trace"]["0"], device[seed][1]["trace"]["0"])
         for seed in sorted(set(product) & set(device))
     ]
-    visits = [c for curve in curves for c in curve.values() if 1 in c and 2 in c]
-    if not visits:
+    both = [(of[1], of[2]) for worlds in found for of in worlds.values() if 1 in of and 2 in of]
+    if not both:
         return None
-    first, second = (_mean([visit[number][0] for visit in visits]) for number in (1, 2))
-    sent_first = float(np.mean([visit[1][1][-1] for visit in visits]))
-    sent_before = _mean([np.concatenate([[0.0], visit[2][1][:-1]]) for visit in visits])
-    window = max(1, round(_LAST * len(first)))
-    final = float(first[-window:].mean())
-    if final <= 0 or sent_first <= 0:
+    sent_at_first = float(np.mean([first.sent_T[-1] for first, _ in both]))
+    ends = functools.reduce(np.intersect1d, [visit.frames_T for pair in both for visit in pair])
+    first, second = (_mean([pair[number].at(ends) for pair in both]) for number in (0, 1))
+    final = float(_gains(first, max(1, round(_LAST * len(ends))))[-1]) if len(ends) else 0.0
+    if final <= 0 or sent_at_first <= 0:
         return None
-    for start in range(len(second) - window + 1):
-        if second[start : start + window].mean() >= SHARE * final:
-            return round(min(float(sent_before[start]) / sent_first, 1.0), 4)
-    return 1.0
+    shares = np.minimum(second.sent_T / sent_at_first, 1.0).round(4)
+    for at, gain in enumerate(_gains(second, 1)):
+        if min(gain, _gains(second, len(ends) - at)[-1]) >= SHARE * final:
+            return float(shares[at]), float(shares[0])
+    return 1.0, float(shares[0])
 
 
-def _gains(product: list[list[Any]], device: list[list[Any]]) -> dict[str, dict[int, tuple[Curve, Curve]]]:
-    """Per world and visit: the gain of each stretch in points, and the samples sent in the visit up to its end."""
-    out: dict[str, dict[int, tuple[Curve, Curve]]] = {}
+def _visits(product: list[list[Any]], device: list[list[Any]]) -> dict[str, dict[int, Visit]]:
+    """Per world and number of the visit."""
+    out: dict[str, dict[int, Visit]] = {}
     before = 0.0
     for shift in dict.fromkeys(stretch[0] for stretch in product):
         named = _VISIT.fullmatch(shift)
-        ours, theirs = ([s for s in trace if s[0] == shift] for trace in (product, device))
-        sent = np.array([stretch[3] for stretch in ours], float) - before
-        before += sent[-1]
-        if named is None or len(ours) != len(theirs):
+        ours, theirs = (
+            np.array([stretch[1:] for stretch in trace if stretch[0] == shift], float).reshape(-1, 3)
+            for trace in (product, device)
+        )
+        sent, before = ours[:, 2] - before, ours[-1, 2]
+        right, other = ours[:, :2].cumsum(axis=0), theirs[:, :2].cumsum(axis=0)
+        if named is None or not len(other) or right[-1, 0] != other[-1, 0]:
             continue
-        gain = np.array([100 * (a[2] - b[2]) / a[1] for a, b in zip(ours, theirs, strict=True)])
-        out.setdefault(named[1], {})[int(named[2])] = (gain, sent)
+        ends, mine, its = np.intersect1d(right[:, 0], other[:, 0], return_indices=True)
+        visit = Visit(frames_T=ends, gained_T=right[mine, 1] - other[its, 1], sent_T=sent[mine])
+        out.setdefault(named[1], {})[int(named[2])] = visit
     return out
 
 
-def _mean(curves: list[Curve]) -> Curve:
-    """The mean of curves as far as the shortest."""
-    length = min(map(len, curves))
-    mean: Curve = np.mean([curve[:length] for curve in curves], axis=0)
-    return mean
+def _mean(visits: list[Visit]) -> Visit:
+    """The mean of visits with the same ends."""
+    gained, sent = (np.mean([getattr(visit, name) for visit in visits], axis=0) for name in ("gained_T", "sent_T"))
+    return Visit(frames_T=visits[0].frames_T, gained_T=gained, sent_T=sent)
+
+
+def _gains(visit: Visit, window: int) -> Curve:
+    """Points gained in so many stretches together, for each that ends them and has so many behind it."""
+    frames, gained = (np.concatenate([[0.0], curve]) for curve in (visit.frames_T, visit.gained_T))
+    gains: Curve = 100 * (gained[window:] - gained[:-window]) / (frames[window:] - frames[:-window])
+    return gains

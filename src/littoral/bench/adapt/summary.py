@@ -1,7 +1,8 @@
 """The few numbers that people quote, of whatever rows there are: pure, and null where a row is missing.
 
 Every difference is taken seed by seed, on the same frames, and then averaged; ``<key>_seeds`` says over how many seeds
-and ``<key>_spread`` how far apart the highest and the lowest lie. A cell without a seed in common makes its key null.
+and ``<key>_spread`` how far apart the highest and the lowest lie. A cell without a seed in common makes its key null,
+and ``<key>_reason`` says what it lacks.
 """
 
 from __future__ import annotations
@@ -28,14 +29,46 @@ from littoral.bench.adapt.row import PLAIN, ROBUST, Row
 Result = Mapping[str, Any]
 BySeed = dict[int, float]
 KEYS = (
-    "product_minus_parity_points", "product_bytes_over_parity", "product_minus_roid_continual_points",
+    "product_minus_parity_points", "product_minus_parity_points_without_delay", "product_bytes_over_parity",
+    "num_rows", "num_code_states", "product_minus_roid_continual_points",
     "product_minus_device_statistics_points", "teacher_gap_closed_fraction", "product_minus_parity_per_shift_points",
     "worst_stream_minus_source_points", "worst_stream_minus_source_points_unguarded", "batch1_minus_batch64_points",
-    "recall_sample_fraction", "push_bytes_resnet20", "push_bytes_resnet18", "push_loss_points",
-    "cohort_minus_isolated_points", "cohort_minus_shared_points",
+    "recall_sample_fraction", "recall_resolution_fraction", "push_bytes_resnet20", "push_bytes_resnet18",
+    "push_loss_points", "cohort_minus_isolated_points", "cohort_minus_shared_points",
 )  # fmt: skip
 """What issue and docs ask for; the summary has more."""
+_PLAIN_TEACHER = "_plain_teacher"
+"""Behind a key that is of the plain teacher."""
+_EVERY_STREAM = "no seed has product and both forms of parity on every stream"
+_NO_RECALL = "no seed has product and device_statistics on the recurring stream, or the first visits gained nothing"
+_LACKS = {
+    "product_minus_parity_points": _EVERY_STREAM,
+    "product_minus_parity_points_without_delay": _EVERY_STREAM,
+    "product_bytes_over_parity": _EVERY_STREAM,
+    "product_bytes_over_parity_without_delay": _EVERY_STREAM,
+    "num_rows": _EVERY_STREAM,
+    "num_code_states": f"{_EVERY_STREAM}, or it is not known which code made these rows",
+    "product_minus_roid_continual_points": "no seed has product and roid on the continual stream",
+    "product_minus_device_statistics_points": "no seed has product and device_statistics on the continual stream",
+    "teacher_gap_closed_fraction": "no seed has product, device_statistics and teacher_everything on the continual "
+    "stream, or the teacher is not above the device's own statistics",
+    "product_minus_parity_per_shift_points": "no seed has product and both forms of parity on the stream per_shift",
+    "worst_stream_minus_source_points": "a guarded stream has no seed of product and source",
+    "worst_stream_minus_source_points_unguarded": "a guarded stream has no seed of product_unguarded and source",
+    "batch1_minus_batch64_points": "no seed has product on the streams continual_b1 and continual_b64",
+    "recall_sample_fraction": _NO_RECALL,
+    "recall_resolution_fraction": _NO_RECALL,
+    "push_bytes_resnet20": "the row push_size is missing",
+    "push_bytes_resnet18": "the row push_size is missing",
+    "push_loss_points": "the row push_loss is missing, or it shipped no version",
+    "cohort_minus_isolated_points": "no seed has product on the streams fleet_cohort and fleet_isolated",
+    "cohort_minus_shared_points": "no seed has product on the streams fleet_cohort and fleet_shared",
+    "cohort_bytes_over_isolated": "the devices of fleet_isolated sent nothing",
+    "cohort_bytes_over_shared": "the devices of fleet_shared sent nothing",
+}
+"""Why a key may be null."""
 _NEEDS_LINK = {stream.name for stream in STREAMS if stream.needs_link}
+_DELAYED = {stream.name for stream in STREAMS if stream.delay_batches}
 
 
 class Rows:
@@ -69,49 +102,75 @@ class Rows:
         return {seed: float(result["accuracy"]) for seed, (_, result) in cell.items()}
 
 
-def summarise(planned: Sequence[Row], results: Mapping[str, Result]) -> dict[str, Any]:
+def summarise(
+    planned: Sequence[Row], results: Mapping[str, Result], *, made_by: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The summary of a document.
 
     Args:
         planned: All rows that the table should have.
         results: What the finished ones gave, by `Row.key`.
+        made_by: The fingerprints of the code that made them, likewise.
     """
     rows = Rows(planned, results)
     out: dict[str, Any] = dict.fromkeys(KEYS)
-    for teacher, suffix in ((ROBUST, ""), (PLAIN, "_plain_teacher")):
-        out.update(_against_parity(rows, teacher, suffix))
+    for teacher, suffix in ((ROBUST, ""), (PLAIN, _PLAIN_TEACHER)):
+        out.update(_against_parity(rows, teacher, suffix, made_by or {}))
         out.update(_headline(rows, teacher, suffix))
     out.update(_guards(rows))
     out.update(_of("batch1_minus_batch64_points", _minus(_wide(rows, "continual_b1"), _wide(rows, BATCH64.name))))
-    out["recall_sample_fraction"] = recall_fraction(
-        rows.cell("wide", PRODUCT, "recurring", ROBUST), rows.cell("wide", DEVICE, "recurring", ROBUST)
-    )
+    product, device = (rows.cell("wide", method, "recurring", ROBUST) for method in (PRODUCT, DEVICE))
+    if (recall := recall_fraction(product, device)) is not None:
+        out["recall_sample_fraction"], out["recall_resolution_fraction"] = recall
     out.update(_push(rows))
     out.update(_fleet(rows))
     done = sum(row.key in results for row in planned)
-    return {**out, "units_done": done, "units_planned": len(planned)}
+    return {**out, **_reasons(out), "units_done": done, "units_planned": len(planned)}
 
 
-def _against_parity(rows: Rows, teacher: str, suffix: str) -> dict[str, Any]:
-    """Mean over the streams, against the better of the two forms on each; bytes against that form's."""
-    gaps: list[BySeed] = []
-    ours = theirs = 0.0
+def _reasons(summary: Mapping[str, Any]) -> dict[str, str]:
+    """For every key without a value what it lacks."""
+    of = {key: "with the plain teacher " if key.endswith(_PLAIN_TEACHER) else "" for key in summary}
+    return {
+        f"{key}_reason": of[key] + _LACKS[key.removesuffix(_PLAIN_TEACHER)]
+        for key, value in summary.items()
+        if value is None
+    }
+
+
+def _against_parity(rows: Rows, teacher: str, suffix: str, made_by: Mapping[str, str]) -> dict[str, Any]:
+    """Mean over the streams, against the better of the two forms on each; bytes against that form's.
+
+    Once more without the streams whose versions are late, and how many rows of the product, by how many states of the
+    code, all of this is of.
+    """
+    gaps, sent = dict[str, BySeed](), dict[str, tuple[float, float]]()
+    rows_of_seed: dict[int, list[Row]] = {}
     for stream in STREAMS:
         product, better = rows.cell("wide", PRODUCT, stream.name, teacher), _better(rows, "wide", stream.name, teacher)
         if better is None:
             return {}
-        gaps.append(_minus(_accuracies(product), _accuracies(better)))
+        gaps[stream.name] = _minus(_accuracies(product), _accuracies(better))
         common = sorted(set(product) & set(better))
         if not common:
             return {}
-        ours += statistics.fmean(product[seed][1]["uplink_bytes"] for seed in common)
-        theirs += statistics.fmean(better[seed][1]["uplink_bytes"] for seed in common)
-    seeds = set.intersection(*(set(gap) for gap in gaps))
-    mean = {seed: statistics.fmean(gap[seed] for gap in gaps) for seed in sorted(seeds)}
-    return {
-        **_of(f"product_minus_parity_points{suffix}", mean),
-        f"product_bytes_over_parity{suffix}": round(ours / theirs, 4) if theirs else None,
-    }
+        ours, theirs = (
+            statistics.fmean(cell[seed][1]["uplink_bytes"] for seed in common) for cell in (product, better)
+        )
+        sent[stream.name] = ours, theirs
+        for seed in common:
+            rows_of_seed.setdefault(seed, []).append(product[seed][0])
+    seeds = sorted(set.intersection(*(set(gap) for gap in gaps.values())))
+    out: dict[str, Any] = {}
+    for names, behind in ((list(gaps), ""), ([name for name in gaps if name not in _DELAYED], "_without_delay")):
+        mean = {seed: statistics.fmean(gaps[name][seed] for name in names) for seed in seeds}
+        out.update(_of(f"product_minus_parity_points{behind}{suffix}", mean))
+        ours, theirs = (sum(sent[name][way] for name in names) for way in (0, 1))
+        out[f"product_bytes_over_parity{behind}{suffix}"] = round(ours / theirs, 4) if theirs else None
+    used = [row.key for seed in seeds for row in rows_of_seed[seed]]
+    out[f"num_rows{suffix}"] = len(used) or None
+    out[f"num_code_states{suffix}"] = len({made_by[key] for key in used if key in made_by}) or None
+    return out
 
 
 def _headline(rows: Rows, teacher: str, suffix: str) -> dict[str, Any]:

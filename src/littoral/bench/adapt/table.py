@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from littoral.bench.adapt.lives import tidy_lives
-from littoral.bench.adapt.material import check_data
+from littoral.bench.adapt.material import FRAMES, STUDENT, WEIGHTS, check_data
 from littoral.bench.adapt.methods import fingerprint_of
 from littoral.bench.adapt.plan import full_plan, quick_plan
 from littoral.bench.adapt.row import Row
@@ -19,7 +19,7 @@ from littoral.bench.adapt.summary import KEYS, summarise
 from littoral.bench.document import make_document
 from littoral.bench.rows import TableRequest, of_other_code
 from littoral.bench.store import UnitStore
-from littoral.bench.table import Done, UnitTable
+from littoral.bench.table import Done, Failed, UnitTable
 
 _HEAVY = ("by_shift", "trace", "exact_and_coded_accuracy", "notes")
 """What stays in the row's own file."""
@@ -44,15 +44,20 @@ class AdaptTable(UnitTable[Row]):
     def fingerprint_of(self, unit: Row) -> str:
         return fingerprint_of(unit)
 
+    def inputs_of(self, unit: Row) -> Sequence[str]:
+        networks = [STUDENT] if unit.teacher is None else [STUDENT, unit.teacher]
+        return [*FRAMES.values(), *(WEIGHTS[name] for name in networks)]
+
     def check_data(self, asked: TableRequest) -> Path:
         return check_data(asked.data)
 
     def guess_seconds(self, unit: Row) -> float:
         return unit.num_frames * _GUESSED_US.get(unit.method, _OTHERS_US) / 1e6 + 5.0
 
-    def _make(self, left: Sequence[Row], asked: TableRequest, store: UnitStore[Row], num_done: int) -> None:
-        super()._make(left, asked, store, num_done)
+    def _make(self, left: Sequence[Row], asked: TableRequest, store: UnitStore[Row], num_done: int) -> Failed:
+        failed = super()._make(left, asked, store, num_done)
         tidy_lives(asked.work, [row for row in left if store.read(row) is not None])
+        return failed
 
     def document(self, planned: Sequence[Row], done: Done, asked: TableRequest) -> dict[str, Any]:
         there = [row for row in planned if row.key in done]
@@ -67,7 +72,11 @@ class AdaptTable(UnitTable[Row]):
             },
             seeds=sorted({row.seed for row in there}),
             rows=[flat_row(row, done[row.key]) for row in there],
-            summary=summarise(planned, {key: document["result"] for key, document in done.items()}),
+            summary=summarise(
+                planned,
+                {key: document["result"] for key, document in done.items()},
+                made_by={key: document["fingerprint"] for key, document in done.items()},
+            ),
         )
 
     def show(self, document: Mapping[str, Any], console: Console) -> None:

@@ -90,12 +90,12 @@ class Cema:
         selected = at.selector.select(logits)
         answers: Labels = logits.argmax(1).astype(np.int64)
         arrived = self._upload(at, frames_BHWC, answers, selected)
-        started = time.perf_counter()
+        started = time.process_time()
         if at.batch <= self.settings.live_batches:
             self.cloud.statistics_move = False
         self.cloud.receive(arrived)
         self.cloud.work()
-        self.costs.cloud_seconds += time.perf_counter() - started
+        self.costs.cloud_seconds += time.process_time() - started
         return answers
 
     def close(self) -> None:

@@ -10,15 +10,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from littoral.bench.adapt.material import WEIGHTS as ADAPTED
+from littoral.bench.dense_data import CAMVID
 from littoral.bench.document import make_document
 from littoral.bench.exits.averaged import averaged, by_user
 from littoral.bench.exits.make import modules_of, modules_without
-from littoral.bench.exits.material import check_data
+from littoral.bench.exits.material import DIGITS, NEEDED, check_data
+from littoral.bench.exits.omniglot import FILES as OMNIGLOT
 from littoral.bench.exits.plan import full_plan, quick_plan
 from littoral.bench.exits.summary import KEYS, WORDS, summarise
 from littoral.bench.exits.unit import ExitUnit
 from littoral.bench.fingerprint import fingerprint
 from littoral.bench.rows import TableRequest, of_other_code
+from littoral.bench.split.dense_networks import network_files
 from littoral.bench.table import Done, UnitTable
 
 SECONDS_PER_USER = {
@@ -39,6 +43,15 @@ class ExitTable(UnitTable[ExitUnit]):
 
     def fingerprint_of(self, unit: ExitUnit) -> str:
         return fingerprint(modules_of(unit), without=modules_without(unit))
+
+    def inputs_of(self, unit: ExitUnit) -> Sequence[str]:
+        if unit.network == DIGITS:
+            return ()
+        if unit.kind == "omniglot":
+            return [f"omniglot/{name}" for name in OMNIGLOT]
+        if unit.kind == "segmentation":
+            return (*network_files(unit.network), CAMVID)
+        return sorted({*NEEDED, *ADAPTED.values()}) if unit.kind == "drift" else NEEDED
 
     def check_data(self, asked: TableRequest) -> Path:
         return asked.data or Path() if asked.quick else check_data(asked.data)

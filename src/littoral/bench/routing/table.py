@@ -26,7 +26,7 @@ from littoral.bench.routing.summary import KEYS, WORDS, summarise
 from littoral.bench.routing.traces import KINDS, read_trace
 from littoral.bench.routing.unit import LoopUnit
 from littoral.bench.rows import TableRequest, of_other_code, split_done
-from littoral.bench.split.material import check_data
+from littoral.bench.split.material import NEEDED, check_data
 from littoral.bench.store import UnitStore
 from littoral.bench.table import Done, UnitTable
 
@@ -60,6 +60,9 @@ class LoopTable(UnitTable[LoopUnit]):
 
     def fingerprint_of(self, unit: LoopUnit) -> str:
         return fingerprint(_MODULES, without=CODE_WITHOUT)
+
+    def inputs_of(self, unit: LoopUnit) -> Sequence[str]:
+        return NEEDED
 
     def check_data(self, asked: TableRequest) -> Path:
         return check_data(asked.data)

@@ -57,6 +57,12 @@ class DenseNetwork:
         return outputs.numpy()
 
 
+def network_files(name: str) -> tuple[str, str]:
+    """The files below the data folder that one of `DENSE_NETWORKS` is built from: what it is, and its weights."""
+    stem = _CAMVID[name][0] if name in _CAMVID else _DETECTORS[name]
+    return f"weights/{stem}.json", f"weights/{stem}.safetensors"
+
+
 def load_dense_network(folder: Path, name: str) -> DenseNetwork:
     """One of `DENSE_NETWORKS`.
 
@@ -68,19 +74,19 @@ def load_dense_network(folder: Path, name: str) -> DenseNetwork:
     """
     if name not in DENSE_NETWORKS:
         raise ValueError(f"there is no network {name!r}; there are {', '.join(DENSE_NETWORKS)}")
-    stem = _CAMVID[name][0] if name in _CAMVID else _DETECTORS[name]
-    path = folder / "weights" / stem
+    meta_path, path = (folder / file for file in network_files(name))
     try:
-        meta = json.loads(path.with_name(f"{stem}.json").read_text(encoding="utf-8"))
-        tensors = load_file(path.with_name(f"{stem}.safetensors"))
+        meta = json.loads(meta_path.read_text(encoding="utf-8"))
+        tensors = load_file(path)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"{path}.json and .safetensors cannot be read ({error}); give their folder") from error
+        stem = path.with_suffix("")
+        raise ValueError(f"{stem}.json and .safetensors cannot be read ({error}); give their folder") from error
     graph = _camvid_graph(name) if name in _CAMVID else _detector_graph(name, meta)
     kwargs = with_shapes(graph, tensors)
     model = graph_network(**kwargs)
     state = {key: torch.from_numpy(value) for key, value in graph_state(graph, tensors).items()}
     if missing := [key for key in model.load_state_dict(state, strict=False).missing_keys if "num_batches" not in key]:
-        raise ValueError(f"{path}.safetensors lacks what the layer of {missing[0]!r} needs")
+        raise ValueError(f"{path} lacks what the layer of {missing[0]!r} needs")
     input, task = _camvid_ends(name, meta) if name in _CAMVID else _detector_ends(name, meta)
     return DenseNetwork(
         name=name, model=model.eval(), kwargs=kwargs, input=input, task=task, letterboxed=name == "yolox_nano"

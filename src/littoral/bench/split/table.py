@@ -10,11 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from littoral.bench.dense_data import CAMVID, COCO, IMAGENET
 from littoral.bench.document import make_document
 from littoral.bench.fingerprint import fingerprint
 from littoral.bench.rows import TableRequest, of_other_code
+from littoral.bench.split.dense_networks import network_files
 from littoral.bench.split.make import modules_of, modules_without
-from littoral.bench.split.material import check_data
+from littoral.bench.split.material import NEEDED, check_data
 from littoral.bench.split.plan import full_plan, quick_plan
 from littoral.bench.split.summary import KEYS, summarise
 from littoral.bench.split.unit import SplitUnit
@@ -22,6 +24,8 @@ from littoral.bench.table import Done, UnitTable
 
 DENSE_KINDS = ("dense_fixed", "dense_codec", "dense_split")
 """Whose accuracy is mIoU or AP50."""
+_OF_NO_FILES = ("codec_speed", "codec_exact")
+"""Kinds that draw their symbols."""
 _GUESSED_MS = {
     "product": 10.0, "product_single": 10.0, "parity": 22.0, "end_to_end": 15.0, "channel_reduction": 12.0,
     "rac_shaped": 10.0, "local_only": 2.0, "avif": 60.0, "avif_444": 90.0, "leakage": 100.0, "robust": 120.0,
@@ -45,6 +49,16 @@ class SplitTable(UnitTable[SplitUnit]):
 
     def fingerprint_of(self, unit: SplitUnit) -> str:
         return fingerprint(modules_of(unit), without=modules_without(unit))
+
+    def inputs_of(self, unit: SplitUnit) -> Sequence[str]:
+        if unit.kind in _OF_NO_FILES:
+            return ()
+        if unit.kind not in DENSE_KINDS:
+            return NEEDED
+        files = network_files(unit.teacher)
+        if files[0].startswith("weights/camvid"):
+            return (*files, CAMVID)
+        return (*files, COCO, IMAGENET) if unit.kind == "dense_split" else (*files, COCO)
 
     def check_data(self, asked: TableRequest) -> Path:
         return check_data(asked.data)
