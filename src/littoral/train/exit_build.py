@@ -86,17 +86,22 @@ def make_exits(
     return ExitSource(trained=trained, calibration=frames[kept] if num_kept > 1 else None)
 
 
+def check_exit_options(options: BuildOptions) -> None:
+    """Refuse segments of equal work besides exits; `ValueError`."""
+    if options.num_segments != 1:
+        raise ValueError(
+            f"num_segments is {options.num_segments}, but with exits the network is cut where they stand; leave it at "
+            "1, and name what other cut points there should be"
+        )
+
+
 def exit_cuts(exits: ExitSource, exported: ExportedModel, model: nn.Module, options: BuildOptions) -> tuple[str, ...]:
     """The tensors that the network is cut at, so that every exit stands on a segment's output.
 
     Raises:
         ValueError: the exits are not of this network, or segments of equal work are asked for besides.
     """
-    if options.num_segments != 1:
-        raise ValueError(
-            f"num_segments is {options.num_segments}, but with exits the network is cut where they stand; leave it at "
-            "1, and name what other cut points there should be"
-        )
+    check_exit_options(options)
     names = list(exits.trained.places.modules)
     last = exits.trained.places.last_linear
     if last is not None:
