@@ -545,6 +545,17 @@ def test_the_doctor_says_what_is_missing_and_how_to_get_it(said: Said, monkeypat
     assert "edge   lacks no_such_package; run: pip install 'littoral[edge]'" in out
 
 
+def test_classes_are_a_file_or_names_of_which_there_may_be_many(tmp_path: Path) -> None:
+    from littoral.cli.build import _classes
+
+    names = [f"class {i}" for i in range(1000)]
+    (tmp_path / "names").write_text("\n".join(names))
+    assert _classes(",".join(names)) == _classes(str(tmp_path / "names")) == names
+    (tmp_path / "picture").write_bytes(b"\x89PNG")
+    with pytest.raises(ValueError, match="which is no text"):
+        _classes(str(tmp_path / "picture"))
+
+
 @pytest.mark.parametrize("spoil", ["frames", "weights", "kwargs", "floats"])
 def test_what_build_cannot_read_is_one_line(said: Said, tmp_path: Path, spoil: str) -> None:
     pytest.importorskip("torch")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import sys
 from collections import Counter
@@ -358,7 +359,14 @@ def _floats(option: str, text: str, channels: int) -> tuple[float, ...]:
 
 def _classes(text: str) -> list[str]:
     path = Path(text)
-    lines = path.read_text().splitlines() if path.is_file() else text.split(",")
+    try:
+        lines = path.read_text().splitlines() if path.is_file() else text.split(",")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--classes names {path}, which is no text: {error}") from error
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise ValueError(f"--classes names {path}, which cannot be read: {error}") from error
+        lines = text.split(",")  # many classes are no file's name
     names = [line.strip() for line in lines if line.strip()]
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise ValueError(f"--classes has {twice[0]!r} twice; each class has a name of its own")
