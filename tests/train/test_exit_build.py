@@ -252,6 +252,14 @@ def test_what_is_no_file_of_exits_is_refused(tmp_path: Any) -> None:
         load_trained_exits(tmp_path / "x")
 
 
+@pytest.mark.parametrize(
+    "labels", [np.full(40, 3), np.zeros(80, np.int64), np.zeros(40)], ids=["beyond", "twice-as-many", "floats"]
+)
+def test_labels_that_are_not_the_networks_are_refused_by_the_trainer(labels: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="source_labels"):
+        train_exits(network(), SPEC, FRAMES[:40], labels, RECIPE, places=places())
+
+
 def test_exits_of_another_network_are_refused(built: Bundle, tmp_path: Any) -> None:
     deep = trained().exits[-1]
     other = LinearHead(weights_KD=deep.head.weights_KD + 1, bias_K=deep.head.bias_K)

@@ -408,6 +408,7 @@ def test_the_classifiers_distortion_is_its_formula():
     expected = 0.25 * F.cross_entropy(ours, labels, reduction="none") + 0.5 * 4 * divergence
     loss = ClassifierDistortion(label_weight=0.25, teacher_weight=0.5, temperature=2.0)
     assert torch.allclose(loss(ours, teachers, labels), expected, atol=1e-6)
+    assert torch.equal(loss(ours, teachers, labels.int()), loss(ours, teachers, labels))
     assert loss(ours, None, None).tolist() == [0, 0, 0]
 
 

@@ -29,6 +29,7 @@ from littoral.train.exit_heads import TrainedExit, TrainedExits
 from littoral.train.exit_places import deep_point, place_exits
 from littoral.train.exits import ExitRecipe, train_exits
 from littoral.train.export import ExportedModel
+from littoral.train.labels import checked_labels, num_classes_of
 from littoral.train.options import BuildOptions, ExitSource
 from littoral.train.run import MAX_RELATIVE_ERROR, frames_at_a_time, open_session, relative_error, rounded
 from littoral.train.sample import check_frames
@@ -74,9 +75,15 @@ def make_exits(
     """Place and train exits on four fifths of the frames; the rest, 2,000 at most, is left to certify thresholds on.
 
     Args:
+        labels: Integers ``(N,)``, or None: only the network's own answers teach.
         where: As for `littoral.train.exit_places.place_exits`.
+    Raises:
+        ValueError: frames or labels are not the network's, there are too few, or no exit can stand there.
     """
     check_frames(spec, frames)
+    num_classes = num_classes_of(model, spec)
+    if labels is not None:
+        labels = checked_labels(labels, num_classes, len(frames))
     order = np.random.default_rng([recipe.seed, 1]).permutation(len(frames))
     num_kept = min(round(_CALIBRATION_SHARE * len(frames)), _MOST_CALIBRATION)
     kept, used = np.sort(order[:num_kept]), np.sort(order[num_kept:])

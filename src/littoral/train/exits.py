@@ -22,10 +22,12 @@ from torch import Tensor, nn
 
 from littoral.bundle.manifest import InputSpec
 from littoral.core.arrays import Frame
+from littoral.core.tasks import Classification
 from littoral.models.exits import NUM_FEATURES, PooledStem, Stem, cell_means, make_stem
 from littoral.train.exit_heads import TrainedExits, fit_heads
 from littoral.train.exit_places import ExitPlaces
 from littoral.train.exit_trunk import Trunk
+from littoral.train.sample import check_truths
 from littoral.train.split_data import ShiftAndFlip, write_whole
 
 Progress = Callable[[str], None]
@@ -95,7 +97,7 @@ def train_exits(
         model: A classifier; it is run in eval mode on a copy.
         frames: uint8 ``(N, H, W, C)`` of the source. Those on which thresholds are to be certified must not be among
             them.
-        labels: int64 ``(N,)``, or None: only the network's own answers teach.
+        labels: Integers ``(N,)``, or None: only the network's own answers teach.
         places: From `littoral.train.exit_places.place_exits`.
         checkpoint: A file written after every epoch of conv stems, and read first if it is there.
         clock: Seconds, for the time left.
@@ -106,12 +108,12 @@ def train_exits(
     say = progress or (lambda _line: None)
     if frames.dtype != np.uint8 or frames.shape[1:] != spec.shape or len(frames) < 4:
         raise ValueError(f"frames are {frames.dtype} {frames.shape}, expected 4 or more of uint8 {spec.shape}")
-    if labels is not None and (labels.shape != (len(frames),) or not np.issubdtype(labels.dtype, np.integer)):
-        raise ValueError(f"labels are {labels.dtype} {labels.shape}, expected integers ({len(frames)},)")
     order = np.random.default_rng(recipe.seed).permutation(len(frames))
     num_held = min(max(1, round(recipe.held_out * len(frames))), len(frames) - 2)
     held, fitted = np.sort(order[:num_held]), np.sort(order[num_held:])
     trunk = Trunk(model, spec, places)
+    if labels is not None:
+        check_truths(Classification(num_classes=trunk.num_classes), labels, len(frames))
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         stems = _stems(trunk, recipe, frames[:2])
