@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from littoral.bundle.manifest import InputSpec
 from littoral.models.dense_exits import DenseExit
-from littoral.train.dense_exits import DenseExitRecipe, exit_loss, see_frames, train_dense_exit, varied
+from littoral.train.dense_exits import DenseExitData, DenseExitRecipe, exit_loss, see_frames, train_dense_exit, varied
 
 SPEC = InputSpec(height=32, width=32, channels=3, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
@@ -78,8 +80,41 @@ def test_a_stopped_training_goes_on_and_ends_as_if_it_had_not_stopped(tmp_path: 
     assert [line.split(":")[0] for line in said] == ["epoch 3/3"]
     for ours, theirs in zip(again.state_dict().values(), whole.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
-    with pytest.raises(ValueError, match="another recipe"):
+    with pytest.raises(ValueError, match="its recipe differ"):
         trained(4, tmp_path / "cut.pt")
+
+
+def small(num: int = 4, *, labels: bool = True) -> DenseExitData:
+    frames, truths = scenes(num)
+    return see_frames(Colours(), ("pooled",), frames, truths if labels else None, SPEC, views=1)
+
+
+SHORT = DenseExitRecipe(epochs=1, batch_size=2)
+
+
+def test_the_checkpoint_of_another_training_is_refused_and_the_part_named(tmp_path: Path) -> None:
+    data, file = small(), tmp_path / "new folder" / "exit.pt"
+    train_dense_exit(head(), "pooled", data, SHORT, checkpoint=file)
+    held = torch.load(file, weights_only=True)
+    wide = DenseExit(3, 3, width=8, context=8, dilations=(1,))
+    other = head()
+    torch.nn.init.ones_(next(other.parameters()))
+    for part, given in {
+        "features": (head(), "pooled", dataclasses.replace(data, features={"pooled": data.features["pooled"] + 1})),
+        "teacher": (head(), "pooled", dataclasses.replace(data, teacher_NKHW=data.teacher_NKHW + 1)),
+        "labels": (head(), "pooled", small(labels=False)),
+        "cut": (head(), "other", dataclasses.replace(data, features={"other": data.features["pooled"]})),
+        "head": (wide, "pooled", data),
+        "first weights": (other, "pooled", data),
+    }.items():
+        with pytest.raises(ValueError, match=rf"is of another training, its (.*, )?{part}(, .*)? differ; remove it"):
+            train_dense_exit(*given, SHORT, checkpoint=file)
+    said: list[str] = []
+    torch.save({"recipe": asdict(SHORT), **{name: held[name] for name in ("epochs", "head", "others")}}, file)
+    train_dense_exit(head(), "pooled", data, SHORT, checkpoint=file, progress=said.append)
+    assert not said, "an older file has less to say, and is taken"
+    with pytest.raises(ValueError, match="does not fit this training"):
+        train_dense_exit(wide, "pooled", data, SHORT, checkpoint=file)
 
 
 def test_pixels_without_a_label_do_not_count_in_the_cross_entropy() -> None:

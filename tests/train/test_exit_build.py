@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,7 @@ SPEC = square(16, 1)
 FRAMES = random_frames(SPEC, 240)
 KWARGS = {"width": 4, "num_classes": 3, "depth": 1}
 RECIPE = ExitRecipe(epochs=6, batch_size=32, num_features=6, num_cheap=1, smallest=2, pad=1)
+SHORT = dataclasses.replace(RECIPE, epochs=1)
 
 
 @functools.cache
@@ -218,9 +221,40 @@ def test_a_training_that_was_stopped_ends_where_the_whole_one_does(tmp_path: Any
     resumed = train_exits(network(), SPEC, FRAMES[:160], None, RECIPE, places=places(), checkpoint=file)
     whole = state(trained())
     assert all(torch.equal(value, whole[name]) for name, value in state(resumed).items())
-    other = dataclasses.replace(RECIPE, seed=5)
-    with pytest.raises(ValueError, match="another recipe"):
-        train_exits(network(), SPEC, FRAMES[:160], None, other, places=places(), checkpoint=file)
+    whole_file = torch.load(file, weights_only=True)
+    said = json.loads(whole_file["of"])
+    older = {name: said[name] for name in ("recipe", "places", "frames", "labels", "network")}
+    torch.save({**whole_file, "of": json.dumps(older, sort_keys=True)}, file)
+    again = train_exits(network(), SPEC, FRAMES[:160], None, RECIPE, stop, places=places(), checkpoint=file)
+    assert all(torch.equal(value, whole[name]) for name, value in state(again).items()), "an older file has less to say"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished training's checkpoint."""
+    file = tmp_path_factory.mktemp("finished") / "folder that is made" / "checkpoint"
+    train_exits(network(), SPEC, FRAMES[:40], None, SHORT, places=places(), checkpoint=file)
+    return file
+
+
+@pytest.mark.parametrize("part", ["recipe", "places", "input", "frames", "labels", "network"])
+def test_the_checkpoint_of_another_training_is_refused_and_the_part_named(finished: Path, part: str) -> None:
+    model, spec, frames, labels, recipe, where = network(), SPEC, FRAMES[:40], None, SHORT, places()
+    if part == "recipe":
+        recipe = dataclasses.replace(SHORT, seed=5)
+    elif part == "places":
+        where = dataclasses.replace(where, modules=where.modules[:1], shares=where.shares[:1])
+    elif part == "input":
+        spec = dataclasses.replace(SPEC, mean=(0.1,))
+    elif part == "frames":
+        frames = frames[::-1]
+    elif part == "labels":
+        labels = np.zeros(40, np.int64)
+    else:
+        model = copy.deepcopy(model)
+        torch.nn.init.zeros_(model.head.weight)
+    with pytest.raises(ValueError, match=f"is of another training, its {part} differ; remove it"):
+        train_exits(model, spec, frames, labels, recipe, places=where, checkpoint=finished)
 
 
 def test_stems_learn_to_answer_as_the_network_does() -> None:

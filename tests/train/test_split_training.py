@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import json
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from littoral.models.parts import head_of, tail_of
 from littoral.models.precision import as_float32, autocast
 from littoral.train.bottleneck import train_split
 from littoral.train.split_answers import answer_split
-from littoral.train.split_data import ShiftAndFlip, SplitData, SplitNetworks, fill_bank
+from littoral.train.split_data import ShiftAndFlip, SplitData, SplitNetworks, TeacherBank, fill_bank
 from littoral.train.split_losses import ClassifierDistortion
 from littoral.train.split_recipe import (
     Phase,
@@ -159,12 +160,20 @@ def test_another_seed_gives_another_split_and_torchs_generator_stays():
     assert not same(*states)
 
 
-@pytest.mark.parametrize("how", ["recipe", "frames", "targets", "teacher", "distortion", "augment", "damaged"])
-def test_the_checkpoint_of_another_training_is_refused(tmp_path, how):
-    file = tmp_path / "split.pt"
-    one = recipe(epochs=1, hard_epochs=0)
-    trained(one, checkpoint=file)
-    data, nets, more = DATA, networks(), {}
+SMALL = recipe(epochs=1, hard_epochs=0, features=None)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished training's checkpoint."""
+    file = tmp_path_factory.mktemp("finished") / "split.pt"
+    trained(SMALL, networks(from_head=True), checkpoint=file)
+    return file
+
+
+def changed(how):
+    """The arguments of a training that differs in one thing."""
+    one, nets, data, more = SMALL, networks(from_head=True), DATA, {}
     if how == "recipe":
         one = dataclasses.replace(one, rate_weights=(1e-3, 2e-4))
     elif how == "frames":
@@ -173,14 +182,111 @@ def test_the_checkpoint_of_another_training_is_refused(tmp_path, how):
         data = dataclasses.replace(DATA, targets=LABELS[::-1].copy())
     elif how == "augment":
         data = dataclasses.replace(DATA, augment=ShiftAndFlip(2))
+    elif how == "input":
+        data = dataclasses.replace(DATA, input=dataclasses.replace(SPEC, mean=(0.1, 0.4, 0.4)))
+    elif how == "bank":
+        outputs = np.zeros((1, len(FRAMES), 4), np.float16)
+        pooled = {"layer2": np.zeros((1, len(FRAMES), 12), np.float16)}
+        moves = np.full((1, len(FRAMES), 3), 4, np.int8)
+        data = dataclasses.replace(
+            DATA, bank=TeacherBank(pad=4, moves_VN3=moves, outputs_VNK=outputs, pooled_VNC=pooled)
+        )
     elif how == "distortion":
         more["distortion"] = ClassifierDistortion(label_weight=1.0)
     elif how == "teacher":
         torch.nn.init.zeros_(nets.teacher.linear.bias)
-    else:
-        file.write_bytes(file.read_bytes()[:-200])
-    with pytest.raises(ValueError, match=r"cannot be read|is of another recipe|is of other targets"):
-        trained(one, nets, checkpoint=file, data=data, **more)
+    elif how == "head":
+        torch.nn.init.zeros_(nets.head.layer1.get_submodule("0").bias)
+    elif how == "cut":
+        nets = dataclasses.replace(nets, cut=None)
+    elif how == "kept":
+        nets.bottleneck.kept = (1, 3)
+    elif how == "flags":
+        nets.bottleneck.mixed = True
+    elif how == "frozen":
+        nets.tail.requires_grad_(False)
+    elif how == "first weights":
+        torch.manual_seed(7)
+        nets.bottleneck.encoder.apply(lambda m: m.reset_parameters() if isinstance(m, nn.Conv2d) else None)
+    elif how == "first weights of the tail":
+        nets.tail.linear.weight.data[:] += 1
+    return one, nets, data, more
+
+
+PARTS = [
+    "recipe", "frames", "targets", "augment", "input", "bank", "distortion", "teacher", "head", "cut", "kept", "flags",
+    "frozen", "first weights",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", [*PARTS, "first weights of the tail"])
+def test_the_checkpoint_of_another_training_is_refused_and_the_part_named(finished, how):
+    one, nets, data, more = changed(how)
+    before = state(nets)
+    part = how.removesuffix(" of the tail")
+    with pytest.raises(ValueError, match=rf"is of another training, its (.*, )?{part}(, .*)? differ; remove it"):
+        trained(one, nets, checkpoint=finished, data=data, **more)
+    assert same(state(nets), before)
+
+
+def older(file, **changes):
+    """A checkpoint in the words of before: less was said, in two places."""
+    held = torch.load(file, weights_only=True)
+    said = json.loads(held.pop("of")) | changes
+    of = {name: said[name] for name in ("recipe", "bottleneck", "tail", "frames", "bank")}
+    taught = {name: said[name] for name in ("targets", "head", "teacher", "distortion", "augment")}
+    taught["bank"] = said["bank's outputs"]
+    torch.save({**held, "of": json.dumps(of, sort_keys=True), "taught": json.dumps(taught, sort_keys=True)}, file)
+
+
+def test_an_older_checkpoint_is_taken_if_what_it_says_agrees(tmp_path):
+    file = tmp_path / "split.pt"
+    with pytest.raises(Stopped):
+        trained(recipe(), checkpoint=file, after_epoch=stop_after(1))
+    newer = file.read_bytes()
+    for part in ("frames", "targets", "bank's outputs"):
+        older(file, **{part: 0})
+        with pytest.raises(ValueError, match=f"its {part} differ"):
+            trained(recipe(), checkpoint=file)
+        file.write_bytes(newer)
+    older(file)
+    whole = file.read_bytes()
+    said: list[str] = []
+    assert same(state(trained(recipe(), checkpoint=file, progress=said.append)), never_stopped())
+    assert said[0].startswith("epoch 2/3: ")
+    file.write_bytes(whole)
+    frozen = networks()
+    frozen.tail.requires_grad_(False)
+    with pytest.raises(ValueError, match="does not fit this training"):
+        trained(recipe(), frozen, checkpoint=file)
+
+
+def test_a_banks_views_are_part_of_a_training(tmp_path):
+    file = tmp_path / "split.pt"
+    one, nets, data, _ = changed("bank")
+    trained(one, nets, checkpoint=file, data=data)
+    for field in ("moves_VN3", "outputs_VNK"):
+        other = getattr(data.bank, field).copy()
+        other[0, 0] += 1
+        bank = dataclasses.replace(data.bank, **{field: other})
+        with pytest.raises(ValueError, match="bank"):
+            trained(one, networks(from_head=True), checkpoint=file, data=dataclasses.replace(data, bank=bank))
+
+
+def test_the_stopped_networks_themselves_may_go_on(tmp_path):
+    file, nets = tmp_path / "split.pt", networks()
+    with pytest.raises(Stopped):
+        trained(recipe(), nets, checkpoint=file, after_epoch=stop_after(1))
+    assert same(state(trained(recipe(), nets, checkpoint=file)), never_stopped())
+
+
+def test_a_checkpoints_folder_is_made_before_the_training(tmp_path):
+    file = tmp_path / "new" / "folder" / "split.pt"
+    trained(SMALL, networks(), checkpoint=file)
+    assert file.exists()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot be written"):
+        trained(SMALL, networks(), checkpoint=tmp_path / "file" / "split.pt", after_epoch=stop_after(1))
 
 
 def test_power_lost_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):

@@ -220,7 +220,8 @@ def _read_view(file: Path, name: str) -> dict[str, NDArray[Any]]:
 
 
 def write_whole(file: Path, data: bytes) -> None:
-    """All of a file or nothing of it, also if the machine stops."""
+    """All of a file or nothing of it, also if the machine stops. Its folder is made if it is not there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(file.name + ".part")
     with part.open("wb") as out:
         out.write(data)

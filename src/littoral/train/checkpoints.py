@@ -1,0 +1,139 @@
+"""Checkpoints: the state of a training in one file, from which only the same training goes on."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from littoral.train.split_data import write_whole
+
+_UNREADABLE = (
+    ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, UnpicklingError,
+    ValueError, struct.error,
+)  # fmt: skip
+"""What torch raises for a file that is none of its own, or is damaged."""
+_SHOWN = 4
+"""So many values of a tensor tell one start of a network from another."""
+_ROUNDING = 1e-2
+"""Of the largest of these: a fitted start differs by the rounding of another number of threads."""
+_START = "first weights"
+
+
+class Checkpoint:
+    """A file that is written after every epoch, and what must agree before a training goes on from it.
+
+    A file that lacks a part, as older ones do, is taken if all that it does say agrees.
+
+    Args:
+        file: Its folder is made if it is not there.
+        parts: All that the training is made of, by a name that a message can show; values as JSON has them.
+        learners: What is trained, as it is before the first step, by the name of its state dict in the file.
+    Raises:
+        ValueError: the folder cannot be made.
+    """
+
+    def __init__(
+        self, file: Path, parts: Mapping[str, object], learners: Mapping[str, nn.Module] | None = None
+    ) -> None:
+        self._file = file
+        self._start = {name: _some(network.state_dict()) for name, network in (learners or {}).items()}
+        self._of = json.dumps({**parts, _START: self._start}, sort_keys=True)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"the checkpoint {file} cannot be written: {error}; name another file") from error
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write all of it or nothing."""
+        out = io.BytesIO()
+        torch.save({**state, "of": self._of}, out)
+        write_whole(self._file, out.getvalue())
+
+    def resume(self, restore: Callable[[dict[str, Any]], int], device: torch.device | str = "cpu") -> int:
+        """Go on where the file is, if it is there.
+
+        Args:
+            restore: Puts a state that was saved back; gives the number of epochs done.
+        Returns:
+            The number of epochs done; 0 without a file.
+        Raises:
+            ValueError: the file cannot be read, or is of another training.
+        """
+        if not self._file.exists():
+            return 0
+        try:
+            state = torch.load(self._file, map_location=device, weights_only=True)
+            said = _said(state)
+            other = self._other(said, state)
+        except _UNREADABLE as error:
+            raise ValueError(
+                f"the checkpoint {self._file} cannot be read: {error!r}; remove it to begin anew"
+            ) from error
+        if other:
+            raise ValueError(
+                f"the checkpoint {self._file} is of another training, its {', '.join(other)} differ; remove it to "
+                "begin anew, or name another file"
+            )
+        try:
+            return restore(state)
+        except _UNREADABLE as error:
+            raise ValueError(
+                f"the checkpoint {self._file} does not fit this training: {error}; remove it to begin anew, or name "
+                "another file"
+            ) from error
+
+    def _other(self, said: Mapping[str, Any], state: Mapping[str, Any]) -> list[str]:
+        """The names of what differs."""
+        ours = json.loads(self._of)
+        other = [name for name, value in said.items() if name != _START and ours.get(name, ...) != value]
+        if _START in said and not _alike(said[_START], self._start):
+            # A caller may also go on with the very networks that were stopped.
+            now = {name: _some(state[name]) for name in self._start}
+            if not _alike(now, self._start):
+                other.append(_START)
+        return other
+
+
+def _said(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of its training; also in the words of older ones."""
+    said = dict(json.loads(state["of"])) if "of" in state else {"recipe": _as_json(state["recipe"])}
+    if "taught" in state:
+        taught = json.loads(state["taught"])
+        said |= {"bank's outputs" if name == "bank" else name: value for name, value in taught.items()}
+    return said
+
+
+def _as_json(value: object) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _some(state: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    """A few values of each tensor."""
+    found = {}
+    for name, value in state.items():
+        flat = value.detach().flatten()
+        places = np.unique(np.linspace(0, len(flat) - 1, min(_SHOWN, len(flat))).astype(np.int64))
+        found[name] = [float(flat[int(place)]) for place in places]
+    return found
+
+
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    if one.keys() != other.keys():
+        return False
+    for network, tensors in one.items():
+        if tensors.keys() != other[network].keys():
+            return False
+        for name, values in tensors.items():
+            a, b = np.array(values), np.array(other[network][name])
+            if a.shape != b.shape or not np.allclose(a, b, 0, _ROUNDING * np.abs(a).max(initial=0), equal_nan=True):
+                return False
+    return True
