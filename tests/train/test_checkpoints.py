@@ -38,7 +38,7 @@ def test_what_was_saved_is_read_and_nothing_is_there_at_first(tmp_path: Path) ->
 )
 def test_a_file_that_is_no_checkpoint_is_said_to_be_none(tmp_path: Path, junk: bytes) -> None:
     (tmp_path / "junk.pt").write_bytes(junk)
-    with pytest.raises(ValueError, match="junk.pt cannot be read: .*; remove it to begin anew"):
+    with pytest.raises(ValueError, match=r"junk\.pt cannot be read: .*; remove it to begin anew"):
         Checkpoint(tmp_path / "junk.pt", {}).resume(epochs)
 
 

@@ -129,6 +129,26 @@ def test_pixels_without_a_label_do_not_count_in_the_cross_entropy() -> None:
     assert with_one.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_a_batch_without_a_label_does_not_count_in_the_loss_that_is_told() -> None:
+    data = small()
+    assert data.labels_NHW is not None
+    known = data.labels_NHW.copy()
+    data.labels_NHW[1:] = 255
+    said: list[str] = []
+    exit = head()
+    train_dense_exit(exit, "pooled", data, SHORT, progress=said.append)
+    assert np.isfinite(float(said[0].removeprefix("epoch 1/1: loss ")))
+    assert all(bool(value.isfinite().all()) for value in exit.parameters())
+    data.labels_NHW[:] = 255
+    train_dense_exit(head(), "pooled", data, SHORT, progress=said.append)
+    assert said[1] == "epoch 1/1: no batch with a label, so no loss to tell"
+    data.labels_NHW[:] = known
+    broken = head()
+    torch.nn.init.constant_(next(broken.parameters()), float("nan"))
+    train_dense_exit(broken, "pooled", data, SHORT, progress=said.append)
+    assert said[2] == "epoch 1/1: loss nan", "what went wrong is not hidden"
+
+
 def test_the_divergence_vanishes_where_the_exit_says_what_the_network_says() -> None:
     teacher = torch.randn(1, 3, 4, 4)
     recipe, weights = DenseExitRecipe(), torch.ones(3)

@@ -544,12 +544,22 @@ def test_schedules():
         (lambda: Phase(epochs=1, warmup=1.0), "a share of itself"),
         (lambda: Phase(epochs=1, trained=("head",)), "head"),
         (lambda: Phase(epochs=1, hard=True), "no gradient there"),
+        (lambda: Phase(epochs=1, lr_scales={"tial": 0.5}), r"lr_scales are for \['tial'\]"),
+        (lambda: Phase(epochs=1, lr_scales={"tail": -0.5}), "none of them negative"),
+        (lambda: Phase(epochs=1, batch_size=-4), "batch_size is -4"),
+        (lambda: Phase(epochs=1, batch_size=0), "batch_size is 0"),
+        (lambda: Phase(epochs=1, batch_size=1), "batch_size is 1"),
+        (lambda: Phase(epochs=1, clip_norm=0.0), "clip_norm is 0.0"),
+        (lambda: ShiftAndFlip(64), r"pad is 64, it must lie in 0\.\.63"),
         (lambda: SplitRecipe(phases=(), rate_weights=(0.1,)), "needs a phase"),
         (lambda: SplitRecipe(phases=(Phase(epochs=1),), rate_weights=(-0.1,)), "none of them negative"),
         (lambda: SplitRecipe(phases=(Phase(epochs=1),), rate_weights=(0.1,)).phase_of(1), "has 1 epochs"),
     ],
-    ids=["epochs", "warmup", "part", "hard", "phases", "weights", "epoch"],
-)
+    ids=[
+        "epochs", "warmup", "part", "hard", "scaled-part", "scale", "batch-4", "batch-0", "batch-1", "clip", "pad",
+        "phases", "weights", "epoch",
+    ],
+)  # fmt: skip
 def test_a_recipe_that_makes_no_sense_is_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()

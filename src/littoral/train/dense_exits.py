@@ -233,12 +233,14 @@ def train_dense_exit(
             nn.utils.clip_grad_norm_(head.parameters(), 5.0)
             optimizer.step()
             schedule.step()
-            losses.append(loss.item())
+            if labels is None or not recipe.label_weight or (labels != ignored_label).any():
+                losses.append(loss.item())  # else it is no number: the mean of no pixel
         if kept is not None:
             others = [optimizer.state_dict(), schedule.state_dict()]
             kept.save({"epochs": epoch + 1, "head": head.state_dict(), "others": others})
         if progress is not None:
-            progress(f"epoch {epoch + 1}/{recipe.epochs}: loss {np.mean(losses):.4f}")
+            told = f"loss {np.mean(losses):.4f}" if losses else "no batch with a label, so no loss to tell"
+            progress(f"epoch {epoch + 1}/{recipe.epochs}: {told}")
     _in_memory(head, torch.contiguous_format)
     head.eval()
 

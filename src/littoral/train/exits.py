@@ -70,8 +70,9 @@ class ExitRecipe:
             raise ValueError(f"stem is {self.stem!r}, expected 'conv' or 'pooled'")
         if self.epochs < 1 or self.batch_size < 2 or self.num_features < 1 or not self.lr > 0:
             raise ValueError("epochs and num_features are at least 1, batch_size at least 2, lr above 0")
-        if not (0 <= self.label_weight <= 1 and 0 < self.held_out < 1 and self.softness > 0 and self.pad >= 0):
-            raise ValueError("label_weight lies in 0..1, held_out between 0 and 1, softness is above 0, pad 0 or more")
+        if not (0 <= self.label_weight <= 1 and 0 < self.held_out < 1 and self.softness > 0):
+            raise ValueError("label_weight lies in 0..1, held_out between 0 and 1, softness is above 0")
+        ShiftAndFlip(self.pad)  # which knows how far it can move a frame
 
 
 def train_exits(

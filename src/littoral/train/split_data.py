@@ -28,6 +28,8 @@ from littoral.train.split_losses import pool, tapped
 
 Frames = NDArray[np.uint8]
 Progress = Callable[[str], None]
+MOST_PAD = 63
+"""Moves are kept as int8."""
 
 
 class Augment(Protocol):
@@ -44,6 +46,10 @@ class ShiftAndFlip:
     """Moves a frame by up to ``pad`` pixels into black, and mirrors every second one. Labels stay what they are."""
 
     pad: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.pad <= MOST_PAD:
+            raise ValueError(f"pad is {self.pad}, it must lie in 0..{MOST_PAD}")
 
     def __call__(
         self, frames_BHWC: Frames, targets: NDArray[Any] | None, rng: np.random.Generator
