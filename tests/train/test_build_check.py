@@ -75,6 +75,7 @@ def test_a_good_build_passes_and_torchs_generator_stays(
         ({"splits": ["head"]}, "a split needs a map"),
         ({"exits": ["nope"]}, "no exit can stand on 'nope'"),
         ({"exits": 1, "options": BuildOptions(num_segments=2)}, "num_segments is 2, but with exits"),
+        ({"exits": 1, "frames": FRAMES[:4], "truths": None}, "exits need at least 5"),
         ({"options": BuildOptions(cut_points=("nope",))}, "'nope' is not a cut point"),
         ({"options": BuildOptions(num_segments=50)}, "num_segments is 50"),
         ({"task": Classification(num_classes=11)}, "the networks have 10 classes, class_names has 11"),
@@ -85,7 +86,7 @@ def test_a_good_build_passes_and_torchs_generator_stays(
         ({"student": TorchSource(NoNorm(), "test_build_check:NoNorm", {})}, "no normalisation layer"),
     ],
     ids=[
-        "split", "no-map", "exit", "segments-and-exits", "cut", "segments", "classes", "labels", "more-labels",
+        "split", "no-map", "exit", "segments-and-exits", "few", "cut", "segments", "classes", "labels", "more-labels",
         "frames", "teacher", "nothing-adapts",
     ],
 )  # fmt: skip

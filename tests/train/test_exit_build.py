@@ -348,6 +348,20 @@ def test_places_are_spread_by_work_and_a_wrong_name_lists_them() -> None:
     assert places().last_linear is not None
     with pytest.raises(ValueError, match=f"no exit can stand on 'nowhere'.*{places().modules[0]}"):
         place_exits(network(), SPEC, ["nowhere"])
+    with pytest.raises(
+        ValueError, match=rf"99 exits were asked for.*fewer places.*{places().modules[0]}.*ask for fewer"
+    ):
+        place_exits(network(), SPEC, 99)
+    with pytest.raises(ValueError, match=r"where is 'stem', expected a number or a list of names, such as \['stem'\]"):
+        place_exits(network(), SPEC, "stem")
+
+
+def test_too_few_frames_for_exits_are_counted_as_they_were_given() -> None:
+    with pytest.raises(ValueError, match="there are 4 source frames, and exits need at least 5"):
+        exit_build.make_exits(network(), SPEC, FRAMES[:4], None, where=1, recipe=RECIPE)
+    with pytest.raises(ValueError, match=r"pad is 64, it must lie in 0\.\.63"):
+        ExitRecipe(pad=64)
+    assert ExitRecipe(pad=63).pad == 63
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from littoral.core.truths import Truths
 from littoral.models.parts import tail_of
 from littoral.train.build import check_norm_layers, check_options, check_sources
 from littoral.train.cuts import choose_cut_points, find_cut_points, named_cut_points
-from littoral.train.exit_build import check_exit_options
+from littoral.train.exit_build import check_enough_for_exits, check_exit_options
 from littoral.train.exit_places import place_exits
 from littoral.train.export import export_model, norm_layers
 from littoral.train.options import BuildOptions, TorchSource
@@ -48,6 +48,7 @@ def check_build(
     check_options(task, teacher, options, has_exits=exits is not None)
     if exits is not None:
         check_exit_options(options)
+        check_enough_for_exits(len(frames))
     check_frames(input, frames)
     if truths is not None:
         check_truths(task, truths, len(frames))

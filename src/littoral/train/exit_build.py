@@ -41,6 +41,8 @@ POOLED = "pooled"
 _CALIBRATION_SHARE = 0.2
 _MOST_CALIBRATION = 2000
 _CHECKED_FRAMES = 8
+_FEWEST_FRAMES = 5
+"""Four to train on and choose heads by, and one that is kept."""
 
 Progress = Callable[[str], None]
 
@@ -81,6 +83,7 @@ def make_exits(
         ValueError: frames or labels are not the network's, there are too few, or no exit can stand there.
     """
     check_frames(spec, frames)
+    check_enough_for_exits(len(frames))
     num_classes = num_classes_of(model, spec)
     if labels is not None:
         labels = checked_labels(labels, num_classes, len(frames))
@@ -91,6 +94,15 @@ def make_exits(
     taught = None if labels is None else labels[used]
     trained = train_exits(model, spec, frames[used], taught, recipe, progress, places=places)
     return ExitSource(trained=trained, calibration=frames[kept] if num_kept > 1 else None)
+
+
+def check_enough_for_exits(num_frames: int) -> None:
+    """Refuse fewer source frames than exits can be trained and certified on; `ValueError`."""
+    if num_frames < _FEWEST_FRAMES:
+        raise ValueError(
+            f"there are {num_frames} source frames, and exits need at least {_FEWEST_FRAMES}: a fifth is kept to "
+            "certify thresholds on; give hundreds of each"
+        )
 
 
 def check_exit_options(options: BuildOptions) -> None:
