@@ -80,7 +80,7 @@ def test_a_stopped_training_goes_on_and_ends_as_if_it_had_not_stopped(tmp_path: 
     assert [line.split(":")[0] for line in said] == ["epoch 3/3"]
     for ours, theirs in zip(again.state_dict().values(), whole.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
-    with pytest.raises(ValueError, match="its recipe differ"):
+    with pytest.raises(ValueError, match="what differs: recipe"):
         trained(4, tmp_path / "cut.pt")
 
 
@@ -107,7 +107,9 @@ def test_the_checkpoint_of_another_training_is_refused_and_the_part_named(tmp_pa
         "head": (wide, "pooled", data),
         "first weights": (other, "pooled", data),
     }.items():
-        with pytest.raises(ValueError, match=rf"is of another training, its (.*, )?{part}(, .*)? differ; remove it"):
+        with pytest.raises(
+            ValueError, match=rf"is of another training; what differs: (.*, )?{part}(, .*)?\. Remove it"
+        ):
             train_dense_exit(*given, SHORT, checkpoint=file)
     said: list[str] = []
     torch.save({"recipe": asdict(SHORT), **{name: held[name] for name in ("epochs", "head", "others")}}, file)

@@ -253,7 +253,7 @@ def test_the_checkpoint_of_another_training_is_refused_and_the_part_named(finish
     else:
         model = copy.deepcopy(model)
         torch.nn.init.zeros_(model.head.weight)
-    with pytest.raises(ValueError, match=f"is of another training, its {part} differ; remove it"):
+    with pytest.raises(ValueError, match=rf"is of another training; what differs: {part}\. Remove it"):
         train_exits(model, spec, frames, labels, recipe, places=where, checkpoint=finished)
 
 

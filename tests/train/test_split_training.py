@@ -199,11 +199,11 @@ def changed(how):
         torch.nn.init.zeros_(nets.head.layer1.get_submodule("0").bias)
     elif how == "cut":
         nets = dataclasses.replace(nets, cut=None)
-    elif how == "kept":
+    elif how == "kept channels":
         nets.bottleneck.kept = (1, 3)
-    elif how == "flags":
+    elif how == "flags of the bottleneck":
         nets.bottleneck.mixed = True
-    elif how == "frozen":
+    elif how == "frozen parameters":
         nets.tail.requires_grad_(False)
     elif how == "first weights":
         torch.manual_seed(7)
@@ -214,8 +214,8 @@ def changed(how):
 
 
 PARTS = [
-    "recipe", "frames", "targets", "augment", "input", "bank", "distortion", "teacher", "head", "cut", "kept", "flags",
-    "frozen", "first weights",
+    "recipe", "frames", "targets", "augment", "input", "bank", "distortion", "teacher", "head", "cut", "kept channels",
+    "flags of the bottleneck", "frozen parameters", "first weights",
 ]  # fmt: skip
 
 
@@ -224,7 +224,7 @@ def test_the_checkpoint_of_another_training_is_refused_and_the_part_named(finish
     one, nets, data, more = changed(how)
     before = state(nets)
     part = how.removesuffix(" of the tail")
-    with pytest.raises(ValueError, match=rf"is of another training, its (.*, )?{part}(, .*)? differ; remove it"):
+    with pytest.raises(ValueError, match=rf"is of another training; what differs: (.*, )?{part}(, .*)?\. Remove it"):
         trained(one, nets, checkpoint=finished, data=data, **more)
     assert same(state(nets), before)
 
@@ -246,7 +246,7 @@ def test_an_older_checkpoint_is_taken_if_what_it_says_agrees(tmp_path):
     newer = file.read_bytes()
     for part in ("frames", "targets", "bank's outputs"):
         older(file, **{part: 0})
-        with pytest.raises(ValueError, match=f"its {part} differ"):
+        with pytest.raises(ValueError, match=f"what differs: {part}"):
             trained(recipe(), checkpoint=file)
         file.write_bytes(newer)
     older(file)

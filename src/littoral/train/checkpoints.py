@@ -80,8 +80,8 @@ class Checkpoint:
             ) from error
         if other:
             raise ValueError(
-                f"the checkpoint {self._file} is of another training, its {', '.join(other)} differ; remove it to "
-                "begin anew, or name another file"
+                f"the checkpoint {self._file} is of another training; what differs: {', '.join(other)}. Remove it "
+                "to begin anew, or name another file"
             )
         try:
             return restore(state)

@@ -22,9 +22,9 @@ def parts_of(recipe: SplitRecipe, networks: SplitNetworks, data: SplitData, dist
         "recipe": dataclasses.asdict(recipe),
         "bottleneck": _shapes(bottleneck),
         "tail": _shapes(networks.tail),
-        "kept": bottleneck.kept,
-        "flags": [bottleneck.mixed, bottleneck.learned_gains, bottleneck.learned_scales],
-        "frozen": [
+        "kept channels": bottleneck.kept,
+        "flags of the bottleneck": [bottleneck.mixed, bottleneck.learned_gains, bottleneck.learned_scales],
+        "frozen parameters": [
             f"{part}.{name}"
             for part, network in learners.items()
             for name, value in network.named_parameters()
