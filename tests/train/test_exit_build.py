@@ -20,14 +20,16 @@ from torch import nn
 from traced import random_frames, square
 
 from littoral.bundle import Bundle, ExitHeads
-from littoral.core.exits import confidence, exit_indices
+from littoral.core.exits import confidence, exit_indices, fit_temperature
 from littoral.core.heads import LinearHead
 from littoral.errors import BundleError
+from littoral.models import exits as exits_of_models
 from littoral.models.exits import ConvStem, PooledStem, cell_means, make_stem
 from littoral.models.frames import normalise
 from littoral.models.zoo import small_cnn
 from littoral.train import BuildOptions, ExitSource, TorchSource, build_bundle, exit_build, exit_places
 from littoral.train import build as build_module
+from littoral.train import exits as exits_of_train
 from littoral.train.exit_heads import TrainedExits, exit_features, load_trained_exits, save_trained_exits
 from littoral.train.exit_places import ExitPlaces, place_exits
 from littoral.train.exits import ExitRecipe, train_exits
@@ -257,6 +259,53 @@ def test_the_checkpoint_of_another_training_is_refused_and_the_part_named(finish
         train_exits(model, spec, frames, labels, recipe, places=where, checkpoint=finished)
 
 
+def test_temperatures_are_fitted_to_frames_that_no_head_learned_from() -> None:
+    order = np.random.default_rng(RECIPE.seed).permutation(160)
+    held, fitted = np.sort(order[:16]), np.sort(order[16:])
+    features, logits = exit_features(network(), SPEC, trained(), FRAMES[:160])
+    answers = logits.argmax(axis=1)
+    for each, x in zip(trained().exits[:-1], features, strict=False):
+        scores = each.head.logits(x)
+        assert each.temperature == pytest.approx(fit_temperature(scores[held], answers[held]), rel=1e-3)
+        assert each.temperature != pytest.approx(fit_temperature(scores[fitted], answers[fitted]), rel=1e-2)
+        assert each.agreement == (scores[held].argmax(axis=1) == answers[held]).mean()
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_frames_are_mirrored_only_where_the_recipe_says_so(mirror: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    class Spy(exits_of_train.ShiftAndFlip):
+        def moved(self, frames_BHWC: Any, moves_B3: Any) -> Any:
+            seen.extend(moves_B3[:, 2].tolist())
+            return super().moved(frames_BHWC, moves_B3)
+
+    monkeypatch.setattr(exits_of_train, "ShiftAndFlip", Spy)
+    recipe = dataclasses.replace(SHORT, mirror=mirror)
+    train_exits(network(), SPEC, FRAMES[:40], None, recipe, places=places())
+    assert set(seen) == ({0, 1} if mirror else {0})
+
+
+def test_thresholds_are_certified_on_frames_that_nothing_was_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def train(_model: Any, _spec: Any, frames: Any, labels: Any, *_more: Any, **_told: Any) -> TrainedExits:
+        asked.append((frames, labels))
+        return trained()
+
+    monkeypatch.setattr(exit_build, "train_exits", train)
+    labels = np.arange(240) % 3
+    source = exit_build.make_exits(network(), SPEC, FRAMES, labels, where=2, recipe=RECIPE)
+    ((used, taught),) = asked
+    assert source.calibration is not None
+    assert (len(used), len(source.calibration)) == (192, 48)
+    label_of = dict(zip((frame.tobytes() for frame in FRAMES), labels.tolist(), strict=True))
+    both = [{frame.tobytes() for frame in part} for part in (used, source.calibration)]
+    assert not both[0] & both[1]
+    assert both[0] | both[1] == set(label_of)
+    assert [label_of[frame.tobytes()] for frame in used] == taught.tolist()
+
+
 def test_stems_learn_to_answer_as_the_network_does() -> None:
     answers = exit_features(network(), SPEC, trained(), FRAMES[160:])[1].argmax(axis=1)
     most_frequent = np.bincount(answers).max() / len(answers)
@@ -377,6 +426,24 @@ def test_a_stem_is_made_again_from_its_configuration_and_its_work_is_counted(ste
     assert stem(x).shape == (2, 5)
     conv = 6 * 5 * (5 * 4 * 9 + 2 * (5 * 9 + 5 * 5)) + 16 * 5 * 5
     assert stem.macs == (conv if isinstance(stem, ConvStem) else 4 * 9 * 5)
+
+
+def test_of_many_means_the_components_are_found_step_by_step_and_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = torch.Generator().manual_seed(0)
+    directions = torch.linalg.qr(torch.randn(32, 32, generator=rng))[0]
+    means = torch.randn(200, 32, generator=rng) * torch.arange(32, 0, -1) @ directions + 5
+    exact, stepwise, again = (PooledStem(2, 4, 4, num_features=5) for _ in range(3))
+    exact.fit(means)
+    monkeypatch.setattr(exits_of_models, "_ALL_AT_ONCE", 31)
+    monkeypatch.setattr(exits_of_models, "_STEPS", 60)  # of so few numbers the last ones are hardly apart
+    stepwise.fit(means)
+    torch.manual_seed(3)
+    again.fit(means)
+    assert torch.equal(again.components, stepwise.components)
+    torch.testing.assert_close(stepwise.components, exact.components, atol=1e-3, rtol=0)
+    few = PooledStem(2, 4, 4, num_features=5)
+    few.fit(means[:3])
+    torch.testing.assert_close(few.components @ few.components.T, torch.eye(5), atol=1e-4, rtol=0)
 
 
 def test_a_pooled_stem_keeps_what_varies_most() -> None:

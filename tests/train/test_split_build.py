@@ -25,6 +25,7 @@ from littoral.models.parts import tail_of
 from littoral.train import BuildOptions, SplitSource, TorchSource, build_bundle
 from littoral.train import build as build_module
 from littoral.train import split as split_module
+from littoral.train import watched as watched_module
 from littoral.train.encoder import check_latents, export_encoder
 from littoral.train.run import open_session, run_chain
 from littoral.train.split import build_split
@@ -116,6 +117,36 @@ def built(tmp_path_factory, student, frames, sources, exported):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(split_module, "export_encoder", exported)
         return make(tmp_path_factory.mktemp("split") / "b", student, frames, sources)
+
+
+def test_a_split_is_measured_with_the_truths_of_its_very_frames(student, sources, monkeypatch):
+    frames, given = random_frames(student.spec, 40), {}
+    label_of = {frame.tobytes(): place for place, frame in enumerate(frames)}
+    monkeypatch.setattr(build_module, "build_split", lambda _index, _source, **told: given.update(told))
+    options = BuildOptions(metric_frames=30, seed=3)
+    task = Classification(num_classes=10)
+    more = (student.spec, frames, np.arange(40), options, print)
+    build_module._build_splits(sources[:1], [], task, *more)
+    assert len(given["frames"]) == 30
+    assert [label_of[frame.tobytes()] for frame in given["frames"]] == [int(label) for label in given["truths"]]
+
+
+def test_levels_that_take_long_to_measure_say_how_far_they_are(student, frames, sources, exported, monkeypatch):
+    monkeypatch.setattr(split_module, "export_encoder", exported)
+    monkeypatch.setattr(split_module, "frames_at_a_time", lambda _shape: 24)
+    monkeypatch.setattr(watched_module, "_FIRST_SECONDS", -1.0)
+    said: list[str] = []
+    build_split(
+        *(0, sources[0]),
+        segments=[],
+        input=student.spec,
+        task=Classification(num_classes=10),
+        frames=frames,
+        truths=LABELS,
+        progress=said.append,
+    )
+    far = [line for line in said if "done" in line]
+    assert far == [f"split 0: level {level}: 50 % done, 0.0 min left" for level in range(LEVELS)]
 
 
 def values_of(bundle: Bundle, segment: int | None, frames: np.ndarray) -> np.ndarray:

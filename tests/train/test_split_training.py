@@ -32,6 +32,7 @@ from littoral.train.split_recipe import (
 )
 
 SPEC = square(16, 3)
+PARTS_OF_RATE = ("encoder", "gains", "prior")
 
 
 class Net(nn.Module):
@@ -371,6 +372,51 @@ def test_every_batch_has_every_level_equally_often():
     nets.bottleneck.register_forward_pre_hook(lambda _m, args: seen.append(args[1].bincount().tolist()))
     trained(recipe(epochs=1, hard_epochs=0), nets)
     assert seen == [[8, 8]] * 3
+
+
+def moved_in_one_step(**settings):
+    """By how much a step of plain descent moves each parameter of the bottleneck and the tail."""
+    told = {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant", "lr": 1e-2, **settings}
+    nets = networks()
+    before = state(nets)
+    trained(SplitRecipe(phases=(Phase(epochs=1, **told),), rate_weights=(1e-3, 1e-4), batch_size=48), nets)
+    return {
+        name: value - before[name]
+        for name, value in state(nets).items()
+        if before[name].is_floating_point() and "running" not in name
+    }
+
+
+def length(moved):
+    return torch.cat([value.flatten() for value in moved.values()]).norm().item()
+
+
+def test_gradients_are_clipped_to_the_norm_of_the_phase():
+    assert length(moved_in_one_step()) > 1e-4
+    assert length(moved_in_one_step(clip_norm=1e-2)) == pytest.approx(1e-4, rel=1e-2)
+
+
+def test_each_part_learns_at_its_own_rate():
+    plain, scaled = moved_in_one_step(), moved_in_one_step(lr_scales={"encoder": 0.25, "tail": 2.0})
+    for part, scale in {"bottleneck.encoder": 0.25, "bottleneck.decoder": 1.0, "tail": 2.0}.items():
+        ours, theirs = (length({k: v for k, v in m.items() if k.startswith(part)}) for m in (scaled, plain))
+        assert theirs > 0
+        assert ours == pytest.approx(scale * theirs, rel=1e-2)
+
+
+def test_weights_decay_and_gains_and_prior_do_not():
+    # No gradient but zeros: what moves has decayed.
+    nothing = moved_in_one_step(loss=SplitLoss(distortion=0.0, rate=0.0), weight_decay=1.0, trained=PARTS_OF_RATE)
+    still = {name for name, value in nothing.items() if not value.any()}
+    assert {"bottleneck.log_gains"} | {name for name in nothing if "prior" in name} <= still
+    assert {name for name in nothing if name.startswith("bottleneck.encoder") and name.endswith("weight")} - still
+
+
+def test_bits_cost_nothing_at_first_and_more_with_each_step_of_the_ramp():
+    bits = {"loss": SplitLoss(distortion=0.0), "lr": 1.0}
+    assert length(moved_in_one_step(**bits)) > 0
+    assert length(moved_in_one_step(**bits, rate_ramp_epochs=2.0)) == 0
+    assert length(moved_in_one_step(**bits, rate_ramp_epochs=2.0, batch_size=24)) > 0
 
 
 def test_progress_tells_the_time_left():

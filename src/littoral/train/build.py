@@ -114,7 +114,7 @@ def build_bundle(
     _check_segments(segments, exported, student.module, input, source_frames[:8])
     say("measuring the source")
     sessions = [open_session(graph, exported.tensors) for graph in segments]
-    sample = take_sample(sessions, task, source_frames, source_labels, options)
+    sample = take_sample(sessions, task, source_frames, source_labels, options, say)
     statistics, statistics_files = measured_statistics(exported, task, source_frames, sample, options, say)
     rehearsed = {}
     if options.rehearsal_steps and teacher is not None:

@@ -27,6 +27,7 @@ from littoral.train.exit_places import ExitPlaces
 from littoral.train.exit_trunk import Trunk
 from littoral.train.sample import check_truths
 from littoral.train.split_data import ShiftAndFlip
+from littoral.train.watched import watched
 
 Progress = Callable[[str], None]
 _SECONDS_BETWEEN_LINES = 30.0
@@ -121,7 +122,7 @@ def train_exits(
             training = _Training(trunk, stems, spec, frames, labels, fitted, recipe, say, clock)
             layers = training.run(checkpoint)
         else:
-            _project(trunk, stems, frames[fitted[: recipe.projection_frames]], recipe.batch_size)
+            _project(trunk, stems, frames[fitted[: recipe.projection_frames]], recipe.batch_size, say)
         say("fitting the heads")
         exits, shares_K = fit_heads(trunk, stems, layers, frames, labels, fitted=fitted, held=held)
     for each in exits:
@@ -144,16 +145,17 @@ def _stems(trunk: Trunk, recipe: ExitRecipe, some: Frame) -> list[Stem]:
     return stems
 
 
-def _project(trunk: Trunk, stems: Sequence[Stem], frames: Frame, batch_size: int) -> None:
+def _project(trunk: Trunk, stems: Sequence[Stem], frames: Frame, batch_size: int, say: Progress) -> None:
     """Principal components of what the source shows at each exit."""
     means: list[list[Tensor]] = [[] for _ in stems]
-    for start in range(0, len(frames), batch_size):
+    for start in watched(range(0, len(frames), batch_size), f"the network on {len(frames)} frames", say):
         maps, _, _ = trunk(frames[start : start + batch_size])
         for stem, features, kept in zip(stems, maps, means, strict=True):
             assert isinstance(stem, PooledStem)
             kept.append(cell_means(features, stem.cells))
-    for stem, kept in zip(stems, means, strict=True):
+    for place, stem, kept in zip(trunk.places.modules, stems, means, strict=True):
         assert isinstance(stem, PooledStem)
+        say(f"{place}: {stem.num_features} components of {len(stem.mean)} means a frame")
         stem.fit(torch.cat(kept))
 
 
