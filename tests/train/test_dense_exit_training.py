@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from littoral.bundle.manifest import InputSpec
 from littoral.models.dense_exits import DenseExit
+from littoral.train import dense_exits
 from littoral.train.dense_exits import DenseExitData, DenseExitRecipe, exit_loss, see_frames, train_dense_exit, varied
 
 SPEC = InputSpec(height=32, width=32, channels=3, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -129,6 +130,15 @@ def test_pixels_without_a_label_do_not_count_in_the_cross_entropy() -> None:
     with_one = exit_loss(scores, teacher, labels, weights, recipe)
     expected = -torch.log_softmax(scores[0, :, 0, 0], dim=0)[1]  # a corner is not mixed with any other
     assert with_one.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("ignored", [2, 255])
+def test_pixels_without_a_label_do_not_count_in_the_weights_of_classes(ignored: int) -> None:
+    labels = np.array([0, 0, 0, 1, *[ignored] * 6], np.uint8)[None, None]
+    data = DenseExitData(features={}, teacher_NKHW=np.zeros((1, 3, 1, 10), np.float16), labels_NHW=labels)
+    weights = 1 / np.log(1.10 + np.array([0.75, 0.25, 0.0]))
+    found = dense_exits._class_weights(data, DenseExitRecipe(), ignored).numpy()
+    np.testing.assert_allclose(found, weights / weights.mean(), rtol=1e-6)
 
 
 def test_a_batch_without_a_label_does_not_count_in_the_loss_that_is_told() -> None:

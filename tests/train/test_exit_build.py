@@ -27,7 +27,7 @@ from littoral.models import exits as exits_of_models
 from littoral.models.exits import ConvStem, PooledStem, cell_means, make_stem
 from littoral.models.frames import normalise
 from littoral.models.zoo import small_cnn
-from littoral.train import BuildOptions, ExitSource, TorchSource, build_bundle, exit_build, exit_places
+from littoral.train import BuildOptions, ExitSource, TorchSource, build_bundle, exit_build, exit_heads, exit_places
 from littoral.train import build as build_module
 from littoral.train import exits as exits_of_train
 from littoral.train.exit_heads import TrainedExits, exit_features, load_trained_exits, save_trained_exits
@@ -271,6 +271,14 @@ def test_temperatures_are_fitted_to_frames_that_no_head_learned_from() -> None:
         assert each.agreement == (scores[held].argmax(axis=1) == answers[held]).mean()
 
 
+def test_a_heads_descent_starts_where_its_layer_was_trained_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exit_heads, "_DESCENT_STEPS", 0)
+    torch.manual_seed(0)
+    layer, x_ND = nn.Linear(5, 3), (np.random.default_rng(0).normal(size=(20, 5)) * [1, 2, 3, 4, 5] + 1).astype("f4")
+    head = exit_heads._by_descent(x_ND, np.zeros((20, 3), np.float32), layer)
+    np.testing.assert_allclose(head.logits(x_ND), layer(torch.from_numpy(x_ND)).detach().numpy(), atol=1e-5)
+
+
 @pytest.mark.parametrize("mirror", [True, False])
 def test_frames_are_mirrored_only_where_the_recipe_says_so(mirror: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
@@ -435,11 +443,13 @@ def test_of_many_means_the_components_are_found_step_by_step_and_are_the_same(mo
     exact, stepwise, again = (PooledStem(2, 4, 4, num_features=5) for _ in range(3))
     exact.fit(means)
     monkeypatch.setattr(exits_of_models, "_ALL_AT_ONCE", 31)
-    monkeypatch.setattr(exits_of_models, "_STEPS", 60)  # of so few numbers the last ones are hardly apart
+    monkeypatch.setattr(exits_of_models, "_STEPS", 1)
     stepwise.fit(means)
     torch.manual_seed(3)
     again.fit(means)
     assert torch.equal(again.components, stepwise.components)
+    monkeypatch.setattr(exits_of_models, "_STEPS", 60)  # of so few numbers the last ones are hardly apart
+    stepwise.fit(means)
     torch.testing.assert_close(stepwise.components, exact.components, atol=1e-3, rtol=0)
     few = PooledStem(2, 4, 4, num_features=5)
     few.fit(means[:3])

@@ -87,6 +87,19 @@ def test_both_networks_follow_the_statistics_of_the_batch_at_hand(monkeypatch: p
             assert (model(x)[:4] - model(x[:4])).abs().max() > 1e-2, "a frame's answer depends on the others"
 
 
+def test_its_steps_get_smaller_along_a_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    step = torch.optim.Adam.step
+
+    def seen(self: torch.optim.Adam, *args: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"] / rehearse_module.LEARNING_RATE)
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", seen)
+    rehearsed(3)
+    assert rates == pytest.approx([1.0, 0.75, 0.25])
+
+
 def test_the_same_seed_gives_the_same_values_and_another_one_others() -> None:
     one, same, other = rehearsed(3), rehearsed(3), rehearsed(3, seed=1)
     assert all(np.array_equal(one[name], same[name]) for name in one)

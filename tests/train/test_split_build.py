@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import types
 
 import numpy as np
 import pytest
@@ -278,6 +279,35 @@ def test_deadzones_are_chosen_by_held_back_frames_and_given_ones_are_kept(
     assert held.shape == (16, 6, 4, 4)
     with pytest.raises(ValueError, match="source_frames are uint8"):
         alone(0, changed(source, held=frames[:, 1:]), frames=frames[:8], truths=None)
+
+
+def test_held_back_frames_go_through_the_segments_too(alone, frames, sources, exported, monkeypatch):
+    monkeypatch.setattr(split_module, "export_encoder", exported)
+    seen = []
+    honest = split_module.fit_codec
+    monkeypatch.setattr(
+        split_module,
+        "fit_codec",
+        lambda *args, **told: (seen.append((args[2], told["held_NCHW"])), honest(*args, **told))[1],
+    )
+    alone(1, changed(sources[1], held=frames[:8]), frames=frames[:8], truths=None)
+    ((latents, held),) = seen
+    np.testing.assert_array_equal(latents, held)
+
+
+def test_a_payload_of_a_coarser_level_is_finished_as_one_of_it(monkeypatch):
+    """A codec whose every second payload is over the ceiling of level 1; the tail answers with the level it is told."""
+    codec = types.SimpleNamespace(
+        tables=None, padded=lambda symbols: symbols, encode=lambda latent, _level: bytes(latent)
+    )
+    came = lambda payload, _tables: types.SimpleNamespace(level=len(payload), symbols=np.zeros(1))  # noqa: E731
+    monkeypatch.setattr(split_module, "decode", came)
+    monkeypatch.setattr(
+        split_module, "tail_outputs", lambda _tail, symbols, level: np.eye(2, dtype="f4")[[level] * len(symbols)]
+    )
+    levels, task = [0, 1, 0, 1, 1], Classification(num_classes=2)
+    size, accuracy = split_module._measure(codec, 1, levels, None, task, levels, range(0, 5, 2), 2)
+    assert (size, accuracy) == (0.6, 1.0)
 
 
 def test_a_graph_that_differs_from_torch_fails_the_build(student, frames, sources, exported, tmp_path, monkeypatch):

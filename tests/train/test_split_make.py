@@ -114,6 +114,14 @@ def test_a_twentieth_of_many_frames_is_held_back_for_deadzones_and_none_where_th
             make_split(network(), spec, frames, labels, cut="blocks.0", deadzones=wrong)
 
 
+@pytest.mark.parametrize("side", [16, 32])
+def test_a_bit_of_a_larger_frame_costs_less(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, asked = square(side, 1), []
+    monkeypatch.setattr(split_make, "train_split", lambda recipe, *_parts, **_told: asked.append(recipe))
+    make_split(network(), spec, random_frames(spec, 4), None, cut="blocks.0")
+    assert asked[0].rate_weights == pytest.approx([weight * 32**2 / side**2 for weight in split_make.RATE_WEIGHTS])
+
+
 SEVEN = np.arange(7) % 3
 
 
