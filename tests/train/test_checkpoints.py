@@ -84,6 +84,19 @@ def test_first_weights_may_differ_by_rounding_alone(tmp_path: Path, name: str) -
     assert again(begun) == 3, "the very network that was stopped"
 
 
+def test_what_is_computed_may_differ_by_rounding_alone(tmp_path: Path) -> None:
+    seen = torch.randn(50, 60, generator=torch.Generator().manual_seed(0)).half()
+    Checkpoint(tmp_path / "a.pt", {}, computed={"features": seen}).save({"epochs": 3})
+
+    def again(computed: dict[str, torch.Tensor]) -> int:
+        return Checkpoint(tmp_path / "a.pt", {}, computed=computed).resume(epochs)
+
+    assert again({"features": (seen.float() * 1.001).half()}) == 3
+    for other in ({}, {"features": seen + 0.1}, {"features": seen[:0]}):
+        with pytest.raises(ValueError, match="what differs: features"):
+            again(other)
+
+
 def test_a_state_that_does_not_fit_says_what_to_do(tmp_path: Path) -> None:
     made = Checkpoint(tmp_path / "a.pt", {})
     made.save({"other": 3})

@@ -104,6 +104,7 @@ def test_the_checkpoint_of_another_training_is_refused_and_the_part_named(tmp_pa
         "features": (head(), "pooled", dataclasses.replace(data, features={"pooled": data.features["pooled"] + 1})),
         "teacher": (head(), "pooled", dataclasses.replace(data, teacher_NKHW=data.teacher_NKHW + 1)),
         "labels": (head(), "pooled", small(labels=False)),
+        "shapes": (head(), "pooled", small(8)),
         "cut": (head(), "other", dataclasses.replace(data, features={"other": data.features["pooled"]})),
         "head": (wide, "pooled", data),
         "first weights": (other, "pooled", data),

@@ -21,11 +21,11 @@ _UNREADABLE = (
     ValueError, struct.error,
 )  # fmt: skip
 """What torch raises for a file that is none of its own, or is damaged."""
-_SHOWN = 4
-"""So many values of a tensor tell one start of a network from another."""
+_SHOWN = 32
+"""So many values of a tensor tell it from another."""
 _ROUNDING = 1e-2
-"""Of the largest of these: a fitted start differs by the rounding of another number of threads."""
-_START = "first weights"
+"""Of the largest of these: what is computed differs by the rounding of another number of threads."""
+_START, _NEAR = "first weights", "near"
 
 
 class Checkpoint:
@@ -37,16 +37,23 @@ class Checkpoint:
         file: Its folder is made if it is not there.
         parts: All that the training is made of, by a name that a message can show; values as JSON has them.
         learners: What is trained, as it is before the first step, by the name of its state dict in the file.
+        computed: Tensors that must agree but for rounding, by a name likewise.
     Raises:
         ValueError: the folder cannot be made.
     """
 
     def __init__(
-        self, file: Path, parts: Mapping[str, object], learners: Mapping[str, nn.Module] | None = None
+        self,
+        file: Path,
+        parts: Mapping[str, object],
+        learners: Mapping[str, nn.Module] | None = None,
+        computed: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self._file = file
-        self._start = {name: _some(network.state_dict()) for name, network in (learners or {}).items()}
-        self._of = json.dumps({**parts, _START: self._start}, sort_keys=True)
+        self._file, self._learners = file, tuple(learners or ())
+        states = {name: network.state_dict() for name, network in (learners or {}).items()}
+        self._near = {name: {name: _some(value)} for name, value in (computed or {}).items()}
+        self._near[_START] = self._weights(states)
+        self._of = json.dumps({**parts, _NEAR: self._near}, sort_keys=True)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -94,13 +101,17 @@ class Checkpoint:
     def _other(self, said: Mapping[str, Any], state: Mapping[str, Any]) -> list[str]:
         """The names of what differs."""
         ours = json.loads(self._of)
-        other = [name for name, value in said.items() if name != _START and ours.get(name, ...) != value]
-        if _START in said and not _alike(said[_START], self._start):
-            # A caller may also go on with the very networks that were stopped.
-            now = {name: _some(state[name]) for name in self._start}
-            if not _alike(now, self._start):
-                other.append(_START)
-        return other
+        other = [name for name, value in said.items() if name != _NEAR and ours.get(name, ...) != value]
+        apart = [name for name, value in said.get(_NEAR, {}).items() if not _alike(value, self._near.get(name, {}))]
+        if _START in apart and _alike(self._weights(state), self._near[_START]):
+            apart.remove(_START)  # a caller may also go on with the very networks that were stopped
+        return other + apart
+
+    def _weights(self, states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, list[float]]:
+        """A few of all that is trained."""
+        return {
+            f"{learner}.{name}": _some(value) for learner in self._learners for name, value in states[learner].items()
+        }
 
 
 def _said(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,24 +127,18 @@ def _as_json(value: object) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _some(state: Mapping[str, Tensor]) -> dict[str, list[float]]:
-    """A few values of each tensor."""
-    found = {}
-    for name, value in state.items():
-        flat = value.detach().flatten()
-        places = np.unique(np.linspace(0, len(flat) - 1, min(_SHOWN, len(flat))).astype(np.int64))
-        found[name] = [float(flat[int(place)]) for place in places]
+def _some(value: Tensor) -> list[float]:
+    flat = value.detach().flatten()
+    places = np.unique(np.linspace(0, len(flat) - 1, min(_SHOWN, len(flat))).astype(np.int64))
+    found: list[float] = flat[torch.from_numpy(places).to(flat.device)].double().tolist()
     return found
 
 
-def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _alike(one: Mapping[str, list[float]], other: Mapping[str, list[float]]) -> bool:
     if one.keys() != other.keys():
         return False
-    for network, tensors in one.items():
-        if tensors.keys() != other[network].keys():
+    for name, values in one.items():
+        a, b = np.array(values), np.array(other[name])
+        if a.shape != b.shape or not np.allclose(a, b, 0, _ROUNDING * np.abs(a).max(initial=0), equal_nan=True):
             return False
-        for name, values in tensors.items():
-            a, b = np.array(values), np.array(other[network][name])
-            if a.shape != b.shape or not np.allclose(a, b, 0, _ROUNDING * np.abs(a).max(initial=0), equal_nan=True):
-                return False
     return True
