@@ -397,6 +397,7 @@ def test_a_network_without_a_last_linear_layer_has_no_deep_exit_and_that_is_said
     )
     assert not any(each.is_deep for each in exits.exits)
     assert "no deep exit" in told[-1]
+    assert "a: 6 components of 64 means a frame" in told
 
 
 def test_places_are_spread_by_work_and_a_wrong_name_lists_them() -> None:

@@ -279,6 +279,7 @@ def test_the_stopped_networks_themselves_may_go_on(tmp_path):
     with pytest.raises(Stopped):
         trained(recipe(), nets, checkpoint=file, after_epoch=stop_after(1))
     assert same(state(trained(recipe(), nets, checkpoint=file)), never_stopped())
+    assert same(state(trained(recipe(), checkpoint=file)), never_stopped()), "and fresh ones after them"
 
 
 def test_a_checkpoints_folder_is_made_before_the_training(tmp_path):

@@ -49,11 +49,10 @@ class Checkpoint:
         learners: Mapping[str, nn.Module] | None = None,
         computed: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self._file, self._learners = file, tuple(learners or ())
+        self._file, self._parts, self._learners = file, _as_json(parts), tuple(learners or ())
         states = {name: network.state_dict() for name, network in (learners or {}).items()}
-        self._near = {name: {name: _some(value)} for name, value in (computed or {}).items()}
+        self._near = {name: {"": _some(value)} for name, value in (computed or {}).items()}
         self._near[_START] = self._weights(states)
-        self._of = json.dumps({**parts, _NEAR: self._near}, sort_keys=True)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -62,7 +61,8 @@ class Checkpoint:
     def save(self, state: Mapping[str, Any]) -> None:
         """Write all of it or nothing."""
         out = io.BytesIO()
-        torch.save({**state, "of": self._of}, out)
+        of = json.dumps({**self._parts, _NEAR: self._near}, sort_keys=True)
+        torch.save({**state, "of": of}, out)
         write_whole(self._file, out.getvalue())
 
     def resume(self, restore: Callable[[dict[str, Any]], int], device: torch.device | str = "cpu") -> int:
@@ -90,6 +90,7 @@ class Checkpoint:
                 f"the checkpoint {self._file} is of another training; what differs: {', '.join(other)}. Remove it "
                 "to begin anew, or name another file"
             )
+        self._near |= said.get(_NEAR, {})  # the start stays that of the first run
         try:
             return restore(state)
         except _UNREADABLE as error:
@@ -100,8 +101,7 @@ class Checkpoint:
 
     def _other(self, said: Mapping[str, Any], state: Mapping[str, Any]) -> list[str]:
         """The names of what differs."""
-        ours = json.loads(self._of)
-        other = [name for name, value in said.items() if name != _NEAR and ours.get(name, ...) != value]
+        other = [name for name, value in said.items() if name != _NEAR and self._parts.get(name, ...) != value]
         apart = [name for name, value in said.get(_NEAR, {}).items() if not _alike(value, self._near.get(name, {}))]
         if _START in apart and _alike(self._weights(state), self._near[_START]):
             apart.remove(_START)  # a caller may also go on with the very networks that were stopped
