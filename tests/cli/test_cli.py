@@ -545,6 +545,17 @@ def test_the_doctor_says_what_is_missing_and_how_to_get_it(said: Said, monkeypat
     assert "edge   lacks no_such_package; run: pip install 'littoral[edge]'" in out
 
 
+def test_classes_are_a_file_or_names_of_which_there_may_be_many(tmp_path: Path) -> None:
+    from littoral.cli.build import _classes
+
+    names = [f"class {i}" for i in range(1000)]
+    (tmp_path / "names").write_text("\n".join(names))
+    assert _classes(",".join(names)) == _classes(str(tmp_path / "names")) == names
+    (tmp_path / "picture").write_bytes(b"\x89PNG")
+    with pytest.raises(ValueError, match="which is no text"):
+        _classes(str(tmp_path / "picture"))
+
+
 @pytest.mark.parametrize("spoil", ["frames", "weights", "kwargs", "floats"])
 def test_what_build_cannot_read_is_one_line(said: Said, tmp_path: Path, spoil: str) -> None:
     pytest.importorskip("torch")
@@ -596,12 +607,14 @@ def test_exits_are_trained_before_the_build_and_reach_it(
 
     monkeypatch.setattr("littoral.train.build.build_bundle", build)
     monkeypatch.setattr("littoral.train.exit_build.make_exits", make_exits)
+    monkeypatch.setattr("littoral.train.build_check.check_build", lambda **told: asked.update(checked=told["exits"]))
     np.savez(tmp_path / "frames.npz", frames=np.zeros((2, 16, 16, 1), np.uint8), labels=np.array([0, 1]))
     save_file({}, tmp_path / "none.safetensors")
     common: list[Any] = ["build", tmp_path / "out", "--frames", tmp_path / "frames.npz", "--classes", "a,b"]
     common += ["--student", "torch.nn:Identity", "--student-weights", tmp_path / "none.safetensors"]
     assert "seen" in said(*common, *words, "--exit-epochs", "7", "--seed", "5")[2]
     assert (asked["exits"], asked["where"], asked["trained_on"]) == ("the exits", where, 2)
+    assert asked["checked"] == where
     assert asked["labels"].tolist() == [0, 1]
     recipe = asked["recipe"]
     assert (recipe.stem, recipe.epochs, recipe.seed) == (stem, 7, 5)
@@ -621,6 +634,7 @@ def test_splits_are_trained_on_the_teacher_and_a_routers_frames_are_looked_at_fi
     asked: dict[str, Any] = {}
     cuts: list[Any] = []
     deadzones: list[Any] = []
+    checked: list[Any] = []
 
     def build(**arguments: Any) -> None:
         asked.update(arguments)
@@ -634,6 +648,7 @@ def test_splits_are_trained_on_the_teacher_and_a_routers_frames_are_looked_at_fi
     monkeypatch.setattr("littoral.train.build.build_bundle", build)
     monkeypatch.setattr("littoral.train.split_make.make_split", make_split)
     monkeypatch.setattr("littoral.train.exit_build.make_exits", lambda *_args, **_told: "the exits")
+    monkeypatch.setattr("littoral.train.build_check.check_build", lambda **told: checked.append(told["splits"]))
     np.savez(tmp_path / "frames.npz", frames=np.zeros((2, 16, 16, 1), np.uint8), labels=np.array([0, 1]))
     np.savez(tmp_path / "held.npz", frames=np.zeros((200, 16, 16, 1), np.uint8), labels=np.arange(200) % 2)
     np.savez(tmp_path / "few.npz", frames=np.zeros((20, 16, 16, 1), np.uint8))
@@ -645,6 +660,7 @@ def test_splits_are_trained_on_the_teacher_and_a_routers_frames_are_looked_at_fi
     router: list[Any] = ["--router", tmp_path / "held.npz"]
     assert "seen" in said(*common, *teacher, *splits, "--exits", "1", *router)[2]
     assert asked["splits"] == ["split of a", "split of b.0"]
+    assert checked == [["a", "b.0"]]
     assert cuts == [(cut, 3, 5, 2, 2, "torch.nn:Flatten") for cut in ("a", "b.0")]
     assert (len(asked["router"].frames), asked["router"].labels.tolist()) == (200, [0, 1] * 100)
     assert deadzones == [None, None], "the build chooses them"
@@ -667,6 +683,18 @@ def test_splits_are_trained_on_the_teacher_and_a_routers_frames_are_looked_at_fi
     assert "at least 200" in said(*common, *teacher, *splits, "--exits", "1", "--router", tmp_path / "few.npz")[2]
     assert cuts == [], "nothing is trained for a router that cannot be made"
     assert "name the teacher" in said(*common, *splits)[2]
+    assert "num_segments is 0" in said(*common, *teacher, *splits, "--segments", "0")[2]
+    assert "one of the two" in said(*common, *teacher, *splits, "--exits", "1", "--exit", "a")[2]
+    assert "at least 1" in said(*common, *teacher, *splits, "--exits", "1", "--exit-epochs", "0")[2]
+
+    def refuse(**_told: Any) -> None:
+        raise ValueError("no such place")
+
+    monkeypatch.setattr("littoral.train.build_check.check_build", refuse)
+    for words in (splits, ["--fit-split", "c"], ["--exits", "1"]):
+        assert "no such place" in said(*common, *teacher, *words)[2]
+    assert cuts == [], "nothing is trained for a build that is refused"
+    assert "seen" in said(*common, *teacher)[2], "where nothing is trained the build looks for itself"
 
 
 def test_a_task_its_options_and_its_truths_reach_the_build(

@@ -48,8 +48,12 @@ def without(name):
         (without("head.bias"), "it lacks head.bias"),
         ({**state(width=4), "extra": np.zeros(1)}, "it also has extra"),
         (state(width=5), r"has '.*' of shape .*; give the keyword arguments that the weights were trained with"),
+        (
+            {f"module.{name}": value for name, value in state(width=4).items()},
+            r"as DataParallel has them; .* model\.module",
+        ),
     ],
-    ids=["missing", "unknown", "shape"],
+    ids=["missing", "unknown", "shape", "parallel"],
 )
 def test_a_state_that_does_not_fit_is_refused(tensors, words):
     with pytest.raises(BundleError, match=words):

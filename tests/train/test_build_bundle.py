@@ -396,10 +396,10 @@ def test_options_that_make_no_sense_are_refused(change):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_a_network_of_another_precision_is_taken_as_its_float32_copy(dtype):
     given = dataclasses.replace(source(), module=copy.deepcopy(source().module).to(dtype))
-    made = build_module._in_float32(given)
+    made = build_module.in_float32(given)
     assert {p.dtype for p in made.module.parameters()} == {torch.float32}
     assert {p.dtype for p in given.module.parameters()} == {dtype}
-    build_module._check_sources(Classification(num_classes=10), {"student": made}, SPEC, FRAMES[:4])
+    build_module.check_sources(Classification(num_classes=10), {"student": made}, SPEC, FRAMES[:4])
 
 
 def test_a_network_that_gives_a_dictionary_is_told_to_be_wrapped():
@@ -424,4 +424,4 @@ def test_a_network_whose_copy_that_learns_is_another_is_refused(monkeypatch):
 
     monkeypatch.setattr(build_module, "prepare", other)
     with pytest.raises(ValueError, match=r"the teacher differs by .* from its copy that learns"):
-        build_module._check_sources(Classification(num_classes=10), {"teacher": source()}, SPEC, FRAMES[:4])
+        build_module.check_sources(Classification(num_classes=10), {"teacher": source()}, SPEC, FRAMES[:4])

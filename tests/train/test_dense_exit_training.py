@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ from torch import Tensor, nn
 
 from littoral.bundle.manifest import InputSpec
 from littoral.models.dense_exits import DenseExit
-from littoral.train.dense_exits import DenseExitRecipe, exit_loss, see_frames, train_dense_exit, varied
+from littoral.train import dense_exits
+from littoral.train.dense_exits import DenseExitData, DenseExitRecipe, exit_loss, see_frames, train_dense_exit, varied
 
 SPEC = InputSpec(height=32, width=32, channels=3, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
@@ -78,8 +81,44 @@ def test_a_stopped_training_goes_on_and_ends_as_if_it_had_not_stopped(tmp_path: 
     assert [line.split(":")[0] for line in said] == ["epoch 3/3"]
     for ours, theirs in zip(again.state_dict().values(), whole.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
-    with pytest.raises(ValueError, match="another recipe"):
+    with pytest.raises(ValueError, match="what differs: recipe"):
         trained(4, tmp_path / "cut.pt")
+
+
+def small(num: int = 4, *, labels: bool = True) -> DenseExitData:
+    frames, truths = scenes(num)
+    return see_frames(Colours(), ("pooled",), frames, truths if labels else None, SPEC, views=1)
+
+
+SHORT = DenseExitRecipe(epochs=1, batch_size=2)
+
+
+def test_the_checkpoint_of_another_training_is_refused_and_the_part_named(tmp_path: Path) -> None:
+    data, file = small(), tmp_path / "new folder" / "exit.pt"
+    train_dense_exit(head(), "pooled", data, SHORT, checkpoint=file)
+    held = torch.load(file, weights_only=True)
+    wide = DenseExit(3, 3, width=8, context=8, dilations=(1,))
+    other = head()
+    torch.nn.init.ones_(next(other.parameters()))
+    for part, given in {
+        "features": (head(), "pooled", dataclasses.replace(data, features={"pooled": data.features["pooled"] + 1})),
+        "teacher": (head(), "pooled", dataclasses.replace(data, teacher_NKHW=data.teacher_NKHW + 1)),
+        "labels": (head(), "pooled", small(labels=False)),
+        "shapes": (head(), "pooled", small(8)),
+        "cut": (head(), "other", dataclasses.replace(data, features={"other": data.features["pooled"]})),
+        "head": (wide, "pooled", data),
+        "first weights": (other, "pooled", data),
+    }.items():
+        with pytest.raises(
+            ValueError, match=rf"is of another training; what differs: (.*, )?{part}(, .*)?\. Remove it"
+        ):
+            train_dense_exit(*given, SHORT, checkpoint=file)
+    said: list[str] = []
+    torch.save({"recipe": asdict(SHORT), **{name: held[name] for name in ("epochs", "head", "others")}}, file)
+    train_dense_exit(head(), "pooled", data, SHORT, checkpoint=file, progress=said.append)
+    assert not said, "an older file has less to say, and is taken"
+    with pytest.raises(ValueError, match="does not fit this training"):
+        train_dense_exit(wide, "pooled", data, SHORT, checkpoint=file)
 
 
 def test_pixels_without_a_label_do_not_count_in_the_cross_entropy() -> None:
@@ -92,6 +131,35 @@ def test_pixels_without_a_label_do_not_count_in_the_cross_entropy() -> None:
     with_one = exit_loss(scores, teacher, labels, weights, recipe)
     expected = -torch.log_softmax(scores[0, :, 0, 0], dim=0)[1]  # a corner is not mixed with any other
     assert with_one.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("ignored", [2, 255])
+def test_pixels_without_a_label_do_not_count_in_the_weights_of_classes(ignored: int) -> None:
+    labels = np.array([0, 0, 0, 1, *[ignored] * 6], np.uint8)[None, None]
+    data = DenseExitData(features={}, teacher_NKHW=np.zeros((1, 3, 1, 10), np.float16), labels_NHW=labels)
+    weights = 1 / np.log(1.10 + np.array([0.75, 0.25, 0.0]))
+    found = dense_exits._class_weights(data, DenseExitRecipe(), ignored).numpy()
+    np.testing.assert_allclose(found, weights / weights.mean(), rtol=1e-6)
+
+
+def test_a_batch_without_a_label_does_not_count_in_the_loss_that_is_told() -> None:
+    data = small()
+    assert data.labels_NHW is not None
+    known = data.labels_NHW.copy()
+    data.labels_NHW[1:] = 255
+    said: list[str] = []
+    exit = head()
+    train_dense_exit(exit, "pooled", data, SHORT, progress=said.append)
+    assert np.isfinite(float(said[0].removeprefix("epoch 1/1: loss ")))
+    assert all(bool(value.isfinite().all()) for value in exit.parameters())
+    data.labels_NHW[:] = 255
+    train_dense_exit(head(), "pooled", data, SHORT, progress=said.append)
+    assert said[1] == "epoch 1/1: no batch with a label, so no loss to tell"
+    data.labels_NHW[:] = known
+    broken = head()
+    torch.nn.init.constant_(next(broken.parameters()), float("nan"))
+    train_dense_exit(broken, "pooled", data, SHORT, progress=said.append)
+    assert said[2] == "epoch 1/1: loss nan", "what went wrong is not hidden"
 
 
 def test_the_divergence_vanishes_where_the_exit_says_what_the_network_says() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,14 +20,16 @@ from torch import nn
 from traced import random_frames, square
 
 from littoral.bundle import Bundle, ExitHeads
-from littoral.core.exits import confidence, exit_indices
+from littoral.core.exits import confidence, exit_indices, fit_temperature
 from littoral.core.heads import LinearHead
 from littoral.errors import BundleError
+from littoral.models import exits as exits_of_models
 from littoral.models.exits import ConvStem, PooledStem, cell_means, make_stem
 from littoral.models.frames import normalise
 from littoral.models.zoo import small_cnn
-from littoral.train import BuildOptions, ExitSource, TorchSource, build_bundle, exit_build, exit_places
+from littoral.train import BuildOptions, ExitSource, TorchSource, build_bundle, exit_build, exit_heads, exit_places
 from littoral.train import build as build_module
+from littoral.train import exits as exits_of_train
 from littoral.train.cuts import split
 from littoral.train.exit_heads import TrainedExits, exit_features, load_trained_exits, save_trained_exits
 from littoral.train.exit_places import ExitPlaces, place_exits
@@ -39,6 +43,7 @@ SPEC = square(16, 1)
 FRAMES = random_frames(SPEC, 240)
 KWARGS = {"width": 4, "num_classes": 3, "depth": 1}
 RECIPE = ExitRecipe(epochs=6, batch_size=32, num_features=6, num_cheap=1, smallest=2, pad=1)
+SHORT = dataclasses.replace(RECIPE, epochs=1)
 
 
 @functools.cache
@@ -221,9 +226,95 @@ def test_a_training_that_was_stopped_ends_where_the_whole_one_does(tmp_path: Any
     resumed = train_exits(network(), SPEC, FRAMES[:160], None, RECIPE, places=places(), checkpoint=file)
     whole = state(trained())
     assert all(torch.equal(value, whole[name]) for name, value in state(resumed).items())
-    other = dataclasses.replace(RECIPE, seed=5)
-    with pytest.raises(ValueError, match="another recipe"):
-        train_exits(network(), SPEC, FRAMES[:160], None, other, places=places(), checkpoint=file)
+    whole_file = torch.load(file, weights_only=True)
+    said = json.loads(whole_file["of"])
+    older = {name: said[name] for name in ("recipe", "places", "frames", "labels", "network")}
+    torch.save({**whole_file, "of": json.dumps(older, sort_keys=True)}, file)
+    again = train_exits(network(), SPEC, FRAMES[:160], None, RECIPE, stop, places=places(), checkpoint=file)
+    assert all(torch.equal(value, whole[name]) for name, value in state(again).items()), "an older file has less to say"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished training's checkpoint."""
+    file = tmp_path_factory.mktemp("finished") / "folder that is made" / "checkpoint"
+    train_exits(network(), SPEC, FRAMES[:40], None, SHORT, places=places(), checkpoint=file)
+    return file
+
+
+@pytest.mark.parametrize("part", ["recipe", "places", "input", "frames", "labels", "network"])
+def test_the_checkpoint_of_another_training_is_refused_and_the_part_named(finished: Path, part: str) -> None:
+    model, spec, frames, labels, recipe, where = network(), SPEC, FRAMES[:40], None, SHORT, places()
+    if part == "recipe":
+        recipe = dataclasses.replace(SHORT, seed=5)
+    elif part == "places":
+        where = dataclasses.replace(where, modules=where.modules[:1], shares=where.shares[:1])
+    elif part == "input":
+        spec = dataclasses.replace(SPEC, mean=(0.1,))
+    elif part == "frames":
+        frames = frames[::-1]
+    elif part == "labels":
+        labels = np.zeros(40, np.int64)
+    else:
+        model = copy.deepcopy(model)
+        torch.nn.init.zeros_(model.head.weight)
+    with pytest.raises(ValueError, match=rf"is of another training; what differs: {part}\. Remove it"):
+        train_exits(model, spec, frames, labels, recipe, places=where, checkpoint=finished)
+
+
+def test_temperatures_are_fitted_to_frames_that_no_head_learned_from() -> None:
+    order = np.random.default_rng(RECIPE.seed).permutation(160)
+    held, fitted = np.sort(order[:16]), np.sort(order[16:])
+    features, logits = exit_features(network(), SPEC, trained(), FRAMES[:160])
+    answers = logits.argmax(axis=1)
+    for each, x in zip(trained().exits[:-1], features, strict=False):
+        scores = each.head.logits(x)
+        assert each.temperature == pytest.approx(fit_temperature(scores[held], answers[held]), rel=1e-3)
+        assert each.temperature != pytest.approx(fit_temperature(scores[fitted], answers[fitted]), rel=1e-2)
+        assert each.agreement == (scores[held].argmax(axis=1) == answers[held]).mean()
+
+
+def test_a_heads_descent_starts_where_its_layer_was_trained_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exit_heads, "_DESCENT_STEPS", 0)
+    torch.manual_seed(0)
+    layer, x_ND = nn.Linear(5, 3), (np.random.default_rng(0).normal(size=(20, 5)) * [1, 2, 3, 4, 5] + 1).astype("f4")
+    head = exit_heads._by_descent(x_ND, np.zeros((20, 3), np.float32), layer)
+    np.testing.assert_allclose(head.logits(x_ND), layer(torch.from_numpy(x_ND)).detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_frames_are_mirrored_only_where_the_recipe_says_so(mirror: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    class Spy(exits_of_train.ShiftAndFlip):
+        def moved(self, frames_BHWC: Any, moves_B3: Any) -> Any:
+            seen.extend(moves_B3[:, 2].tolist())
+            return super().moved(frames_BHWC, moves_B3)
+
+    monkeypatch.setattr(exits_of_train, "ShiftAndFlip", Spy)
+    recipe = dataclasses.replace(SHORT, mirror=mirror)
+    train_exits(network(), SPEC, FRAMES[:40], None, recipe, places=places())
+    assert set(seen) == ({0, 1} if mirror else {0})
+
+
+def test_thresholds_are_certified_on_frames_that_nothing_was_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def train(_model: Any, _spec: Any, frames: Any, labels: Any, *_more: Any, **_told: Any) -> TrainedExits:
+        asked.append((frames, labels))
+        return trained()
+
+    monkeypatch.setattr(exit_build, "train_exits", train)
+    labels = np.arange(240) % 3
+    source = exit_build.make_exits(network(), SPEC, FRAMES, labels, where=2, recipe=RECIPE)
+    ((used, taught),) = asked
+    assert source.calibration is not None
+    assert (len(used), len(source.calibration)) == (192, 48)
+    label_of = dict(zip((frame.tobytes() for frame in FRAMES), labels.tolist(), strict=True))
+    both = [{frame.tobytes() for frame in part} for part in (used, source.calibration)]
+    assert not both[0] & both[1]
+    assert both[0] | both[1] == set(label_of)
+    assert [label_of[frame.tobytes()] for frame in used] == taught.tolist()
 
 
 def test_stems_learn_to_answer_as_the_network_does() -> None:
@@ -253,6 +344,14 @@ def test_what_is_no_file_of_exits_is_refused(tmp_path: Any) -> None:
     (tmp_path / "x").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="does not hold trained exits"):
         load_trained_exits(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    "labels", [np.full(40, 3), np.zeros(80, np.int64), np.zeros(40)], ids=["beyond", "twice-as-many", "floats"]
+)
+def test_labels_that_are_not_the_networks_are_refused_by_the_trainer(labels: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="source_labels"):
+        train_exits(network(), SPEC, FRAMES[:40], labels, RECIPE, places=places())
 
 
 def test_exits_of_another_network_are_refused(built: Bundle, tmp_path: Any) -> None:
@@ -301,6 +400,7 @@ def test_a_network_without_a_last_linear_layer_has_no_deep_exit_and_that_is_said
     )
     assert not any(each.is_deep for each in exits.exits)
     assert "no deep exit" in told[-1]
+    assert "a: 6 components of 64 means a frame" in told
 
 
 def test_places_are_spread_by_work_and_a_wrong_name_lists_them() -> None:
@@ -309,6 +409,20 @@ def test_places_are_spread_by_work_and_a_wrong_name_lists_them() -> None:
     assert places().last_linear is not None
     with pytest.raises(ValueError, match=f"no exit can stand on 'nowhere'.*{places().modules[0]}"):
         place_exits(network(), SPEC, ["nowhere"])
+    with pytest.raises(
+        ValueError, match=rf"99 exits were asked for.*fewer places.*{places().modules[0]}.*ask for fewer"
+    ):
+        place_exits(network(), SPEC, 99)
+    with pytest.raises(ValueError, match=r"where is 'stem', expected a number or a list of names, such as \['stem'\]"):
+        place_exits(network(), SPEC, "stem")
+
+
+def test_too_few_frames_for_exits_are_counted_as_they_were_given() -> None:
+    with pytest.raises(ValueError, match="there are 4 source frames, and exits need at least 5"):
+        exit_build.make_exits(network(), SPEC, FRAMES[:4], None, where=1, recipe=RECIPE)
+    with pytest.raises(ValueError, match=r"pad is 64, it must lie in 0\.\.63"):
+        ExitRecipe(pad=64)
+    assert ExitRecipe(pad=63).pad == 63
 
 
 @pytest.mark.parametrize(
@@ -324,6 +438,26 @@ def test_a_stem_is_made_again_from_its_configuration_and_its_work_is_counted(ste
     assert stem(x).shape == (2, 5)
     conv = 6 * 5 * (5 * 4 * 9 + 2 * (5 * 9 + 5 * 5)) + 16 * 5 * 5
     assert stem.macs == (conv if isinstance(stem, ConvStem) else 4 * 9 * 5)
+
+
+def test_of_many_means_the_components_are_found_step_by_step_and_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = torch.Generator().manual_seed(0)
+    directions = torch.linalg.qr(torch.randn(32, 32, generator=rng))[0]
+    means = torch.randn(200, 32, generator=rng) * torch.arange(32, 0, -1) @ directions + 5
+    exact, stepwise, again = (PooledStem(2, 4, 4, num_features=5) for _ in range(3))
+    exact.fit(means)
+    monkeypatch.setattr(exits_of_models, "_ALL_AT_ONCE", 31)
+    monkeypatch.setattr(exits_of_models, "_STEPS", 1)
+    stepwise.fit(means)
+    torch.manual_seed(3)
+    again.fit(means)
+    assert torch.equal(again.components, stepwise.components)
+    monkeypatch.setattr(exits_of_models, "_STEPS", 60)  # of so few numbers the last ones are hardly apart
+    stepwise.fit(means)
+    torch.testing.assert_close(stepwise.components, exact.components, atol=1e-3, rtol=0)
+    few = PooledStem(2, 4, 4, num_features=5)
+    few.fit(means[:3])
+    torch.testing.assert_close(few.components @ few.components.T, torch.eye(5), atol=1e-4, rtol=0)
 
 
 def test_a_pooled_stem_keeps_what_varies_most() -> None:

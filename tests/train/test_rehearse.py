@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from littoral.cloud.jobs import AdaptConfig
 from littoral.models.frames import normalise
 from littoral.models.norm import learn, prepare
 from littoral.train import BuildOptions
+from littoral.train import rehearse as rehearse_module
 from littoral.train.rehearse import mixed, rehearse
 
 OPTIONS = {"num_segments": 1, "probe_frames": 24, "replay_frames": 40, "drift_batches": 2}
@@ -67,6 +69,35 @@ def divergence(values: dict[str, np.ndarray]) -> float:
 
 def test_the_student_comes_nearer_to_the_teacher_on_altered_frames() -> None:
     assert divergence(rehearsed(40)) < 0.5 * divergence({})
+
+
+def test_both_networks_follow_the_statistics_of_the_batch_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[nn.Module] = []
+
+    def prepared(model: nn.Module, norm: Any) -> nn.Module:
+        made.append(prepare(model, norm))
+        return made[-1]
+
+    monkeypatch.setattr(rehearse_module, "prepare", prepared)
+    rehearsed(1)
+    x = normalise(torch.from_numpy(FRAMES[:16]), SPEC)
+    assert len(made) == 2
+    for model in made:
+        with torch.no_grad():
+            assert (model(x)[:4] - model(x[:4])).abs().max() > 1e-2, "a frame's answer depends on the others"
+
+
+def test_its_steps_get_smaller_along_a_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    step = torch.optim.Adam.step
+
+    def seen(self: torch.optim.Adam, *args: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"] / rehearse_module.LEARNING_RATE)
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", seen)
+    rehearsed(3)
+    assert rates == pytest.approx([1.0, 0.75, 0.25])
 
 
 def test_the_same_seed_gives_the_same_values_and_another_one_others() -> None:

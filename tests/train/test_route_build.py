@@ -24,6 +24,7 @@ from littoral.core.switcher import Switcher, all_switch_features, fit_switcher
 from littoral.models.factory import load_model
 from littoral.models.frames import normalise
 from littoral.train import route_build as route_build_module
+from littoral.train import watched as watched_module
 from littoral.train.options import RouterSource
 from littoral.train.route_build import (
     FOLDS,
@@ -270,6 +271,18 @@ def test_a_level_that_takes_no_frame_makes_no_router(routeless: Bundle, tmp_path
         measure_answers(none, FRAMES)
 
 
+def test_answers_that_take_long_say_how_far_they_are(routeless: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    measure_answers(routeless, FRAMES[:70], ("lossless", "png"), said.append)
+    assert said == []
+    monkeypatch.setattr(watched_module, "_FIRST_SECONDS", -1.0)
+    measure_answers(routeless, FRAMES[:70], ("lossless", "png"), said.append)
+    assert [line.split(",")[0] for line in said] == [
+        "router: exits and splits: 50 % done",
+        "router: pictures: 50 % done",
+    ]
+
+
 # Pictures.
 
 
@@ -307,15 +320,23 @@ def test_pictures_that_cannot_be_are_refused(pictures: tuple[str, ...]) -> None:
         dataclasses.replace(SOURCE, pictures=pictures)
 
 
-def test_pictures_that_are_too_large_to_send_are_no_way(
-    routeless: Bundle, answers: RouteAnswers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pictures_that_are_too_large_to_send_are_no_way(routeless: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = FRAMES[:60].copy()
+    frames[::2, 8:] = 0  # else pictures of noise are all of one size
+    answers = measure_answers(routeless, frames, ("lossless",))
     sizes = answers.payload_bytes_NW[:, -1]
-    monkeypatch.setattr(route_build_module, "MAX_PICTURE_BYTES", int(np.median(sizes)))
-    some = measure_answers(routeless, FRAMES, ("lossless",))
-    over = sizes > np.median(sizes)
+    monkeypatch.setattr(route_build_module, "MAX_PICTURE_BYTES", int(sizes[::2].max()))
+    over = sizes > sizes[::2].max()
+    assert over.tolist() == [False, True] * 30
+    some = measure_answers(routeless, frames, ("lossless",))
     assert (some.payload_bytes_NW[:, -1] == np.where(over, 0, sizes)).all()
     own = answers.probabilities_NPK[:, -1].argmax(axis=1)
     np.testing.assert_array_equal(some.cloud_answers_NW[over, -1], own[over])
+    teacher = route_build_module._Teacher(routeless)
+    theirs = teacher.answers(frames)
+    others = (theirs + 1) % 10  # the device's, had it never said what the teacher says
+    labels, came = teacher.picture_answers(frames, "lossless", others)
+    np.testing.assert_array_equal(labels, np.where(over, others, theirs))
+    np.testing.assert_array_equal(came, np.where(over, 0, sizes))
     monkeypatch.setattr(route_build_module, "MAX_PICTURE_BYTES", 1)
-    assert measure_answers(routeless, FRAMES, ("lossless",)).pictures == ()
+    assert measure_answers(routeless, frames, ("lossless",)).pictures == ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import types
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from littoral.models.parts import tail_of
 from littoral.train import BuildOptions, SplitSource, TorchSource, build_bundle
 from littoral.train import build as build_module
 from littoral.train import split as split_module
+from littoral.train import watched as watched_module
 from littoral.train.encoder import check_latents, export_encoder
 from littoral.train.run import open_session, run_chain
 from littoral.train.split import build_split
@@ -116,6 +118,36 @@ def built(tmp_path_factory, student, frames, sources, exported):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(split_module, "export_encoder", exported)
         return make(tmp_path_factory.mktemp("split") / "b", student, frames, sources)
+
+
+def test_a_split_is_measured_with_the_truths_of_its_very_frames(student, sources, monkeypatch):
+    frames, given = random_frames(student.spec, 40), {}
+    label_of = {frame.tobytes(): place for place, frame in enumerate(frames)}
+    monkeypatch.setattr(build_module, "build_split", lambda _index, _source, **told: given.update(told))
+    options = BuildOptions(metric_frames=30, seed=3)
+    task = Classification(num_classes=10)
+    more = (student.spec, frames, np.arange(40), options, print)
+    build_module._build_splits(sources[:1], [], task, *more)
+    assert len(given["frames"]) == 30
+    assert [label_of[frame.tobytes()] for frame in given["frames"]] == [int(label) for label in given["truths"]]
+
+
+def test_levels_that_take_long_to_measure_say_how_far_they_are(student, frames, sources, exported, monkeypatch):
+    monkeypatch.setattr(split_module, "export_encoder", exported)
+    monkeypatch.setattr(split_module, "frames_at_a_time", lambda _shape: 24)
+    monkeypatch.setattr(watched_module, "_FIRST_SECONDS", -1.0)
+    said: list[str] = []
+    build_split(
+        *(0, sources[0]),
+        segments=[],
+        input=student.spec,
+        task=Classification(num_classes=10),
+        frames=frames,
+        truths=LABELS,
+        progress=said.append,
+    )
+    far = [line for line in said if "done" in line]
+    assert far == [f"split 0: level {level}: 50 % done, 0.0 min left" for level in range(LEVELS)]
 
 
 def values_of(bundle: Bundle, segment: int | None, frames: np.ndarray) -> np.ndarray:
@@ -247,6 +279,35 @@ def test_deadzones_are_chosen_by_held_back_frames_and_given_ones_are_kept(
     assert held.shape == (16, 6, 4, 4)
     with pytest.raises(ValueError, match="source_frames are uint8"):
         alone(0, changed(source, held=frames[:, 1:]), frames=frames[:8], truths=None)
+
+
+def test_held_back_frames_go_through_the_segments_too(alone, frames, sources, exported, monkeypatch):
+    monkeypatch.setattr(split_module, "export_encoder", exported)
+    seen = []
+    honest = split_module.fit_codec
+    monkeypatch.setattr(
+        split_module,
+        "fit_codec",
+        lambda *args, **told: (seen.append((args[2], told["held_NCHW"])), honest(*args, **told))[1],
+    )
+    alone(1, changed(sources[1], held=frames[:8]), frames=frames[:8], truths=None)
+    ((latents, held),) = seen
+    np.testing.assert_array_equal(latents, held)
+
+
+def test_a_payload_of_a_coarser_level_is_finished_as_one_of_it(monkeypatch):
+    """A codec whose every second payload is over the ceiling of level 1; the tail answers with the level it is told."""
+    codec = types.SimpleNamespace(
+        tables=None, padded=lambda symbols: symbols, encode=lambda latent, _level: bytes(latent)
+    )
+    came = lambda payload, _tables: types.SimpleNamespace(level=len(payload), symbols=np.zeros(1))  # noqa: E731
+    monkeypatch.setattr(split_module, "decode", came)
+    monkeypatch.setattr(
+        split_module, "tail_outputs", lambda _tail, symbols, level: np.eye(2, dtype="f4")[[level] * len(symbols)]
+    )
+    levels, task = [0, 1, 0, 1, 1], Classification(num_classes=2)
+    size, accuracy = split_module._measure(codec, 1, levels, None, task, levels, range(0, 5, 2), 2)
+    assert (size, accuracy) == (0.6, 1.0)
 
 
 def test_a_graph_that_differs_from_torch_fails_the_build(student, frames, sources, exported, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from littoral.models.factory import load_model, state_arrays
 from littoral.models.frames import normalise
 from littoral.models.parts import head_of
 from littoral.models.zoo import small_cnn
-from littoral.train import split_make
+from littoral.train import exit_build, split_make
+from littoral.train.exit_build import make_exits
+from littoral.train.exits import ExitRecipe
 from littoral.train.options import TorchSource
 from littoral.train.split_make import Shift, fit_split, fitting_bottleneck, make_split
 from littoral.train.transform import FittedTransform, TransformOptions, fit_transform
@@ -109,6 +112,74 @@ def test_a_twentieth_of_many_frames_is_held_back_for_deadzones_and_none_where_th
     for wrong in ((0.1, 0.1), (0.5,), (-0.1, 0, 0, 0.1)):
         with pytest.raises(ValueError, match="expected one for all levels or 4"):
             make_split(network(), spec, frames, labels, cut="blocks.0", deadzones=wrong)
+
+
+@pytest.mark.parametrize("side", [16, 32])
+def test_a_bit_of_a_larger_frame_costs_less(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, asked = square(side, 1), []
+    monkeypatch.setattr(split_make, "train_split", lambda recipe, *_parts, **_told: asked.append(recipe))
+    make_split(network(), spec, random_frames(spec, 4), None, cut="blocks.0")
+    assert asked[0].rate_weights == pytest.approx([weight * 32**2 / side**2 for weight in split_make.RATE_WEIGHTS])
+
+
+SEVEN = np.arange(7) % 3
+
+
+@pytest.mark.parametrize("labels", [SEVEN.astype(np.int32), SEVEN.astype(np.uint8), SEVEN.tolist()], ids=type)
+def test_labels_of_any_kind_of_integer_are_taken(labels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, trained = square(16, 1), []
+    monkeypatch.setattr(split_make, "train_split", lambda _recipe, _parts, data, **_told: trained.append(data))
+    make_split(network(), spec, random_frames(spec, 7), labels, cut="blocks.0")
+    assert trained[0].targets.dtype == np.int64
+    assert trained[0].targets.tolist() == SEVEN.tolist()
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (SEVEN + 1, r"source_labels lie in 1\.\.3, expected 0\.\.2"),
+        (SEVEN - 1, r"source_labels lie in -1\.\.1, expected 0\.\.2"),
+        (SEVEN.astype(np.float32), r"source_labels are float32 \(7,\), expected int64 \(7,\)"),
+        (SEVEN[:, None], r"source_labels are int64 \(7, 1\)"),
+        (np.tile(SEVEN, 2), r"source_labels are int64 \(14,\)"),
+    ],
+    ids=["from-1", "negative", "floats", "column", "twice-as-many"],
+)
+def test_labels_that_are_not_the_networks_are_refused_before_a_training(
+    labels: Any, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = square(16, 1)
+    monkeypatch.setattr(split_make, "train_split", None)
+    monkeypatch.setattr(exit_build, "train_exits", None)
+    frames = random_frames(spec, 7)
+    with pytest.raises(ValueError, match=words):
+        make_split(network(), spec, frames, labels, cut="blocks.0")
+    with pytest.raises(ValueError, match=words):
+        make_exits(network().module, spec, frames, labels, where=1, recipe=ExitRecipe())
+
+
+class Pairs(nn.Module):
+    """Gives more than scores."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x.mean((2, 3)), x
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(784, 3)), r"Sequential does not take frames of \(16, 16, 1\)"),
+        (Pairs(), "Pairs gives tuple for 2 frames, expected scores"),
+        (nn.Conv2d(1, 1, 1), r"Conv2d gives \(2, 1, 16, 16\) for 2 frames"),
+    ],
+    ids=["other-frames", "more-than-scores", "no-classifier"],
+)
+def test_a_network_that_does_not_take_the_frames_is_refused_before_a_training(model: nn.Module, words: str) -> None:
+    spec = square(16, 1)
+    with pytest.raises(ValueError, match=words):
+        make_split(TorchSource(model, "a:b"), spec, random_frames(spec, 8), None, cut="0")
+    with pytest.raises(ValueError, match=words):
+        make_exits(model, spec, random_frames(spec, 8), None, where=["0"], recipe=ExitRecipe())
 
 
 def test_frames_are_moved_and_not_mirrored() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import json
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from littoral.models.parts import head_of, tail_of
 from littoral.models.precision import as_float32, autocast
 from littoral.train.bottleneck import train_split
 from littoral.train.split_answers import answer_split
-from littoral.train.split_data import ShiftAndFlip, SplitData, SplitNetworks, fill_bank
+from littoral.train.split_data import ShiftAndFlip, SplitData, SplitNetworks, TeacherBank, fill_bank
 from littoral.train.split_losses import ClassifierDistortion
 from littoral.train.split_recipe import (
     Phase,
@@ -31,6 +32,7 @@ from littoral.train.split_recipe import (
 )
 
 SPEC = square(16, 3)
+PARTS_OF_RATE = ("encoder", "gains", "prior")
 
 
 class Net(nn.Module):
@@ -159,12 +161,20 @@ def test_another_seed_gives_another_split_and_torchs_generator_stays():
     assert not same(*states)
 
 
-@pytest.mark.parametrize("how", ["recipe", "frames", "targets", "teacher", "distortion", "augment", "damaged"])
-def test_the_checkpoint_of_another_training_is_refused(tmp_path, how):
-    file = tmp_path / "split.pt"
-    one = recipe(epochs=1, hard_epochs=0)
-    trained(one, checkpoint=file)
-    data, nets, more = DATA, networks(), {}
+SMALL = recipe(epochs=1, hard_epochs=0, features=None)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished training's checkpoint."""
+    file = tmp_path_factory.mktemp("finished") / "split.pt"
+    trained(SMALL, networks(from_head=True), checkpoint=file)
+    return file
+
+
+def changed(how):
+    """The arguments of a training that differs in one thing."""
+    one, nets, data, more = SMALL, networks(from_head=True), DATA, {}
     if how == "recipe":
         one = dataclasses.replace(one, rate_weights=(1e-3, 2e-4))
     elif how == "frames":
@@ -173,14 +183,112 @@ def test_the_checkpoint_of_another_training_is_refused(tmp_path, how):
         data = dataclasses.replace(DATA, targets=LABELS[::-1].copy())
     elif how == "augment":
         data = dataclasses.replace(DATA, augment=ShiftAndFlip(2))
+    elif how == "input":
+        data = dataclasses.replace(DATA, input=dataclasses.replace(SPEC, mean=(0.1, 0.4, 0.4)))
+    elif how == "bank":
+        outputs = np.zeros((1, len(FRAMES), 4), np.float16)
+        pooled = {"layer2": np.zeros((1, len(FRAMES), 12), np.float16)}
+        moves = np.full((1, len(FRAMES), 3), 4, np.int8)
+        data = dataclasses.replace(
+            DATA, bank=TeacherBank(pad=4, moves_VN3=moves, outputs_VNK=outputs, pooled_VNC=pooled)
+        )
     elif how == "distortion":
         more["distortion"] = ClassifierDistortion(label_weight=1.0)
     elif how == "teacher":
         torch.nn.init.zeros_(nets.teacher.linear.bias)
-    else:
-        file.write_bytes(file.read_bytes()[:-200])
-    with pytest.raises(ValueError, match=r"cannot be read|is of another recipe|is of other targets"):
-        trained(one, nets, checkpoint=file, data=data, **more)
+    elif how == "head":
+        torch.nn.init.zeros_(nets.head.layer1.get_submodule("0").bias)
+    elif how == "cut":
+        nets = dataclasses.replace(nets, cut=None)
+    elif how == "kept channels":
+        nets.bottleneck.kept = (1, 3)
+    elif how == "flags of the bottleneck":
+        nets.bottleneck.mixed = True
+    elif how == "frozen parameters":
+        nets.tail.requires_grad_(False)
+    elif how == "first weights":
+        torch.manual_seed(7)
+        nets.bottleneck.encoder.apply(lambda m: m.reset_parameters() if isinstance(m, nn.Conv2d) else None)
+    elif how == "first weights of the tail":
+        nets.tail.linear.weight.data[:] += 1
+    return one, nets, data, more
+
+
+PARTS = [
+    "recipe", "frames", "targets", "augment", "input", "bank", "distortion", "teacher", "head", "cut", "kept channels",
+    "flags of the bottleneck", "frozen parameters", "first weights",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", [*PARTS, "first weights of the tail"])
+def test_the_checkpoint_of_another_training_is_refused_and_the_part_named(finished, how):
+    one, nets, data, more = changed(how)
+    before = state(nets)
+    part = how.removesuffix(" of the tail")
+    with pytest.raises(ValueError, match=rf"is of another training; what differs: (.*, )?{part}(, .*)?\. Remove it"):
+        trained(one, nets, checkpoint=finished, data=data, **more)
+    assert same(state(nets), before)
+
+
+def older(file, **changes):
+    """A checkpoint in the words of before: less was said, in two places."""
+    held = torch.load(file, weights_only=True)
+    said = json.loads(held.pop("of")) | changes
+    of = {name: said[name] for name in ("recipe", "bottleneck", "tail", "frames", "bank")}
+    taught = {name: said[name] for name in ("targets", "head", "teacher", "distortion", "augment")}
+    taught["bank"] = said["bank's outputs"]
+    torch.save({**held, "of": json.dumps(of, sort_keys=True), "taught": json.dumps(taught, sort_keys=True)}, file)
+
+
+def test_an_older_checkpoint_is_taken_if_what_it_says_agrees(tmp_path):
+    file = tmp_path / "split.pt"
+    with pytest.raises(Stopped):
+        trained(recipe(), checkpoint=file, after_epoch=stop_after(1))
+    newer = file.read_bytes()
+    for part in ("frames", "targets", "bank's outputs"):
+        older(file, **{part: 0})
+        with pytest.raises(ValueError, match=f"what differs: {part}"):
+            trained(recipe(), checkpoint=file)
+        file.write_bytes(newer)
+    older(file)
+    whole = file.read_bytes()
+    said: list[str] = []
+    assert same(state(trained(recipe(), checkpoint=file, progress=said.append)), never_stopped())
+    assert said[0].startswith("epoch 2/3: ")
+    file.write_bytes(whole)
+    frozen = networks()
+    frozen.tail.requires_grad_(False)
+    with pytest.raises(ValueError, match="does not fit this training"):
+        trained(recipe(), frozen, checkpoint=file)
+
+
+def test_a_banks_views_are_part_of_a_training(tmp_path):
+    file = tmp_path / "split.pt"
+    one, nets, data, _ = changed("bank")
+    trained(one, nets, checkpoint=file, data=data)
+    for field in ("moves_VN3", "outputs_VNK"):
+        other = getattr(data.bank, field).copy()
+        other[0, 0] += 1
+        bank = dataclasses.replace(data.bank, **{field: other})
+        with pytest.raises(ValueError, match="bank"):
+            trained(one, networks(from_head=True), checkpoint=file, data=dataclasses.replace(data, bank=bank))
+
+
+def test_the_stopped_networks_themselves_may_go_on(tmp_path):
+    file, nets = tmp_path / "split.pt", networks()
+    with pytest.raises(Stopped):
+        trained(recipe(), nets, checkpoint=file, after_epoch=stop_after(1))
+    assert same(state(trained(recipe(), nets, checkpoint=file)), never_stopped())
+    assert same(state(trained(recipe(), checkpoint=file)), never_stopped()), "and fresh ones after them"
+
+
+def test_a_checkpoints_folder_is_made_before_the_training(tmp_path):
+    file = tmp_path / "new" / "folder" / "split.pt"
+    trained(SMALL, networks(), checkpoint=file)
+    assert file.exists()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot be written"):
+        trained(SMALL, networks(), checkpoint=tmp_path / "file" / "split.pt", after_epoch=stop_after(1))
 
 
 def test_power_lost_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):
@@ -265,6 +373,51 @@ def test_every_batch_has_every_level_equally_often():
     nets.bottleneck.register_forward_pre_hook(lambda _m, args: seen.append(args[1].bincount().tolist()))
     trained(recipe(epochs=1, hard_epochs=0), nets)
     assert seen == [[8, 8]] * 3
+
+
+def moved_in_one_step(**settings):
+    """By how much a step of plain descent moves each parameter of the bottleneck and the tail."""
+    told = {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant", "lr": 1e-2, **settings}
+    nets = networks()
+    before = state(nets)
+    trained(SplitRecipe(phases=(Phase(epochs=1, **told),), rate_weights=(1e-3, 1e-4), batch_size=48), nets)
+    return {
+        name: value - before[name]
+        for name, value in state(nets).items()
+        if before[name].is_floating_point() and "running" not in name
+    }
+
+
+def length(moved):
+    return torch.cat([value.flatten() for value in moved.values()]).norm().item()
+
+
+def test_gradients_are_clipped_to_the_norm_of_the_phase():
+    assert length(moved_in_one_step()) > 1e-4
+    assert length(moved_in_one_step(clip_norm=1e-2)) == pytest.approx(1e-4, rel=1e-2)
+
+
+def test_each_part_learns_at_its_own_rate():
+    plain, scaled = moved_in_one_step(), moved_in_one_step(lr_scales={"encoder": 0.25, "tail": 2.0})
+    for part, scale in {"bottleneck.encoder": 0.25, "bottleneck.decoder": 1.0, "tail": 2.0}.items():
+        ours, theirs = (length({k: v for k, v in m.items() if k.startswith(part)}) for m in (scaled, plain))
+        assert theirs > 0
+        assert ours == pytest.approx(scale * theirs, rel=1e-2)
+
+
+def test_weights_decay_and_gains_and_prior_do_not():
+    # No gradient but zeros: what moves has decayed.
+    nothing = moved_in_one_step(loss=SplitLoss(distortion=0.0, rate=0.0), weight_decay=1.0, trained=PARTS_OF_RATE)
+    still = {name for name, value in nothing.items() if not value.any()}
+    assert {"bottleneck.log_gains"} | {name for name in nothing if "prior" in name} <= still
+    assert {name for name in nothing if name.startswith("bottleneck.encoder") and name.endswith("weight")} - still
+
+
+def test_bits_cost_nothing_at_first_and_more_with_each_step_of_the_ramp():
+    bits = {"loss": SplitLoss(distortion=0.0), "lr": 1.0}
+    assert length(moved_in_one_step(**bits)) > 0
+    assert length(moved_in_one_step(**bits, rate_ramp_epochs=2.0)) == 0
+    assert length(moved_in_one_step(**bits, rate_ramp_epochs=2.0, batch_size=24)) > 0
 
 
 def test_progress_tells_the_time_left():
@@ -408,6 +561,7 @@ def test_the_classifiers_distortion_is_its_formula():
     expected = 0.25 * F.cross_entropy(ours, labels, reduction="none") + 0.5 * 4 * divergence
     loss = ClassifierDistortion(label_weight=0.25, teacher_weight=0.5, temperature=2.0)
     assert torch.allclose(loss(ours, teachers, labels), expected, atol=1e-6)
+    assert torch.equal(loss(ours, teachers, labels.int()), loss(ours, teachers, labels))
     assert loss(ours, None, None).tolist() == [0, 0, 0]
 
 
@@ -437,12 +591,22 @@ def test_schedules():
         (lambda: Phase(epochs=1, warmup=1.0), "a share of itself"),
         (lambda: Phase(epochs=1, trained=("head",)), "head"),
         (lambda: Phase(epochs=1, hard=True), "no gradient there"),
+        (lambda: Phase(epochs=1, lr_scales={"tial": 0.5}), r"lr_scales are for \['tial'\]"),
+        (lambda: Phase(epochs=1, lr_scales={"tail": -0.5}), "none of them negative"),
+        (lambda: Phase(epochs=1, batch_size=-4), "batch_size is -4"),
+        (lambda: Phase(epochs=1, batch_size=0), "batch_size is 0"),
+        (lambda: Phase(epochs=1, batch_size=1), "batch_size is 1"),
+        (lambda: Phase(epochs=1, clip_norm=0.0), "clip_norm is 0.0"),
+        (lambda: ShiftAndFlip(64), r"pad is 64, it must lie in 0\.\.63"),
         (lambda: SplitRecipe(phases=(), rate_weights=(0.1,)), "needs a phase"),
         (lambda: SplitRecipe(phases=(Phase(epochs=1),), rate_weights=(-0.1,)), "none of them negative"),
         (lambda: SplitRecipe(phases=(Phase(epochs=1),), rate_weights=(0.1,)).phase_of(1), "has 1 epochs"),
     ],
-    ids=["epochs", "warmup", "part", "hard", "phases", "weights", "epoch"],
-)
+    ids=[
+        "epochs", "warmup", "part", "hard", "scaled-part", "scale", "batch-4", "batch-0", "batch-1", "clip", "pad",
+        "phases", "weights", "epoch",
+    ],
+)  # fmt: skip
 def test_a_recipe_that_makes_no_sense_is_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import sys
 from collections import Counter
@@ -130,12 +131,14 @@ def run(args: argparse.Namespace) -> int:
     from littoral.bundle.bundle import SIGNATURE_FILE
     from littoral.core.tasks import Classification, task_of
     from littoral.train.build import build_bundle
+    from littoral.train.build_check import check_build
     from littoral.train.options import BuildOptions
     from littoral.train.write import check_target
 
     if (args.teacher is None) != (args.teacher_weights is None):
         print("littoral build: --teacher and --teacher-weights go together; give both or none", file=sys.stderr)
         return 2
+    _check_words(args)
     check_target(args.out)
     if (args.out / SIGNATURE_FILE).exists():
         _say(f"{args.out} is signed: the new bundle is another one, to be signed and given to its devices anew")
@@ -152,6 +155,13 @@ def run(args: argparse.Namespace) -> int:
     steps = args.rehearse
     if steps is None:
         steps = 150 if task.name == Classification.name else 0
+    options = BuildOptions(
+        num_segments=args.segments,
+        cut_points=tuple(args.cut) if args.fit_split is None else (args.fit_split,),
+        rehearsal_steps=steps,
+        seed=args.seed,
+    )
+    deadzones, exits = _deadzones(args.split_deadzones), _exit_wish(args)
     spec = InputSpec(
         height=height,
         width=width,
@@ -163,6 +173,18 @@ def run(args: argparse.Namespace) -> int:
     teacher = _source(args.teacher, args.teacher_kwargs, args.teacher_weights) if args.teacher else None
     truths = _truths(args.frames, task, tensors)
     router = _router(args, spec, len(classes))
+    if args.split or args.fit_split is not None or exits is not None:
+        check_build(
+            student=student,
+            teacher=teacher,
+            input=spec,
+            task=task,
+            frames=frames,
+            truths=truths,
+            options=options,
+            splits=args.split,
+            exits=None if exits is None else exits["where"],
+        )
     bundle = build_bundle(
         student=student,
         teacher=teacher,
@@ -173,15 +195,10 @@ def run(args: argparse.Namespace) -> int:
         task=task,
         source_frames=frames,
         source_labels=truths,
-        splits=_splits(args, student, teacher, spec, task, frames, truths),
-        exits=_exits(args, student, spec, frames, truths),
+        splits=_splits(args, student, teacher, spec, task, frames, truths, deadzones),
+        exits=None if exits is None else _exits(student, spec, frames, truths, exits),
         router=router,
-        options=BuildOptions(
-            num_segments=args.segments,
-            cut_points=tuple(args.cut) if args.fit_split is None else (args.fit_split,),
-            rehearsal_steps=steps,
-            seed=args.seed,
-        ),
+        options=options,
         progress=_say,
     )
     if args.key:
@@ -196,53 +213,68 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _exits(args: argparse.Namespace, student: Any, spec: Any, frames: Any, truths: Any) -> Any:
-    """Trained exits, or None where none are asked for."""
-    if args.exits is None and not args.exit:
-        return None
+def _check_words(args: argparse.Namespace) -> None:
+    """Refuse words that do not go together, before anything is read."""
+    has_exits = args.exits is not None or bool(args.exit)
     if args.exits is not None and args.exit:
         raise ValueError("--exits places exits by itself, --exit names places; give one of the two")
-    if args.task != "classification":
+    if has_exits and args.task != "classification":
         raise ValueError(f"only a classifier has exits, the task is {args.task}; build without --exits and --exit")
-    from littoral.train.exit_build import make_exits
-    from littoral.train.exits import ExitRecipe
-
-    recipe = ExitRecipe(stem=args.exit_stem, epochs=args.exit_epochs, seed=args.seed)
-    where = args.exits if args.exits is not None else args.exit
-    return make_exits(student.module, spec, frames, truths, where=where, recipe=recipe, progress=_say)
-
-
-def _splits(
-    args: argparse.Namespace, student: Any, teacher: Any, spec: Any, task: Any, frames: Any, truths: Any
-) -> list[Any]:
-    """A trained split for each module that is named, and before them the one that is fitted."""
-    made: list[Any] = []
-    if args.fit_split is not None:
-        from littoral.train.split_make import fit_split
-
-        if args.cut or args.segments != 1 or args.exits is not None or args.exit:
-            raise ValueError(
-                "--fit-split cuts the network at its module alone, without --cut, --segments, --exits and --exit; give "
-                "a split of littoral.train.split_make.fit_split to littoral.build_bundle for more"
-            )
-        if args.task == "classification" and teacher is None:
-            raise ValueError("a bundle for classification needs a teacher: its student is adapted; give --teacher")
-        _say(f"split 0: fitting, the device runs up to {args.fit_split}")
-        made.append(fit_split(student, spec, frames, task, cut=args.fit_split, seed=args.seed, progress=_say))
-    if not args.split:
-        return made
-    if args.task != "classification" or teacher is None:
+    if args.fit_split is not None and (args.cut or args.segments != 1 or has_exits):
+        raise ValueError(
+            "--fit-split cuts the network at its module alone, without --cut, --segments, --exits and --exit; give "
+            "a split of littoral.train.split_make.fit_split to littoral.build_bundle for more"
+        )
+    if args.split and (args.task != "classification" or args.teacher is None):
         raise ValueError(
             "--split trains a split of a classifier's teacher, and there is none; name the teacher. For other tasks "
             "take --fit-split, or give trained splits to littoral.build_bundle"
         )
-    from littoral.train.split_make import make_split
+    if args.fit_split is not None and args.task == "classification" and args.teacher is None:
+        raise ValueError("a bundle for classification needs a teacher: its student is adapted; give --teacher")
 
-    given = args.split_deadzones
+
+def _exit_wish(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Where exits are to be trained and by which recipe, as `make_exits` takes it; None where none are asked for."""
+    if args.exits is None and not args.exit:
+        return None
+    from littoral.train.exits import ExitRecipe
+
+    recipe = ExitRecipe(stem=args.exit_stem, epochs=args.exit_epochs, seed=args.seed)
+    return {"where": args.exits if args.exits is not None else args.exit, "recipe": recipe}
+
+
+def _exits(student: Any, spec: Any, frames: Any, truths: Any, wish: dict[str, Any]) -> Any:
+    """Trained exits."""
+    from littoral.train.exit_build import make_exits
+
+    return make_exits(student.module, spec, frames, truths, **wish, progress=_say)
+
+
+def _deadzones(given: str | None) -> tuple[float, ...] | None:
     try:
-        deadzones = None if given is None else tuple(float(part) for part in given.split(","))
+        return None if given is None else tuple(float(part) for part in given.split(","))
     except ValueError as error:
         raise ValueError(f"--split-deadzones is {given!r}, expected numbers by commas") from error
+
+
+def _splits(
+    args: argparse.Namespace,
+    student: Any,
+    teacher: Any,
+    spec: Any,
+    task: Any,
+    frames: Any,
+    truths: Any,
+    deadzones: tuple[float, ...] | None,
+) -> list[Any]:
+    """A trained split for each module that is named, and before them the one that is fitted."""
+    from littoral.train.split_make import fit_split, make_split
+
+    made: list[Any] = []
+    if args.fit_split is not None:
+        _say(f"split 0: fitting, the device runs up to {args.fit_split}")
+        made.append(fit_split(student, spec, frames, task, cut=args.fit_split, seed=args.seed, progress=_say))
     for cut in args.split:
         _say(f"split {len(made)}: training, the cloud goes on after {cut}")
         made.append(
@@ -327,7 +359,14 @@ def _floats(option: str, text: str, channels: int) -> tuple[float, ...]:
 
 def _classes(text: str) -> list[str]:
     path = Path(text)
-    lines = path.read_text().splitlines() if path.is_file() else text.split(",")
+    try:
+        lines = path.read_text().splitlines() if path.is_file() else text.split(",")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--classes names {path}, which is no text: {error}") from error
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise ValueError(f"--classes names {path}, which cannot be read: {error}") from error
+        lines = text.split(",")  # many classes are no file's name
     names = [line.strip() for line in lines if line.strip()]
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise ValueError(f"--classes has {twice[0]!r} twice; each class has a name of its own")

@@ -16,6 +16,8 @@ from littoral.models.bottleneck import count_macs
 from littoral.models.layers import conv1x1, conv3x3
 
 NUM_FEATURES = 64
+_ALL_AT_ONCE, _STEPS = 2048, 5
+"""Up to so many values are taken apart exactly, more of them in so many steps of block iteration."""
 
 
 class Stem(nn.Module):
@@ -116,14 +118,15 @@ class PooledStem(Stem):
             "grid": grid,
         }
         self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("components", torch.eye(size)[: self.num_features].clone())
+        self.register_buffer("components", torch.eye(self.num_features, size))
 
     def fit(self, means_NS: Tensor) -> None:
-        """Set the projection to the D first principal components of `cell_means` of source frames."""
+        """Set the projection to the D first principal components of `cell_means` of source frames.
+
+        Of more than 2,048 means a frame they are found step by step, near enough: all at once takes time by the cube.
+        """
         wide = means_NS.double()
-        centred = wide - wide.mean(dim=0)
-        _, directions = torch.linalg.eigh(centred.T @ centred)
-        components = directions.flip(1)[:, : self.num_features].T
+        components = _principal(wide - wide.mean(dim=0), self.num_features)
         largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
         self.components.copy_(components * largest.sign())  # an eigenvector's sign is chance
         self.mean.copy_(wide.mean(dim=0))
@@ -155,6 +158,21 @@ def cell_means(x_BCHW: Tensor, cells: tuple[int, int]) -> Tensor:
     stride = [side // count for side, count in zip(sides, cells, strict=True)]
     kernel = [side - (count - 1) * step for side, count, step in zip(sides, cells, stride, strict=True)]
     return F.avg_pool2d(x_BCHW, kernel, stride).flatten(1)
+
+
+def _principal(centred_NS: Tensor, count: int) -> Tensor:
+    """The first principal components, float64 ``(count, S)``, the greatest first."""
+    size = centred_NS.shape[1]
+    if size <= _ALL_AT_ONCE:
+        whole: Tensor = torch.linalg.eigh(centred_NS.T @ centred_NS)[1]
+        return whole.flip(1)[:, :count].T
+    start = torch.randn(size, 2 * count, generator=torch.Generator().manual_seed(0), dtype=centred_NS.dtype)
+    basis: Tensor = torch.linalg.qr(start.to(centred_NS.device))[0]
+    for _ in range(_STEPS):
+        basis = torch.linalg.qr(centred_NS.T @ (centred_NS @ basis))[0]
+    seen = centred_NS @ basis
+    turned: Tensor = basis @ torch.linalg.eigh(seen.T @ seen)[1]
+    return turned.flip(1)[:, :count].T
 
 
 def _halved(sides: tuple[int, int], smallest: int) -> tuple[int, tuple[int, int]]:

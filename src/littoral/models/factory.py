@@ -14,6 +14,7 @@ from littoral.bundle.manifest import TorchModel
 from littoral.errors import BundleError
 
 _SHOWN = 4
+_PARALLEL = "module."
 
 
 def make_model(factory: str, kwargs: Mapping[str, Any]) -> nn.Module:
@@ -57,6 +58,11 @@ def load_model(spec: TorchModel, tensors: Mapping[str, np.ndarray]) -> nn.Module
     """
     model = make_model(spec.factory, spec.kwargs)
     expected = model.state_dict()
+    if tensors and all(name.startswith(_PARALLEL) for name in tensors) and not set(tensors) & set(expected):
+        raise BundleError(
+            f"the state in {spec.file!r} does not fit the network of {spec.factory!r}: all its names begin with "
+            f"{_PARALLEL!r}, as DataParallel has them; save the state dict of the network within, model.module"
+        )
     needed = {name for name in expected if not name.endswith("num_batches_tracked")}
     if missing := sorted(needed - set(tensors)):
         raise BundleError(_mismatch(spec, f"lacks {_some(missing)}"))

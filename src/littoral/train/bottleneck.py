@@ -5,13 +5,10 @@ Axes: N frames, B batch, H height, W width, C channels.
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -23,9 +20,10 @@ from littoral.models.bottleneck import Bottleneck
 from littoral.models.entropy import FactorisedPrior
 from littoral.models.frames import normalise
 from littoral.models.precision import Precision, as_float32, autocast, uses_bfloat16
+from littoral.train.checkpoints import Checkpoint
 from littoral.train.split_check import check_training
-from littoral.train.split_checkpoint import fingerprint, teaching
-from littoral.train.split_data import Progress, ShiftAndFlip, SplitData, SplitNetworks, write_whole
+from littoral.train.split_checkpoint import parts_of
+from littoral.train.split_data import Progress, ShiftAndFlip, SplitData, SplitNetworks
 from littoral.train.split_losses import ClassifierDistortion, Distortion, feature_errors, pool, tap_names, tapped
 from littoral.train.split_recipe import Phase, SplitRecipe
 
@@ -79,7 +77,7 @@ def train_split(
 
     Args:
         distortion: What the task loses by outputs; `ClassifierDistortion` without it.
-        checkpoint: A file written after every epoch, and read first if it is there.
+        checkpoint: A file written after every epoch, and read first if it is there; its folder is made.
         after_epoch: Called with the number of epochs done; networks are in eval mode. It must not change them.
         precision: In which the networks compute; see `littoral.models.precision`.
         clock: Seconds, for the time left.
@@ -89,15 +87,21 @@ def train_split(
         ValueError: recipe, networks and data do not fit together, or the checkpoint is of another training.
     """
     check_training(recipe, networks, data)
-    trainer = _Trainer(recipe, networks, data, distortion or ClassifierDistortion(), precision, progress, clock)
-    first = trainer.load(checkpoint) if checkpoint is not None and checkpoint.exists() else 0
+    distortion = distortion or ClassifierDistortion()
+    trainer = _Trainer(recipe, networks, data, distortion, precision, progress, clock)
+    kept: Checkpoint | None = None
+    first = 0
+    if checkpoint is not None:
+        learners = {"bottleneck": networks.bottleneck, "tail": networks.tail}
+        kept = Checkpoint(checkpoint, parts_of(recipe, networks, data, distortion), learners)
+        first = kept.resume(trainer.restore, trainer.device)
     trainer.first_epoch = first
     try:
         with torch.random.fork_rng():
             for epoch in range(first, recipe.epochs):
                 trainer.run(epoch)
-                if checkpoint is not None:
-                    trainer.save(checkpoint, epoch + 1)
+                if kept is not None:
+                    kept.save(trainer.state(epoch + 1))
                 if after_epoch is not None:
                     trainer.set_modes(None)
                     after_epoch(epoch + 1, networks.bottleneck, networks.tail)
@@ -317,47 +321,19 @@ class _Trainer:
 
     # Stopping and starting.
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """What a checkpoint must agree with."""
-        return fingerprint(self.recipe, self.networks, self.data)
-
-    @cached_property
-    def teaching(self) -> str:
-        """What it must agree with besides, if it says so: checkpoints once did not."""
-        return teaching(self.networks, self.data, self.distortion)
-
-    def save(self, file: Path, epochs_done: int) -> None:
+    def state(self, epochs_done: int) -> dict[str, Any]:
+        """For a checkpoint."""
         assert self.optimizer is not None
-        state = {
-            "of": self.fingerprint,
-            "taught": self.teaching,
+        return {
             "epochs_done": epochs_done,
             "phase": self.phase_index,
             "bottleneck": self.bottleneck.state_dict(),
             "tail": self.tail.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        out = io.BytesIO()
-        torch.save(state, out)
-        write_whole(file, out.getvalue())
 
-    def load(self, file: Path) -> int:
+    def restore(self, state: dict[str, Any]) -> int:
         """Go on where a checkpoint is; the number of epochs done."""
-        try:
-            state = torch.load(file, map_location=self.device, weights_only=True)
-        except (RuntimeError, EOFError, UnpicklingError, OSError) as error:
-            raise ValueError(f"the checkpoint {file} cannot be read: {error}; remove it to begin anew") from error
-        if not isinstance(state, dict) or state.get("of") != self.fingerprint:
-            raise ValueError(
-                f"the checkpoint {file} is of another recipe, other networks or other frames; remove it, or name "
-                "another file"
-            )
-        if state.get("taught", self.teaching) != self.teaching:
-            raise ValueError(
-                f"the checkpoint {file} is of other targets, another teacher, distortion or augmentation; remove it, "
-                "or name another file"
-            )
         self.bottleneck.load_state_dict(state["bottleneck"])
         self.tail.load_state_dict(state["tail"])
         epochs_done = int(state["epochs_done"])

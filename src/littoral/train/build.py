@@ -16,7 +16,7 @@ from onnx import ModelProto
 from torch import nn
 
 from littoral.bundle import Bundle, InputSpec, Manifest, ProbeSpec, Segment, TorchModel
-from littoral.core.affine import affine_names
+from littoral.core.affine import NormLayer, affine_names
 from littoral.core.arrays import FloatArray, Frame
 from littoral.core.tasks import Classification, Task, task_of
 from littoral.core.truths import Truths
@@ -95,26 +95,22 @@ def build_bundle(
     out = Path(out).absolute()
     check_target(out)
     task = _task(task, input, len(class_names))
-    _check_options(task, teacher, options, exits)
+    check_options(task, teacher, options, has_exits=exits is not None)
     check_frames(input, source_frames)
     if source_labels is not None:
         check_truths(task, source_labels, len(source_frames))
     if router is not None:
         check_router(router, input, len(class_names), has_exits=exits is not None, has_splits=bool(splits))
-    student = _in_float32(student)
-    teacher = None if teacher is None else _in_float32(teacher)
+    student = in_float32(student)
+    teacher = None if teacher is None else in_float32(teacher)
     sources = {"student": student} if teacher is None else {"student": student, "teacher": teacher}
-    _check_sources(task, sources, input, source_frames[:8])
+    check_sources(task, sources, input, source_frames[:8])
     say("tracing the student")
     modules = dict(student.module.named_modules())
     places = () if exits is None else exits.trained.places.modules
     taps = [cut for cut in dict.fromkeys((*options.cut_points, *places)) if cut in modules]
     exported = export_model(student.module, input, output_shape=task.output_shape, taps=taps)
-    if isinstance(task, Classification) and not exported.norm_layers:
-        raise ValueError(
-            "the student has no normalisation layer with affine values (BatchNorm, GroupNorm or LayerNorm), so there "
-            "is nothing to adapt; choose a model that has them"
-        )
+    check_norm_layers(task, exported.norm_layers)
     if exits is not None:
         options = replace(options, cut_points=exit_cuts(exits, exported, student.module, options))
     segments = _cut(exported, options, say)
@@ -122,7 +118,7 @@ def build_bundle(
     _check_segments(segments, exported, student.module, input, source_frames[:8])
     say("measuring the source")
     sessions = [open_session(graph, exported.tensors) for graph in segments]
-    sample = take_sample(sessions, task, source_frames, source_labels, options)
+    sample = take_sample(sessions, task, source_frames, source_labels, options, say)
     statistics, statistics_files = measured_statistics(exported, task, source_frames, sample, options, say)
     rehearsed = {}
     if options.rehearsal_steps and teacher is not None:
@@ -219,11 +215,9 @@ def _task(task: str | Task[Any, Any], spec: InputSpec, num_classes: int) -> Task
     return task
 
 
-def _check_options(
-    task: Task[Any, Any], teacher: TorchSource | None, options: BuildOptions, exits: ExitSource | None
-) -> None:
+def check_options(task: Task[Any, Any], teacher: TorchSource | None, options: BuildOptions, *, has_exits: bool) -> None:
     """What adapts needs a teacher; what does not has nothing to rehearse, and no exits."""
-    if task.name != Classification.name and exits is not None:
+    if task.name != Classification.name and has_exits:
         raise ValueError(f"only a classifier has exits, the task is {task.name}; build without them")
     if task.name == Classification.name and teacher is None:
         raise ValueError("a bundle for classification needs a teacher: its student is adapted; give one")
@@ -233,7 +227,7 @@ def _check_options(
         )
 
 
-def _check_sources(task: Task[Any, Any], sources: Mapping[str, TorchSource], spec: InputSpec, frames: Frame) -> None:
+def check_sources(task: Task[Any, Any], sources: Mapping[str, TorchSource], spec: InputSpec, frames: Frame) -> None:
     """The networks give what the task takes, their factories make them again, and they can learn."""
     shapes: dict[str, tuple[int, ...]] = {}
     for role, source in sources.items():
@@ -274,9 +268,18 @@ def _check_sources(task: Task[Any, Any], sources: Mapping[str, TorchSource], spe
         )
 
 
-def _in_float32(source: TorchSource) -> TorchSource:
+def in_float32(source: TorchSource) -> TorchSource:
     """A copy of what is given, as bundles have it: on the processor and in float32."""
     return replace(source, module=copy.deepcopy(source.module).cpu().float())
+
+
+def check_norm_layers(task: Task[Any, Any], layers: Sequence[NormLayer]) -> None:
+    """Only what has some can be adapted."""
+    if isinstance(task, Classification) and not layers:
+        raise ValueError(
+            "the student has no normalisation layer with affine values (BatchNorm, GroupNorm or LayerNorm), so there "
+            "is nothing to adapt; choose a model that has them"
+        )
 
 
 def _torch_model(source: TorchSource, file: str) -> TorchModel:

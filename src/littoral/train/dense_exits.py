@@ -8,7 +8,7 @@ Axes: N frames times views, C channels, H height, W width of the features, K cla
 
 from __future__ import annotations
 
-import os
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from littoral.bundle.manifest import InputSpec
 from littoral.core.arrays import Frame
 from littoral.models.dense_exits import DenseExit, full_scores
 from littoral.models.frames import normalise
+from littoral.train.checkpoints import Checkpoint
 
 Say = Callable[[str], None]
 LABEL_STRIDE = 2
@@ -190,7 +191,7 @@ def train_dense_exit(
 
     Raises:
         ValueError: there are no features of this cut or fewer frames than a batch has, or the checkpoint is of
-            another recipe.
+            another training.
     """
     if cut not in data.features or len(data) < recipe.batch_size:
         raise ValueError(
@@ -203,7 +204,19 @@ def train_dense_exit(
         optimizer, max_lr=recipe.lr, total_steps=recipe.epochs * steps + 1, pct_start=0.15
     )
     weights_K = _class_weights(data, recipe, ignored_label)
-    begun = _resume(checkpoint, recipe, head, optimizer, schedule)
+
+    def restore(state: dict[str, Any]) -> int:
+        head.load_state_dict(state["head"])
+        optimizer.load_state_dict(state["others"][0])
+        schedule.load_state_dict(state["others"][1])
+        return int(state["epochs"])
+
+    kept: Checkpoint | None = None
+    begun = 0
+    if checkpoint is not None:
+        seen = {"features": torch.from_numpy(data.features[cut]), "teacher": torch.from_numpy(data.teacher_NKHW)}
+        kept = Checkpoint(checkpoint, _parts(head, cut, data, recipe, ignored_label), {"head": head}, seen)
+        begun = kept.resume(restore)
     _in_memory(head, torch.channels_last)  # halves the time of a step on a processor
     for epoch in range(begun, recipe.epochs):
         head.train()
@@ -221,10 +234,14 @@ def train_dense_exit(
             nn.utils.clip_grad_norm_(head.parameters(), 5.0)
             optimizer.step()
             schedule.step()
-            losses.append(loss.item())
-        _keep(checkpoint, recipe, epoch + 1, head, optimizer, schedule)
+            if labels is None or not recipe.label_weight or (labels != ignored_label).any():
+                losses.append(loss.item())  # else it is no number: the mean of no pixel
+        if kept is not None:
+            others = [optimizer.state_dict(), schedule.state_dict()]
+            kept.save({"epochs": epoch + 1, "head": head.state_dict(), "others": others})
         if progress is not None:
-            progress(f"epoch {epoch + 1}/{recipe.epochs}: loss {np.mean(losses):.4f}")
+            told = f"loss {np.mean(losses):.4f}" if losses else "no batch with a label, so no loss to tell"
+            progress(f"epoch {epoch + 1}/{recipe.epochs}: {told}")
     _in_memory(head, torch.contiguous_format)
     head.eval()
 
@@ -279,23 +296,15 @@ def _half(x: Tensor) -> NDArray[np.float16]:
     return array
 
 
-def _resume(checkpoint: Path | None, recipe: DenseExitRecipe, head: nn.Module, *others: Any) -> int:
-    if checkpoint is None or not checkpoint.exists():
-        return 0
-    held = torch.load(checkpoint, weights_only=True)
-    if held["recipe"] != asdict(recipe):
-        raise ValueError(f"{checkpoint} was made by another recipe, {held['recipe']}; take another file")
-    head.load_state_dict(held["head"])
-    for other, state in zip(others, held["others"], strict=True):
-        other.load_state_dict(state)
-    return int(held["epochs"])
-
-
-def _keep(checkpoint: Path | None, recipe: DenseExitRecipe, epochs: int, head: nn.Module, *others: Any) -> None:
-    if checkpoint is None:
-        return
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    temporary = checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}.new")
-    states = [other.state_dict() for other in others]
-    torch.save({"recipe": asdict(recipe), "epochs": epochs, "head": head.state_dict(), "others": states}, temporary)
-    os.replace(temporary, checkpoint)
+def _parts(
+    head: nn.Module, cut: str, data: DenseExitData, recipe: DenseExitRecipe, ignored_label: int
+) -> dict[str, object]:
+    """All that a checkpoint must agree with, but for what the frozen network computed."""
+    labels = data.labels_NHW
+    return {
+        "recipe": asdict(recipe),
+        "head": {name: list(value.shape) for name, value in head.state_dict().items()},
+        "cut": cut,
+        "shapes": [data.features[cut].shape, data.teacher_NKHW.shape],
+        "labels": None if labels is None else [zlib.crc32(np.ascontiguousarray(labels).data), ignored_label],
+    }

@@ -29,6 +29,7 @@ from littoral.train.exit_heads import TrainedExit, TrainedExits
 from littoral.train.exit_places import deep_point, place_exits
 from littoral.train.exits import ExitRecipe, train_exits
 from littoral.train.export import ExportedModel
+from littoral.train.labels import checked_labels, num_classes_of
 from littoral.train.options import BuildOptions, ExitSource
 from littoral.train.run import MAX_RELATIVE_ERROR, frames_at_a_time, open_session, relative_error, rounded
 from littoral.train.sample import check_frames
@@ -40,6 +41,8 @@ POOLED = "pooled"
 _CALIBRATION_SHARE = 0.2
 _MOST_CALIBRATION = 2000
 _CHECKED_FRAMES = 8
+_FEWEST_FRAMES = 5
+"""Four to train on and choose heads by, and one that is kept."""
 
 Progress = Callable[[str], None]
 
@@ -74,9 +77,16 @@ def make_exits(
     """Place and train exits on four fifths of the frames; the rest, 2,000 at most, is left to certify thresholds on.
 
     Args:
+        labels: Integers ``(N,)``, or None: only the network's own answers teach.
         where: As for `littoral.train.exit_places.place_exits`.
+    Raises:
+        ValueError: frames or labels are not the network's, there are too few, or no exit can stand there.
     """
     check_frames(spec, frames)
+    check_enough_for_exits(len(frames))
+    num_classes = num_classes_of(model, spec)
+    if labels is not None:
+        labels = checked_labels(labels, num_classes, len(frames))
     order = np.random.default_rng([recipe.seed, 1]).permutation(len(frames))
     num_kept = min(round(_CALIBRATION_SHARE * len(frames)), _MOST_CALIBRATION)
     kept, used = np.sort(order[:num_kept]), np.sort(order[num_kept:])
@@ -86,17 +96,31 @@ def make_exits(
     return ExitSource(trained=trained, calibration=frames[kept] if num_kept > 1 else None)
 
 
+def check_enough_for_exits(num_frames: int) -> None:
+    """Refuse fewer source frames than exits can be trained and certified on; `ValueError`."""
+    if num_frames < _FEWEST_FRAMES:
+        raise ValueError(
+            f"there are {num_frames} source frames, and exits need at least {_FEWEST_FRAMES}: a fifth is kept to "
+            "certify thresholds on; give hundreds of each"
+        )
+
+
+def check_exit_options(options: BuildOptions) -> None:
+    """Refuse segments of equal work besides exits; `ValueError`."""
+    if options.num_segments != 1:
+        raise ValueError(
+            f"num_segments is {options.num_segments}, but with exits the network is cut where they stand; leave it at "
+            "1, and name what other cut points there should be"
+        )
+
+
 def exit_cuts(exits: ExitSource, exported: ExportedModel, model: nn.Module, options: BuildOptions) -> tuple[str, ...]:
     """The tensors that the network is cut at, so that every exit stands on a segment's output.
 
     Raises:
         ValueError: the exits are not of this network, or segments of equal work are asked for besides.
     """
-    if options.num_segments != 1:
-        raise ValueError(
-            f"num_segments is {options.num_segments}, but with exits the network is cut where they stand; leave it at "
-            "1, and name what other cut points there should be"
-        )
+    check_exit_options(options)
     names = list(exits.trained.places.modules)
     last = exits.trained.places.last_linear
     if last is not None:

@@ -56,6 +56,8 @@ def place_exits(model: nn.Module, spec: InputSpec, where: int | Sequence[str], *
         ValueError: more exits than the network has places, or a module on whose output an exit cannot stand; the
             message lists the places there are.
     """
+    if isinstance(where, str):
+        raise ValueError(f"where is {where!r}, expected a number or a list of names, such as [{where!r}]")
     called = _modules_with_maps(model, spec)
     known = set(called.values())
     exported = export_model(model, spec, taps=sorted(known))
@@ -66,7 +68,14 @@ def place_exits(model: nn.Module, spec: InputSpec, where: int | Sequence[str], *
     if isinstance(where, int):
         if where < 1:
             raise ValueError(f"{where} exits were asked for, expected at least 1")
-        chosen = choose_cut_points([p for p in points if p.share_of_macs <= _LATEST], where + 1)
+        early = [p for p in points if p.share_of_macs <= _LATEST]
+        try:
+            chosen = choose_cut_points(early, where + 1)
+        except ValueError as error:
+            raise ValueError(
+                f"{where} exits were asked for, and this network has fewer places with different work before them: "
+                f"{describe(early) or 'none'}; ask for fewer, or name the modules"
+            ) from error
     else:
         by_name = {point.tensor: point for point in points}
         names = [called.get(name, name) for name in where]

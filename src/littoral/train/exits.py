@@ -5,15 +5,12 @@ Axes: B batch, N frames, D features, K classes.
 
 from __future__ import annotations
 
-import io
-import json
 import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,11 +19,15 @@ from torch import Tensor, nn
 
 from littoral.bundle.manifest import InputSpec
 from littoral.core.arrays import Frame
+from littoral.core.tasks import Classification
 from littoral.models.exits import NUM_FEATURES, PooledStem, Stem, cell_means, make_stem
+from littoral.train.checkpoints import Checkpoint
 from littoral.train.exit_heads import TrainedExits, fit_heads
 from littoral.train.exit_places import ExitPlaces
 from littoral.train.exit_trunk import Trunk
-from littoral.train.split_data import ShiftAndFlip, write_whole
+from littoral.train.sample import check_truths
+from littoral.train.split_data import ShiftAndFlip
+from littoral.train.watched import watched
 
 Progress = Callable[[str], None]
 _SECONDS_BETWEEN_LINES = 30.0
@@ -70,8 +71,9 @@ class ExitRecipe:
             raise ValueError(f"stem is {self.stem!r}, expected 'conv' or 'pooled'")
         if self.epochs < 1 or self.batch_size < 2 or self.num_features < 1 or not self.lr > 0:
             raise ValueError("epochs and num_features are at least 1, batch_size at least 2, lr above 0")
-        if not (0 <= self.label_weight <= 1 and 0 < self.held_out < 1 and self.softness > 0 and self.pad >= 0):
-            raise ValueError("label_weight lies in 0..1, held_out between 0 and 1, softness is above 0, pad 0 or more")
+        if not (0 <= self.label_weight <= 1 and 0 < self.held_out < 1 and self.softness > 0):
+            raise ValueError("label_weight lies in 0..1, held_out between 0 and 1, softness is above 0")
+        ShiftAndFlip(self.pad)  # which knows how far it can move a frame
 
 
 def train_exits(
@@ -95,9 +97,9 @@ def train_exits(
         model: A classifier; it is run in eval mode on a copy.
         frames: uint8 ``(N, H, W, C)`` of the source. Those on which thresholds are to be certified must not be among
             them.
-        labels: int64 ``(N,)``, or None: only the network's own answers teach.
+        labels: Integers ``(N,)``, or None: only the network's own answers teach.
         places: From `littoral.train.exit_places.place_exits`.
-        checkpoint: A file written after every epoch of conv stems, and read first if it is there.
+        checkpoint: A file written after every epoch of conv stems, and read first if it is there; its folder is made.
         clock: Seconds, for the time left.
     Raises:
         ValueError: frames, labels and the input do not fit, there are too few frames, or the checkpoint is of another
@@ -106,21 +108,21 @@ def train_exits(
     say = progress or (lambda _line: None)
     if frames.dtype != np.uint8 or frames.shape[1:] != spec.shape or len(frames) < 4:
         raise ValueError(f"frames are {frames.dtype} {frames.shape}, expected 4 or more of uint8 {spec.shape}")
-    if labels is not None and (labels.shape != (len(frames),) or not np.issubdtype(labels.dtype, np.integer)):
-        raise ValueError(f"labels are {labels.dtype} {labels.shape}, expected integers ({len(frames)},)")
     order = np.random.default_rng(recipe.seed).permutation(len(frames))
     num_held = min(max(1, round(recipe.held_out * len(frames))), len(frames) - 2)
     held, fitted = np.sort(order[:num_held]), np.sort(order[num_held:])
     trunk = Trunk(model, spec, places)
+    if labels is not None:
+        check_truths(Classification(num_classes=trunk.num_classes), labels, len(frames))
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         stems = _stems(trunk, recipe, frames[:2])
         layers: list[nn.Linear] | None = None
         if recipe.stem == "conv":
-            training = _Training(trunk, stems, frames, labels, fitted, recipe, say, clock)
+            training = _Training(trunk, stems, spec, frames, labels, fitted, recipe, say, clock)
             layers = training.run(checkpoint)
         else:
-            _project(trunk, stems, frames[fitted[: recipe.projection_frames]], recipe.batch_size)
+            _project(trunk, stems, frames[fitted[: recipe.projection_frames]], recipe.batch_size, say)
         say("fitting the heads")
         exits, shares_K = fit_heads(trunk, stems, layers, frames, labels, fitted=fitted, held=held)
     for each in exits:
@@ -143,16 +145,17 @@ def _stems(trunk: Trunk, recipe: ExitRecipe, some: Frame) -> list[Stem]:
     return stems
 
 
-def _project(trunk: Trunk, stems: Sequence[Stem], frames: Frame, batch_size: int) -> None:
+def _project(trunk: Trunk, stems: Sequence[Stem], frames: Frame, batch_size: int, say: Progress) -> None:
     """Principal components of what the source shows at each exit."""
     means: list[list[Tensor]] = [[] for _ in stems]
-    for start in range(0, len(frames), batch_size):
+    for start in watched(range(0, len(frames), batch_size), f"the network on {len(frames)} frames", say):
         maps, _, _ = trunk(frames[start : start + batch_size])
         for stem, features, kept in zip(stems, maps, means, strict=True):
             assert isinstance(stem, PooledStem)
             kept.append(cell_means(features, stem.cells))
-    for stem, kept in zip(stems, means, strict=True):
+    for place, stem, kept in zip(trunk.places.modules, stems, means, strict=True):
         assert isinstance(stem, PooledStem)
+        say(f"{place}: {stem.num_features} components of {len(stem.mean)} means a frame")
         stem.fit(torch.cat(kept))
 
 
@@ -163,6 +166,7 @@ class _Training:
         self,
         trunk: Trunk,
         stems: Sequence[Stem],
+        input: InputSpec,
         frames: Frame,
         labels: np.ndarray | None,
         fitted: np.ndarray,
@@ -171,7 +175,7 @@ class _Training:
         clock: Callable[[], float],
     ) -> None:
         self.trunk, self.stems, self.recipe, self.say, self.clock = trunk, list(stems), recipe, say, clock
-        self.frames, self.labels, self.fitted = frames, labels, fitted
+        self.input, self.frames, self.labels, self.fitted = input, frames, labels, fitted
         self.layers = [nn.Linear(stem.num_features, trunk.num_classes).to(trunk.device) for stem in stems]
         self.learned = nn.ModuleList([*self.stems, *self.layers])
         self.steps = max(1, len(fitted) // recipe.batch_size)
@@ -182,7 +186,8 @@ class _Training:
 
     def run(self, checkpoint: Path | None) -> list[nn.Linear]:
         """Train; the linear layers that were learned on the way. Everything is left in eval mode."""
-        first = self._load(checkpoint) if checkpoint is not None and checkpoint.exists() else 0
+        kept = None if checkpoint is None else Checkpoint(checkpoint, self._parts())
+        first = 0 if kept is None else kept.resume(self._restore, self.trunk.device)
         began, said = self.clock(), self.clock()
         for epoch in range(first, self.recipe.epochs):
             self.learned.train()
@@ -199,8 +204,8 @@ class _Training:
                     each = " ".join(f"{loss:.3f}" for loss in losses / step)
                     where = f"epoch {epoch + 1}/{self.recipe.epochs}, step {step}/{self.steps}"
                     self.say(f"{where}: losses {each}; {minutes:.1f} min left")
-            if checkpoint is not None:
-                self._save(checkpoint, epoch + 1)
+            if kept is not None:
+                kept.save(self._state(epoch + 1))
         self.learned.eval()
         return self.layers
 
@@ -226,37 +231,26 @@ class _Training:
         self.schedule.step()
         return np.array(seen)
 
-    def _fingerprint(self) -> str:
-        parts = {
+    def _parts(self) -> dict[str, object]:
+        """All that a checkpoint must agree with."""
+        return {
             "recipe": asdict(self.recipe),
             "places": asdict(self.trunk.places),
+            "input": asdict(self.input),
             "frames": [list(self.frames.shape), zlib.crc32(np.ascontiguousarray(self.frames).data)],
             "labels": None if self.labels is None else zlib.crc32(np.ascontiguousarray(self.labels).data),
             "network": self.trunk.checksum(),
         }
-        return json.dumps(parts, sort_keys=True)
 
-    def _save(self, file: Path, epochs_done: int) -> None:
-        state = {
-            "of": self._fingerprint(),
+    def _state(self, epochs_done: int) -> dict[str, object]:
+        return {
             "epochs_done": epochs_done,
             "learned": self.learned.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
         }
-        out = io.BytesIO()
-        torch.save(state, out)
-        write_whole(file, out.getvalue())
 
-    def _load(self, file: Path) -> int:
-        try:
-            state = torch.load(file, map_location=self.trunk.device, weights_only=True)
-        except (RuntimeError, EOFError, UnpicklingError, OSError) as error:
-            raise ValueError(f"the checkpoint {file} cannot be read: {error}; remove it to begin anew") from error
-        if not isinstance(state, dict) or state.get("of") != self._fingerprint():
-            raise ValueError(
-                f"the checkpoint {file} is of another recipe, network, places or frames; remove it, or name another"
-            )
+    def _restore(self, state: dict[str, Any]) -> int:
         self.learned.load_state_dict(state["learned"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])

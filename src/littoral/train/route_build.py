@@ -47,6 +47,7 @@ from littoral.train.encoder import run_encoder
 from littoral.train.options import RouterSource
 from littoral.train.run import frames_at_a_time, open_session, rounded
 from littoral.train.split_answers import tail_outputs
+from littoral.train.watched import watched
 
 ROUTE_FILE = "route.safetensors"
 FOLDS = 5
@@ -119,7 +120,7 @@ def write_router(folder: Path, source: RouterSource, progress: Progress) -> None
     """
     bundle = Bundle.open(folder, require_cloud=True)
     progress(f"router: answers to {len(source.frames)} held-out frames")
-    answers = measure_answers(bundle, source.frames, source.pictures)
+    answers = measure_answers(bundle, source.frames, source.pictures, progress)
     wrong_by: WrongBy = "labels"
     truths = source.labels
     if truths is None:
@@ -213,19 +214,23 @@ def cross_scores(features_NPF: Float64s, right_NP: Float64s, cloud_right_N: Floa
     return np.round(scores_NP, _SCORE_DIGITS)
 
 
-def measure_answers(bundle: Bundle, frames: Frame, pictures: tuple[str, ...] = ()) -> RouteAnswers:
+def measure_answers(
+    bundle: Bundle, frames: Frame, pictures: tuple[str, ...] = (), progress: Progress = lambda _line: None
+) -> RouteAnswers:
     """Run a bundle's device and cloud on frames, uint8 ``(N, H, W, C)``.
 
     Args:
         pictures: The codings in which the frames go to the teacher too; those of fewer bytes come first, and what does
             not serve such frames is left out for ``lossless``.
+        progress: Called with a line of text now and then, if it takes long.
     Raises:
         ValueError: an output is not finite, or no payload of a level is within its ceiling.
         BundleError: the bundle has no exits, or a part of it cannot be run.
     """
     parts = _Parts(bundle)
     count = frames_at_a_time(frames.shape)
-    batches = [parts.answer(frames[start : start + count], start) for start in range(0, len(frames), count)]
+    starts = watched(range(0, len(frames), count), "router: exits and splits", progress)
+    batches = [parts.answer(frames[start : start + count], start) for start in starts]
     probabilities, labels, sizes = (np.concatenate(column) for column in zip(*batches, strict=True))
     if unused := np.flatnonzero(~(sizes > 0).any(axis=0)).tolist():
         split, level, _ = parts.places[unused[0]]
@@ -235,9 +240,10 @@ def measure_answers(bundle: Bundle, frames: Frame, pictures: tuple[str, ...] = (
         )
     if pictures:
         teacher, channels = _Teacher(bundle), frames.shape[3]
-        codings = dict.fromkeys(served(coding, channels) for coding in pictures)
+        codings = list(dict.fromkeys(served(coding, channels) for coding in pictures))
         own = probabilities[:, -1].argmax(axis=1)
-        columns = [(coding, *teacher.picture_answers(frames, coding, own)) for coding in codings]
+        each = watched(codings, "router: pictures", progress)
+        columns = [(coding, *teacher.picture_answers(frames, coding, own)) for coding in each]
         columns = [column for column in columns if column[2].any()]
         if not columns and not parts.places:
             raise ValueError(f"every picture is larger than {MAX_PICTURE_BYTES} bytes; give pictures that lose more")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,10 @@ from littoral.core.metrics import AveragePrecision, BoxTruth, MeanIoU
 from littoral.core.tasks import SURE_ENOUGH, Classification, Detection, Task
 from littoral.core.truths import Truths, truths_from_tensors, truths_to_tensors
 from littoral.train.options import BuildOptions
-from littoral.train.run import frames_at_a_time, predict, rounded, run_chain
+from littoral.train.run import frames_at_a_time, rounded, run_chain
+from littoral.train.watched import watched
+
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +71,12 @@ def take_sample(
     frames: Frame,
     truths: Truths | np.ndarray | None,
     options: BuildOptions,
+    progress: Progress = lambda _line: None,
 ) -> Sample:
     """Measure the student on source frames, and choose the probe and the replay sample.
 
+    Args:
+        progress: Called with a line of text now and then, if it takes long.
     Raises:
         ValueError: an output is not the task's, or a detector finds nothing on the probe.
     """
@@ -78,14 +84,14 @@ def take_sample(
     order = rng.permutation(len(frames))
     measured = order[: max(options.metric_frames, options.probe_frames)]
     if isinstance(task, Classification):
-        keys, entropies, value, classes = _of_classifier(sessions, task, frames, truths, measured)
+        keys, entropies, value, classes = _of_classifier(sessions, task, frames, truths, measured, progress)
     else:
-        keys, entropies, value, classes = _of_dense(sessions, task, frames, truths, measured)
+        keys, entropies, value, classes = _of_dense(sessions, task, frames, truths, measured, progress)
     metrics = {"num_frames": float(len(measured)), **value}
     if entropies is not None:
         metrics["mean_entropy_nats"] = rounded(float(entropies.mean()))
     picked = measured[balanced(keys, options.probe_frames)]
-    batches = _outputs(sessions, frames, picked)
+    batches = _outputs(sessions, frames, picked, progress)
     answered = [task.as_truth(answer) for outputs in batches for answer in task.answers(outputs)]
     if isinstance(task, Detection) and not any(len(truth.labels_N) for truth in answered):
         raise ValueError(
@@ -121,8 +127,9 @@ def _of_classifier(
     frames: Frame,
     truths: Truths | np.ndarray | None,
     measured: np.ndarray,
+    progress: Progress,
 ) -> _Measured:
-    logits = predict(sessions, frames[measured])
+    logits = np.concatenate(list(_outputs(sessions, frames, measured, progress)))
     task.check(logits)
     wide = logits.astype(np.float64)
     predicted = wide.argmax(axis=1)
@@ -141,10 +148,11 @@ def _of_dense(
     frames: Frame,
     truths: Truths | np.ndarray | None,
     measured: np.ndarray,
+    progress: Progress,
 ) -> _Measured:
     """A few frames at a time: outputs are large."""
     metric, keys, entropies = task.metric(), list[int](), list[NDArray[np.float64]]()
-    for outputs in _outputs(sessions, frames, measured):
+    for outputs in _outputs(sessions, frames, measured, progress):
         answers = task.answers(outputs)
         if truths is not None:
             metric.update(answers, [truths[place] for place in measured[len(keys) :][: len(answers)]])
@@ -172,9 +180,11 @@ def metric_values(task: Task[Any, Any], metric: Any) -> dict[str, float]:
     return {name: rounded(value) for name, value in found.items()}
 
 
-def _outputs(sessions: Sequence[ort.InferenceSession], frames: Frame, places: np.ndarray) -> Iterator[Any]:
+def _outputs(
+    sessions: Sequence[ort.InferenceSession], frames: Frame, places: np.ndarray, progress: Progress
+) -> Iterator[Any]:
     count = frames_at_a_time(frames.shape)
-    for start in range(0, len(places), count):
+    for start in watched(range(0, len(places), count), f"the student on {len(places)} source frames", progress):
         yield run_chain(sessions, frames[places[start : start + count]])
 
 

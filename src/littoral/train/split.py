@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from littoral.train.options import SplitSource
 from littoral.train.run import MAX_RELATIVE_ERROR, frames_at_a_time, open_session, relative_error, rounded, run_chain
 from littoral.train.sample import check_frames, metric_values
 from littoral.train.split_answers import tail_outputs
+from littoral.train.watched import watched
 from littoral.train.write import tensors_to_bytes
 
 CHECKED_FRAMES = 64
@@ -106,13 +107,15 @@ def build_split(
     )
     metrics = {f"split{index}.encoder_macs": float(total_macs(encoder.graph))}
     for level in range(codec.num_levels):
-        size, value = _measure(codec, level, latents, tail, task, truths, at_a_time)
+        what = f"split {index}: level {level}"
+        starts = watched(range(0, len(latents), at_a_time), what, progress)
+        size, value = _measure(codec, level, latents, tail, task, truths, starts, at_a_time)
         metrics[f"split{index}.level{level}.payload_bytes"] = size
         told = ""
         if value is not None:
             metrics[f"split{index}.level{level}.{task.metric_name}"] = value
             told = f", {task.metric_name} {value:.4g}"
-        progress(f"split {index}: level {level}: {size:.5g} bytes{told}")
+        progress(f"{what}: {size:.5g} bytes{told}")
     spec = SplitSpec(
         encoder_file=f"encoder-{index}.onnx",
         codec_file=f"codec-{index}.safetensors",
@@ -178,14 +181,16 @@ def _measure(
     tail: nn.Module,
     task: Task[Any, Any],
     truths: Truths | np.ndarray | None,
+    starts: Iterable[int],
     at_a_time: int,
 ) -> tuple[float, float | None]:
     """The mean payload in bytes and the task's metric of what the payloads decode to; None without truths.
 
-    As on a device, a payload over its level's ceiling is one of a coarser level; a frame over all ceilings is left out.
+    ``starts`` are the batches' first frames. As on a device, a payload over its level's ceiling is one of a coarser
+    level; a frame over all ceilings is left out.
     """
     sizes, metric = [], task.metric()
-    for start in range(0, len(latents_NCHW), at_a_time):
+    for start in starts:
         by_level: dict[int, list[tuple[int, FloatArray]]] = {}
         for position, latent in enumerate(latents_NCHW[start : start + at_a_time], start):
             try:

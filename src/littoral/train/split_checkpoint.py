@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import zlib
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -14,29 +14,33 @@ from littoral.train.split_losses import Distortion
 from littoral.train.split_recipe import SplitRecipe
 
 
-def fingerprint(recipe: SplitRecipe, networks: SplitNetworks, data: SplitData) -> str:
-    """Of the recipe, the shapes of what is trained, and the frames."""
-    parts = {
+def parts_of(recipe: SplitRecipe, networks: SplitNetworks, data: SplitData, distortion: Distortion) -> dict[str, Any]:
+    """All that a training is made of but the first weights, by name: what is trained, how, on what and by whom."""
+    bottleneck, bank = networks.bottleneck, data.bank
+    learners = {"bottleneck": bottleneck, "tail": networks.tail}
+    return {
         "recipe": dataclasses.asdict(recipe),
-        "bottleneck": _shapes(networks.bottleneck),
+        "bottleneck": _shapes(bottleneck),
         "tail": _shapes(networks.tail),
+        "kept channels": bottleneck.kept,
+        "flags of the bottleneck": [bottleneck.mixed, bottleneck.learned_gains, bottleneck.learned_scales],
+        "frozen parameters": [
+            f"{part}.{name}"
+            for part, network in learners.items()
+            for name, value in network.named_parameters()
+            if not value.requires_grad
+        ],
+        "cut": networks.cut,
+        "input": dataclasses.asdict(data.input),
         "frames": [list(data.frames.shape), zlib.crc32(np.ascontiguousarray(data.frames).data)],
-        "bank": None if data.bank is None else [data.bank.num_views, zlib.crc32(data.bank.moves_VN3.tobytes())],
-    }
-    return json.dumps(parts, sort_keys=True)
-
-
-def teaching(networks: SplitNetworks, data: SplitData, distortion: Distortion) -> str:
-    """Of what is learned and from whom: targets, the teacher and its bank, the head, distortion and augmentation."""
-    parts = {
+        "bank": None if bank is None else [bank.num_views, zlib.crc32(bank.moves_VN3.tobytes())],
+        "bank's outputs": None if bank is None else zlib.crc32(np.ascontiguousarray(bank.outputs_VNK).data),
         "targets": None if data.targets is None else zlib.crc32(np.ascontiguousarray(data.targets).data),
-        "bank": None if data.bank is None else zlib.crc32(np.ascontiguousarray(data.bank.outputs_VNK).data),
         "head": _weights(networks.head),
         "teacher": _weights(networks.teacher),
         "distortion": _settings(distortion),
         "augment": _settings(data.augment),
     }
-    return json.dumps(parts, sort_keys=True)
 
 
 def _shapes(network: nn.Module) -> dict[str, list[int]]:

@@ -29,6 +29,8 @@ from littoral.train.split_losses import pool, tapped
 
 Frames = NDArray[np.uint8]
 Progress = Callable[[str], None]
+MOST_PAD = 63
+"""Moves are kept as int8."""
 
 
 class Augment(Protocol):
@@ -45,6 +47,10 @@ class ShiftAndFlip:
     """Moves a frame by up to ``pad`` pixels into black, and mirrors every second one. Labels stay what they are."""
 
     pad: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.pad <= MOST_PAD:
+            raise ValueError(f"pad is {self.pad}, it must lie in 0..{MOST_PAD}")
 
     def __call__(
         self, frames_BHWC: Frames, targets: NDArray[Any] | None, rng: np.random.Generator
@@ -219,7 +225,8 @@ def _read_view(file: Path, name: str) -> dict[str, NDArray[Any]]:
 
 
 def write_whole(file: Path, data: bytes) -> None:
-    """All of a file or nothing of it, also if the machine stops."""
+    """All of a file or nothing of it, also if the machine stops. Its folder is made if it is not there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(file.name + ".part")
     with part.open("wb") as out:
         out.write(data)

@@ -46,7 +46,7 @@ class ClassifierDistortion:
         """See `Distortion`."""
         total_B = outputs.new_zeros(len(outputs))
         if targets is not None and self.label_weight:
-            total_B = total_B + self.label_weight * F.cross_entropy(outputs, targets, reduction="none")
+            total_B = total_B + self.label_weight * F.cross_entropy(outputs, targets.long(), reduction="none")
         if teacher_outputs is not None and self.teacher_weight:
             student = F.log_softmax(outputs / self.temperature, dim=1)
             teacher = F.log_softmax(teacher_outputs.to(outputs) / self.temperature, dim=1)

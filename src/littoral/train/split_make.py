@@ -26,6 +26,7 @@ from littoral.models.frames import normalise
 from littoral.models.modes import in_eval_mode
 from littoral.models.parts import head_of, tail_of
 from littoral.train.bottleneck import train_split
+from littoral.train.labels import checked_labels, num_classes_of
 from littoral.train.options import SplitSource, TorchSource
 from littoral.train.run import MAX_RELATIVE_ERROR, relative_error
 from littoral.train.sample import check_frames
@@ -84,15 +85,18 @@ def make_split(
     Args:
         network: What the cloud finishes; also the teacher of the split. Not touched.
         frames: uint8 ``(N, H, W, C)``.
-        labels: int64 ``(N,)``; None: the network alone teaches.
+        labels: Integers ``(N,)``; None: the network alone teaches.
         cut: The module of the network after which the tail begins; its output is a map ``(C, H, W)``.
         mirror: Also train on mirrored frames, where that does not make another thing of what they show.
         deadzones: Of the four levels, the coarsest first, or one for all; nothing for none. None: the build chooses.
     Raises:
-        ValueError: there is no such module, its output is no map, frames are smaller than 8 x 8, or there is not a
-            deadzone for each level.
+        ValueError: frames or labels are not the network's, there is no such module, its output is no map, frames are
+            smaller than 8 x 8, or there is not a deadzone for each level.
     """
     check_frames(spec, frames)
+    num_classes = num_classes_of(network.module, spec)
+    if labels is not None:
+        labels = checked_labels(labels, num_classes, len(frames))
     tables = TableOptions(deadzones=_of_levels(deadzones))
     held = None
     if deadzones is None:

@@ -74,6 +74,14 @@ class Phase:
             raise ValueError(f"a phase trains {sorted(unknown)}; there are {', '.join(PARTS)}")
         if not self.trained or self.epochs < 1 or not self.lr > 0:
             raise ValueError("a phase trains at least one part, for at least 1 epoch, with lr above 0")
+        if unknown := set(self.lr_scales) - set(PARTS):
+            raise ValueError(f"lr_scales are for {sorted(unknown)}; there are {', '.join(PARTS)}")
+        if any(not 0 <= scale < math.inf for scale in self.lr_scales.values()):
+            raise ValueError(f"lr_scales are {dict(self.lr_scales)}, expected finite ones, none of them negative")
+        if self.batch_size is not None and self.batch_size < 2:
+            raise ValueError(f"a phase's batch_size is {self.batch_size}; 2 or more, or None for the recipe's")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm is {self.clip_norm}; above 0, or None: gradients are not clipped")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"a phase climbs for a share of itself, 0 or more and below 1, got {self.warmup}")
         if self.hard and (stuck := {"encoder", "gains", "prior"} & set(self.trained)):
