@@ -77,7 +77,7 @@ def test_a_frame_is_answered_as_the_device_answers(tiny: Bundle, endpoint: Endpo
 
 def test_the_status_is_the_devices(device: Device, endpoint: Endpoint) -> None:
     code, status = ask(endpoint, "GET", "/status")
-    assert (code, status) == (200, device.status()._asdict())
+    assert (code, status) == (200, json.loads(json.dumps(device.status()._asdict())))
 
 
 @pytest.mark.parametrize(

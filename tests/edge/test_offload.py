@@ -398,9 +398,12 @@ def test_requests_whose_time_is_up_before_a_slow_socket_takes_them_are_not_sent(
         transport = SimpleNamespace(get_extra_info=lambda name: None)
         session = LinkSession(owner, None, link, SimpleNamespace(send=slow_socket, transport=transport))  # type: ignore[arg-type]
         link.state = "open"
-        for number in (1, 2, 3, 4):
-            session.offload(request(number), wait_s=0.001, done=told.append)
+        session.offload(request(1), wait_s=0.1, done=told.append)
         async with asyncio.timeout(10):
+            while not sent:
+                await asyncio.sleep(0)
+            for number in (2, 3, 4):
+                session.offload(request(number), wait_s=0.001, done=told.append)
             while len(told) < 4:
                 await asyncio.sleep(0)
             session.offload(request(5), wait_s=9.0, done=told.append)
