@@ -10,7 +10,7 @@ from torch import nn
 
 from littoral.bundle import InputSpec
 from littoral.models.frames import normalise
-from littoral.models.norm import AdaptiveBatchNorm, adaptive_state, learn, prepare
+from littoral.models.norm import AdaptiveBatchNorm, adaptable_kind, adaptive_state, learn, prepare
 
 EPS = 1e-5
 
@@ -233,3 +233,10 @@ def test_a_norm_of_two_names_learns_under_both() -> None:
 
 def test_a_double_network_learns_in_float32() -> None:
     assert {p.dtype for p in prepare(model().double(), "batch").parameters()} == {torch.float32}
+
+
+def test_a_network_that_does_not_adapt_may_have_any_norm() -> None:
+    kinds = [
+        adaptable_kind(norm, "n", learns=False) for norm in (NormAndRelu(3), nn.SyncBatchNorm(3), nn.GroupNorm(1, 3))
+    ]
+    assert kinds == ["batch", None, "group"]

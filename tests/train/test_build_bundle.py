@@ -75,7 +75,7 @@ def quick_trace(monkeypatch):
     monkeypatch.setattr(
         build_module,
         "export_model",
-        lambda model, input, *, output_shape, taps: traced_once(model, input, output_shape, tuple(taps)),
+        lambda model, input, *, output_shape, taps, learns: traced_once(model, input, output_shape, tuple(taps)),
     )
 
 

@@ -14,6 +14,7 @@ from traced import random_frames, square
 
 from littoral.core.tasks import Classification
 from littoral.train import BuildOptions, TorchSource, build_check, exit_places
+from littoral.train import build as build_module
 from littoral.train.build_check import check_build
 
 SPEC = square(16, 1)
@@ -93,3 +94,67 @@ def test_a_good_build_passes_and_torchs_generator_stays(
 def test_what_does_not_fit_is_refused(check: Callable[..., None], changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         check(**changes)
+
+
+class Aliases(nn.Module):
+    """What the cut gives is changed in place through another name of it."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.conv, self.bn, self.cut = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Identity()
+        self.last = nn.Linear(4, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        before = self.bn(self.conv(x))
+        y = self.cut(before)
+        if self.kind == "alias":
+            before.add_(1.0)
+        if self.kind == "branch" and x.sum() > 0:
+            y = y + 1.0
+        z: torch.Tensor = self.last(y.mean((2, 3)))
+        return z
+
+
+def aliases(kind: str = "") -> nn.Module:
+    return Aliases(kind)
+
+
+@pytest.fixture
+def made_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], TorchSource]:
+    def make(kind: str) -> TorchSource:
+        torch.manual_seed(0)
+        module = aliases(kind).eval()
+        monkeypatch.setattr("littoral.train.build.load_model", lambda _model, _state: module)
+        return TorchSource(module, "m:aliases", {"kind": kind})
+
+    return make
+
+
+def test_a_cut_that_something_in_place_reaches_across_is_refused(made_here: Callable[[str], TorchSource]) -> None:
+    given = {"input": SPEC, "task": Classification(num_classes=10), "frames": FRAMES, "truths": None}
+    source = made_here("alias")
+    with pytest.raises(ValueError, match="something that works in place reaches across the cut"):
+        check_build(student=source, teacher=source, options=BuildOptions(), splits=["cut"], **given)
+
+
+def test_a_student_that_cannot_be_traced_is_refused(made_here: Callable[[str], TorchSource]) -> None:
+    given = {"input": SPEC, "task": Classification(num_classes=10), "frames": FRAMES, "truths": None}
+    source = made_here("branch")
+    with pytest.raises(ValueError, match="the network cannot be traced to ONNX"):
+        check_build(student=source, teacher=source, options=BuildOptions(), **given)
+
+
+def test_a_classifiers_teacher_without_a_norm_is_refused_by_its_name(made_here: Callable[[str], TorchSource]) -> None:
+    with pytest.raises(ValueError, match="the teacher has no normalisation layer"):
+        build_module.check_norm_layers(Classification(num_classes=10), (), "teacher")
+    source = made_here("")
+    bare = TorchSource(nn.Sequential(nn.Conv2d(1, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "m:bare", {})
+    given = {"input": SPEC, "task": Classification(num_classes=10), "frames": FRAMES, "truths": None}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "littoral.train.build.load_model",
+            lambda model, _state: (bare if "bare" in model.factory else source).module,
+        )
+        with pytest.raises(ValueError, match="the teacher has no normalisation layer"):
+            check_build(student=source, teacher=bare, options=BuildOptions(), **given)

@@ -298,3 +298,19 @@ def test_a_cut_that_does_not_give_the_network_back_is_refused(monkeypatch: pytes
         make_split(source, spec, frames, None, cut="act", epochs=2)
     with pytest.raises(ValueError, match=words):
         fit_split(source, spec, frames, Classification(num_classes=3), cut="act")
+
+
+def test_a_module_of_two_outputs_is_named() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.two, self.last = nn.LSTM(16, 4, batch_first=True), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.last(self.two(x[:, 0])[0][:, -1])
+            return y
+
+    with pytest.raises(ValueError, match="'two' gives tuple for 2 frames, a split needs a map"):
+        make_split(
+            TorchSource(Two(), "a:b", {}), square(16, 1), random_frames(square(16, 1), 8), None, cut="two", epochs=2
+        )

@@ -70,7 +70,7 @@ def status_in_words(status: DeviceStatus, args: argparse.Namespace) -> str:
         text += f", {status.audits} audits, {status.pings} pings, {mean_bytes:.0f} bytes of payloads a frame"
     if args.exits:
         text += f", by exit {' '.join(map(str, status.frames_by_exit))}, {status.exit_state}"
-        text += f", {status.personal_heads} personal heads, {status.exit_audits} audits"
+        text += f", {status.personal_heads} personal heads, {status.exit_audits} exit audits"
     if status.link_error and status.cloud == "away":
         text += f"; {status.link_error}"
     if status.storage_error and status.storage_error not in text:  # the link may have met the same disk

@@ -306,9 +306,8 @@ class Maintenance:
         )
         assert self.outbox is not None
         num_bytes = self.outbox.put(sample, value=value)
-        if (
-            num_bytes is not None and self.labels is not None
-        ):  # a task of its own: what goes wrong there is none of the sample's
+        if num_bytes is not None and self.labels is not None:
+            # A task of its own: what goes wrong there is none of the sample's.
             self._tasks.put(functools.partial(self.labels.sent, image, frame_id, frame))
         self._wake()
         return num_bytes

@@ -24,21 +24,23 @@ Normalisation = Literal["batch", "renorm"]
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def adaptable_kind(module: nn.Module, name: str) -> NormKind | None:
+def adaptable_kind(module: nn.Module, name: str, *, learns: bool = True) -> NormKind | None:
     """Which kind of normalisation layer a module is; None for one whose values cannot move.
 
     Those that can have gamma and beta, a value each for every channel.
 
     Args:
         name: For the message.
+        learns: The network is one that adapts.
     Raises:
-        ValueError: a BatchNorm has no affine values or no running statistics, or does more than torch's.
+        ValueError: a BatchNorm has no affine values or no running statistics; or, where it learns, does more than
+            torch's.
     """
     kind: NormKind
-    if isinstance(module, nn.SyncBatchNorm):
+    if learns and isinstance(module, nn.SyncBatchNorm):
         raise ValueError(f"BatchNorm layer {name!r} is a SyncBatchNorm; make a BatchNorm2d of it, with the same state")
     if isinstance(module, _BATCH_NORMS):
-        if type(module).forward is not nn.BatchNorm2d.forward:
+        if learns and type(module).forward is not nn.BatchNorm2d.forward:
             raise ValueError(
                 f"BatchNorm layer {name!r} is a {type(module).__name__} with a forward of its own, which would be lost "
                 "where it learns; make it a BatchNorm of torch and a module for what it does besides"

@@ -109,7 +109,8 @@ def build_bundle(
     modules = dict(student.module.named_modules())
     places = () if exits is None else exits.trained.places.modules
     taps = [cut for cut in dict.fromkeys((*options.cut_points, *places)) if cut in modules]
-    exported = export_model(student.module, input, output_shape=task.output_shape, taps=taps)
+    learns = isinstance(task, Classification)
+    exported = export_model(student.module, input, output_shape=task.output_shape, taps=taps, learns=learns)
     check_norm_layers(task, exported.norm_layers)
     if exits is not None:
         options = replace(options, cut_points=exit_cuts(exits, exported, student.module, options))
@@ -244,7 +245,8 @@ def check_sources(task: Task[Any, Any], sources: Mapping[str, TorchSource], spec
                 f"outputs that differ by {error:.1e} of their scale from the module's own; the two are not the same "
                 "network"
             )
-        if isinstance(task, Classification) and norm_layers(source.module):
+        if isinstance(task, Classification):
+            check_norm_layers(task, norm_layers(source.module), role)
             learning = _outputs(prepare(source.module, "renorm"), spec, frames)
             if (error := relative_error(learning, given)) > MAX_RELATIVE_ERROR:
                 raise ValueError(
@@ -270,14 +272,17 @@ def check_sources(task: Task[Any, Any], sources: Mapping[str, TorchSource], spec
 
 def in_float32(source: TorchSource) -> TorchSource:
     """A copy of what is given, as bundles have it: on the processor and in float32."""
-    return replace(source, module=copy.deepcopy(source.module).cpu().float())
+    try:
+        return replace(source, module=copy.deepcopy(source.module).cpu().float())
+    except RuntimeError as error:
+        raise ValueError(f"{type(source.module).__name__} cannot be copied: {error}") from error
 
 
-def check_norm_layers(task: Task[Any, Any], layers: Sequence[NormLayer]) -> None:
-    """Only what has some can be adapted."""
+def check_norm_layers(task: Task[Any, Any], layers: Sequence[NormLayer], role: str = "student") -> None:
+    """Only what has some can be adapted, and only such a teacher follows a new world."""
     if isinstance(task, Classification) and not layers:
         raise ValueError(
-            "the student has no normalisation layer with affine values (BatchNorm, GroupNorm or LayerNorm), so there "
+            f"the {role} has no normalisation layer with affine values (BatchNorm, GroupNorm or LayerNorm), so there "
             "is nothing to adapt; choose a model that has them"
         )
 

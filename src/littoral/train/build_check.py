@@ -10,17 +10,17 @@ import torch
 
 from littoral.bundle import InputSpec
 from littoral.core.arrays import Frame
-from littoral.core.tasks import Task
+from littoral.core.tasks import Classification, Task
 from littoral.core.truths import Truths
-from littoral.models.parts import tail_of
-from littoral.train.build import check_norm_layers, check_options, check_sources, in_float32
+from littoral.models.parts import head_of, tail_of
+from littoral.train.build import check_options, check_sources, in_float32
 from littoral.train.cuts import choose_cut_points, find_cut_points, named_cut_points
 from littoral.train.exit_build import check_enough_for_exits, check_exit_options
 from littoral.train.exit_places import place_exits
-from littoral.train.export import export_model, norm_layers
+from littoral.train.export import export_model
 from littoral.train.options import BuildOptions, TorchSource
 from littoral.train.sample import check_frames, check_truths
-from littoral.train.split_make import fitting_bottleneck
+from littoral.train.split_make import check_parts, fitting_bottleneck
 
 
 def check_build(
@@ -56,15 +56,14 @@ def check_build(
     sources = {"student": student} if teacher is None else {"student": student, "teacher": teacher}
     with torch.random.fork_rng(devices=[]):  # factories begin with weights of chance
         check_sources(task, sources, input, frames[:8])
-        check_norm_layers(task, norm_layers(student.module))
         for cut in splits:
             if teacher is None:
                 raise ValueError(f"a split at {cut!r} is one of the teacher, and there is none; give one")
             fitting_bottleneck(teacher, input, cut)
-            tail_of(teacher.module, cut)
+            model = teacher.module.eval()
+            check_parts(model, head_of(model, cut), tail_of(model, cut), input, frames, cut)
     places = () if exits is None else place_exits(student.module, input, exits).modules
-    if options.cut_points or options.num_segments > 1:
-        _check_cuts(student, input, task, options, places)
+    _check_cuts(student, input, task, options, places)
 
 
 def _check_cuts(
@@ -72,7 +71,9 @@ def _check_cuts(
 ) -> None:
     modules = dict(student.module.named_modules())
     taps = [cut for cut in dict.fromkeys((*options.cut_points, *places)) if cut in modules]
-    points = find_cut_points(export_model(student.module, input, output_shape=task.output_shape, taps=taps).graph)
+    learns = isinstance(task, Classification)
+    exported = export_model(student.module, input, output_shape=task.output_shape, taps=taps, learns=learns)
+    points = find_cut_points(exported.graph)
     if options.cut_points:
         named_cut_points(points, options.cut_points)
     else:

@@ -42,7 +42,7 @@ _CALIBRATION_SHARE = 0.2
 _MOST_CALIBRATION = 2000
 _CHECKED_FRAMES = 8
 _FEWEST_FRAMES = 5
-"""Four to train on and choose heads by, and one that is kept."""
+"""To train on and to choose heads by; from eight on a fifth is enough to try to certify thresholds on."""
 
 Progress = Callable[[str], None]
 
@@ -100,8 +100,8 @@ def check_enough_for_exits(num_frames: int) -> None:
     """Refuse fewer source frames than exits can be trained and certified on; `ValueError`."""
     if num_frames < _FEWEST_FRAMES:
         raise ValueError(
-            f"there are {num_frames} source frames, and exits need at least {_FEWEST_FRAMES}: a fifth is kept to "
-            "certify thresholds on; give hundreds of each"
+            f"there are {num_frames} source frames, and exits need at least {_FEWEST_FRAMES}, and hundreds to "
+            "certify thresholds on a fifth of them"
         )
 
 

@@ -79,7 +79,12 @@ class _Traced(nn.Module):
 
 
 def export_model(
-    model: nn.Module, spec: InputSpec, *, output_shape: tuple[int, ...] | None = None, taps: Sequence[str] = ()
+    model: nn.Module,
+    spec: InputSpec,
+    *,
+    output_shape: tuple[int, ...] | None = None,
+    taps: Sequence[str] = (),
+    learns: bool = True,
 ) -> ExportedModel:
     """Trace a network.
 
@@ -89,6 +94,7 @@ def export_model(
         output_shape: What it must give for one frame (`littoral.core.tasks.Task.output_shape`); None: logits of any
             number of classes.
         taps: Module paths (``layer2``) whose output becomes a tensor of that name in the graph.
+        learns: The network is one that adapts: its normalisation layers must be torch's.
     Raises:
         ValueError: the spec is inconsistent, a tap is not a module, a normalisation layer cannot be adapted, the output
             is not of that shape, or the network cannot be traced (the cause is chained).
@@ -102,7 +108,7 @@ def export_model(
         raise ValueError(
             f"the module {taken[0]!r} has the name of the graph's own input or output; call it another name"
         )
-    layers = norm_layers(model)
+    layers = norm_layers(model, learns=learns)
     _check_output(model, spec, output_shape)
     state = {name: value.numpy().astype(np.float32) for name, value in _state(model).items()}
     graph = _trace(model, spec, taps)  # may leave tensors without values behind
@@ -117,7 +123,7 @@ def export_model(
     return ExportedModel(graph=graph, tensors=tensors, norm_layers=_in_graph_order(graph, layers))
 
 
-def norm_layers(model: nn.Module) -> list[NormLayer]:
+def norm_layers(model: nn.Module, *, learns: bool = True) -> list[NormLayer]:
     """The normalisation layers whose gamma and beta are vectors, in module order. Others (InstanceNorm, ...) are left.
 
     Raises:
@@ -125,7 +131,7 @@ def norm_layers(model: nn.Module) -> list[NormLayer]:
     """
     found = []
     for name, module in model.named_modules():
-        if (kind := adaptable_kind(module, name)) is not None:
+        if (kind := adaptable_kind(module, name, learns=learns)) is not None:
             weight = module.weight
             assert isinstance(weight, Tensor)
             found.append(NormLayer(name=name, kind=kind, num_channels=len(weight), eps=float(module.eps)))

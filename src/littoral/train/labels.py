@@ -25,7 +25,7 @@ def num_classes_of(model: nn.Module, spec: InputSpec) -> int:
     try:
         with torch.no_grad():
             scores = probe(normalise(torch.zeros((2, *spec.shape), dtype=torch.uint8), spec))
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         raise ValueError(f"{type(model).__name__} does not take frames of {spec.shape}: {error}") from error
     if not isinstance(scores, torch.Tensor) or scores.ndim != 2:
         came = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__

@@ -102,8 +102,10 @@ def make_split(
     if deadzones is None:
         frames, labels, held = _hold_back(frames, labels, seed)
     teacher = copy.deepcopy(network.module).cpu().float().eval()
-    tail = tail_of(teacher, cut).requires_grad_(True)  # it is trained along, whatever its network is frozen for
-    shown = _check_parts(teacher, head_of(teacher, cut), tail, spec, frames, cut)
+    head, tail = head_of(teacher, cut), tail_of(teacher, cut)
+    _check_map(head, spec, cut)
+    shown = check_parts(teacher, head, tail, spec, frames, cut)
+    tail.requires_grad_(True)  # it is trained along, whatever its network is frozen for
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         bottleneck = fitting_bottleneck(network, spec, cut, rectified=bool((shown >= 0).all()))
@@ -146,7 +148,7 @@ def fit_split(
     model = copy.deepcopy(network.module).cpu().float().eval()
     head, tail = head_of(model, cut), tail_of(model, cut)
     _check_map(head, spec, cut)
-    _check_parts(model, head, tail, spec, frames, cut)
+    check_parts(model, head, tail, spec, frames, cut)
     if not any(node.op.startswith("call_") for node in tail.graph.nodes):
         raise ValueError(f"{cut!r} gives the answer, so nothing is left for the cloud; name an earlier module")
     order = np.random.default_rng(seed).permutation(len(frames))
@@ -230,7 +232,7 @@ def fitting_bottleneck(network: TorchSource, spec: InputSpec, cut: str, *, recti
     )
 
 
-def _check_parts(
+def check_parts(
     model: nn.Module, head: nn.Module, tail: nn.Module, spec: InputSpec, frames: Frame, cut: str
 ) -> torch.Tensor:
     """That a network cut in two is still the network; what the module gives for a few frames, ``(B, C, H, W)``.
@@ -257,7 +259,7 @@ def _check_map(head: nn.Module, spec: InputSpec, cut: str) -> tuple[int, int, in
     try:
         with torch.no_grad():
             features: Any = head(normalise(torch.zeros(2, *spec.shape, dtype=torch.uint8), spec))
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         raise ValueError(f"the network does not take frames of {spec.shape}: {error}") from error
     if not isinstance(features, torch.Tensor) or features.ndim != 4:
         came = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__

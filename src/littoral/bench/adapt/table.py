@@ -14,7 +14,7 @@ from littoral.bench.adapt.lives import tidy_lives
 from littoral.bench.adapt.material import FRAMES, STUDENT, WEIGHTS, check_data
 from littoral.bench.adapt.methods import fingerprint_of
 from littoral.bench.adapt.plan import full_plan, quick_plan
-from littoral.bench.adapt.row import Row
+from littoral.bench.adapt.row import TEACHERS, Row
 from littoral.bench.adapt.summary import KEYS, summarise
 from littoral.bench.document import make_document
 from littoral.bench.rows import TableRequest, of_other_code
@@ -45,7 +45,8 @@ class AdaptTable(UnitTable[Row]):
         return fingerprint_of(unit)
 
     def inputs_of(self, unit: Row) -> Sequence[str]:
-        networks = [STUDENT] if unit.teacher is None else [STUDENT, unit.teacher]
+        teacher = unit.teacher or (TEACHERS[0] if unit.method == "push_loss" else None)  # it plays the whole product
+        networks = [STUDENT] if teacher is None else [STUDENT, teacher]
         return [*FRAMES.values(), *(WEIGHTS[name] for name in networks)]
 
     def check_data(self, asked: TableRequest) -> Path:
