@@ -46,6 +46,7 @@ class Drawn(LoopMaterial):
         self.split.network = lambda name: network(self.weight)  # type: ignore[method-assign]
         exits = [SimpleNamespace(place="x", stem=network(self.stem), head=HEAD, temperature=1.0)]
         self.__dict__["exits"] = SimpleNamespace(exits=exits)
+        self.frames_digest = 1
 
     def frames(self, world: Any) -> Frame:
         self.made += 1
@@ -168,3 +169,10 @@ def test_weights_are_named_with_their_values_and_places() -> None:
     names = [measured.weights_digest(*networks) for networks in ((one,), (other,), (one, other), (other, one))]
     assert len(set(names)) == 4
     assert names[0] == measured.weights_digest(network(1.0))
+
+
+def test_what_was_made_of_other_frames_is_made_anew(tmp_path: Path) -> None:
+    first, same, other = again(tmp_path), again(tmp_path), again(tmp_path, frames_digest=2)
+    for each in (first, same, other):
+        each.split_bytes()
+    assert (first.made, same.made, other.made) == (1, 0, 1)

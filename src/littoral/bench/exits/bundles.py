@@ -48,7 +48,7 @@ RECIPES: dict[str, ExitRecipe] = {
 def trained_exits(material: ExitMaterial, network: str, say: Callable[[str], None] = lambda line: None) -> TrainedExits:
     """From the work folder's ``exits``, or trained now on the source's training frames."""
     folder = material.work / "exits"
-    file = folder / f"{network}-{_digest(network)}.safetensors"
+    file = folder / f"{network}-{_digest(material, network)}.safetensors"
     with alone(folder):
         if file.is_file():
             return load_trained_exits(file)
@@ -68,8 +68,10 @@ def trained_exits(material: ExitMaterial, network: str, say: Callable[[str], Non
         return trained
 
 
-def _digest(network: str) -> str:
-    told = json.dumps([TRAIN_FRAMES, PLACES[network], asdict(RECIPES[network])], sort_keys=True)
+def _digest(material: ExitMaterial, network: str) -> str:
+    told = json.dumps(
+        [material.data_digest(network), TRAIN_FRAMES, PLACES[network], asdict(RECIPES[network])], sort_keys=True
+    )
     return hashlib.sha256(told.encode()).hexdigest()[:8]
 
 
@@ -117,6 +119,6 @@ def _stem_step(stem: nn.Module, shape: tuple[int, int, int]) -> Step:
     return step_of(graph.SerializeToString(), (), {}, "features", "pooled")
 
 
-def trained_file(work: Path, network: str) -> Path:
+def trained_file(material: ExitMaterial, network: str) -> Path:
     """Where the trained exits of a network are kept."""
-    return work / "exits" / f"{network}-{_digest(network)}.safetensors"
+    return material.work / "exits" / f"{network}-{_digest(material, network)}.safetensors"

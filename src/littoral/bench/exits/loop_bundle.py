@@ -30,7 +30,7 @@ _DIGITS_TRAINED = 0.7
 def loop_bundle(material: ExitMaterial, network: str) -> Bundle:
     """Built once and kept in the work folder, with its cloud part. Digits' teacher is the network itself."""
     exits = material.exits(network)
-    digest = hashlib.sha256(trained_file(material.work, network).read_bytes())
+    digest = hashlib.sha256(trained_file(material, network).read_bytes())
     if network in adapt.WEIGHTS:
         for name in (network, TEACHER):
             digest.update((material.data / adapt.WEIGHTS[name]).read_bytes())

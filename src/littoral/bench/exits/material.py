@@ -19,6 +19,7 @@ from littoral.bench.exits.pooled import pooled_chain
 from littoral.bench.exits.seen import Seen, see
 from littoral.bench.exits.unit import ExitUnit
 from littoral.bench.exits.users import KINDS, User, UserPlan, draw_user
+from littoral.bench.inputs import inputs_digest
 from littoral.bench.streams.cifar import CLASS_NAMES, load_cifar10
 from littoral.bundle import InputSpec, TorchModel
 from littoral.core.arrays import Frame
@@ -90,6 +91,11 @@ class ExitMaterial:
         """What users are drawn from; no network was trained on it."""
         return (self.digits.frames, self.digits.labels) if network == DIGITS else self.test
 
+    def data_digest(self, network: str) -> str | None:
+        """Of the files that the network and its frames are from; None for digits, which are made, and without files."""
+        names = () if network == DIGITS else ("cifar10/train.npz", "cifar10/test.npz", WEIGHTS[network])
+        return inputs_digest(self.data, names)
+
     def network(self, name: str) -> nn.Module:
         """A fresh network in eval mode."""
         if name == DIGITS:
@@ -147,7 +153,7 @@ class ExitMaterial:
         """One of them, with all that the network made of the frames; kept in the work folder."""
         chain, user = self.chain(unit.network, unit.stems), self.user(unit, index)
         frames, labels = self.frames(unit.network)
-        facts = [repr(chain.costs()), user.style, user.unseen.tobytes().hex()]
+        facts = [str(self.data_digest(unit.network)), repr(chain.costs()), user.style, user.unseen.tobytes().hex()]
         facts += [exit.head.digest().hex() + exit.moments.means_KD.tobytes().hex() for exit in chain.exits]
         facts += [user.places[part].tobytes().hex() for part in user.places]
         name = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:12]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -137,6 +138,11 @@ class LoopMaterial:
         drawn = np.random.default_rng(_SHIFT_SEED).permutation(self.config.frames)
         groups: Labels = (drawn % (len(SHIFTS) + 1) - 1).astype(np.int64)
         return groups
+
+    @cached_property
+    def frames_digest(self) -> int:
+        """Of the clean frames."""
+        return zlib.crc32(self.frames("clean").tobytes())
 
     def frames(self, world: World) -> Frame:
         """uint8 ``(N, 32, 32, 3)``."""
@@ -273,10 +279,10 @@ class LoopMaterial:
         """Arrays from the work folder, or made now.
 
         Args:
-            told: What they hang on, beside frames, shifts and code.
+            told: What they hang on, beside the test frames, shifts and code.
         """
         shifts, code = [SHIFTS, SEVERITY, _SHIFT_SEED, VERSION], fingerprint([__name__], without=CODE_WITHOUT)
-        whole = json.dumps([self.config.frames, shifts, code, versions(), *told])
+        whole = json.dumps([self.config.frames, self.frames_digest, shifts, code, versions(), *told])
         file = self._work / "loop" / f"{name}-{_digest(whole)}.npz"
         with alone(file.parent / name):
             if not file.is_file():
