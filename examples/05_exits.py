@@ -54,4 +54,4 @@ with Device(bundle, state_dir=f"{out}-state", config=DeviceConfig(adapt_statisti
     status = device.status()
 for name, part in (("first", slice(None, 150)), ("last", slice(-300, None))):
     print(f"{name} frames: {np.mean(right[part]):.0%} right, {np.mean(np.less(at[part], 2)):.0%} left early")
-print(f"{status.exit_state}, by exit {status.frames_by_exit}, {status.personal_heads} personal heads serve")
+print(f"{status.exit_state}, by exit {list(status.frames_by_exit)}, {status.personal_heads} personal heads serve")
