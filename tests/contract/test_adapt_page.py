@@ -11,7 +11,8 @@ from littoral.bench.adapt.summary import KEYS, summarise
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
-import make_docs  # noqa: E402 -- a script, not a package
+import adapt_page  # noqa: E402 -- scripts, not a package
+import make_docs  # noqa: E402
 
 
 def row(method: str, **changes: Any) -> dict[str, Any]:
@@ -76,3 +77,12 @@ def test_the_page_says_what_seeds_share_what_the_ceiling_is_and_what_a_hostile_d
     assert "by the same step as the published cloud's, continual; that is no upper bound" in text
     assert "poison" in text
     assert "`hostile_mild`: the same in good weather" in text
+
+
+def test_the_readme_compares_methods_on_the_seeds_that_all_of_them_have() -> None:
+    made = [("roid", 0, 60.0), ("roid", 1, 80.0), ("product", 0, 70.0), ("source", 0, 50.0)]
+    rows = [row(name, table="wide", seed=seed, accuracy=right) for name, seed, right in made]
+    document = {"rows": rows, "summary": {"units_done": 4, "units_planned": 9}, "config": {"missing": []}}
+    text = adapt_page.readme_table(document, make_docs.table)
+    assert "| ROID, trained on the device | 60.0 |" in text
+    assert "Seeds: 0, so" in text
