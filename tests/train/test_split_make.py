@@ -168,9 +168,9 @@ class Pairs(nn.Module):
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (nn.Sequential(nn.Flatten(), nn.Linear(784, 3)), r"Sequential does not take frames of \(16, 16, 1\)"),
-        (Pairs(), "Pairs gives tuple for 2 frames, expected scores"),
-        (nn.Conv2d(1, 1, 1), r"Conv2d gives \(2, 1, 16, 16\) for 2 frames"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(784, 3)), r"the network does not take frames of 16x16x1"),
+        (Pairs(), "for 2 frames the network gives tuple, expected one tensor of logits"),
+        (nn.Conv2d(1, 1, 1), r"for 2 frames the network gives \(2, 1, 16, 16\), expected one tensor of logits"),
     ],
     ids=["other-frames", "more-than-scores", "no-classifier"],
 )

@@ -109,7 +109,7 @@ def export_model(
             f"the module {taken[0]!r} has the name of the graph's own input or output; call it another name"
         )
     layers = norm_layers(model, learns=learns)
-    _check_output(model, spec, output_shape)
+    check_output(model, spec, output_shape)
     state = {name: value.numpy().astype(np.float32) for name, value in _state(model).items()}
     graph = _trace(model, spec, taps)  # may leave tensors without values behind
     _name_taps(graph, taps)
@@ -155,12 +155,17 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
     return {name: t.detach() for name, t in tensors.items() if name in own and t.is_floating_point()}
 
 
-def _check_output(model: nn.Module, spec: InputSpec, output_shape: tuple[int, ...] | None) -> None:
+def check_output(model: nn.Module, spec: InputSpec, output_shape: tuple[int, ...] | None) -> tuple[int, ...]:
+    """What a network in float32 gives for one frame: ``output_shape``, or, without one, so many logits.
+
+    Raises:
+        ValueError: it does not take frames of this input, or gives something else.
+    """
     frames = torch.zeros((2, *spec.shape), dtype=torch.uint8)
     try:
         with torch.no_grad():
             out = model(normalise(frames, spec))
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"the network does not take frames of {spec.height}x{spec.width}x{spec.channels}: {error}"
         ) from error
@@ -178,6 +183,7 @@ def _check_output(model: nn.Module, spec: InputSpec, output_shape: tuple[int, ..
             )
     elif came != (2, *output_shape):
         raise ValueError(f"for 2 frames the network gives {came}, expected one tensor {(2, *output_shape)}; {wrap}")
+    return tuple(out.shape[1:])
 
 
 def _trace(model: nn.Module, spec: InputSpec, taps: Sequence[str]) -> onnx.ModelProto:

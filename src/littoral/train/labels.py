@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from littoral.bundle.manifest import InputSpec
 from littoral.core.tasks import Classification
-from littoral.models.frames import normalise
+from littoral.train.export import check_output
 from littoral.train.sample import check_truths
 
 
@@ -21,19 +20,7 @@ def num_classes_of(model: nn.Module, spec: InputSpec) -> int:
     Raises:
         ValueError: it does not take frames of this input, or is no classifier.
     """
-    probe = copy.deepcopy(model).cpu().float().eval()
-    try:
-        with torch.no_grad():
-            scores = probe(normalise(torch.zeros((2, *spec.shape), dtype=torch.uint8), spec))
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"{type(model).__name__} does not take frames of {spec.shape}: {error}") from error
-    if not isinstance(scores, torch.Tensor) or scores.ndim != 2:
-        came = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
-        raise ValueError(
-            f"{type(model).__name__} gives {came} for 2 frames, expected scores (2, classes); wrap it in a module that "
-            "gives just these"
-        )
-    return scores.shape[1]
+    return check_output(copy.deepcopy(model).cpu().float().eval(), spec, None)[0]
 
 
 def checked_labels(labels: np.ndarray, num_classes: int, num_frames: int) -> NDArray[np.int64]:
