@@ -517,21 +517,23 @@ def test_the_doctor_says_what_works(said: Said) -> None:
 
 @pytest.mark.parametrize(
     ("installed", "told"),
-    [(False, "payloads are coded by the reference, to the same bytes; faster: pip install 'littoral[fast]'"),
-     (True, "payloads are coded by constriction 9.9")],
-    ids=["reference", "accelerator"],
+    [([], "payloads are coded by the reference, to the same bytes; faster: pip install 'littoral[fast]'"),
+     (["constriction"], "payloads are coded by constriction 9.9"),
+     (["constriction", "numba"], "payloads are coded by constriction 9.9 and numba 9.9")],
+    ids=["reference", "accelerator", "both"],
 )  # fmt: skip
 def test_the_doctor_says_what_codes_payloads(
-    said: Said, monkeypatch: pytest.MonkeyPatch, installed: bool, told: str
+    said: Said, monkeypatch: pytest.MonkeyPatch, installed: list[str], told: str
 ) -> None:
     from littoral.cli import doctor
 
     monkeypatch.setattr(doctor, "PARTS", {"edge": ("numpy", "onnxruntime")})
-    module = ModuleType("constriction")
-    module.__version__ = "9.9"  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "constriction", module if installed else None)
-    assert told in said("doctor")[1]
-    assert json.loads(said("doctor", "--json")[1])["constriction"] == ("9.9" if installed else None)
+    for name in ("constriction", "numba"):
+        module = ModuleType(name)
+        module.__version__ = "9.9"  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, name, module if name in installed else None)
+    assert told in said("doctor")[1].splitlines()
+    assert json.loads(said("doctor", "--json")[1])["coders"] == dict.fromkeys(installed, "9.9")
 
 
 def test_the_doctor_says_what_is_missing_and_how_to_get_it(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:

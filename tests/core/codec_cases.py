@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +14,22 @@ from littoral.core.codec_slots import MAX_PAYLOAD_BYTES
 from littoral.core.codec_tables import ChannelPrior, CodecTables, FrequencyTable
 
 INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
-HAS_ACCELERATOR = importlib.util.find_spec("constriction") is not None
-needs_accelerator = pytest.mark.skipif(
-    not HAS_ACCELERATOR, reason="constriction is not installed; pip install 'littoral[fast]'"
-)
-EACH_CODER = [
-    pytest.param(True, id="reference"),
-    pytest.param(False, id="accelerator", marks=needs_accelerator),
-]
+ACCELERATORS = ("numba", "constriction")
+
+
+def _each(params: list[Any]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("use_reference", params, indirect=True)
+
+
+def _needs(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(importlib.util.find_spec(name) is None, reason=f"{name} is not installed")
+
+
+needs_numba = _needs("numba")
+each_accelerator = _each([pytest.param(name, marks=_needs(name)) for name in ACCELERATORS])
+"""Runs a test that takes ``use_reference``, which is False, with each accelerator that is installed."""
+each_coder = _each(["reference", *(pytest.param(name, marks=_needs(name)) for name in ACCELERATORS)])
+"""The same with the reference as well, for which it is True."""
 
 
 def laplace(scale: float, most: int = 8) -> ChannelPrior:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import pickle
 import sys
 import tracemalloc
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from codec_cases import (
-    EACH_CODER,
+    ACCELERATORS,
     INT32_MAX,
     INT32_MIN,
     draw,
+    each_accelerator,
+    each_coder,
     laplace,
     level,
-    needs_accelerator,
+    needs_numba,
     tables_and_symbols,
     usual_tables,
 )
@@ -28,7 +33,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from littoral.core import codec
+from littoral.core import codec, rans_compiled, rans_fast
 from littoral.core.codec import (
     HEADER_BYTES,
     MIN_PAYLOAD_BYTES,
@@ -41,7 +46,9 @@ from littoral.core.codec import (
     worst_case_bytes,
 )
 from littoral.core.codec_tables import ChannelPrior, CodecTables
-from littoral.core.rans import RansStack
+from littoral.core.rans import RansStack, ReferenceCoder
+from littoral.core.rans_compiled import CompiledCoder, _compiled
+from littoral.core.rans_fast import ConstrictionCoder
 from littoral.errors import LittoralError, PayloadError
 
 GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "golden" / "codec-payloads.json").read_text())
@@ -73,7 +80,7 @@ def three_payloads() -> list[bytes]:
 # Round trips.
 
 
-@pytest.mark.parametrize("use_reference", EACH_CODER)
+@each_coder
 @given(case=tables_and_symbols())
 @settings(max_examples=60, deadline=None)
 def test_what_goes_in_comes_out(use_reference: bool, case: Case) -> None:
@@ -86,41 +93,107 @@ def test_what_goes_in_comes_out(use_reference: bool, case: Case) -> None:
     assert MIN_PAYLOAD_BYTES <= len(payload) <= worst_case_bytes(symbols.size)
 
 
-@needs_accelerator
+@each_accelerator
 @given(case=tables_and_symbols())
 @settings(max_examples=100, deadline=None)
-def test_the_accelerator_writes_the_references_bytes_and_reads_them(case: Case) -> None:
+def test_the_accelerator_writes_the_references_bytes_and_reads_them(use_reference: bool, case: Case) -> None:
     tables, symbols = case
     payload = encode(symbols, tables, level=0, use_reference=True)
     assert encode(symbols, tables, level=0) == payload
     np.testing.assert_array_equal(decode(payload, tables).symbols, symbols)
 
 
-@needs_accelerator
+@each_accelerator
 @pytest.mark.parametrize("seed", range(8))
-def test_the_accelerator_agrees_on_larger_latents(seed: int) -> None:
+def test_the_accelerator_agrees_on_larger_latents(seed: int, use_reference: bool) -> None:
     rng = np.random.default_rng(seed)
     channels = [laplace(float(scale), most=int(rng.integers(1, 60))) for scale in rng.uniform(0.1, 20, 6)]
     tables = CodecTables(height=16, width=12, levels=(level(*channels),))
     symbols = np.rint(rng.laplace(0, rng.uniform(0.1, 30), tables.shape(0))).astype(np.int32)
     payload = encode(symbols, tables, level=0, use_reference=True)
     assert encode(symbols, tables, level=0) == payload
-    for use_reference in (True, False):
-        np.testing.assert_array_equal(decode(payload, tables, use_reference=use_reference).symbols, symbols)
+    for by_reference in (True, False):
+        np.testing.assert_array_equal(decode(payload, tables, use_reference=by_reference).symbols, symbols)
 
 
 def test_without_the_accelerator_the_reference_codes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "constriction", None)
+    for name in ACCELERATORS:
+        monkeypatch.setitem(sys.modules, name, None)
     tables = usual_tables()
     assert tables.levels[0].coder is tables.levels[0].reference_coder
     symbols = draw(tables, 0, 0)
     np.testing.assert_array_equal(decode(encode(symbols, tables, level=0), tables).symbols, symbols)
 
 
-@needs_accelerator
-def test_with_the_accelerator_the_reference_does_not_code() -> None:
-    table = usual_tables().levels[0]
-    assert table.coder is not table.reference_coder
+@each_accelerator
+def test_with_an_accelerator_the_reference_does_not_code(use_reference: bool, request: pytest.FixtureRequest) -> None:
+    tables, expected = usual_tables(), {"numba": CompiledCoder, "constriction": ConstrictionCoder}
+    encode(draw(tables, 0, 0), tables, level=0)
+    coder = tables.levels[0].coder
+    assert type(vars(coder).get("_many", coder)) is expected[request.node.callspec.params["use_reference"]]
+
+
+@needs_numba
+def test_a_large_latent_alone_loads_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rans_fast, "MANY_SLOTS", 3 * 4 * 4)
+    tables = usual_tables()
+    for number, loaded in ((0, True), (1, False)):
+        decode(encode(draw(tables, number, 0), tables, level=number), tables)
+        assert ("_many" in vars(tables.levels[number].coder)) is loaded
+
+
+@needs_numba
+def test_a_compiler_that_cannot_be_imported_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is installed, but for another NumPy."""
+    monkeypatch.setattr(rans_fast, "MANY_SLOTS", 0)
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    monkeypatch.setattr(rans_compiled, "import_module", Mock(side_effect=ImportError("Numba needs NumPy 2.4 or less")))
+    tables = usual_tables()
+    symbols = draw(tables, 0, 0)
+    np.testing.assert_array_equal(decode(encode(symbols, tables, level=0), tables).symbols, symbols)
+    assert type(tables.levels[0].coder._many) is ReferenceCoder
+
+
+@each_coder
+def test_symbols_may_lie_in_memory_in_any_order(use_reference: bool) -> None:
+    """As an array that was turned does; a compiled coder takes rows one after the other."""
+    tables = CodecTables(height=1, width=6, levels=(level(laplace(2.0), laplace(0.5), laplace(4.0)),))
+    symbols = draw(tables, 0, 0)
+    payload = encode(symbols, tables, level=0, use_reference=use_reference)
+    for order in itertools.permutations(range(3)):
+        turned = np.ascontiguousarray(symbols.transpose(order)).transpose(np.argsort(order))
+        assert encode(turned, tables, level=0, use_reference=use_reference) == payload
+
+
+@needs_numba
+@pytest.mark.parametrize("most_bits", [0, 3, 6])
+def test_many_tables_have_smaller_lookups(monkeypatch: pytest.MonkeyPatch, most_bits: int) -> None:
+    monkeypatch.setattr(rans_compiled, "_MOST_LOOKUP_BITS", most_bits)
+    monkeypatch.setattr(rans_fast, "MANY_SLOTS", 0)
+    tables = usual_tables()
+    symbols = draw(tables, 0, 0)
+    payload = encode(symbols, tables, level=0, use_reference=True)
+    assert encode(symbols, tables, level=0) == payload
+    np.testing.assert_array_equal(decode(payload, tables).symbols, symbols)
+
+
+@needs_numba
+def test_what_cannot_be_kept_is_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no folder may be written to, as in many a container."""
+    numba = importlib.import_module("numba")
+    njit = numba.njit
+
+    def refuses_to_keep(*args: object, **options: object) -> object:
+        if options.get("cache"):
+            return lambda _: (_ for _ in ()).throw(RuntimeError("cannot cache function: no locator available"))
+        return njit(*args, **options)
+
+    monkeypatch.setattr(numba, "njit", refuses_to_keep)
+    _compiled.cache_clear()
+    try:
+        CompiledCoder(usual_tables().levels[0].rows)
+    finally:
+        _compiled.cache_clear()
 
 
 def test_each_level_comes_back_with_its_number_and_shape() -> None:
@@ -168,7 +241,7 @@ def test_golden_weights_give_the_golden_counts_and_digest() -> None:
     assert tables.digest.hex() == GOLDEN["digest"]
 
 
-@pytest.mark.parametrize("use_reference", EACH_CODER)
+@each_coder
 @pytest.mark.parametrize("case", GOLDEN["payloads"], ids=lambda case: case["name"])
 def test_golden_payloads_never_change(case: dict[str, Any], use_reference: bool) -> None:
     tables, golden = golden_tables(), bytes.fromhex(case["payload"])
@@ -227,7 +300,7 @@ def test_nothing_is_longer_than_the_worst_case() -> None:
 # Damage.
 
 
-@pytest.mark.parametrize("use_reference", EACH_CODER)
+@each_coder
 @pytest.mark.parametrize("number", range(3))
 def test_every_changed_byte_is_refused(number: int, use_reference: bool) -> None:
     tables, payload = usual_tables(), three_payloads()[number]
@@ -238,7 +311,7 @@ def test_every_changed_byte_is_refused(number: int, use_reference: bool) -> None
             decode(bytes(damaged), tables, use_reference=use_reference)
 
 
-@pytest.mark.parametrize("use_reference", EACH_CODER)
+@each_coder
 @pytest.mark.parametrize("number", range(3))
 def test_every_truncation_and_extension_is_refused(number: int, use_reference: bool) -> None:
     tables, payload = usual_tables(), three_payloads()[number]
@@ -261,7 +334,7 @@ def flips_with_an_even_sum(payload: bytes) -> list[bytes]:
     return found
 
 
-@pytest.mark.parametrize("use_reference", EACH_CODER)
+@each_coder
 @pytest.mark.parametrize("number", range(3))
 def test_damage_that_keeps_the_sum_meets_the_checksum(number: int, use_reference: bool) -> None:
     tables, payload = usual_tables(), three_payloads()[number]
@@ -291,7 +364,7 @@ def test_without_the_checksum_damage_is_decoded_to_something(monkeypatch: pytest
     assert accepted(damaged, tables) > len(damaged) / 4
 
 
-@pytest.mark.parametrize("use_reference", EACH_CODER)
+@each_coder
 @given(body=st.binary(min_size=1, max_size=80), number=st.integers(0, 15))
 @settings(max_examples=150, deadline=None)
 def test_noise_behind_a_good_header_is_refused(use_reference: bool, body: bytes, number: int) -> None:
@@ -311,7 +384,7 @@ def test_noise_is_refused(data: bytes) -> None:
         decode(data, usual_tables())
 
 
-@pytest.mark.parametrize("use_reference", EACH_CODER)
+@each_coder
 def test_a_payload_of_other_tables_is_refused_and_both_are_named(use_reference: bool) -> None:
     tables, other = usual_tables(), CodecTables(height=4, width=4, levels=(level(laplace(2.1)),))
     payload = encode(draw(other, 0, 0), other, level=0)
@@ -381,7 +454,7 @@ def test_a_payload_over_the_ceiling_is_not_even_read() -> None:
 
 def test_a_level_has_its_own_ceiling() -> None:
     tables = CodecTables(height=4, width=4, levels=(level(laplace(2.0), max_bytes=400), level(laplace(2.0))))
-    stack = RansStack(1 << 40, [0] * 200)
+    stack = RansStack(1 << 40, array("I", [0] * 200))
     with pytest.raises(PayloadError, match="level 0 allows 400") as caught:
         decode(payload_of(stack, tables, 0), tables)
     assert caught.value.code == "too-large"
@@ -409,7 +482,7 @@ def test_a_frame_that_blows_up_every_symbol_is_refused_before_it_is_coded(monkey
         encode(np.full((1, 64, 64), INT32_MIN, np.int32), tables, level=0)
 
 
-@pytest.mark.parametrize("use_reference", EACH_CODER)
+@each_coder
 @pytest.mark.parametrize(
     ("bits", "told"),
     [
@@ -430,17 +503,17 @@ def test_an_escape_that_no_coder_writes_is_refused(bits: list[tuple[int, int]], 
     stack = RansStack.start(1)
     for value, num_bits in reversed(bits):
         stack.push_bits(value, num_bits)
-    stack = tables.levels[0].reference_coder.push(stack, np.array([[3]]))
+    stack = tables.levels[0].reference_coder.push(stack, np.array([0]), np.array([[3]]))
     with pytest.raises(PayloadError, match=told):
         decode(payload_of(stack, tables), tables, use_reference=use_reference)
 
 
-@pytest.mark.parametrize("use_reference", EACH_CODER)
+@each_coder
 def test_escapes_without_end_stop_where_the_bytes_do(use_reference: bool) -> None:
     """Slots that cost nothing announce an escape each; the stack is empty long before all are read."""
     prior = ChannelPrior(pmf=np.zeros(1), first_value=0, escape=1.0)
     tables = CodecTables(height=200, width=200, levels=(level(prior, max_bytes=100),))
-    stack = tables.levels[0].reference_coder.push(RansStack.start(1), np.full((1, 40_000), 1))
+    stack = tables.levels[0].reference_coder.push(RansStack.start(1), np.array([0]), np.full((1, 40_000), 1))
     with pytest.raises(PayloadError, match=r"too early|an escape of"):
         decode(payload_of(stack, tables), tables, use_reference=use_reference)
 

@@ -32,9 +32,9 @@ def run(args: argparse.Namespace) -> int:
     works = {part: all(version is not None for version in found.values()) for part, found in parts.items()}
     accelerators = _accelerators() if parts["edge"]["onnxruntime"] else []
     machine = {"python": sys.version.split()[0], "system": platform.platform(), "cores": os.cpu_count() or 1}
-    coder = _version("constriction")
+    coders = {name: version for name in ("constriction", "numba") if (version := _version(name)) is not None}
     if args.json:
-        told = {"machine": machine, "parts": parts, "works": works, "providers": accelerators, "constriction": coder}
+        told = {"machine": machine, "parts": parts, "works": works, "providers": accelerators, "coders": coders}
         print(json.dumps(told))
         return 0 if works["edge"] else 1
     print(f"Python {machine['python']} on {machine['system']}, {machine['cores']} cores")
@@ -44,10 +44,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"{part:<6} {verdict}")
         print("       " + ", ".join(f"{name} {version}" for name, version in found.items() if version))
     print("ONNX Runtime can use: " + (", ".join(accelerators) or "nothing, it is not installed"))
-    if coder is None:
-        print("payloads are coded by the reference, to the same bytes; faster: pip install 'littoral[fast]'")
+    if coders:
+        print("payloads are coded by " + " and ".join(f"{name} {version}" for name, version in coders.items()))
     else:
-        print(f"payloads are coded by constriction {coder}")
+        print("payloads are coded by the reference, to the same bytes; faster: pip install 'littoral[fast]'")
     return 0 if works["edge"] else 1
 
 

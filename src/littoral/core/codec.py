@@ -87,7 +87,7 @@ def encode(symbols: NDArray[np.integer], tables: CodecTables, *, level: int, use
     outside = coded.outside
     if len(outside) * _LENGTH_BITS > 8 * table.max_bytes:  # before time is spent on what a hostile frame blew up
         raise _too_large(f"more than {table.max_bytes}", table, level)
-    stack = RansStack.start(_check(rows, tables, level))
+    stack = RansStack.start(_check(symbols, tables, level))
     for value, num_bits in reversed(list(_escape_bits(outside))):
         stack.push_bits(value, num_bits)
     stack = table.push(stack, coded, use_reference=use_reference)
@@ -161,11 +161,12 @@ def decode(payload: bytes, tables: CodecTables, *, use_reference: bool = False) 
     stack = RansStack.from_bytes(payload[HEADER_BYTES:])
     rows, escaped, stack = table.pop(stack, tables.height * tables.width, use_reference=use_reference)
     rows.flat[escaped.at] = _pop_escapes(stack, escaped)
-    if rows.size and not (_INT32.min <= rows.min() and rows.max() <= _INT32.max):
+    symbols = rows.astype(np.int32)
+    if (symbols != rows).any():
         raise PayloadError("damaged", "a value beyond int32 came; the payload was damaged, ask for it again")
-    if stack.check != _check(rows, tables, header.level):
+    if stack.check != _check(symbols, tables, header.level):
         raise PayloadError("damaged", "the payload's checksum does not match; it was damaged, ask for it again")
-    return Decoded(level=header.level, symbols=rows.astype(np.int32).reshape(tables.shape(header.level)))
+    return Decoded(level=header.level, symbols=symbols.reshape(tables.shape(header.level)))
 
 
 def rate_bits(symbols: NDArray[np.integer], tables: CodecTables, *, level: int) -> float:
@@ -195,8 +196,8 @@ def _sum(data: bytes) -> int:
     return int(np.frombuffer(data, np.uint8).sum(dtype=np.uint64)) & 0xFF
 
 
-def _check(rows: NDArray[np.int64], tables: CodecTables, level: int) -> int:
-    found = zlib.crc32(rows.astype("<i4").tobytes(), zlib.crc32(tables.digest + bytes([level])))
+def _check(symbols: NDArray[np.integer], tables: CodecTables, level: int) -> int:
+    found = zlib.crc32(np.ascontiguousarray(symbols, "<i4").data, zlib.crc32(tables.digest + bytes([level])))
     return found & ((1 << CHECK_BITS) - 1)
 
 
@@ -211,7 +212,7 @@ def _rows(symbols: NDArray[np.integer], tables: CodecTables, level: int) -> NDAr
     limits = np.iinfo(np.int32)
     if symbols.size and not (symbols.min() >= limits.min and symbols.max() <= limits.max):
         raise ValueError(f"symbols reach from {symbols.min()} to {symbols.max()}, expected values within int32")
-    return symbols.astype(np.int64).reshape(shape[0], shape[1] * shape[2])
+    return np.ascontiguousarray(symbols, np.int64).reshape(shape[0], shape[1] * shape[2])
 
 
 def _escape_bits(outside: NDArray[np.int64]) -> Iterable[tuple[int, int]]:

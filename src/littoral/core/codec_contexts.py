@@ -301,17 +301,17 @@ class ContextTable:
             values = rows[step.channels][:, step.at]
             slots, escaped, outside = split_off(values - firsts, np.array(self.counts.shape[2] - 1))
             self._learn(known, step, values, firsts, escaped)
-            parts.append((tables.ravel(), slots.ravel(), outside))
+            parts.append((tables.ravel(), slots.reshape(-1, 1), outside))
         tables, slots, outside = (np.concatenate(part) for part in zip(*parts, strict=True))
         return Coded(tables=tables, slots=slots, outside=outside)
 
     def bits(self, coded: Coded) -> float:
         """What the slots cost, escapes' values not included."""
-        return float(self.slot_bits[coded.tables, coded.slots].sum())
+        return float(self.slot_bits[coded.tables, coded.slots[:, 0]].sum())
 
     def push(self, stack: RansStack, coded: Coded, *, use_reference: bool) -> RansStack:
         """The stack with the slots on top."""
-        return (self.reference_coder if use_reference else self.coder).push_each(stack, coded.tables, coded.slots)
+        return (self.reference_coder if use_reference else self.coder).push(stack, coded.tables, coded.slots)
 
     def pop(self, stack: RansStack, num_positions: int, *, use_reference: bool) -> tuple[Rows, Escaped, RansStack]:
         """The symbols, those that are still to be read, and what is left of the stack.
@@ -324,7 +324,7 @@ class ContextTable:
         parts = []
         for step in self._steps:
             tables, firsts = self._chosen(step, known)
-            flat, stack = coder.pop_each(stack, tables.ravel())
+            flat, stack = coder.pop(stack, tables.ravel(), 1)
             slots = flat.reshape(tables.shape)
             escaped = slots == self.counts.shape[2] - 1
             rows[step.channels, step.at] = slots + firsts

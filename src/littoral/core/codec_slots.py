@@ -22,8 +22,9 @@ class Coded:
     """A level's symbols on their way into a payload, in the order in which they are decoded."""
 
     tables: Slots
-    """Which of the level's tables each slot is of; of `slots`' shape, or of one that it is repeated over."""
+    """``(M,)``: which of the level's tables the slots of each row are of."""
     slots: Slots
+    """``(M, N)``."""
     outside: NDArray[np.int64]
     """For each symbol without a slot, in order, the u of the text of `littoral.core.codec`."""
 
@@ -46,7 +47,9 @@ def split_off(slots: Slots, num_values: Slots) -> tuple[Slots, NDArray[np.bool_]
         slots: Values less the first one that has a slot.
         num_values: How many values have one.
     """
-    escaped = (slots < 0) | (slots >= num_values)
+    escaped = slots.view(np.uint64) >= num_values  # negative ones are far above
+    if not escaped.any():
+        return slots, escaped, np.zeros(0, np.int64)
     num_values = np.broadcast_to(num_values, slots.shape)
     over, inside = slots[escaped], num_values[escaped]
     slots = np.where(escaped, num_values, slots)

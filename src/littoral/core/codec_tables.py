@@ -181,6 +181,11 @@ class FrequencyTable:
         return np.split(self.counts, np.cumsum(self.num_slots, dtype=np.int64)[:-1]) if self.num_channels else []
 
     @cached_property
+    def _values(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The first value that has a slot, and how many have one, ``(C, 1)`` each."""
+        return self.first_values.astype(np.int64)[:, None], self.num_slots.astype(np.int64)[:, None] - 1
+
+    @cached_property
     def first_slots(self) -> NDArray[np.int64]:
         """``(C,)``: where each channel begins in the counts."""
         ends = np.cumsum(self.num_slots, dtype=np.int64)
@@ -210,9 +215,9 @@ class FrequencyTable:
 
     def coded(self, rows: Rows) -> Coded:
         """Symbols as slots; see `Coded`."""
-        num_values = self.num_slots.astype(np.int64)[:, None] - 1
-        slots, _, outside = split_off(rows - self.first_values[:, None], num_values)
-        return Coded(tables=np.arange(self.num_channels)[:, None], slots=slots, outside=outside)
+        first_values, num_values = self._values
+        slots, _, outside = split_off(rows - first_values, num_values)
+        return Coded(tables=np.arange(self.num_channels), slots=slots, outside=outside)
 
     def bits(self, coded: Coded) -> float:
         """What the slots cost, escapes' values not included."""
@@ -220,7 +225,7 @@ class FrequencyTable:
 
     def push(self, stack: RansStack, coded: Coded, *, use_reference: bool) -> RansStack:
         """The stack with the slots on top."""
-        return (self.reference_coder if use_reference else self.coder).push(stack, coded.slots)
+        return (self.reference_coder if use_reference else self.coder).push(stack, coded.tables, coded.slots)
 
     def pop(self, stack: RansStack, num_positions: int, *, use_reference: bool) -> tuple[Rows, Escaped, RansStack]:
         """The symbols, those that are still to be read, and what is left of the stack.
@@ -228,13 +233,12 @@ class FrequencyTable:
         Raises:
             PayloadError: the stack is no such stack.
         """
-        slots, stack = (self.reference_coder if use_reference else self.coder).pop(stack, num_positions)
-        rows = slots + self.first_values[:, None]
-        escaped = slots == self.num_slots[:, None] - 1
-        channels = np.nonzero(escaped)[0]
-        firsts = self.first_values.astype(np.int64)[channels]
-        lasts = firsts + self.num_slots[channels] - 2
-        return rows, Escaped(at=np.flatnonzero(escaped), firsts=firsts, lasts=lasts), stack
+        coder = self.reference_coder if use_reference else self.coder
+        slots, stack = coder.pop(stack, np.arange(self.num_channels), num_positions)
+        first_values, num_values = self._values
+        at = np.flatnonzero(slots == num_values)
+        firsts, counts = (values[at // num_positions, 0] for values in (first_values, num_values))
+        return slots + first_values, Escaped(at=at, firsts=firsts, lasts=firsts + counts - 1), stack
 
     def digest_parts(self) -> Iterable[bytes]:
         """All that decides what a payload means, in order, little-endian."""

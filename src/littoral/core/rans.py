@@ -5,16 +5,17 @@ takes the last one off again; a slot with count f costs ``24 - log2(f)`` bits. B
 below 2**64 and, while there are words, at least 2**32, so a stack and what was pushed onto it determine each other.
 
 Source: Duda, 2013 (arXiv 1311.2540), the range variant; constants as in the default coder of the package
-``constriction``, which `littoral.core.rans_fast` uses where it is installed. Departure: our stack starts from
-2**24 + 24 bits of the caller's, not from 0, so that what is wasted there otherwise carries a checksum.
+``constriction``. Departure: our stack starts from 2**24 + 24 bits of the caller's, not from 0, so that what is wasted
+there otherwise carries a checksum. `littoral.core.rans_fast` does the same many times as fast.
 """
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, repeat
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -39,10 +40,10 @@ Slots = NDArray[np.int64]
 
 @dataclass
 class RansStack:
-    """A state and the words under it. ``words[-1]`` is the next one to be read."""
+    """A state and the words of 32 bits under it. ``words[-1]`` is the next one to be read."""
 
     state: int
-    words: list[int] = field(default_factory=list)
+    words: array[int] = field(default_factory=lambda: array("I"))
 
     @classmethod
     def start(cls, check: int) -> RansStack:
@@ -104,8 +105,8 @@ class RansStack:
 
     def to_array(self) -> NDArray[np.uint32]:
         """The words, then the lower and, where it is not 0, the upper half of the state."""
-        upper = [self.state >> 32] if self.state >> 32 else []
-        return np.array([*self.words, self.state & 0xFFFFFFFF, *upper], np.uint32)
+        upper, lower = divmod(self.state, _LOW)
+        return np.append(np.array(self.words, np.uint32), np.array([lower, upper] if upper else [lower], np.uint32))
 
     @classmethod
     def from_array(cls, words: NDArray[np.uint32]) -> RansStack:
@@ -116,8 +117,8 @@ class RansStack:
         """
         if not len(words) or words[-1] == 0:
             raise too_short()
-        *rest, last = words.tolist()
-        return cls(last << 32 | rest.pop(), rest) if rest else cls(last)
+        *lower, last = words[-2:].tolist()
+        return cls(last << 32 | lower[0] if lower else last, array("I", words[:-2].tobytes()))
 
     def to_bytes(self) -> bytes:
         """`to_array` as little-endian words, without the zero bytes at the end."""
@@ -142,51 +143,37 @@ def too_short() -> PayloadError:
 class SlotCoder(Protocol):
     """Codes the slots of one level's tables. The accelerator and the reference leave the same stack behind."""
 
-    def push(self, stack: RansStack, slots: Slots) -> RansStack:
-        """The stack with the slots ``(channels, positions)`` on top, the first channel's first one uppermost."""
+    def push(self, stack: RansStack, tables_M: Slots, slots_MN: Slots) -> RansStack:
+        """The stack with N slots of each of these tables on top, the first table's first one uppermost."""
 
-    def pop(self, stack: RansStack, num_positions: int) -> tuple[Slots, RansStack]:
-        """The inverse of `push`: the slots ``(channels, positions)`` and what is left.
+    def pop(self, stack: RansStack, tables_M: Slots, num_each: int) -> tuple[Slots, RansStack]:
+        """The inverse of `push`: so many slots of each of these tables, ``(M, N)``, and what is left.
 
         Raises:
             PayloadError: the stack holds fewer. Not each coder notices; `RansStack.check` is None then.
         """
-
-    def push_each(self, stack: RansStack, tables_N: Slots, slots_N: Slots) -> RansStack:
-        """The same for slots each of which names its table; all tables have as many slots."""
-
-    def pop_each(self, stack: RansStack, tables_N: Slots) -> tuple[Slots, RansStack]:
-        """The inverse of `push_each`, raises as `pop`."""
 
 
 class ReferenceCoder:
     """The slot coder in plain Python and NumPy: it runs anywhere, and any other must do as it does.
 
     Args:
-        counts: For each channel, or table, the counts of its slots, which add up to `TOTAL`.
+        counts: For each table the counts of its slots, which add up to `TOTAL`.
     """
 
     def __init__(self, counts: Sequence[NDArray[np.uint32]]) -> None:
         self._tables = [(row, list(accumulate(row))) for row in (row.tolist() for row in counts)]
-        self._first = np.cumsum([0, *(len(row) for row in counts)], dtype=np.int64)[:-1, None]
+        self._first = np.cumsum([0, *(len(row) for row in counts)], dtype=np.int64)[:-1]
         flat = [row.astype(np.int64) for row in counts]
         self._flat_counts = np.concatenate([np.zeros(0, np.int64), *flat])
         self._flat_starts = np.concatenate([np.zeros(0, np.int64), *(np.cumsum(row) - row for row in flat)])
 
-    def push(self, stack: RansStack, slots: Slots) -> RansStack:
-        index = (slots + self._first).ravel()
+    def push(self, stack: RansStack, tables_M: Slots, slots_MN: Slots) -> RansStack:
+        index = (slots_MN + self._first[tables_M][:, None]).ravel()
         stack.push(self._flat_starts[index].tolist(), self._flat_counts[index].tolist())
         return stack
 
-    def pop(self, stack: RansStack, num_positions: int) -> tuple[Slots, RansStack]:
-        rows = [stack.pop(repeat(table, num_positions)) for table in self._tables]
-        return np.array(rows, np.int64).reshape(len(rows), num_positions), stack
-
-    def push_each(self, stack: RansStack, tables_N: Slots, slots_N: Slots) -> RansStack:
-        index = slots_N + self._first[tables_N, 0]
-        stack.push(self._flat_starts[index].tolist(), self._flat_counts[index].tolist())
-        return stack
-
-    def pop_each(self, stack: RansStack, tables_N: Slots) -> tuple[Slots, RansStack]:
-        slots = stack.pop([self._tables[number] for number in tables_N.tolist()])
-        return np.array(slots, np.int64), stack
+    def pop(self, stack: RansStack, tables_M: Slots, num_each: int) -> tuple[Slots, RansStack]:
+        tables = [self._tables[number] for number in tables_M.tolist()]
+        slots = stack.pop(table for table in tables for _ in range(num_each))
+        return np.array(slots, np.int64).reshape(len(tables_M), num_each), stack

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
+from typing import Any
+
 import numpy as np
 import pytest
 
 from littoral.bench.split import codec_exact
 from littoral.bench.split.codec_exact import damage, measure_exactness, random_symbols, random_tables, round_trips
 from littoral.core import codec
+from littoral.core.rans import RansStack
+from littoral.core.rans_compiled import CompiledCoder
+
+needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
 
 
 def test_both_coders_agree_and_damage_is_refused() -> None:
@@ -38,6 +45,19 @@ def test_a_coder_that_gives_other_bytes_is_counted(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(codec_exact, "encode", wrong)
     monkeypatch.setattr(codec_exact, "decode", lambda data, *args, **more: codec.decode(data.rstrip(b"\0"), *args))
+    assert round_trips(20)["mismatches"] == 20
+
+
+@needs_numba
+@pytest.mark.parametrize("part", ["push", "pop"])
+def test_a_compiled_coder_that_differs_is_counted(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    right = getattr(CompiledCoder, part)
+
+    def wrong(self: CompiledCoder, stack: RansStack, *more: Any) -> Any:
+        out = right(self, stack, *more)
+        return RansStack(out.state + 1, out.words) if part == "push" else (out[0] + 1, out[1])
+
+    monkeypatch.setattr(CompiledCoder, part, wrong)
     assert round_trips(20)["mismatches"] == 20
 
 

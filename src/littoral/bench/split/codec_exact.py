@@ -5,6 +5,7 @@ Axes: C channels, H height, W width.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from littoral.core.codec import Symbols, decode, encode
 from littoral.core.codec_contexts import ContextTable
 from littoral.core.codec_parts import NEAR, largest_near
 from littoral.core.codec_tables import ChannelPrior, CodecTables, FrequencyTable, quantise_prior
+from littoral.core.rans import RansStack
+from littoral.core.rans_compiled import CompiledCoder
 from littoral.errors import PayloadError
 
 PER_TABLES = 100
@@ -100,11 +103,12 @@ def round_trips(count: int, *, seed: int = 0, say: Say = lambda done, of: None) 
     """Encode and decode with both coders, each decoding what the other encoded.
 
     Returns:
-        ``round_trips``, ``mismatches`` (of bytes or of symbols), ``symbols`` and ``bytes`` in all, and ``accelerator``,
-        whether there was one; without it the reference is held against itself.
+        ``round_trips``, ``mismatches`` (of bytes or of symbols), ``symbols`` and ``bytes`` in all; ``accelerator``,
+        whether there was one, since without it the reference is held against itself; and ``compiled``, whether the
+        coder of large latents was held against the reference as well.
     """
     mismatches = num_symbols = num_bytes = 0
-    accelerated = False
+    accelerated, compiled = False, importlib.util.find_spec("numba") is not None
     for number, (tables, level, symbols) in enumerate(_drawn(count, seed), 1):
         table = tables.level(level)
         accelerated = accelerated or table.coder is not table.reference_coder
@@ -112,6 +116,7 @@ def round_trips(count: int, *, seed: int = 0, say: Say = lambda done, of: None) 
         reference = encode(symbols, tables, level=level, use_reference=True)
         back = (decode(reference, tables), decode(payload, tables, use_reference=True))
         same = all(one.level == level and np.array_equal(one.symbols, symbols) for one in back)
+        same = same and not (compiled and _compiled_differs(table, symbols))
         mismatches += payload != reference or not same
         num_symbols += symbols.size
         num_bytes += len(payload)
@@ -122,7 +127,16 @@ def round_trips(count: int, *, seed: int = 0, say: Say = lambda done, of: None) 
         "symbols": num_symbols,
         "bytes": num_bytes,
         "accelerator": accelerated,
+        "compiled": compiled,
     }
+
+
+def _compiled_differs(table: FrequencyTable | ContextTable, symbols: Symbols) -> bool:
+    """Whether the coder that is for large latents gives another stack, or other slots back, than the reference."""
+    coded, coder = table.coded(symbols.reshape(len(symbols), -1).astype(np.int64)), CompiledCoder(table.rows)
+    stack, same = (one.push(RansStack.start(1), coded.tables, coded.slots) for one in (coder, table.reference_coder))
+    slots, left = coder.pop(stack, coded.tables, coded.slots.shape[1])
+    return stack != same or left != RansStack.start(1) or not np.array_equal(slots, coded.slots)
 
 
 def damage(count: int, *, seed: int = 0, say: Say = lambda done, of: None) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def speed(
             both += float(np.median(found)) if found else 0.0
         out[f"symbols_per_second_{name}"] = round(2e3 * out["num_symbols"] / both) if both else None
     if tables.level(level).coder is tables.level(level).reference_coder:
-        reasons["accelerator_reason"] = "constriction is not installed here"
+        reasons["accelerator_reason"] = "neither constriction nor numba is installed here"
     return {**out, **reasons}
 
 
