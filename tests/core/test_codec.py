@@ -452,6 +452,13 @@ def test_a_payload_over_the_ceiling_is_not_even_read() -> None:
     assert peak_bytes(refused) < 100_000
 
 
+def test_of_a_payload_that_is_too_long_it_is_said_that_it_is_anothers() -> None:
+    tables = CodecTables(height=4, width=4, levels=(level(laplace(2.0), max_bytes=12),))
+    with pytest.raises(PayloadError, match=f"these are {tables.name.hex()}; both sides must run") as caught:
+        decode(three_payloads()[0], tables)
+    assert caught.value.code == "other-tables"
+
+
 def test_a_level_has_its_own_ceiling() -> None:
     tables = CodecTables(height=4, width=4, levels=(level(laplace(2.0), max_bytes=400), level(laplace(2.0))))
     stack = RansStack(1 << 40, array("I", [0] * 200))

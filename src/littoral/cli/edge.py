@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from littoral.edge.sources import Item
 
 Subparsers = argparse._SubParsersAction
+FIRST_SESSION_S = 5.0
+"""How long a device that is to ask the cloud waits for it before its first frame."""
 
 
 def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
@@ -268,6 +270,8 @@ def _answer_all(device: Device, args: argparse.Namespace) -> int:
     from littoral.errors import FrameError, ModelOutputError
 
     failed, names, maps = 0, device.bundle.manifest.class_names, args.maps
+    if args.offload is not None or args.picture is not None or args.route:
+        _await_cloud(device)
     pace, tell_status = _pacer(args.fps), _teller(device, args)
     for name, frame in _items(device, args):
         pace()
@@ -286,6 +290,21 @@ def _answer_all(device: Device, args: argparse.Namespace) -> int:
         _print(args, {"type": "answer", "input": name, **answer_as_dict(answer, names)} if args.json else {}, text)
         tell_status()
     return failed
+
+
+def _await_cloud(device: Device) -> None:
+    """Let the first session open, since a folder of a few pictures is through sooner."""
+    until = time.monotonic() + FIRST_SESSION_S
+    while (status := device.status()).cloud != "connected":
+        if time.monotonic() > until:
+            why = f" ({status.link_error})" if status.link_error else ""
+            print(
+                f"littoral edge: no session with the cloud after {FIRST_SESSION_S:g} s{why}; the device answers until "
+                "there is one",
+                file=sys.stderr,
+            )
+            return
+        time.sleep(0.02)
 
 
 def _write_map(path: Path, answer: Answer | DenseAnswer) -> None:

@@ -143,14 +143,12 @@ def decode(payload: bytes, tables: CodecTables, *, use_reference: bool = False) 
     """
     ceiling = max(level.max_bytes for level in tables.levels)
     if len(payload) > ceiling:
+        if (name := payload[1 : 1 + NAME_BYTES]) != tables.name:
+            raise _other_tables(name, tables)
         raise PayloadError("too-large", f"a payload of {len(payload)} bytes came, these tables allow {ceiling}")
     header = read_header(payload)
     if header.tables_name != tables.name or header.has_contexts != tables.has_contexts:
-        raise PayloadError(
-            "other-tables",
-            f"a payload of the tables {header.tables_name.hex()} came, these are {tables.name.hex()}; both sides must "
-            "run the same bundle",
-        )
+        raise _other_tables(header.tables_name, tables)
     if header.level >= len(tables.levels):
         raise PayloadError("damaged", f"a payload of level {header.level} came, there are {len(tables.levels)}")
     table = tables.level(header.level)
@@ -167,6 +165,14 @@ def decode(payload: bytes, tables: CodecTables, *, use_reference: bool = False) 
     if stack.check != _check(symbols, tables, header.level):
         raise PayloadError("damaged", "the payload's checksum does not match; it was damaged, ask for it again")
     return Decoded(level=header.level, symbols=symbols.reshape(tables.shape(header.level)))
+
+
+def _other_tables(name: bytes, tables: CodecTables) -> PayloadError:
+    return PayloadError(
+        "other-tables",
+        f"a payload of the tables {name.hex()} came, these are {tables.name.hex()}; both sides must run the same "
+        "bundle",
+    )
 
 
 def rate_bits(symbols: NDArray[np.integer], tables: CodecTables, *, level: int) -> float:
