@@ -8,6 +8,10 @@ import split_dense_section
 import svg
 from curves import Curve, draw
 from result_page import FactsMaker, TableMaker, assemble
+from split_keys import EXPLAINED
+
+from littoral.bench.split.curves import Curve as RateCurve
+from littoral.bench.split.curves import bytes_at
 
 Rows = list[dict[str, Any]]
 PLOT = "split.svg"
@@ -27,7 +31,8 @@ def page(name: str, document: dict[str, Any], table: TableMaker, facts: FactsMak
     """The whole page."""
     sections = []
     if plot(document) is not None:
-        sections = ["## Accuracy against bytes", f"![right answers against bytes of a frame]({PLOT})", _PLOT_WORDS]
+        words = _PLOT_WORDS + _frames_words(document["rows"])
+        sections = ["## Accuracy against bytes", f"![right answers against bytes of a frame]({PLOT})", words]
     rows, summary = document["rows"], document["summary"]
     sections += [*points(rows, table), *local(rows, table, summary), *codecs(rows, table)]
     sections += [part for make in (timing, link, leakage, robust) for part in make(rows, table, summary)]
@@ -40,7 +45,26 @@ def page(name: str, document: dict[str, Any], table: TableMaker, facts: FactsMak
         "size and quality. Curves of codecs are of the first 2,000 test frames in a full run. "
         "Means over the seeds; in brackets how far the highest and the lowest lie apart."
     )
-    return assemble(name, document, intro=intro, sections=sections, table=table, facts=facts)
+    return assemble(name, document, intro=intro, sections=sections, table=table, facts=facts, explained=EXPLAINED)
+
+
+def _frames_words(rows: Rows) -> str:
+    """On which frames the curves are, and how much easier or harder these are than all of them."""
+    if not (few := _codec_frames(rows)):
+        return ""
+    words = f" All of it on the first {few:,} test frames, as the codecs; `*`: on all test frames, no other is known."
+    for row in rows:
+        if row["method"] == "cloud_lossless" and row["kind"] == "fixed" and "subset_accuracy" in row:
+            words += (
+                f" On these the cloud given the frame without loss is right on {row['subset_accuracy']:.2f} %, on all "
+                f"on {row['accuracy']:.2f}."
+            )
+    return words
+
+
+def _codec_frames(rows: Rows) -> int | None:
+    """How many test frames the curves of codecs are of."""
+    return next((row["test_frames"] for row in rows if row["kind"] == "codec" and "test_frames" in row), None)
 
 
 def points(rows: Rows, table: Callable[..., str]) -> list[str]:
@@ -56,15 +80,19 @@ def points(rows: Rows, table: Callable[..., str]) -> list[str]:
         first = group[0]
         ms = encode.get((variant, level)) if method == "product" else None
         lines.append(
-            [method, variant, level, len(group), _spread(group, "accuracy", 2), _spread(group, "bytes", 1),
-             _mean(group, "bytes_p95", 0), first["encoder_macs"] / 1e6, first["segment_macs"] / 1e6,
+            [method, variant, level, len(group), _steps(group), _spread(group, "accuracy", 2),
+             _spread(group, "bytes", 1), _mean(group, "bytes_p95", 0), _spread(group, "subset_accuracy", 2),
+             _spread(group, "subset_bytes", 1), first["encoder_macs"] / 1e6, first["segment_macs"] / 1e6,
              "" if ms is None else f"{ms:.2f}"]
         )  # fmt: skip
-    head = ["method", "variant", "level", "seeds", "right, %", "bytes", "p95", "encoder MMAC", "segment MMAC",
-            "encode ms"]  # fmt: skip
+    few = f"of the first {count:,}" if (count := _codec_frames(rows)) else "of the codecs' frames"
+    head = ["method", "variant", "level", "seeds", "steps", "right, %", "bytes", "p95", f"{few}: right, %", "bytes",
+            "encoder MMAC", "segment MMAC", "encode ms"]  # fmt: skip
     words = (
-        "All with the same teacher, frames and epochs. A segment's work is what the device does anyway. `encode ms`: "
-        "encoder on ONNX Runtime and coder, one thread."
+        "All with the same teacher, frames and epochs; the same epochs are not the same number of the optimiser's "
+        "*steps*, since batches differ. A segment's work is what the device does anyway where it "
+        "runs its own network on every frame; the device pays both. `encode ms`: encoder on ONNX Runtime and coder, "
+        "one thread."
     )
     return ["## Splits", words, table(head, lines)]
 
@@ -74,15 +102,15 @@ def readme_table(document: dict[str, Any], table: TableMaker) -> str:
     rows = document["rows"]
     lines: Rows = []
     levels = [row for row in rows if (row["kind"], row["method"]) == ("split", "product")]
-    pictures = [row for row in rows if (row["kind"], row["method"]) == ("codec", "webp")]
+    pictures = [row for row in rows if (row["kind"], row["method"]) == ("codec", "webp") and "accuracy" in row]
+    webp = RateCurve.of((row["bytes_without_header"], row["accuracy"]) for row in pictures) if pictures else None
     for level in sorted({row["level"] for row in levels}):
         group = [row for row in levels if row["level"] == level]
         right = fmean(row["accuracy"] for row in group)
         beside = fmean(row.get("subset_accuracy", row["accuracy"]) for row in group)  # on the frames of the pictures
-        as_right = [row for row in pictures if row["accuracy"] >= beside]
-        smallest = min(as_right, key=lambda row: float(row["bytes"]), default=None)
-        picture = ["none is", ""] if smallest is None else [smallest["quality"], f"{smallest['bytes']:.0f}"]
-        lines.append([level, f"{right:.1f}", _mean(group, "bytes", 0), *picture])
+        picture = None if webp is None else bytes_at(webp, beside)
+        found = "none is" if picture is None else f"{picture:.0f}"
+        lines.append([level, f"{right:.1f}", _mean(group, "bytes", 0), found])
     ends = {row["method"]: f"{row['accuracy']:.1f}" for row in rows if row["kind"] == "fixed"}
     seeds = ", ".join(map(str, sorted({row["seed"] for row in levels})))
     words = (
@@ -91,8 +119,14 @@ def readme_table(document: dict[str, Any], table: TableMaker) -> str:
         f"WebP picture. The device alone is right on {ends.get('device_only', '?')} %, the cloud given the frame "
         f"without loss on {ends.get('cloud_lossless', '?')}."
     )
-    if pictures and (few := pictures[0].get("test_frames")):
-        words += f" WebP is of the first {few:,} test frames, and compared on them."
+    if pictures:
+        header = fmean(row["bytes"] - row["bytes_without_header"] for row in pictures)
+        words += (
+            " WebP: the bytes with which the cloud is as often right, read off between two measured qualities, without "
+            f"the {header:.0f} bytes of a blank frame's file; a split's are with its header."
+        )
+        if few := _codec_frames(rows):
+            words += f" WebP is of the first {few:,} test frames, and compared on them."
     if worse := [str(line[0]) for line in lines if float(line[1]) < float(ends.get("device_only", 0))]:
         words += (
             f" Levels that are right less often than the device alone, if the cloud is asked for every frame: "
@@ -103,16 +137,14 @@ def readme_table(document: dict[str, Any], table: TableMaker) -> str:
         summary = document["summary"]
         words += f" The table is not finished: {summary['units_done']} of {summary['units_planned']} units are there."
     words += " All of it: [docs/results/split.md](docs/results/split.md). Made by `littoral bench split`."
-    head = ["a split's level", "right, %", "bytes a frame", "WebP as often right: quality", "bytes"]
+    head = ["a split's level", "right, %", "bytes a frame", "WebP as often right: bytes without header"]
     return table(head, lines) + "\n\n" + words
 
 
 def _device_share(summary: dict[str, Any]) -> str:
     """What the split costs the device, as a share of its whole network; empty where the summary does not tell."""
-    encoder, share = summary.get("encoder_macs"), summary.get("encoder_macs_over_resnet20")
-    if not encoder or not share:
-        return ""
-    return f" ({(summary.get('segment_macs', 0) + encoder) * share / encoder:.0%} of the whole network's work)"
+    share = summary.get("device_macs_over_resnet20")
+    return f" ({share:.0%} of the whole network's work)" if share else ""
 
 
 def local(rows: Rows, table: Callable[..., str], summary: Summary) -> list[str]:
@@ -121,9 +153,10 @@ def local(rows: Rows, table: Callable[..., str], summary: Summary) -> list[str]:
     if not chosen:
         return []
     lines = [
-        [method, variant, len(group), _spread(group, "accuracy", 2), group[0]["network_macs"] / 1e6]
+        [method, variant, len(group), _steps(group), _spread(group, "accuracy", 2),
+         _spread(group, "subset_accuracy", 2), group[0]["network_macs"] / 1e6]
         for (method, variant), group in _grouped(chosen, "method", "variant")
-    ]
+    ]  # fmt: skip
     words = (
         "`local_only` starts from nothing, and is trained for as many epochs on the same frames with the same teacher; "
         "the product starts from trained ResNet-20 and ResNet-56 weights. Named by the work that it may do, and its "
@@ -135,7 +168,15 @@ def local(rows: Rows, table: Callable[..., str], summary: Summary) -> list[str]:
             f" Of the planned shapes not all are trained ({', '.join(sorted(shapes))}), so the better one is not known "
             "and the points over `local_only` may be fewer."
         )
-    return ["## Nothing sent, and everything", words, table(["method", "variant", "seeds", "right, %", "MMAC"], lines)]
+    steps = {summary[key] for key in sorted(summary) if key.startswith(_LOCAL) and key.endswith("_steps")}
+    if steps:
+        words += (
+            " It had as many epochs as the product, but in larger batches and so fewer steps "
+            f"({', '.join(sorted(steps))}), which flatters the product."
+        )
+    few = f"of the first {count:,}" if (count := _codec_frames(rows)) else "of the codecs' frames"
+    head = ["method", "variant", "seeds", "steps", "right, %", few, "MMAC"]
+    return ["## Nothing sent, and everything", words, table(head, lines)]
 
 
 def codecs(rows: Rows, table: Callable[..., str]) -> list[str]:
@@ -182,11 +223,29 @@ def link(rows: Rows, table: Callable[..., str], summary: Summary) -> list[str]:
         "*Device to cloud*: `device.infer` over the "
         "wire that ships, with its own time for both ways together."
     )
+    if few := chosen[0].get("test_frames"):
+        words += f" Right answers are of the first {few:,} test frames."
+    words += _parts_words(summary)
     words += _busy(chosen, "tail_ms", "tail_cpu_ms")
     if unknown := _variants(row for row in chosen if row["way"] == "split" and "tail_cpu_ms" not in row):
         words += f" Whether other programs kept the machine busy was not recorded: {unknown}."
     words += _codec_words(chosen, summary)
     return ["## Over a slow link", words, table(list(keys), [[row.get(key) for key in keys] for row in chosen])]
+
+
+def _parts_words(summary: Summary) -> str:
+    """What the quoted figure is made of."""
+    whole, road, work = (summary.get(f"link_{part}_split_over_webp") for part in ("latency", "road", "work"))
+    if whole is None or road is None or work is None:
+        return ""
+    words = (
+        f" The summary's {whole:.2f} of WebP's time is link and work together: of the link's part (`up_ms` and "
+        f"`down_ms`, with how late the relay is woken) the split has {road:.2f}, of the work at both ends {work:.2f}, "
+        "each at the level where it is most."
+    )
+    if road >= 1:
+        words += " So what it gains is work, not time on the link."
+    return words
 
 
 def leakage(rows: Rows, table: Callable[..., str], summary: Summary) -> list[str]:
@@ -250,11 +309,18 @@ def _grouped(rows: Rows, *keys: str) -> list[tuple[tuple[Any, ...], Rows]]:
     return list(groups.items())
 
 
+def _steps(group: Rows) -> str:
+    return " and ".join(f"{steps:,}" for steps in sorted({row["steps"] for row in group if "steps" in row}))
+
+
 def _mean(group: Rows, key: str, digits: int) -> str:
     return f"{fmean(row[key] for row in group):,.{digits}f}"
 
 
 def _spread(group: Rows, key: str, digits: int) -> str:
+    """The mean and how far the ends lie apart; empty where a row lacks it."""
+    if any(key not in row for row in group):
+        return ""
     values = [row[key] for row in group]
     return _mean(group, key, digits) + (f" ({max(values) - min(values):.{digits}f})" if len(values) > 1 else "")
 
@@ -263,28 +329,35 @@ def _spread(group: Rows, key: str, digits: int) -> str:
 
 
 def curves(rows: Rows) -> dict[str, Curve]:
-    """By name the points ``(bytes, right)`` in the order of their bytes, each the mean over the seeds."""
+    """By name the points ``(bytes, right)`` in the order of their bytes, each the mean over the seeds: on the frames
+    that the codecs' curves are of."""
     out: dict[str, Curve] = {}
     chosen = [row for row in rows if row["kind"] in _CURVES and row.get("bytes") and "accuracy" in row]
     for (method, variant, _, quality), group in _grouped(chosen, "method", "variant", "level", "quality"):
         name = f"product, from {variant}" if method == "product" else method
-        sizes = fmean(row["bytes"] for row in group)
-        out.setdefault(name, []).append((sizes, fmean(row["accuracy"] for row in group)))
+        size, right = (fmean(_on_few(row, key) for row in group) for key in ("bytes", "accuracy"))
+        out.setdefault(name, []).append((size, right))
         if method == "webp" and quality is not None:
             bare = fmean(row["bytes_without_header"] for row in group)
-            out.setdefault("webp, no header", []).append((bare, fmean(row["accuracy"] for row in group)))
+            out.setdefault("webp, no header", []).append((bare, right))
     return {name: sorted(found) for name, found in out.items()}
 
 
 def flats(rows: Rows) -> dict[str, float]:
-    """By name the accuracy of what sends nothing, or all of the frame."""
+    """By name the accuracy of what sends nothing, or all of the frame, on the same frames; `*`: on all."""
     out: dict[str, float] = {}
     for (method, _), group in _grouped(
         [row for row in rows if row["kind"] in ("fixed", "local_only")], "method", "variant"
     ):
         name = f"local_only {group[0]['network_macs'] / 1e6:.1f} MMAC" if method == "local_only" else method
-        out[name] = max(out.get(name, 0.0), fmean(row["accuracy"] for row in group))
+        name += "" if all("subset_accuracy" in row for row in group) else " *"
+        out[name] = max(out.get(name, 0.0), fmean(_on_few(row, "accuracy") for row in group))
     return out
+
+
+def _on_few(row: dict[str, Any], key: str) -> float:
+    """On the frames of the codecs: what is of more has both."""
+    return float(row.get(f"subset_{key}", row[key]))
 
 
 def plot(document: dict[str, Any]) -> str | None:

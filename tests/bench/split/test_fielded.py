@@ -34,7 +34,7 @@ def trained(split_bundle: Path) -> Any:
     training = SimpleNamespace(options={}, teacher="resnet20")
     return SimpleNamespace(
         training=training, codec=codec, bottleneck=nn.Identity(), tail=nn.Identity(), tail_kwargs={}, commit="c",
-        encoder_macs=1, segment_macs=0,
+        encoder_macs=1, segment_macs=0, steps=1,
     )  # fmt: skip
 
 

@@ -17,8 +17,9 @@ from littoral.bench.split.plan import (
     full_plan,
     quick_plan,
 )
+from littoral.bench.split.steps import steps_taken
 from littoral.bench.split.table import SplitTable
-from littoral.bench.split.training import tables_of
+from littoral.bench.split.training import _METHODS, steps_of, tables_of
 from littoral.models.architectures import product
 from littoral.models.bottleneck import count_macs
 from littoral.models.parts import head_of
@@ -51,6 +52,22 @@ def test_everything_that_is_trained_has_the_same_budget() -> None:
         budgets = {(t.teacher, t.frames, t.epochs, t.views) for u in plan if (t := u.training) is not None}
         assert len(budgets) == 1
     assert {unit.training.epochs for unit in full_plan(epochs=7) if unit.training} == {7}
+
+
+@pytest.mark.parametrize("method", sorted(_METHODS))
+def test_the_same_epochs_are_as_many_steps_but_for_published_batches(method: str) -> None:
+    training = next(u.training for u in full_plan() if u.training is not None and u.training.method == method)
+    options = {name: value for name, value in training.options.items() if name not in ("segment", "cut")}
+    _, recipe = _METHODS[method](training, options)
+    halves = 10 * (50_000 // 64) + 10 * (50_000 // 128)
+    assert steps_of(recipe, training.frames) == (halves if method == "parity" else 20 * (50_000 // 64))
+
+
+@pytest.mark.parametrize(("method", "steps"), [("product", 15_620), ("parity", 11_710), ("local_only", 7_800)])
+def test_a_row_that_is_older_than_its_steps_has_those_of_its_time(method: str, steps: int) -> None:
+    training = next(u.training for u in full_plan() if u.training is not None and u.training.method == method)
+    assert steps_taken(training, {}) == steps
+    assert steps_taken(training, {"steps": 7}) == 7
 
 
 def test_a_budget_that_leaves_a_stage_without_an_epoch_is_refused() -> None:

@@ -6,13 +6,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-from stripes import Stripes
+from stripes import FRAMES, Stripes
 
+from littoral.bench.split import make
 from littoral.bench.split import training as training_module
 from littoral.bench.split.material import outputs_of
 from littoral.bench.split.points import split_points
 from littoral.bench.split.training import Trained, train_local, train_or_load
-from littoral.bench.split.unit import Training
+from littoral.bench.split.unit import SplitUnit, Training
 from littoral.core.codec import MIN_PAYLOAD_BYTES, encode
 from littoral.core.codec_tables import CodecTables
 
@@ -68,6 +69,29 @@ def test_a_recipe_that_the_code_has_changed_is_trained_in_a_folder_of_its_own(
     assert len(list((stripes.work / "trained").glob(f"{training.folder}*"))) == len(folders) + 1
 
 
+def test_rows_have_their_steps_and_what_is_right_on_the_codecs_frames(
+    trained: Trained, stripes: Stripes, training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert trained.steps == FRAMES // 8
+    monkeypatch.setattr(make, "CODEC_FRAMES", 2)
+    network = {"width": 2, "blocks": 1, "stride": 2}
+    local = dataclasses.replace(training, method="local_only", options={"network": network})
+    units = [
+        SplitUnit(kind=kind, method=method, variant="x", frames=3, teacher="resnet20", training=of, options=options)
+        for kind, method, of, options in (
+            ("split", "product_single", training, {"subset": 2}),
+            ("local_only", "local_only", local, {}),
+        )
+    ]
+    split, alone = (make._MAKERS[unit.kind](unit, stripes, lambda *told: None) for unit in units)
+    assert (split["steps"], alone["steps"]) == (FRAMES // 8, 1)
+    (point,) = alone["points"]
+    frames, labels = stripes.first("test", 3)
+    answers = outputs_of(train_local(local, stripes)[0], frames).argmax(1)
+    assert point["accuracy"] == pytest.approx(100 * (answers == labels).mean(), abs=0.01)
+    assert point["subset_accuracy"] == pytest.approx(100 * (answers == labels)[:2].mean(), abs=0.01)
+
+
 def test_macs_of_the_encoder_and_of_what_runs_anyway_are_apart(trained: Trained) -> None:
     assert trained.segment_macs == 14_598_144  # conv1 and six convolutions of ResNet-20's first stage
     assert trained.encoder_macs == 9 * 16 * 8 * 16**2 + 9 * 8 * 8 * 8**2 + 8 * 4 * 8**2
@@ -77,7 +101,7 @@ def test_a_network_that_sends_nothing_is_trained_by_the_same_trainer(stripes: St
     local = dataclasses.replace(
         training, method="local_only", options={"network": {"width": 2, "blocks": 1, "stride": 2}}
     )
-    network, _ = train_local(local, stripes)
+    network, _, _ = train_local(local, stripes)
     frames, _ = stripes.first("test", 4)
     scores = outputs_of(network, frames)
     assert scores.shape == (4, 10)

@@ -82,6 +82,29 @@ def test_the_better_local_network_counts_whichever_shape_it_has(results: dict[st
     assert summarise(PLAN, results)["points_over_local_only_at_equal_macs"] == pytest.approx(1.0)
 
 
+def test_a_local_network_that_had_fewer_steps_than_the_product_says_so(results: dict[str, dict[str, Any]]) -> None:
+    key = "points_over_local_only_at_equal_macs_steps"
+    assert summarise(PLAN, results)[key] == "7,800 of 15,620", "of rows that are older than their steps"
+    for unit in units("local_only", "local_only"):
+        if unit.key in results:
+            results[unit.key]["steps"] = 15_620
+    assert key not in summarise(PLAN, results)
+
+
+def test_what_a_split_adds_and_what_its_device_pays_stand_apart(results: dict[str, dict[str, Any]]) -> None:
+    results[units("split", "product", SEGMENT)[0].key] = points((50, 90.0), (200, 92.0)) | {
+        "encoder_macs": ENCODER_MACS[SEGMENT],
+        "segment_macs": SEGMENT_MACS[SEGMENT],
+    }
+    summary = summarise(PLAN, results)
+    assert summary["default_input"] == SEGMENT
+    whole = 4 * ENCODER_MACS[PIXELS]
+    assert summary["encoder_macs_over_resnet20"] == pytest.approx(ENCODER_MACS[SEGMENT] / whole, abs=1e-4)
+    both = ENCODER_MACS[SEGMENT] + SEGMENT_MACS[SEGMENT]
+    assert summary["device_macs_over_resnet20"] == pytest.approx(both / whole, abs=1e-4)
+    assert summary["device_macs_over_resnet20_pixels"] == summary["encoder_macs_over_resnet20_pixels"] == 0.25
+
+
 def test_a_local_network_that_is_not_there_is_counted_as_missing(results: dict[str, dict[str, Any]]) -> None:
     key = "points_over_local_only_at_equal_macs"
     assert f"{key}_shapes" not in summarise(PLAN, results)
@@ -160,18 +183,28 @@ def test_a_product_that_never_reaches_ninety_one_percent_says_what_it_reaches(
     assert "80.00 to 85.00 %" in summary["bytes_product_over_parity_at_91_reason"]
 
 
+STEPS = {"segment_ms": 2.0, "encode_ms": 3.0, "up_ms": 25.0, "queue_ms": 1.0, "tail_ms": 34.0, "down_ms": 35.0}
+
+
 def test_over_the_link_the_level_that_does_worst_against_webp_is_quoted(results: dict[str, dict[str, Any]]) -> None:
     (unit,) = units("link", "link", f"{PIXELS}-40ms")
     times = {"split": (80.0, 90.0, 70.0), "webp": (100.0, 100.0, 100.0), "split, device to cloud": (95.0, 110.0, 85.0)}
+    steps = {way: STEPS for way in times} | {"split": {"up_ms": 30.0, "down_ms": 36.0, "tail_ms": 4.0}}
     results[unit.key] = {
         "points": [
-            {"way": way, "latency_ms": ms, "level": level} for way, row in times.items() for level, ms in enumerate(row)
+            {**STEPS, **steps[way], "way": way, "latency_ms": ms, "level": level}
+            for way, row in times.items()
+            for level, ms in enumerate(row)
         ]
     }
+    results[unit.key]["points"][1]["up_ms"] = 24.0  # level 1 of the split
     summary = summarise(PLAN, results)
     assert summary["link_latency_split_over_webp"] == pytest.approx(0.9)
     assert summary["link_latency_split_over_webp_pixels_40ms"] == pytest.approx(0.9)
     assert summary["link_latency_device_over_webp_pixels_40ms"] == pytest.approx(1.1)
+    for part, over in (("road", 66 / 60), ("work", 10 / 40)):
+        assert summary[f"link_{part}_split_over_webp"] == pytest.approx(over, abs=1e-4), "what the link itself gains"
+        assert summary[f"link_{part}_split_over_webp_pixels_40ms"] == pytest.approx(over, abs=1e-4)
 
 
 def with_digests(results: dict[str, dict[str, Any]], split: str | None, derived: str | None) -> dict[str, Any]:
@@ -179,7 +212,7 @@ def with_digests(results: dict[str, dict[str, Any]], split: str | None, derived:
     for kind in ("timing", "link", "leakage", "robust"):
         for unit in units(kind, kind):
             if unit.variant.startswith(PIXELS):
-                ways = [{"way": way, "latency_ms": 1.0, "level": 0} for way in ("split", "webp")]
+                ways = [{**STEPS, "way": way, "latency_ms": 1.0, "level": 0} for way in ("split", "webp")]
                 results[unit.key] = {"points": ways, **({} if derived is None else {"codec_digest": derived})}
     if split is not None:
         results[units("split", "product", PIXELS)[0].key]["codec_digest"] = split
@@ -212,6 +245,11 @@ def test_the_document_has_a_flat_row_for_every_point(results: dict[str, dict[str
     first, _ = flat_rows(unit, done[unit.key])
     assert (first["method"], first["variant"], first["bytes"], first["seed"]) == ("product", PIXELS, 50, 0)
     assert "cpu_seconds" not in first, "of an old unit"
+    assert first["steps"] == 19 * 781 + 781, "as the code of its time had it"
+    (told, *_) = flat_rows(unit, {**done[unit.key], "result": {**results[unit.key], "steps": 7}})
+    assert told["steps"] == 7
+    (webp,) = units("codec", "webp")
+    assert all("steps" not in row for row in flat_rows(webp, done[webp.key]))
     (timed, *_) = flat_rows(unit, done[unit.key] | {"cpu_seconds": 0.5})
     assert (timed["seconds"], timed["cpu_seconds"]) == (1.0, 0.5)
 

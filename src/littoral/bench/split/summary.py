@@ -26,6 +26,7 @@ from littoral.bench.split.plan import (
     PRODUCT,
     SINGLE,
 )
+from littoral.bench.split.steps import steps_taken
 from littoral.bench.split.unit import SplitUnit
 
 Result = Mapping[str, Any]
@@ -34,13 +35,21 @@ AT = 91.0
 """Percent: where bytes are compared."""
 KEYS = (
     "bytes_product_over_parity_at_91", "bytes_product_over_webp_at_91", "product_best_top1",
-    "encoder_macs_over_resnet20", "points_over_local_only_at_equal_macs", "multi_rate_over_single_rate_bytes",
+    "encoder_macs_over_resnet20", "device_macs_over_resnet20", "points_over_local_only_at_equal_macs",
+    "multi_rate_over_single_rate_bytes",
     "codec_overhead_fraction", "codec_reference_ms_2000_symbols", "codec_speedup_over_compressai",
-    "seg_bytes_over_webp", "det_bytes_over_webp", "link_latency_split_over_webp",
+    "seg_bytes_over_webp", "det_bytes_over_webp", "link_latency_split_over_webp", "link_road_split_over_webp",
+    "link_work_split_over_webp",
 )  # fmt: skip
 """What issue and docs ask for; the summary has more."""
 DERIVED = ("timing", "link", "leakage", "robust")
 """Kinds of units that measure a split which a unit of kind ``split`` has the bytes of."""
+LINK_PARTS: Mapping[str, tuple[str, ...]] = {
+    "latency": ("latency_ms",),
+    "road": ("up_ms", "down_ms"),
+    "work": ("segment_ms", "encode_ms", "queue_ms", "tail_ms"),
+}
+"""Of the way to an answer and back: all of it, what the link is to blame for, and what is computed at its ends."""
 ANOTHER_CODEC = "another than the split row's, or not known"
 RIVALS = (PARITY, "rac_shaped", "end_to_end", "channel_reduction")
 
@@ -139,8 +148,9 @@ def _product(units: Units, given: str, suffix: str) -> dict[str, Any]:
     (_, one), *_ = product
     resnet20 = [result["points"][0]["network_macs"] for _, result in units.of("fixed", DEVICE_ONLY)]
     out[f"encoder_macs{suffix}"], out[f"segment_macs{suffix}"] = one["encoder_macs"], one["segment_macs"]
-    out[f"encoder_macs_over_resnet20{suffix}"] = round(one["encoder_macs"] / resnet20[0], 4) if resnet20 else None
     both = one["encoder_macs"] + one["segment_macs"]
+    for name, macs in (("encoder", one["encoder_macs"]), ("device", both)):
+        out[f"{name}_macs_over_resnet20{suffix}"] = round(macs / resnet20[0], 4) if resnet20 else None
     out.update(_over_local(units, product, both, f"points_over_local_only_at_equal_macs{suffix}"))
     if one["segment_macs"]:
         out.update(_over_local(units, product, one["encoder_macs"], f"points_over_local_only_at_added_macs{suffix}"))
@@ -183,13 +193,16 @@ def _distances(key: str, ours: Mapping[int, Curve], theirs: Mapping[int, Curve])
 def _over_local(units: Units, product: Sequence[Found], budget_macs: int, key: str) -> dict[str, float | str | None]:
     """At the level where it is least, by how much the product is above the better network that sends nothing.
 
-    ``<key>_shapes`` says of how many of the planned networks that is, where some are not there.
+    ``<key>_shapes`` says of how many of the planned networks that is, where some are not there; ``<key>_steps`` how
+    many steps they were trained for, and of how many of the product's, where that is fewer.
     """
     local: dict[int, float] = {}
+    steps: list[int] = []
     for unit, result in units.of("local_only", LOCAL):
         if unit.options["budget_macs"] == budget_macs:
             right = float(result["points"][0]["accuracy"])
             local[unit.seed] = max(right, local.get(unit.seed, 0.0))
+            steps += _steps([(unit, result)])
     gaps = []
     seeds = {unit.seed for unit, _ in product} & set(local)
     wanted = [u for u in units.planned if u.kind == "local_only" and u.options["budget_macs"] == budget_macs]
@@ -205,9 +218,15 @@ def _over_local(units: Units, product: Sequence[Found], budget_macs: int, key: s
             for unit, result in product
             if unit.seed in local
         )
+        if min(steps) < (ours := max(_steps(product), default=0)):
+            found[f"{key}_steps"] = f"{min(steps):,} of {ours:,}"
     if not all(shapes):
         found[f"{key}_shapes"] = f"{sum(shapes)} of {len(shapes)}"
     return found
+
+
+def _steps(found: Iterable[Found]) -> list[int]:
+    return [steps_taken(unit.training, result) for unit, result in found if unit.training is not None]
 
 
 def _multi_rate(units: Units) -> dict[str, Any]:
@@ -275,24 +294,33 @@ def _exactness(units: Units) -> dict[str, Any]:
 
 
 def _link(units: Units, given: str | None) -> dict[str, Any]:
-    """The split's median over WebP's, at the level where it is most, by round trip."""
+    """The split's medians over WebP's, by round trip: of the whole and its two parts, each at the level where it is
+    most."""
     out: dict[str, Any] = {}
     for unit, result in units.of("link"):
         by_way: dict[str, list[Mapping[str, Any]]] = {}
         for point in result["points"]:
             by_way.setdefault(point["way"], []).append(point)
-        pairs = zip(by_way["split"], by_way["webp"], strict=True)
-        worst = max(round(ours["latency_ms"] / theirs["latency_ms"], 4) for ours, theirs in pairs)
+        pairs = list(zip(by_way["split"], by_way["webp"], strict=True))
+        worst = {
+            f"link_{part}_split_over_webp": max(
+                round(_ms(ours, steps) / _ms(theirs, steps), 4) for ours, theirs in pairs
+            )
+            for part, steps in LINK_PARTS.items()
+        }
         variant, trip = unit.variant.rsplit("-", 1)
         if whole := by_way.get("split, device to cloud"):
             slowest = max(point["latency_ms"] for point in whole)
             least = min(point["latency_ms"] for point in by_way["webp"])
             out[f"link_latency_device_over_webp_{variant}_{trip}"] = round(slowest / least, 4)
-        out[f"link_latency_split_over_webp_{variant}_{trip}"] = worst
+        out |= {f"{key}_{variant}_{trip}": over for key, over in worst.items()}
         if trip == "40ms" and (variant == given or "link_latency_split_over_webp" not in out):
-            out["link_latency_split_over_webp"] = worst
-            out["link_latency_split_over_webp_input"] = variant
+            out |= {**worst, "link_latency_split_over_webp_input": variant}
     return out
+
+
+def _ms(point: Mapping[str, Any], steps: Iterable[str]) -> float:
+    return sum(float(point[step]) for step in steps)
 
 
 def _codecs(units: Units, summary: Mapping[str, Any]) -> dict[str, str]:

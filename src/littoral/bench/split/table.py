@@ -18,6 +18,7 @@ from littoral.bench.split.dense_networks import network_files
 from littoral.bench.split.make import modules_of, modules_without
 from littoral.bench.split.material import NEEDED, check_data
 from littoral.bench.split.plan import full_plan, quick_plan
+from littoral.bench.split.steps import steps_taken
 from littoral.bench.split.summary import KEYS, summarise
 from littoral.bench.split.unit import SplitUnit
 from littoral.bench.table import Done, UnitTable
@@ -117,6 +118,8 @@ def flat_rows(unit: SplitUnit, document: Mapping[str, Any]) -> Iterable[dict[str
     result = document["result"]
     shared = {key: value for key, value in result.items() if key != "points" and not isinstance(value, list)}
     training = unit.training
+    if training is not None and unit.kind in ("split", "local_only"):
+        shared["steps"] = steps_taken(training, result)
     for point in result["points"]:
         yield {
             "kind": unit.kind,

@@ -54,6 +54,9 @@ from littoral.train.tables import TableOptions
 
 CUT = "layer2"
 """The tail begins after it, where a training says nothing else: 32 channels of 16 x 16."""
+BATCH_SIZE = 64
+"""Frames of a step of what has no published batch to keep to, as the plan has it for the product: so as many epochs are
+as many steps."""
 TABLE_FRAMES = 2_000
 TO_NEAREST = TableOptions(deadzones=())
 """Symbols without a deadzone."""
@@ -78,6 +81,8 @@ class Trained:
     """For `littoral.models.bottleneck.make_split_tail`."""
     commit: str
     """Of the code that trained it."""
+    steps: int
+    """Of the optimiser, in all phases."""
 
     def latents(self, frames: Frame) -> FloatArray:
         """float32 ``(N, C, h, w)`` of frames uint8 ``(N, 32, 32, 3)``."""
@@ -148,7 +153,13 @@ def train_or_load(
         codec=codec,
         tail_kwargs=split_tail_kwargs(bottleneck, tail_of_teacher),
         commit=made_by,
+        steps=steps_of(planned.recipe, training.frames),
     )
+
+
+def steps_of(recipe: SplitRecipe, frames: int) -> int:
+    """Of the optimiser, in all phases, on so many training frames."""
+    return sum(phase.epochs * max(1, frames // recipe.batch_size_of(phase)) for phase in recipe.phases)
 
 
 def codec_digest(codec: SplitCodec) -> str:
@@ -165,17 +176,18 @@ def tables_of(training: Training) -> TableOptions:
 
 def train_local(
     training: Training, material: SplitMaterial, tell: Say = lambda done, of, text="": None
-) -> tuple[nn.Module, str]:
+) -> tuple[nn.Module, str, int]:
     """A network that sends nothing, trained by the same trainer on the same frames with the same distillation.
 
     It is trained as a split whose latent is its own scores, at a gain where rounding is nothing, with no weight on the
     rate and nothing behind it.
 
     Returns:
-        The network, in eval mode, and the commit of the code that trained it.
+        The network, in eval mode, the commit of the code that trained it, and how many steps that were.
     """
     planned, made_by = _run(training, material, tell)
-    return nn.Sequential(planned.networks.bottleneck.encoder, nn.Flatten()).eval(), made_by
+    network = nn.Sequential(planned.networks.bottleneck.encoder, nn.Flatten()).eval()
+    return network, made_by, steps_of(planned.recipe, training.frames)
 
 
 def _run(training: Training, material: SplitMaterial, tell: Say) -> tuple[_Planned, str]:
@@ -268,7 +280,7 @@ def _parity(training: Training, options: dict[str, Any]) -> tuple[Bottleneck, Sp
 
 
 def _end_to_end(training: Training, options: dict[str, Any]) -> tuple[Bottleneck, SplitRecipe]:
-    recipe = end_to_end_recipe(beta=options["beta"], epochs=training.epochs, batch_size=128, seed=training.seed)
+    recipe = end_to_end_recipe(beta=options["beta"], epochs=training.epochs, batch_size=BATCH_SIZE, seed=training.seed)
     return architectures.entropic_student(**options.get("network", {})), recipe
 
 
@@ -306,7 +318,7 @@ def _local_only(training: Training, options: dict[str, Any]) -> tuple[Bottleneck
         clip_norm=5.0,
         warmup=0.1,
     )
-    return bottleneck, SplitRecipe(phases=(phase,), rate_weights=(0.0,), seed=training.seed)
+    return bottleneck, SplitRecipe(phases=(phase,), rate_weights=(0.0,), batch_size=BATCH_SIZE, seed=training.seed)
 
 
 _METHODS: dict[str, Callable[[Training, dict[str, Any]], tuple[Bottleneck, SplitRecipe]]] = {
