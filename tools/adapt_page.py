@@ -28,8 +28,8 @@ _EXPLAINED = {
     "product_bytes_over_parity_without_delay": "the same without the two streams whose versions come late",
     "num_rows": "rows of the product that `product_minus_parity_points` is of",
     "num_code_states": "different states of the product's code that made these rows",
-    "product_minus_three_forms_points": "points over the best of three forms of the published system, the third by each "
-    "batch's own statistics, mean over those streams on which all three were run",
+    "product_minus_three_forms_points": "points over the best of three forms of the published system, the third by "
+    "each batch's own statistics, mean over those streams on which all three were run",
     "product_bytes_over_three_forms": "uplink bytes over those of that form, on these streams",
     "three_forms_streams": "how many streams that is of; there are 11",
     "product_minus_roid_continual_points": "points over ROID on the continual stream",
@@ -186,8 +186,8 @@ def _third_form(summary: dict[str, Any]) -> str:
     if (points := summary.get("product_minus_three_forms_points")) is None:
         return ""
     return (
-        " CEMA's code can also normalise each batch by its own statistics, for which a device must wait until 64 frames "
-        f"are there. Against the best of all three forms on each of {summary['three_forms_streams']} streams, 2,000 "
+        " CEMA's code can also normalise each batch by its own statistics, for which a device must wait until 64 "
+        f"frames are there. Against the best of all three forms on each of {summary['three_forms_streams']} streams, 2,000 "
         f"frames a shift, Littoral is {points:+.1f} points at {summary['product_bytes_over_three_forms']:.2f} of the "
         "bytes up."
     )
