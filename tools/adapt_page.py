@@ -187,8 +187,8 @@ def _third_form(summary: dict[str, Any]) -> str:
         return ""
     return (
         " CEMA's code can also normalise each batch by its own statistics, for which a device must wait until 64 "
-        f"frames are there. Against the best of all three forms on each of {summary['three_forms_streams']} streams, 2,000 "
-        f"frames a shift, Littoral is {points:+.1f} points at {summary['product_bytes_over_three_forms']:.2f} of the "
+        "frames are there. Against the best of all three forms on each of "
+        f"{summary['three_forms_streams']} streams, 2,000 frames a shift, Littoral is {points:+.1f} points at {summary['product_bytes_over_three_forms']:.2f} of the "
         "bytes up."
     )
 

@@ -15,7 +15,8 @@ from littoral.bench.adapt.summary import KEYS, summarise
 PLAN = full_plan()
 RIGHT = {
     "product": 70.0, "product_unguarded": 60.0, "parity_shipped": 50.0, "parity_paper": 64.0, "parity_batch": 67.0,
-    "roid": 69.0, "device_statistics": 66.0, "teacher_everything": 76.0, "source": 55.0, "push_loss": 0.0, "push_size": 0.0,
+    "roid": 69.0, "device_statistics": 66.0, "teacher_everything": 76.0, "source": 55.0, "push_loss": 0.0,
+    "push_size": 0.0,
 }  # fmt: skip
 BYTES = {"product": 400, "parity_shipped": 500, "parity_paper": 1000, "parity_batch": 800}
 
