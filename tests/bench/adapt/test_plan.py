@@ -17,6 +17,7 @@ from littoral.bench.adapt.plan import (
     HEADLINE_METHODS,
     LINKED,
     PARITY,
+    PARITY_BATCH,
     PRODUCT,
     STREAMS,
     UNGUARDED,
@@ -33,7 +34,8 @@ FULL = full_plan()
 def test_the_headline_has_both_teachers_three_seeds_and_two_streams() -> None:
     rows = [row for row in FULL if row.table == "headline"]
     teachers = {method: 2 if method in WITH_TEACHER else 1 for method in HEADLINE_METHODS}
-    assert Counter(row.method for row in rows) == {method: 2 * 3 * count for method, count in teachers.items()}
+    expected = {method: 2 * 3 * count for method, count in teachers.items()}
+    assert Counter(row.method for row in rows) == {**expected, PARITY_BATCH: 2}, "the third form of parity once"
     assert {row.frames for row in rows} == {10_000}
     assert {row.corruptions for row in rows} == {CORRUPTIONS}
 

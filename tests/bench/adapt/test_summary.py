@@ -14,10 +14,11 @@ from littoral.bench.adapt.summary import KEYS, summarise
 
 PLAN = full_plan()
 RIGHT = {
-    "product": 70.0, "product_unguarded": 60.0, "parity_shipped": 50.0, "parity_paper": 64.0, "roid": 69.0,
-    "device_statistics": 66.0, "teacher_everything": 76.0, "source": 55.0, "push_loss": 0.0, "push_size": 0.0,
+    "product": 70.0, "product_unguarded": 60.0, "parity_shipped": 50.0, "parity_paper": 64.0, "parity_batch": 67.0,
+    "roid": 69.0, "device_statistics": 66.0, "teacher_everything": 76.0, "source": 55.0, "push_loss": 0.0,
+    "push_size": 0.0,
 }  # fmt: skip
-BYTES = {"product": 400, "parity_shipped": 500, "parity_paper": 1000}
+BYTES = {"product": 400, "parity_shipped": 500, "parity_paper": 1000, "parity_batch": 800}
 
 
 def visit(name: str, gains: list[int], before: int) -> list[list[Any]]:
@@ -124,6 +125,27 @@ def test_states_of_the_code_are_of_the_rows_that_the_mean_uses_alone() -> None:
     assert summarise(PLAN, results(), made_by=other)["num_code_states"] == 2
     one_seed = summarise(PLAN, results(lambda row: row.seed == 0), made_by=MADE_BY)
     assert (one_seed["num_rows"], one_seed["num_code_states"]) == (11, 2)
+
+
+def test_the_third_form_counts_where_it_was_run_and_says_on_how_many_streams() -> None:
+    made = summarise(PLAN, results())
+    asked = ("product_minus_three_forms_points", "product_bytes_over_three_forms", "three_forms_streams")
+    assert [made[key] for key in asked] == [pytest.approx(3.0), 0.5, 11]
+    assert made["product_minus_parity_points"] > 6, "the issue's two forms are not touched by it"
+    two = ("recurring", "mixed")
+    made = summarise(PLAN, results(lambda row: row.method != "parity_batch" or row.stream in two))
+    assert [made[key] for key in asked] == [pytest.approx(3.0), 0.5, 2]
+    one_gone = results(lambda row: row.method != "parity_paper" or row.stream != "mixed")
+    assert summarise(PLAN, one_gone)["three_forms_streams"] == 10
+
+
+def test_forms_are_compared_on_the_seeds_that_all_of_them_have() -> None:
+    """A further seed on which one form alone was run, and very well, makes it no better."""
+    found = results(lambda row: row.seed == 0)
+    for row in PLAN:
+        if (row.table, row.method, row.stream, row.seed) == ("wide", "parity_shipped", "mixed", 1):
+            found[row.key] = result(row, accuracy=100.0)
+    assert summarise(PLAN, found)["product_minus_parity_points"] == pytest.approx(6.0)
 
 
 def test_nothing_is_guessed_from_no_rows() -> None:

@@ -41,15 +41,17 @@ class Net:
     lr: float
     momentum: float
     statistics_momentum: float
+    own: bool = False
+    """Each batch by its own statistics."""
     mean: Array = None
     var: Array = None
     speed: list[Array] = field(default_factory=list)
     steps: int = 0
 
     def logits(self, x_NCHW: Array) -> Array:
-        if self.mean is None:
+        if self.own or self.mean is None:
             self.mean = x_NCHW.mean(axis=(0, 2, 3))
-            self.var = x_NCHW.var(axis=(0, 2, 3), ddof=1)
+            self.var = x_NCHW.var(axis=(0, 2, 3), ddof=0 if self.own else 1)
         y = self.normal(x_NCHW) * self.gamma[:, None, None] + self.beta[:, None, None]
         return y.reshape(len(y), -1) @ self.weight_KF.T + self.bias_K
 
@@ -66,7 +68,7 @@ class Net:
             self.speed = [self.momentum * v + g for v, g in zip(self.speed, gradients, strict=True)]
         self.gamma = self.gamma - self.lr * self.speed[0]
         self.beta = self.beta - self.lr * self.speed[1]
-        if move:
+        if move and not self.own:
             keep = 1 - self.statistics_momentum
             self.mean = keep * self.mean + (1 - keep) * x_NCHW.mean(axis=(0, 2, 3))
             self.var = keep * self.var + (1 - keep) * x_NCHW.var(axis=(0, 2, 3), ddof=1)

@@ -15,7 +15,7 @@ from littoral.bench.baselines import BASELINES
 from littoral.bench.method import Method, Road
 
 Batches = Callable[[int], list[np.ndarray]]
-ON_THE_WIRE = {"parity_shipped", "parity_paper", "teacher_everything", "teacher_answers"}
+ON_THE_WIRE = {"parity_shipped", "parity_paper", "parity_batch", "teacher_everything", "teacher_answers"}
 LEARNS_ON_DEVICE = {"tent", "eta", "eata", "sar", "cotta", "roid", "rdumb"}
 
 

@@ -1,4 +1,4 @@
-"""The published system against a trace worked by hand, in both of its forms."""
+"""The published system against a trace worked by hand, in all of its forms."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from baseline_world import bundle_of
 from parity_reference import Net, Reference
 from torch import nn
 
+from littoral.bench.baselines.cema import BATCH as BATCH_FORM
 from littoral.bench.baselines.cema import PAPER, Cema
 from littoral.bench.baselines.cema_cloud import CemaSettings
 from littoral.bench.baselines.cema_select import SelectionSettings
@@ -27,6 +28,7 @@ MARGIN = 0.85
 FORMS = {
     "shipped": CemaSettings(selection=SelectionSettings(diversity_margin=MARGIN), **SMALL, **LEARNING),
     "paper": dataclasses.replace(PAPER, **SMALL, **LEARNING),
+    "batch": dataclasses.replace(BATCH_FORM, **SMALL, **LEARNING),
 }
 
 
@@ -70,6 +72,7 @@ def reference(form: str) -> Reference:
             lr=lr,
             momentum=0.9,
             statistics_momentum=0.1,
+            own=form == "batch",
         )
 
     return Reference(
@@ -78,7 +81,7 @@ def reference(form: str) -> Reference:
         num_classes=CLASSES,
         **SMALL,
         entropy_min=0.0 if form == "shipped" else 0.02 * np.log(3),
-        follow=form == "paper",
+        follow=form != "shipped",
         margin=MARGIN if form == "shipped" else None,
         rng=np.random.default_rng(np.random.SeedSequence([5, 2])),
     )
@@ -96,12 +99,8 @@ def far_off(method: Cema, truth: Reference) -> float:
         layer: Any = model[0]  # type: ignore[index]
         if net.mean is None:
             continue
-        for mine, theirs in (
-            (layer.weight, net.gamma),
-            (layer.bias, net.beta),
-            (layer.mean, net.mean),
-            (layer.var, net.var),
-        ):
+        statistics = () if net.own else ((layer.mean, net.mean), (layer.var, net.var))
+        for mine, theirs in ((layer.weight, net.gamma), (layer.bias, net.beta), *statistics):
             worst = max(worst, float(np.abs(mine.detach().numpy() - theirs).max()))
     return worst
 
@@ -118,7 +117,7 @@ def play(method: Cema, truth: Reference) -> float:
     return worst
 
 
-@pytest.mark.parametrize("form", ["shipped", "paper"])
+@pytest.mark.parametrize("form", FORMS)
 def test_answers_uploads_steps_and_statistics_follow_the_trace_worked_by_hand(form: str) -> None:
     method, truth = Cema(setup(), FORMS[form]), reference(form)
     assert play(method, truth) < 1e-5
@@ -152,6 +151,12 @@ def test_the_paper_form_follows_the_trace_only_with_its_own_order_and_thresholds
     selection = dataclasses.replace(PAPER.selection, **wrong)
     method = Cema(setup(), dataclasses.replace(FORMS["paper"], selection=selection))
     assert play(method, reference("paper")) > 2e-3
+
+
+def test_by_each_batchs_own_statistics_is_another_system_and_gamma_and_beta_alone_travel() -> None:
+    assert play(Cema(setup(), FORMS["paper"]), reference("batch")) > 2e-3
+    sizes = [len(Cema(setup(), FORMS[form]).cloud.state()) for form in ("paper", "batch")]
+    assert sizes == [4 * 3, 2 * 3]
 
 
 def test_the_source_statistics_are_thrown_away_for_those_of_the_first_batch() -> None:

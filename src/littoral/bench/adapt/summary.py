@@ -17,6 +17,7 @@ from littoral.bench.adapt.plan import (
     DEVICE,
     GUARD_STREAMS,
     PARITY,
+    PARITY_BATCH,
     PRODUCT,
     ROID,
     SOURCE,
@@ -30,7 +31,8 @@ Result = Mapping[str, Any]
 BySeed = dict[int, float]
 KEYS = (
     "product_minus_parity_points", "product_minus_parity_points_without_delay", "product_bytes_over_parity",
-    "num_rows", "num_code_states", "product_minus_roid_continual_points",
+    "num_rows", "num_code_states", "product_minus_three_forms_points", "product_bytes_over_three_forms",
+    "three_forms_streams", "product_minus_roid_continual_points",
     "product_minus_device_statistics_points", "teacher_gap_closed_fraction", "product_minus_parity_per_shift_points",
     "worst_stream_minus_source_points", "worst_stream_minus_source_points_unguarded", "batch1_minus_batch64_points",
     "recall_sample_fraction", "recall_resolution_fraction", "push_bytes_resnet20", "push_bytes_resnet18",
@@ -40,6 +42,7 @@ KEYS = (
 _PLAIN_TEACHER = "_plain_teacher"
 """Behind a key that is of the plain teacher."""
 _EVERY_STREAM = "no seed has product and both forms of parity on every stream"
+_THREE_FORMS = "no seed has product and all three forms of parity on any stream"
 _NO_RECALL = "no seed has product and device_statistics on the recurring stream, or the first visits gained nothing"
 _LACKS = {
     "product_minus_parity_points": _EVERY_STREAM,
@@ -48,6 +51,9 @@ _LACKS = {
     "product_bytes_over_parity_without_delay": _EVERY_STREAM,
     "num_rows": _EVERY_STREAM,
     "num_code_states": f"{_EVERY_STREAM}, or it is not known which code made these rows",
+    "product_minus_three_forms_points": _THREE_FORMS,
+    "product_bytes_over_three_forms": _THREE_FORMS,
+    "three_forms_streams": _THREE_FORMS,
     "product_minus_roid_continual_points": "no seed has product and roid on the continual stream",
     "product_minus_device_statistics_points": "no seed has product and device_statistics on the continual stream",
     "teacher_gap_closed_fraction": "no seed has product, device_statistics and teacher_everything on the continual "
@@ -117,6 +123,7 @@ def summarise(
     for teacher, suffix in ((ROBUST, ""), (PLAIN, _PLAIN_TEACHER)):
         out.update(_against_parity(rows, teacher, suffix, made_by or {}))
         out.update(_headline(rows, teacher, suffix))
+    out.update(_against_three_forms(rows))
     out.update(_guards(rows))
     out.update(_of("batch1_minus_batch64_points", _minus(_wide(rows, "continual_b1"), _wide(rows, BATCH64.name))))
     product, device = (rows.cell("wide", method, "recurring", ROBUST) for method in (PRODUCT, DEVICE))
@@ -171,6 +178,23 @@ def _against_parity(rows: Rows, teacher: str, suffix: str, made_by: Mapping[str,
     out[f"num_rows{suffix}"] = len(used) or None
     out[f"num_code_states{suffix}"] = len({made_by[key] for key in used if key in made_by}) or None
     return out
+
+
+def _against_three_forms(rows: Rows) -> dict[str, Any]:
+    """As `_against_parity`, but against the best of three forms, and over those streams on which all three were run."""
+    gaps, ours, theirs = list[float](), 0.0, 0.0
+    for stream in STREAMS:
+        product = rows.cell("wide", PRODUCT, stream.name, ROBUST)
+        best = _better(rows, "wide", stream.name, ROBUST, (*PARITY, PARITY_BATCH)) or {}
+        if gap := _minus(_accuracies(product), _accuracies(best)):
+            gaps.append(statistics.fmean(gap.values()))
+            ours += statistics.fmean(product[seed][1]["uplink_bytes"] for seed in gap)
+            theirs += statistics.fmean(best[seed][1]["uplink_bytes"] for seed in gap)
+    return {
+        "product_minus_three_forms_points": round(statistics.fmean(gaps), 3) if gaps else None,
+        "product_bytes_over_three_forms": round(ours / theirs, 4) if theirs else None,
+        "three_forms_streams": len(gaps) or None,
+    }
 
 
 def _headline(rows: Rows, teacher: str, suffix: str) -> dict[str, Any]:
@@ -248,12 +272,17 @@ def _wide(rows: Rows, stream: str) -> BySeed:
     return rows.accuracy("wide", PRODUCT, stream, ROBUST)
 
 
-def _better(rows: Rows, table: str, stream: str, teacher: str) -> dict[int, tuple[Row, Result]] | None:
-    """Of the two forms of parity the one that is right more often on a stream; None unless both were run."""
-    cells = [rows.cell(table, form, stream, teacher) for form in PARITY]
-    if not all(cells):
+def _better(
+    rows: Rows, table: str, stream: str, teacher: str, forms: Sequence[str] = PARITY
+) -> dict[int, tuple[Row, Result]] | None:
+    """Of these forms of parity the one that is right more often on a stream, over the seeds that all have; None where
+    there is no such seed."""
+    cells = [rows.cell(table, form, stream, teacher) for form in forms]
+    common = set.intersection(*(set(cell) for cell in cells))
+    if not common:
         return None
-    return max(cells, key=lambda cell: statistics.fmean(_accuracies(cell).values()))
+    kept = [{seed: cell[seed] for seed in sorted(common)} for cell in cells]
+    return max(kept, key=lambda cell: statistics.fmean(_accuracies(cell).values()))
 
 
 def _accuracies(cell: Mapping[int, tuple[Row, Result]]) -> BySeed:

@@ -25,7 +25,8 @@ _HEAVY = ("by_shift", "trace", "exact_and_coded_accuracy", "notes")
 """What stays in the row's own file."""
 _GUESSED_US = {
     "product": 8000.0, "product_unguarded": 8000.0, "device_statistics": 2500.0, "parity_shipped": 1500.0,
-    "parity_paper": 1500.0, "teacher_everything": 5000.0, "teacher_answers": 1500.0, "cotta": 20000.0, "source": 400.0,
+    "parity_paper": 1500.0, "parity_batch": 1500.0, "teacher_everything": 5000.0, "teacher_answers": 1500.0,
+    "cotta": 20000.0, "source": 400.0,
     "push_loss": 10000.0,
 }  # fmt: skip
 """Of one core for a frame, by method."""

@@ -7,7 +7,7 @@ Each is a factory of `littoral.bench.method.MethodFactory`'s form. Cards: ``docs
 from __future__ import annotations
 
 from littoral.bench.baselines.batch_norm import batch_norm
-from littoral.bench.baselines.cema import parity_paper, parity_shipped
+from littoral.bench.baselines.cema import parity_batch, parity_paper, parity_shipped
 from littoral.bench.baselines.cotta import cotta
 from littoral.bench.baselines.eata import eata
 from littoral.bench.baselines.eta import eta
@@ -32,6 +32,7 @@ BASELINES: dict[str, MethodFactory] = {
     "rdumb": rdumb,
     "parity_shipped": parity_shipped,
     "parity_paper": parity_paper,
+    "parity_batch": parity_batch,
     "teacher_answers": teacher_answers,
     "teacher_everything": teacher_everything,
 }

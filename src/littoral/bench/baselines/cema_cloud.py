@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from littoral.bench.baselines.cema_select import SelectionSettings
-from littoral.bench.baselines.networks import in_the_cloud, place, to_tensor
+from littoral.bench.baselines.networks import affine_parameters, in_the_cloud, keep_batch_statistics, place, to_tensor
 from littoral.bench.baselines.online import step
 from littoral.bench.baselines.renorm import adapted_tensors, renormalised, set_moving
 from littoral.bench.method import Setup
@@ -40,6 +40,9 @@ class CemaSettings:
     entropy_weight: float = 3.0
     distillation_weight: float = 3.0
     label_weight: float = 1.0
+    renormalise: bool = True
+    """Normalise by statistics that travel, as shipped (``is_tbr: true``); else every network normalises each batch by
+    its own, and gamma and beta alone travel."""
     statistics_momentum: float = 0.1
     push_every: int = 1
     """K: batches of a device between pushes."""
@@ -49,6 +52,15 @@ class CemaSettings:
     def pushes_before(self, batch: int) -> bool:
         """Whether the device gets the student's state before its batch of this number, counted from 1."""
         return batch <= self.live_batches + 1 or batch % self.push_every == 0
+
+
+def adaptable(model: nn.Module, settings: CemaSettings) -> tuple[nn.Module, list[nn.Parameter]]:
+    """The model with the normalisation of these settings, in place, and its gammas and betas, which alone learn."""
+    if settings.renormalise:
+        return renormalised(model, momentum=settings.statistics_momentum)
+    model.eval().requires_grad_(False)
+    keep_batch_statistics(model)
+    return model, affine_parameters(model)
 
 
 class Replay:
@@ -78,9 +90,8 @@ class CemaCloud:
 
     def __init__(self, setup: Setup, settings: CemaSettings) -> None:
         self.setup, self.settings = setup, settings
-        momentum = settings.statistics_momentum
-        self.student, self.student_parameters = renormalised(place(setup.student(), setup), momentum=momentum)
-        self.teacher, self.teacher_parameters = renormalised(place(setup.teacher(), setup), momentum=momentum)
+        self.student, self.student_parameters = adaptable(place(setup.student(), setup), settings)
+        self.teacher, self.teacher_parameters = adaptable(place(setup.teacher(), setup), settings)
         self._student_sgd = torch.optim.SGD(self.student_parameters, lr=settings.student_lr, momentum=settings.momentum)
         self._teacher_sgd = torch.optim.SGD(self.teacher_parameters, lr=settings.teacher_lr, momentum=settings.momentum)
         self.replay = Replay(settings.replay_capacity, setup.bundle.manifest.input.shape)
@@ -116,7 +127,8 @@ class CemaCloud:
             self._student_step(self._replayed(settings.replay_ratio + 1))
 
     def state(self) -> FloatArray:
-        """The student's gamma, beta, mean and variance of every layer in one float32 vector: what a push carries."""
+        """What a push carries, in one float32 vector: the student's gamma and beta of every layer, and mean and
+        variance where it renormalises."""
         flat = torch.cat([t.detach().reshape(-1) for t in adapted_tensors(self.student, self.student_parameters)])
         values: FloatArray = flat.cpu().numpy()
         return values
