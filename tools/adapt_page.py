@@ -183,13 +183,16 @@ def readme_table(document: dict[str, Any], table: TableMaker) -> str:
 
 def _third_form(summary: dict[str, Any]) -> str:
     """What the published system does with its code's other normalisation, which needs a whole batch to answer."""
-    if (points := summary.get("product_minus_three_forms_points")) is None:
+    points, share, streams = (
+        summary.get(key)
+        for key in ("product_minus_three_forms_points", "product_bytes_over_three_forms", "three_forms_streams")
+    )
+    if points is None:
         return ""
     return (
         " CEMA's code can also normalise each batch by its own statistics, for which a device must wait until 64 "
-        "frames are there. Against the best of all three forms on each of "
-        f"{summary['three_forms_streams']} streams, 2,000 frames a shift, Littoral is {points:+.1f} points at {summary['product_bytes_over_three_forms']:.2f} of the "
-        "bytes up."
+        f"frames are there. Against the best of all three forms on each of {streams} streams, 2,000 frames a shift, "
+        f"Littoral is {points:+.1f} points at {share:.2f} of the bytes up."
     )
 
 
