@@ -159,12 +159,16 @@ _DECODERS: Mapping[str, Callable[..., nn.Sequential]] = {
 }
 
 
-def make_decoder(*, kind: str, size: tuple[int, int] | None = None, **kwargs: Any) -> nn.Sequential:
+def make_decoder(
+    *, kind: str, size: tuple[int, int] | None = None, averaged: bool = False, **kwargs: Any
+) -> nn.Sequential:
     """A decoder by its name.
 
     Args:
         kind: ``residual``, ``gdn``, ``rac``, ``plain`` or ``transform``.
-        size: Height and width of the tail's input, where doubling the latent gives more than that.
+        size: Height and width of the tail's input, where doubling the latent gives more than that. What is more is cut
+            off below and to the right, where it is no more than came of rounding sizes up.
+        averaged: All of it is averaged down to that size instead, so that nothing of the frame is left out.
         kwargs: What the decoder of that name takes.
     Raises:
         ValueError: there is no such kind.
@@ -173,5 +177,5 @@ def make_decoder(*, kind: str, size: tuple[int, int] | None = None, **kwargs: An
         raise ValueError(f"there is no decoder {kind!r}; there are {', '.join(_DECODERS)}")
     decoder = _DECODERS[kind](**kwargs)
     if size is not None:
-        decoder.append(Crop(*size))
+        decoder.append(nn.AdaptiveAvgPool2d(size) if averaged else Crop(*size))
     return decoder

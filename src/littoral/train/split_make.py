@@ -21,7 +21,7 @@ from littoral.bundle import InputSpec
 from littoral.core.arrays import Frame
 from littoral.core.tasks import Task
 from littoral.models.architectures import product
-from littoral.models.bottleneck import Bottleneck, split_tail_kwargs, to_split_tail
+from littoral.models.bottleneck import Bottleneck, check_symbols, split_tail_kwargs, to_split_tail
 from littoral.models.frames import normalise
 from littoral.models.modes import in_eval_mode
 from littoral.models.parts import head_of, tail_of
@@ -203,33 +203,45 @@ def _hold_back(frames: Frame, labels: np.ndarray | None, seed: int) -> tuple[Fra
 
 
 def fitting_bottleneck(network: TorchSource, spec: InputSpec, cut: str, *, rectified: bool = True) -> Bottleneck:
-    """An untrained one that takes frames and gives what the module gives. Its latent has the map's size or half of it,
-    or a quarter where the map is as large as the frame.
+    """An untrained one that takes frames and gives what the module gives.
+
+    Along each axis its latent is a quarter of the frame, halved for as long as it stays no smaller than the map. Where
+    doublings make more of it than the map they are cut off, if that is less than one position of the latent, and else
+    averaged.
 
     Args:
         rectified: What the module gives is never negative.
     Raises:
-        ValueError: as `make_split`.
+        ValueError: as `make_split`, or the latent has more symbols than a payload holds.
     """
     if min(spec.height, spec.width) < 2 * PATCH:
         raise ValueError(f"frames are {spec.height} x {spec.width}, a split needs {2 * PATCH} x {2 * PATCH} or more")
     channels, height, width = _check_map(head_of(network.module, cut).cpu().float().eval(), spec, cut)
-    halvings = max(0, math.floor(math.log2(max(spec.height / (PATCH * height), 1))))
-    latent = [side // PATCH for side in (spec.height, spec.width)]
-    for _ in range(halvings):
-        latent = [math.ceil(side / 2) for side in latent]
-    doublings = max(math.ceil(math.log2(max(height / latent[0], width / latent[1], 1))), 0)
-    fits = (latent[0] << doublings, latent[1] << doublings) == (height, width)
+    whole = (math.ceil(spec.height / PATCH), math.ceil(spec.width / PATCH))
+    (down, latent_height), (across, latent_width) = _halved(whole[0], height), _halved(whole[1], width)
+    check_symbols(_LATENT, latent_height, latent_width, f"for {cut!r} and frames of {spec.height} x {spec.width}")
+    doublings = max(math.ceil(math.log2(max(height / latent_height, width / latent_width, 1))), 0)
+    below, right = (latent_height << doublings) - height, (latent_width << doublings) - width
     return product(
         in_channels=spec.channels,
         out_channels=channels,
         num_channels=_LATENT,
         patch=PATCH,
-        strides=(2,) * halvings,
+        strides=[(2 if step < down else 1, 2 if step < across else 1) for step in range(max(down, across))],
         upsamplings=doublings,
-        size=None if fits else (height, width),
+        frame_size=(spec.height, spec.width),
+        size=(height, width) if below or right else None,
+        averaged=max(below, right) >= 1 << doublings,
         rectified=rectified,
     )
+
+
+def _halved(side: int, least: int) -> tuple[int, int]:
+    """How often a side can be halved, rounded up, until it would be less than the least one; and what is left."""
+    halvings = 0
+    while side > least and math.ceil(side / 2) >= least:
+        side, halvings = math.ceil(side / 2), halvings + 1
+    return halvings, side
 
 
 def check_parts(
