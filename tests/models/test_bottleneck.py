@@ -247,6 +247,7 @@ def test_a_lower_bound_lets_a_gradient_in_that_leads_back():
         (lambda: small(kept=(2,)), "kept is"),
         (lambda: small(kept=(0, 4)), "kept is"),
         (lambda: small(starting_gains=(1.0, -1.0)), "gains are"),
+        (lambda: small(starting_gains=[2.0] * 17, kept=None), "there are 17 levels, expected 1 to 16"),
         (lambda: small(patch=0), "a patch or at least one strided convolution"),
         (lambda: make_decoder(kind="linear"), "there is no decoder 'linear'"),
         (
@@ -260,7 +261,7 @@ def test_a_lower_bound_lets_a_gradient_in_that_leads_back():
             "decoder_spec",
         ),
     ],
-    ids=["kept", "none", "gains", "stem", "decoder", "prior", "spec"],
+    ids=["kept", "none", "gains", "levels", "stem", "decoder", "prior", "spec"],
 )
 def test_what_does_not_fit_together_is_refused(make, words):
     with pytest.raises(ValueError, match=words):

@@ -296,6 +296,38 @@ def test_where_no_split_can_be_fitted_is_said_before_anything_is(
         fit_split(network(), spec, random_frames(spec, 8), Classification(num_classes=3), cut=cut)
 
 
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (
+            Classification(num_classes=5),
+            r"classification with 5 classes takes float32 \(batch, 5\), got float32 \(8, 3\)",
+        ),
+        (Segmentation(num_classes=3, input_height=16, input_width=16), r"segmentation with 3 classes takes .*\(8, 3\)"),
+    ],
+    ids=["classes", "segmentation"],
+)
+def test_a_task_that_is_not_the_networks_is_refused_before_anything_is_fitted(
+    task: Any, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(split_make, "fit_transform", None)
+    spec = square(16, 1)
+    with pytest.raises(ValueError, match=words):
+        fit_split(network(), spec, random_frames(spec, 8), task, cut="blocks.0")
+    two = TorchSource(nn.Sequential(nn.Conv2d(1, 4, 1), Pairs()), "a:b", {})
+    with pytest.raises(ValueError, match=r"the network gives tuple, .* takes one tensor"):
+        fit_split(two, spec, random_frames(spec, 8), task, cut="0")
+
+
+def test_too_few_epochs_are_refused_before_anything_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split_make, "head_of", None)
+    spec = square(16, 1)
+    with pytest.raises(
+        ValueError, match=r"1 epochs were asked for, the last 1 for decoder and tail alone.* give 2 or more"
+    ):
+        make_split(network(), spec, random_frames(spec, 8), None, cut="blocks.0", epochs=1)
+
+
 def test_a_module_that_gives_the_answer_leaves_nothing_for_the_cloud() -> None:
     spec = InputSpec(height=16, width=16, channels=1, mean=(0.0,), std=(1.0,))
     whole = TorchSource(nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 3, 1)), "a:b", {})

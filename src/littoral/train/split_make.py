@@ -87,13 +87,17 @@ def make_split(
         frames: uint8 ``(N, H, W, C)``.
         labels: Integers ``(N,)``; None: the network alone teaches.
         cut: The module of the network after which the tail begins; its output is a map ``(C, H, W)``.
+        epochs: 2 or more: the last one trains decoder and tail alone.
         mirror: Also train on mirrored frames, where that does not make another thing of what they show.
         deadzones: Of the four levels, the coarsest first, or one for all; nothing for none. None: the build chooses.
     Raises:
         ValueError: frames or labels are not the network's, there is no such module, its output is no map, frames are
-            smaller than 8 x 8, or there is not a deadzone for each level.
+            smaller than 8 x 8, their latent has more symbols than a payload holds, epochs are too few, or there is not
+            a deadzone for each level.
     """
     check_frames(spec, frames)
+    weights = tuple(weight * _TUNED_PIXELS / (spec.height * spec.width) for weight in RATE_WEIGHTS)
+    recipe = product_recipe(epochs=epochs, rate_weights=weights, seed=seed)
     num_classes = num_classes_of(network.module, spec)
     if labels is not None:
         labels = checked_labels(labels, num_classes, len(frames))
@@ -111,8 +115,6 @@ def make_split(
         bottleneck = fitting_bottleneck(network, spec, cut, rectified=bool((shown >= 0).all()))
     parts = SplitNetworks(bottleneck=bottleneck, tail=tail, teacher=teacher)
     data = SplitData(frames=frames, input=spec, targets=labels, augment=ShiftAndFlip() if mirror else Shift())
-    weights = tuple(weight * _TUNED_PIXELS / (spec.height * spec.width) for weight in RATE_WEIGHTS)
-    recipe = product_recipe(epochs=epochs, rate_weights=weights, seed=seed)
     train_split(recipe, parts, data, progress=progress)
     return SplitSource(bottleneck, _cloud_part(bottleneck, parts.tail, network, cut), tables=tables, held=held)
 
@@ -141,16 +143,22 @@ def fit_split(
             `BuildOptions.cut_points`.
         segment: Which of the bundle's segments ends there.
     Raises:
-        ValueError: there is no such module, its output is no map or the answer itself, nothing in it varies, or the
-            student finds nothing on the frames.
+        ValueError: there is no such module, its output is no map or the answer itself, nothing in it varies, the
+            student gives what is not the task's, or finds nothing on the frames.
+        ModelOutputError: what it gives is not finite.
     """
     check_frames(spec, frames)
     model = copy.deepcopy(network.module).cpu().float().eval()
     head, tail = head_of(model, cut), tail_of(model, cut)
     _check_map(head, spec, cut)
-    check_parts(model, head, tail, spec, frames, cut)
+    shown = check_parts(model, head, tail, spec, frames, cut)
     if not any(node.op.startswith("call_") for node in tail.graph.nodes):
         raise ValueError(f"{cut!r} gives the answer, so nothing is left for the cloud; name an earlier module")
+    with torch.no_grad():
+        answered: Any = tail(shown.clone())
+    if not isinstance(answered, torch.Tensor):
+        raise ValueError(f"the network gives {type(answered).__name__}, {task.name} takes one tensor; wrap the network")
+    task.check(answered.numpy())
     order = np.random.default_rng(seed).permutation(len(frames))
     fitted_to, others = order[:_FITTED_TO], order[_FITTED_TO : 2 * _FITTED_TO]
 
