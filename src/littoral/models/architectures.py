@@ -248,12 +248,15 @@ def calibrate_8_bit(bottleneck: Bottleneck, latents_BCHW: Tensor) -> None:
 
 
 class RacBlock(nn.Module):
-    """1x1 to half the width, 3x3 back, GELU; the shortcut is the input itself."""
+    """GELU and a 3x3 convolution to half the width, and the same back; the shortcut is the input itself."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.GELU(), nn.Conv2d(width, width // 2, 1), nn.GELU(), nn.Conv2d(width // 2, width, 3, padding=1)
+            nn.GELU(),
+            nn.Conv2d(width, width // 2, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(width // 2, width, 3, padding=1),
         )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -269,25 +272,27 @@ def rac_shaped(
     patch: int = 4,
     width: int = 64,
     blocks: int = 4,
-    decoder_width: int = 64,
+    decoder_width: int | None = None,
     upsamplings: int = 1,
     size: tuple[int, int] | None = None,
 ) -> Bottleneck:
-    """A patchifying convolution, N residual blocks, 1x1 to the latent; one level.
+    """A patchifying convolution, N residual blocks or a GELU in their place, 1x1 to the latent; one level.
 
-    Source: Duan & Zhu, PCS 2022 (at 224 px ``patch=8, width=128, num_channels=64``); with 0, 4 and 8 blocks it is their
-    n0, n4 and n8.
+    Args:
+        decoder_width: Of `rac_decoder`; the tail's channels without it, as published.
+    Source: Duan & Zhu, PCS 2022 (at 224 px ``patch=8, width=128, num_channels=64, out_channels=256``); with 0, 4 and 8
+        blocks it is their n0, n4 and n8.
     """
     encoder = nn.Sequential(
         nn.Conv2d(in_channels, width, patch, stride=patch),
-        *(RacBlock(width) for _ in range(blocks)),
+        *([RacBlock(width) for _ in range(blocks)] or [nn.GELU()]),
         nn.Conv2d(width, num_channels, 1),
     )
     decoder = {
         "kind": "rac",
         "in_channels": num_channels,
         "out_channels": out_channels,
-        "width": decoder_width,
+        "width": decoder_width or out_channels,
         "upsamplings": upsamplings,
     }
     return _learned(encoder, decoder, num_channels, [1.0], None, size, learned_gains=False)

@@ -95,15 +95,18 @@ def gdn_decoder(
 
 
 def rac_decoder(*, in_channels: int, out_channels: int, width: int, upsamplings: int = 1) -> nn.Sequential:
-    """RAC's: a transposed 5x5 convolution for each doubling, two of 3x3 and one of 1x1, GELU between them."""
+    """RAC's: a transposed 5x5 convolution for each doubling, 3x3 to twice the width, 3x3 back, 1x1, GELU between them.
+
+    The published one doubles once, and its width is that of the tail's input.
+    """
     layers: list[nn.Module] = []
     channels = in_channels
     for _ in range(upsamplings):
         layers += [nn.ConvTranspose2d(channels, width, 5, stride=2, padding=2, output_padding=1), nn.GELU()]
         channels = width
-    for _ in range(2):
-        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.GELU()]
-        channels = width
+    for wide in (2 * width, width):
+        layers += [nn.Conv2d(channels, wide, 3, padding=1), nn.GELU()]
+        channels = wide
     return nn.Sequential(*layers, nn.Conv2d(channels, out_channels, 1))
 
 
