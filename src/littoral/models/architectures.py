@@ -206,7 +206,11 @@ def channel_reduction(
     upsamplings: int = 1,
     size: tuple[int, int] | None = None,
 ) -> Bottleneck:
-    """Few channels of 8 bits each, and no entropy coder: `calibrate_8_bit` sets the scale after training.
+    """Few channels of 8 bits each: `calibrate_8_bit` sets the scale after training.
+
+    Published without an entropy coder. Tables of the prior alone make it so, every symbol then costs 8 bits:
+    ``TableOptions(prior_share=math.inf, contexts=None, deadzones=())``. A value outside of the range that was
+    calibrated is an escape and costs more.
 
     Source: "CR+BQ" of Matsubara et al., TMLR 2023. Ours has one range per channel from training frames, where theirs
     takes that of each tensor anew.
@@ -283,9 +287,10 @@ def rac_shaped(
     Source: Duan & Zhu, PCS 2022 (at 224 px ``patch=8, width=128, num_channels=64, out_channels=256``); with 0, 4 and 8
         blocks it is their n0, n4 and n8.
     """
+    between: list[nn.Module] = [RacBlock(width) for _ in range(blocks)] or [nn.GELU()]
     encoder = nn.Sequential(
         nn.Conv2d(in_channels, width, patch, stride=patch),
-        *([RacBlock(width) for _ in range(blocks)] or [nn.GELU()]),
+        *between,
         nn.Conv2d(width, num_channels, 1),
     )
     decoder = {
