@@ -685,6 +685,7 @@ def test_splits_are_trained_on_the_teacher_and_a_routers_frames_are_looked_at_fi
     assert "at least 200" in said(*common, *teacher, *splits, "--exits", "1", "--router", tmp_path / "few.npz")[2]
     assert cuts == [], "nothing is trained for a router that cannot be made"
     assert "name the teacher" in said(*common, *splits)[2]
+    assert "--split-epochs is 1, expected 2 or more" in said(*common, *teacher, *splits, "--split-epochs", "1")[2]
     assert "num_segments is 0" in said(*common, *teacher, *splits, "--segments", "0")[2]
     assert "one of the two" in said(*common, *teacher, *splits, "--exits", "1", "--exit", "a")[2]
     assert "at least 1" in said(*common, *teacher, *splits, "--exits", "1", "--exit-epochs", "0")[2]

@@ -200,13 +200,25 @@ def test_a_decoder_gives_the_size_of_the_tails_input_also_where_doubling_does_no
     [
         (entropic_student(num_channels=24), 224, 138_672, 588),
         (rac_shaped(patch=8, width=128, num_channels=64, blocks=0), 224, 32_960, 26),
+        (rac_shaped(patch=8, width=128, num_channels=64, blocks=4), 224, 623_552, 488),
+        (rac_shaped(patch=8, width=128, num_channels=64, blocks=8), 224, 1_214_144, 951),
     ],
-    ids=["entropic student", "rac n0"],
+    ids=["entropic student", "rac n0", "rac n4", "rac n8"],
 )
 def test_baselines_are_as_large_as_published(bottleneck, side, parameters, mega_macs):
     encoder = bottleneck.encoder
     assert sum(value.numel() for value in encoder.parameters()) == parameters
     assert count_macs(encoder, (3, side, side)) / 1e6 == pytest.approx(mega_macs, abs=1)
+
+
+def test_rac_has_the_published_layers():
+    none, one = (rac_shaped(out_channels=8, blocks=blocks).encoder for blocks in (0, 1))
+    assert [type(layer).__name__ for layer in none] == ["Conv2d", "GELU", "Conv2d"]
+    kernels = [layer.kernel_size for layer in one.modules() if isinstance(layer, nn.Conv2d)]
+    assert kernels == [(4, 4), (3, 3), (3, 3), (1, 1)]
+    decoder = make_decoder(kind="rac", in_channels=64, out_channels=256, width=256)
+    channels = [(layer.in_channels, layer.out_channels) for layer in decoder if not isinstance(layer, nn.GELU)]
+    assert channels == [(64, 256), (256, 512), (512, 256), (256, 256)]
 
 
 def test_the_published_decoder_has_its_published_size():
@@ -247,6 +259,7 @@ def test_a_lower_bound_lets_a_gradient_in_that_leads_back():
         (lambda: small(kept=(2,)), "kept is"),
         (lambda: small(kept=(0, 4)), "kept is"),
         (lambda: small(starting_gains=(1.0, -1.0)), "gains are"),
+        (lambda: small(starting_gains=[2.0] * 17, kept=None), "there are 17 levels, expected 1 to 16"),
         (lambda: small(patch=0), "a patch or at least one strided convolution"),
         (lambda: make_decoder(kind="linear"), "there is no decoder 'linear'"),
         (
@@ -260,7 +273,7 @@ def test_a_lower_bound_lets_a_gradient_in_that_leads_back():
             "decoder_spec",
         ),
     ],
-    ids=["kept", "none", "gains", "stem", "decoder", "prior", "spec"],
+    ids=["kept", "none", "gains", "levels", "stem", "decoder", "prior", "spec"],
 )
 def test_what_does_not_fit_together_is_refused(make, words):
     with pytest.raises(ValueError, match=words):

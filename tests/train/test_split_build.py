@@ -14,7 +14,7 @@ from safetensors.numpy import load as load_safetensors
 from torch import nn
 from traced import network, random_frames
 
-from littoral.bundle import Bundle
+from littoral.bundle import Bundle, InputSpec
 from littoral.core.codec import decode
 from littoral.core.tasks import Classification
 from littoral.errors import BundleError
@@ -27,7 +27,7 @@ from littoral.train import BuildOptions, SplitSource, TorchSource, build_bundle
 from littoral.train import build as build_module
 from littoral.train import split as split_module
 from littoral.train import watched as watched_module
-from littoral.train.encoder import check_latents, export_encoder
+from littoral.train.encoder import check_latents, export_encoder, run_encoder
 from littoral.train.run import open_session, run_chain
 from littoral.train.split import build_split
 from littoral.train.tables import TableOptions
@@ -403,6 +403,18 @@ def test_channels_that_a_level_does_not_send_are_not_compared():
     check_latents(came, expected, GAINS, (1, 1))
     with pytest.raises(BundleError):
         check_latents(came, expected, GAINS, (1, 2))
+
+
+def test_an_encoder_whose_frames_are_no_whole_patches_is_the_same_on_both_engines():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = product(in_channels=1, patch=4, frame_size=(11, 14), width=4, blocks=0, num_channels=2)
+    frames = np.random.default_rng(0).integers(0, 256, (3, 11, 14, 1), np.uint8)
+    spec = InputSpec(height=11, width=14, channels=1, mean=(0.4,), std=(0.3,))
+    encoder = export_encoder(made.device_encoder(), frames, spec=spec)
+    came = run_encoder(open_session(encoder.graph, {}), frames)
+    assert came.shape == (3, 2, 3, 4)
+    np.testing.assert_allclose(came, encoder.torch_latent(frames), atol=1e-5)
 
 
 def test_an_encoder_that_gives_no_latent_is_refused_before_it_is_traced():

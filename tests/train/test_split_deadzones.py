@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from littoral.models.bottleneck import Bottleneck, to_split_tail
 from littoral.models.entropy import FactorisedPrior
-from littoral.train.deadzones import Trial, best_size, choose_deadzones, fit_codec, price_of_loss
+from littoral.train.deadzones import Trial, best_size, choose_deadzones, fit_codec, measured_size, price_of_loss
 from littoral.train.tables import DeadzoneOptions, TableOptions
 
 USUAL = TableOptions(contexts=None)
@@ -43,6 +43,31 @@ def test_what_costs_nothing_is_taken_as_far_as_it_was_tried_and_what_spares_noth
     assert best_size(PLAIN[1], tried(200, float("nan"), 0.1, 0.2), 100) == (0.0, 0.0)
 
 
+COARSE = Trial(14.0, 0.0111)
+"""A level measured on frames, its whole values few; with what deadzones made of it, at 509 bytes for each of loss."""
+COLLAPSED = {0.07: Trial(8.09, 0.0308), 0.1: Trial(8.03, 0.0317), 0.2: Trial(8.0, 0.0316)}
+
+
+def test_a_size_that_was_never_tried_is_not_taken_where_its_own_trial_says_that_it_costs() -> None:
+    tried_first = {size: COLLAPSED[size] for size in (0.1, 0.2)}
+    aimed, spared = best_size(COARSE, tried_first, 509.0)
+    assert (aimed, spared) == (0.07, pytest.approx(3.3, abs=0.1)), "so say the laws"
+    assert measured_size(COARSE, COLLAPSED, 509.0, aimed=aimed, least=0.14) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("losses", "taken"),
+    [((0.1, 0.1, 0.1), 0.07), ((0.5, 0.1, 0.12), 0.1), ((0.5, 0.2, 0.12), 0.2), ((0.5, 0.5, float("nan")), 0.0)],
+    ids=["aimed", "first-tried", "second-tried", "none"],
+)
+def test_what_is_aimed_at_is_taken_if_it_pays_and_else_the_best_that_was_tried(
+    losses: tuple[float, float, float], taken: float
+) -> None:
+    measured = {size: Trial(90.0, loss) for size, loss in zip((0.07, 0.1, 0.2), losses, strict=True)}
+    assert measured_size(PLAIN[1], measured, 100, aimed=0.07, least=1.0) == taken
+    assert measured_size(PLAIN[1], measured, 100, aimed=0.07, least=11.0) == 0.0, "nothing spares so much"
+
+
 def bottleneck_of(*gains: float, channels: int = 2) -> Bottleneck:
     """Whose encoder and decoder change nothing."""
     prior = FactorisedPrior(len(gains), channels)
@@ -66,6 +91,8 @@ class Sum(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         if self.of == "large":  # what is little says nothing
             features = features * (features.abs() > 3)
+        if self.of == "sign":
+            features = features.sign() * (features.abs() > 0.45)
         return features.flatten(1)[:, :, None]
 
 
@@ -96,6 +123,19 @@ def test_where_small_values_say_nothing_the_largest_is_taken_and_where_they_do_n
     bottleneck = bottleneck_of(0.25, 1.0)
     found = choose_deadzones(bottleneck, to_split_tail(bottleneck, Sum("all")), uniform, squared, USUAL)
     assert found == (), "of a level source no value is likelier for being nearer to 0, so nothing is spared"
+
+
+def test_a_level_that_a_deadzone_silences_gets_none_and_what_was_measured_is_said() -> None:
+    """What the coarse level sends lies a little beyond a half: at 0.1 it is gone, and no more can be lost."""
+    rng = np.random.default_rng(0)
+    sent = rng.choice([-1.0, 1.0], (300, 2, 4, 4)) * rng.uniform(0.47, 0.58, (300, 2, 4, 4))
+    latents = np.where(rng.random(sent.shape) < 0.2, sent, rng.uniform(-0.2, 0.2, sent.shape)).astype(np.float32)
+    bottleneck, said = bottleneck_of(1.0, 6.0), list[str]()
+    tail = to_split_tail(bottleneck, Sum("sign"))
+    found = choose_deadzones(bottleneck, tail, latents, squared, USUAL, progress=said.append)
+    assert found == (0.0, 0.2)
+    assert "no deadzone pays; a deadzone of 0.03 spares -5" in said[1]
+    assert "a deadzone of 0.2 spares 0.5" in said[2]
 
 
 def test_a_saving_below_the_least_one_is_none() -> None:

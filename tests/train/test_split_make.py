@@ -13,6 +13,7 @@ from traced import random_frames, square
 
 from littoral.bundle import InputSpec, TorchModel
 from littoral.core.tasks import Classification, Segmentation
+from littoral.models.bottleneck import Bottleneck
 from littoral.models.factory import load_model, state_arrays
 from littoral.models.frames import normalise
 from littoral.models.parts import head_of
@@ -51,6 +52,62 @@ def test_what_it_decodes_to_is_the_map_that_the_tail_takes(factor: int, size: tu
         latent = bottleneck.latent(x)
     assert came.features.shape == expected.shape
     assert latent.shape[-1] * latent.shape[-2] * 16 <= 1.3 * size[0] * size[1], "a latent is small"
+
+
+def pooled(height: int, width: int) -> nn.Module:
+    """A network that brings frames of any size to a map of one."""
+    return nn.Sequential(nn.Sequential(nn.Conv2d(1, 5, 1), nn.AdaptiveAvgPool2d((height, width))), nn.Flatten())
+
+
+def bottleneck_for(module: nn.Module, size: tuple[int, int]) -> Bottleneck:
+    spec = InputSpec(height=size[0], width=size[1], channels=1, mean=(0.0,), std=(1.0,))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return fitting_bottleneck(TorchSource(module, "a:b", {}), spec, "0").eval()
+
+
+@pytest.mark.parametrize(
+    ("size", "module", "latent"),
+    [
+        ((16, 64), pooled(4, 4), (4, 4)),
+        ((64, 16), pooled(4, 4), (4, 4)),
+        ((16, 160), pooled(4, 4), (4, 5)),
+        ((32, 32), pooled(2, 32), (2, 8)),
+        ((32, 32), pooled(5, 7), (8, 8)),
+        ((17, 64), pyramid(8), (3, 8)),
+        ((30, 42), pyramid(16), (2, 3)),
+        ((11, 31), pyramid(4), (3, 8)),
+    ],
+    ids=["wide", "high", "very-wide", "flat-map", "no-multiple", "rounded-up", "rounded-up-often", "no-whole-patches"],
+)
+def test_the_whole_frame_reaches_the_latent_and_the_tail(
+    size: tuple[int, int], module: nn.Module, latent: tuple[int, int]
+) -> None:
+    bottleneck = bottleneck_for(module, size)
+    frames = torch.randn(4, 1, *size, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    made = bottleneck.latent(frames)
+    features = bottleneck.decoder(made)
+    assert made.shape[2:] == latent
+    assert features.shape[2:] == head_of(module, "0")(frames).shape[2:]
+    for what in (made, features):
+        (seen,) = torch.autograd.grad(what.square().sum(), frames, retain_graph=True)
+        assert (seen.abs().sum((0, 1)) > 0).all(), "a pixel that nothing hangs on"
+
+
+def test_edges_are_repeated_up_to_whole_patches_and_only_where_they_are_not_whole() -> None:
+    whole, odd = bottleneck_for(pyramid(4), (12, 32)), bottleneck_for(pyramid(4), (11, 31))
+    assert not any(isinstance(module, nn.ReplicationPad2d) for module in whole.modules())
+    frames = torch.randn(3, 1, 11, 31, generator=torch.Generator().manual_seed(1))
+    repeated = torch.cat([frames, frames[:, :, -1:]], 2)
+    repeated = torch.cat([repeated, repeated[:, :, :, -1:]], 3)
+    with torch.no_grad():
+        torch.testing.assert_close(odd.latent(frames), whole.latent(repeated))
+
+
+def test_a_latent_that_no_payload_holds_is_refused_before_anything_is_trained() -> None:
+    with pytest.raises(ValueError, match=r"the latent for '0' and frames of 848 x 832 has 24 x 212 x 208 symbols"):
+        bottleneck_for(nn.Sequential(nn.MaxPool2d(2), nn.Flatten()), (848, 832))
+    assert bottleneck_for(nn.Sequential(nn.MaxPool2d(16), nn.Flatten()), (848, 832)).num_channels == 24
 
 
 @pytest.mark.parametrize(
@@ -237,6 +294,38 @@ def test_where_no_split_can_be_fitted_is_said_before_anything_is(
     monkeypatch.setattr(split_make, "fit_transform", None)
     with pytest.raises(ValueError, match=words):
         fit_split(network(), spec, random_frames(spec, 8), Classification(num_classes=3), cut=cut)
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (
+            Classification(num_classes=5),
+            r"classification with 5 classes takes float32 \(batch, 5\), got float32 \(8, 3\)",
+        ),
+        (Segmentation(num_classes=3, input_height=16, input_width=16), r"segmentation with 3 classes takes .*\(8, 3\)"),
+    ],
+    ids=["classes", "segmentation"],
+)
+def test_a_task_that_is_not_the_networks_is_refused_before_anything_is_fitted(
+    task: Any, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(split_make, "fit_transform", None)
+    spec = square(16, 1)
+    with pytest.raises(ValueError, match=words):
+        fit_split(network(), spec, random_frames(spec, 8), task, cut="blocks.0")
+    two = TorchSource(nn.Sequential(nn.Conv2d(1, 4, 1), Pairs()), "a:b", {})
+    with pytest.raises(ValueError, match=r"the network gives tuple, .* takes one tensor"):
+        fit_split(two, spec, random_frames(spec, 8), task, cut="0")
+
+
+def test_too_few_epochs_are_refused_before_anything_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split_make, "head_of", None)
+    spec = square(16, 1)
+    with pytest.raises(
+        ValueError, match=r"1 epochs were asked for, the last 1 for decoder and tail alone.* give 2 or more"
+    ):
+        make_split(network(), spec, random_frames(spec, 8), None, cut="blocks.0", epochs=1)
 
 
 def test_a_module_that_gives_the_answer_leaves_nothing_for_the_cloud() -> None:

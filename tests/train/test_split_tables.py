@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from littoral.core.codec import HEADER_BYTES, encode, expected_bits, rate_bits
 from littoral.core.codec_slots import MAX_PAYLOAD_BYTES
 from littoral.core.codec_tables import ChannelPrior
 from littoral.errors import PayloadError
+from littoral.models.entropy import UniformPrior
 from littoral.train.tables import TableOptions, build_tables, mixed
 
 USUAL = TableOptions()
@@ -53,6 +56,16 @@ def test_values_that_the_source_did_not_show_are_the_priors() -> None:
     assert shares[3] == pytest.approx((80 + 10 / 7) / 90, rel=1e-3)
     assert shares[0] == pytest.approx((10 / 7) / 90, rel=1e-3)
     assert row[-1] == 1, "this prior leaves nothing to the escape"
+
+
+def test_by_a_uniform_prior_alone_every_symbol_costs_8_bits_however_likely_it_is() -> None:
+    (prior,) = UniformPrior(1, 1).channel_priors(0)
+    symbols = normal(2, 50, 3, 8, 8)
+    fixed = tables_of(symbols, TableOptions(prior_share=math.inf, contexts=None), prior)
+    sizes = {len(encode(frame, fixed, level=0)) for frame in (symbols[0], np.zeros_like(symbols[0]), symbols[0] - 120)}
+    assert len(sizes) == 1
+    assert 192 <= sizes.pop() <= 192 + HEADER_BYTES + 4
+    assert len(encode(symbols[0], tables_of(symbols, prior=prior), level=0)) < 100, "a coder would spare half"
 
 
 def test_a_value_far_beyond_the_others_is_left_to_the_escape() -> None:

@@ -15,6 +15,8 @@ from torch import nn
 from traced import square
 
 from littoral.models.architectures import entropic_student, product
+from littoral.models.bottleneck import Bottleneck
+from littoral.models.entropy import FactorisedPrior
 from littoral.models.parts import head_of, tail_of
 from littoral.models.precision import as_float32, autocast
 from littoral.train.bottleneck import train_split
@@ -518,6 +520,12 @@ def test_a_bank_says_what_the_teacher_says_and_is_made_once(tmp_path):
         trained(recipe(), dataclasses.replace(networks(), teacher=broken), data=data)
 
 
+def enlarged(side: int) -> Bottleneck:
+    """Whose latent is of that size, whatever comes in."""
+    encoder = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Upsample((side, side)))
+    return Bottleneck(encoder, nn.Identity(), FactorisedPrior(2, 2), num_channels=2, num_levels=2)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -542,10 +550,14 @@ def test_a_bank_says_what_the_teacher_says_and_is_made_once(tmp_path):
             lambda: trained(SplitRecipe(phases=(Phase(epochs=1, quantile_loss=True),), rate_weights=(0, 0))),
             "learns_quantiles=True",
         ),
+        (
+            lambda: trained(recipe(), networks(make=lambda: enlarged(900))),
+            "the latent of the encoder has 2 x 900 x 900 symbols, 1620000 in all; a payload holds at most 1048576",
+        ),
         (lambda: SplitData(frames=FRAMES, targets=LABELS[1:], input=SPEC), "48 frames and 47 targets"),
         (lambda: SplitData(frames=FRAMES[:, :8], input=SPEC), "frames are uint8"),
     ],
-    ids=["weights", "teacher", "module", "cut", "within", "quantiles", "targets", "frames"],
+    ids=["weights", "teacher", "module", "cut", "within", "quantiles", "latent", "targets", "frames"],
 )
 def test_what_does_not_fit_together_is_refused(change, words):
     with pytest.raises(ValueError, match=words):

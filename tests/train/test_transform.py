@@ -111,6 +111,14 @@ def test_without_rounding_everything_comes_back_even_at_edges_that_are_no_whole_
     assert torch.allclose(back[:, 0], given[:, 0], atol=1e-3)
 
 
+def test_no_more_channels_are_made_than_a_payload_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_SYMBOLS", 50)
+    assert fit_transform(features(), Tail(), TASK, OPTIONS).bottleneck.num_channels == 50 // 9
+    monkeypatch.setattr("littoral.models.bottleneck.MAX_SYMBOLS", 8)
+    with pytest.raises(ValueError, match="the latent of the transform has 1 x 3 x 3 symbols"):
+        fit_transform(features(), Tail(), TASK, OPTIONS)
+
+
 def test_noise_that_no_answer_sees_makes_a_channel_insensitive() -> None:
     sensitivity = sensitivity_of(features(8), Tail(), TASK)
     assert sensitivity[0] > 1e3 * sensitivity[1]
@@ -188,7 +196,9 @@ def test_answers_that_cannot_tell_what_rounding_costs_are_refused() -> None:
         def forward(self, features: torch.Tensor) -> torch.Tensor:
             return super().forward(features).abs() * torch.tensor([1.0, -1.0]) + torch.tensor([1.0, 0.0])
 
-    with pytest.raises(ValueError, match="as much the network's own where nothing is sent"):
+    with pytest.raises(
+        ValueError, match=r"as much the network's own where nothing is sent.*more of them, or cut it at"
+    ):
         fit_transform(features(), Same(), TASK, dataclasses.replace(OPTIONS, steps=None))
     boxes = Detection(num_classes=2, input_height=16, input_width=16, strides=(8,), max_boxes=8)
 
@@ -245,6 +255,8 @@ def test_features_that_say_nothing_are_refused(spoilt: torch.Tensor) -> None:
         ({"keeps": ()}, r"keeps are \(\), expected shares between 0 and 1"),
         ({"keeps": (0.5, 1.0)}, "expected shares between 0 and 1"),
         ({"keeps": (0.8, 0.6)}, "each larger than the one before"),
+        ({"steps": tuple(range(17, 0, -1))}, "17 levels were asked for by steps or keeps, at most 16 are taken"),
+        ({"keeps": tuple(step / 20 for step in range(1, 18))}, "17 levels were asked for"),
         ({"block": 0}, "block is 0, expected 1 or more"),
         ({"gate_width": -1}, "gate_width is -1, expected 0 or more"),
     ],

@@ -84,7 +84,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         metavar="MODULE",
         help="train a split from the frame: the cloud goes on after this module of the teacher; repeatable",
     )
-    parser.add_argument("--split-epochs", type=int, default=20, help="epochs of training a split")
+    parser.add_argument("--split-epochs", type=int, default=20, help="epochs of training a split, 2 or more")
     parser.add_argument(
         "--split-deadzones",
         metavar="D,D,D,D",
@@ -229,6 +229,11 @@ def _check_words(args: argparse.Namespace) -> None:
         raise ValueError(
             "--split trains a split of a classifier's teacher, and there is none; name the teacher. For other tasks "
             "take --fit-split, or give trained splits to littoral.build_bundle"
+        )
+    if args.split and args.split_epochs < 2:
+        raise ValueError(
+            f"--split-epochs is {args.split_epochs}, expected 2 or more: the last one trains the cloud's part "
+            "alone, so with 1 the encoder would learn nothing"
         )
     if args.fit_split is not None and args.task == "classification" and args.teacher is None:
         raise ValueError("a bundle for classification needs a teacher: its student is adapted; give --teacher")

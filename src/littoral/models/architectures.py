@@ -27,14 +27,16 @@ def product(
     starting_gains: Sequence[float] = (1.0, 2.0, 4.0, 8.0),
     kept: Sequence[int] | None = None,
     patch: int = 4,
-    strides: Sequence[int] = (),
+    strides: Sequence[int | tuple[int, int]] = (),
     width: int = 48,
     blocks: int = 1,
     decoder_width: int = 64,
     decoder_blocks: int = 2,
     decoder_blocks_after: int = 0,
     upsamplings: int = 1,
+    frame_size: tuple[int, int] | None = None,
     size: tuple[int, int] | None = None,
+    averaged: bool = False,
     mixed: bool = False,
     learned_scales: bool = True,
     rectified: bool = True,
@@ -50,17 +52,20 @@ def product(
         starting_gains: One per level, the coarsest first.
         kept: Of each level, how many channels are sent.
         patch: Side and stride of the first convolution; 0 for none.
-        strides: Of 3x3 convolutions that come next, 1 or more each.
+        strides: Of 3x3 convolutions that come next, 1 or more each, or one for height and one for width.
         width: Of the encoder.
         blocks: Residual blocks of the encoder.
         decoder_width: Of the decoder, and so on.
         upsamplings: How often the latent's size has to be doubled for the tail.
+        frame_size: Height and width of what comes in; its edges are repeated up to whole patches. Without it, what is
+            left over below and to the right is not seen.
         size: See `make_decoder`.
+        averaged: Likewise.
         mixed: See `Bottleneck`.
         learned_scales: Likewise.
         rectified: The tail takes no negative features.
     """
-    layers: list[nn.Module] = []
+    layers = _whole(frame_size, patch) if patch and frame_size else []
     channels = in_channels
     if patch:
         layers += conv_bn_relu(nn.Conv2d(channels, width, patch, stride=patch, bias=False), width)
@@ -83,6 +88,8 @@ def product(
     }
     if not rectified:
         decoder["rectified"] = False
+    if averaged:
+        decoder["averaged"] = True
     network = nn.Sequential(*layers)
     return _learned(
         network, decoder, num_channels, starting_gains, kept, size, mixed=mixed, learned_scales=learned_scales
@@ -135,8 +142,7 @@ def transform(
         block: Side of a block.
         gate_width: Of the gate, see `TransformEncoder`; 0 for none.
     """
-    below, right = (-side % block for side in size)
-    layers: list[nn.Module] = [nn.ReplicationPad2d((0, right, 0, below))] if below or right else []
+    layers = _whole(size, block)
     layers.append(TransformEncoder(in_channels, num_channels, block, gate_width))
     decoder = {
         "kind": "transform",
@@ -200,7 +206,11 @@ def channel_reduction(
     upsamplings: int = 1,
     size: tuple[int, int] | None = None,
 ) -> Bottleneck:
-    """Few channels of 8 bits each, and no entropy coder: `calibrate_8_bit` sets the scale after training.
+    """Few channels of 8 bits each: `calibrate_8_bit` sets the scale after training.
+
+    Published without an entropy coder. Tables of the prior alone make it so, every symbol then costs 8 bits:
+    ``TableOptions(prior_share=math.inf, contexts=None, deadzones=())``. A value outside of the range that was
+    calibrated is an escape and costs more.
 
     Source: "CR+BQ" of Matsubara et al., TMLR 2023. Ours has one range per channel from training frames, where theirs
     takes that of each tensor anew.
@@ -242,12 +252,15 @@ def calibrate_8_bit(bottleneck: Bottleneck, latents_BCHW: Tensor) -> None:
 
 
 class RacBlock(nn.Module):
-    """1x1 to half the width, 3x3 back, GELU; the shortcut is the input itself."""
+    """GELU and a 3x3 convolution to half the width, and the same back; the shortcut is the input itself."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.GELU(), nn.Conv2d(width, width // 2, 1), nn.GELU(), nn.Conv2d(width // 2, width, 3, padding=1)
+            nn.GELU(),
+            nn.Conv2d(width, width // 2, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(width // 2, width, 3, padding=1),
         )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -263,28 +276,37 @@ def rac_shaped(
     patch: int = 4,
     width: int = 64,
     blocks: int = 4,
-    decoder_width: int = 64,
+    decoder_width: int | None = None,
     upsamplings: int = 1,
     size: tuple[int, int] | None = None,
 ) -> Bottleneck:
-    """A patchifying convolution, N residual blocks, 1x1 to the latent; one level.
+    """A patchifying convolution, N residual blocks or a GELU in their place, 1x1 to the latent; one level.
 
-    Source: Duan & Zhu, PCS 2022 (at 224 px ``patch=8, width=128, num_channels=64``); with 0, 4 and 8 blocks it is their
-    n0, n4 and n8.
+    Args:
+        decoder_width: Of `rac_decoder`; the tail's channels without it, as published.
+    Source: Duan & Zhu, PCS 2022 (at 224 px ``patch=8, width=128, num_channels=64, out_channels=256``); with 0, 4 and 8
+        blocks it is their n0, n4 and n8.
     """
+    between: list[nn.Module] = [RacBlock(width) for _ in range(blocks)] or [nn.GELU()]
     encoder = nn.Sequential(
         nn.Conv2d(in_channels, width, patch, stride=patch),
-        *(RacBlock(width) for _ in range(blocks)),
+        *between,
         nn.Conv2d(width, num_channels, 1),
     )
     decoder = {
         "kind": "rac",
         "in_channels": num_channels,
         "out_channels": out_channels,
-        "width": decoder_width,
+        "width": decoder_width or out_channels,
         "upsamplings": upsamplings,
     }
     return _learned(encoder, decoder, num_channels, [1.0], None, size, learned_gains=False)
+
+
+def _whole(size: tuple[int, int], block: int) -> list[nn.Module]:
+    """What repeats the edges below and to the right up to whole blocks; nothing where they are whole."""
+    below, right = (-side % block for side in size)
+    return [nn.ReplicationPad2d((0, right, 0, below))] if below or right else []
 
 
 def _learned(

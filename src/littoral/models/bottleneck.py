@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from littoral.core.codec_tables import ChannelPrior
+from littoral.core.codec_tables import MAX_LEVELS, MAX_SYMBOLS, ChannelPrior
 from littoral.models.decoders import make_decoder
 from littoral.models.entropy import Prior
 from littoral.models.factory import make_model
@@ -310,12 +310,30 @@ def count_macs(module: nn.Module, input_shape: Sequence[int]) -> int:
     return int(counter.get_total_flops()) // 2
 
 
+def check_symbols(num_channels: int, height: int, width: int, where: str = "of the encoder") -> None:
+    """Refuse a latent that no payload holds.
+
+    Args:
+        num_channels: At most so many are sent at a level.
+        where: Whose latent it is.
+    Raises:
+        ValueError: it has too many symbols.
+    """
+    if (count := num_channels * height * width) > MAX_SYMBOLS:
+        raise ValueError(
+            f"the latent {where} has {num_channels} x {height} x {width} symbols, {count} in all; a payload holds at "
+            f"most {MAX_SYMBOLS}. Send fewer channels, or cut the network at a later module, where its map is smaller"
+        )
+
+
 def _mask(kept_L: Tensor, num_channels: int) -> Tensor:
     """float32 ``(L, C)``, 1 where a level sends the channel."""
     return (torch.arange(num_channels, device=kept_L.device) < kept_L[:, None]).float()
 
 
 def _check_levels(num_channels: int, num_levels: int, kept: Sequence[int], gains: Sequence[float]) -> None:
+    if not 1 <= num_levels <= MAX_LEVELS:
+        raise ValueError(f"there are {num_levels} levels, expected 1 to {MAX_LEVELS}: more do not go into a payload")
     if len(kept) != num_levels or any(not 1 <= number <= num_channels for number in kept):
         raise ValueError(
             f"kept is {list(kept)}, expected for each of {num_levels} levels how many of {num_channels} channels it "

@@ -95,15 +95,18 @@ def gdn_decoder(
 
 
 def rac_decoder(*, in_channels: int, out_channels: int, width: int, upsamplings: int = 1) -> nn.Sequential:
-    """RAC's: a transposed 5x5 convolution for each doubling, two of 3x3 and one of 1x1, GELU between them."""
+    """RAC's: a transposed 5x5 convolution for each doubling, 3x3 to twice the width, 3x3 back, 1x1, GELU between them.
+
+    The published one doubles once, and its width is that of the tail's input.
+    """
     layers: list[nn.Module] = []
     channels = in_channels
     for _ in range(upsamplings):
         layers += [nn.ConvTranspose2d(channels, width, 5, stride=2, padding=2, output_padding=1), nn.GELU()]
         channels = width
-    for _ in range(2):
-        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.GELU()]
-        channels = width
+    for wide in (2 * width, width):
+        layers += [nn.Conv2d(channels, wide, 3, padding=1), nn.GELU()]
+        channels = wide
     return nn.Sequential(*layers, nn.Conv2d(channels, out_channels, 1))
 
 
@@ -159,12 +162,16 @@ _DECODERS: Mapping[str, Callable[..., nn.Sequential]] = {
 }
 
 
-def make_decoder(*, kind: str, size: tuple[int, int] | None = None, **kwargs: Any) -> nn.Sequential:
+def make_decoder(
+    *, kind: str, size: tuple[int, int] | None = None, averaged: bool = False, **kwargs: Any
+) -> nn.Sequential:
     """A decoder by its name.
 
     Args:
         kind: ``residual``, ``gdn``, ``rac``, ``plain`` or ``transform``.
-        size: Height and width of the tail's input, where doubling the latent gives more than that.
+        size: Height and width of the tail's input, where doubling the latent gives more than that. What is more is cut
+            off below and to the right, where it is no more than came of rounding sizes up.
+        averaged: All of it is averaged down to that size instead, so that nothing of the frame is left out.
         kwargs: What the decoder of that name takes.
     Raises:
         ValueError: there is no such kind.
@@ -173,5 +180,5 @@ def make_decoder(*, kind: str, size: tuple[int, int] | None = None, **kwargs: An
         raise ValueError(f"there is no decoder {kind!r}; there are {', '.join(_DECODERS)}")
     decoder = _DECODERS[kind](**kwargs)
     if size is not None:
-        decoder.append(Crop(*size))
+        decoder.append(nn.AdaptiveAvgPool2d(size) if averaged else Crop(*size))
     return decoder

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 GROUP_NORM_GROUPS = 8
 
 
-def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+def conv3x3(in_channels: int, out_channels: int, stride: int | tuple[int, int] = 1) -> nn.Conv2d:
     """A 3x3 convolution without bias that keeps the size at stride 1."""
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
 

@@ -75,7 +75,8 @@ def choose_deadzones(
     held_NCHW: FloatArray | None = None,
     progress: Progress = lambda _line: None,
 ) -> tuple[float, ...]:
-    """For each level the size that spares most bytes beyond what its loss is worth (`price_of_loss`, `best_size`).
+    """For each level the size that spares most bytes beyond what its loss is worth (`price_of_loss`, `best_size`), if
+    a trial of its own says so too (`measured_size`).
 
     A loss is the task's distance from the tail's own answers to latents that are not rounded, so nothing need be known
     of the frames.
@@ -101,15 +102,21 @@ def choose_deadzones(
     plain = [trials.run(level, 0.0) for level in range(num_levels)]
     found = []
     for level, before in enumerate(plain):
-        price = price_of_loss(plain, level)
-        deadzone, spared = 0.0, 0.0
+        price, deadzone, told = price_of_loss(plain, level), 0.0, ""
         if price is not None:
-            deadzone, spared = best_size(before, {size: trials.run(level, size) for size in choice.sizes}, price)
-        pays = deadzone > 0 and spared >= choice.least_saving * before.payload_bytes
-        found.append(deadzone if pays else 0.0)
+            tried = {size: trials.run(level, size) for size in choice.sizes}
+            aimed, _ = best_size(before, tried, price)
+            if aimed and aimed not in tried:
+                tried[aimed] = trials.run(level, aimed)
+            least = choice.least_saving * before.payload_bytes
+            deadzone = measured_size(before, tried, price, aimed=aimed, least=least)
+            if shown := deadzone or aimed:
+                spared = worth_of(before, tried[shown], price)
+                told = f"a deadzone of {shown:g} spares {spared:.3g} beyond its loss, as measured"
+        found.append(deadzone)
         progress(
             f"level {level}, {before.payload_bytes:.4g} bytes rounded to the nearest: "
-            + (f"a deadzone of {deadzone:g} spares {spared:.3g} beyond its loss" if pays else "no deadzone pays")
+            + (told if deadzone else "no deadzone pays" + (told and f"; {told}"))
         )
     return tuple(found) if any(found) else ()
 
@@ -153,6 +160,31 @@ def best_size(before: Trial, tried: Mapping[float, Trial], price: float) -> tupl
     worth = slope * candidates + bend * candidates**2
     best = int(worth.argmax())
     return (float(candidates[best]), float(worth[best])) if np.isfinite(worth[best]) else (0.0, 0.0)
+
+
+def worth_of(before: Trial, tried: Trial, price: float) -> float:
+    """The bytes that a deadzone was measured to spare, less ``price`` times the loss by it; negative where it costs."""
+    return before.payload_bytes - tried.payload_bytes - price * (tried.loss - before.loss)
+
+
+def measured_size(before: Trial, tried: Mapping[float, Trial], price: float, *, aimed: float, least: float) -> float:
+    """The size that `best_size` aims at, if a trial says that it pays; else the best of those that were tried.
+
+    The laws of `best_size` are for small deadzones. Where most values lie within one, bytes end at a few and a loss at
+    what is lost where nothing is sent, long before the largest size: what is aimed at may be worth nothing then.
+
+    Args:
+        before: Without a deadzone.
+        tried: By size, what is aimed at among them unless it is 0.
+        least: The bytes that one must spare beyond its loss.
+    Returns:
+        The size, or 0 where none pays.
+    """
+    worths = {size: worth_of(before, trial, price) for size, trial in tried.items()}
+    paying = {size: worth for size, worth in worths.items() if worth >= least}
+    if aimed in paying:
+        return aimed
+    return max(paying, key=lambda size: paying[size], default=0.0)
 
 
 class _Trials:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+
+from littoral.models.bottleneck import check_symbols
 from littoral.models.entropy import FactorisedPrior
+from littoral.models.frames import normalise
+from littoral.models.modes import in_eval_mode
 from littoral.train.split_data import SplitData, SplitNetworks
 from littoral.train.split_recipe import SplitRecipe
 
@@ -30,3 +36,15 @@ def check_training(recipe: SplitRecipe, networks: SplitNetworks, data: SplitData
             isinstance(bottleneck.prior, FactorisedPrior) and bottleneck.prior.learns_quantiles
         ):
             raise ValueError("the loss trains quantiles, and the prior has none; make it with learns_quantiles=True")
+    _check_latent(networks, data)
+
+
+def _check_latent(networks: SplitNetworks, data: SplitData) -> None:
+    """By what the encoder makes of one frame."""
+    bottleneck, head = networks.bottleneck, networks.head
+    device = next(bottleneck.parameters()).device
+    frame = torch.from_numpy(np.ascontiguousarray(data.frames[:1])).to(device)
+    with torch.no_grad(), in_eval_mode(bottleneck, head):
+        x = normalise(frame, data.input)
+        latent = bottleneck.latent(x if head is None else head(x))
+    check_symbols(max(bottleneck.kept), *latent.shape[2:])

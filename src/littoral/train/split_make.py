@@ -21,7 +21,7 @@ from littoral.bundle import InputSpec
 from littoral.core.arrays import Frame
 from littoral.core.tasks import Task
 from littoral.models.architectures import product
-from littoral.models.bottleneck import Bottleneck, split_tail_kwargs, to_split_tail
+from littoral.models.bottleneck import Bottleneck, check_symbols, split_tail_kwargs, to_split_tail
 from littoral.models.frames import normalise
 from littoral.models.modes import in_eval_mode
 from littoral.models.parts import head_of, tail_of
@@ -87,13 +87,17 @@ def make_split(
         frames: uint8 ``(N, H, W, C)``.
         labels: Integers ``(N,)``; None: the network alone teaches.
         cut: The module of the network after which the tail begins; its output is a map ``(C, H, W)``.
+        epochs: 2 or more: the last one trains decoder and tail alone.
         mirror: Also train on mirrored frames, where that does not make another thing of what they show.
         deadzones: Of the four levels, the coarsest first, or one for all; nothing for none. None: the build chooses.
     Raises:
         ValueError: frames or labels are not the network's, there is no such module, its output is no map, frames are
-            smaller than 8 x 8, or there is not a deadzone for each level.
+            smaller than 8 x 8, their latent has more symbols than a payload holds, epochs are too few, or there is not
+            a deadzone for each level.
     """
     check_frames(spec, frames)
+    weights = tuple(weight * _TUNED_PIXELS / (spec.height * spec.width) for weight in RATE_WEIGHTS)
+    recipe = product_recipe(epochs=epochs, rate_weights=weights, seed=seed)
     num_classes = num_classes_of(network.module, spec)
     if labels is not None:
         labels = checked_labels(labels, num_classes, len(frames))
@@ -111,8 +115,6 @@ def make_split(
         bottleneck = fitting_bottleneck(network, spec, cut, rectified=bool((shown >= 0).all()))
     parts = SplitNetworks(bottleneck=bottleneck, tail=tail, teacher=teacher)
     data = SplitData(frames=frames, input=spec, targets=labels, augment=ShiftAndFlip() if mirror else Shift())
-    weights = tuple(weight * _TUNED_PIXELS / (spec.height * spec.width) for weight in RATE_WEIGHTS)
-    recipe = product_recipe(epochs=epochs, rate_weights=weights, seed=seed)
     train_split(recipe, parts, data, progress=progress)
     return SplitSource(bottleneck, _cloud_part(bottleneck, parts.tail, network, cut), tables=tables, held=held)
 
@@ -141,16 +143,22 @@ def fit_split(
             `BuildOptions.cut_points`.
         segment: Which of the bundle's segments ends there.
     Raises:
-        ValueError: there is no such module, its output is no map or the answer itself, nothing in it varies, or the
-            student finds nothing on the frames.
+        ValueError: there is no such module, its output is no map or the answer itself, nothing in it varies, the
+            student gives what is not the task's, or finds nothing on the frames.
+        ModelOutputError: what it gives is not finite.
     """
     check_frames(spec, frames)
     model = copy.deepcopy(network.module).cpu().float().eval()
     head, tail = head_of(model, cut), tail_of(model, cut)
     _check_map(head, spec, cut)
-    check_parts(model, head, tail, spec, frames, cut)
+    shown = check_parts(model, head, tail, spec, frames, cut)
     if not any(node.op.startswith("call_") for node in tail.graph.nodes):
         raise ValueError(f"{cut!r} gives the answer, so nothing is left for the cloud; name an earlier module")
+    with torch.no_grad():
+        answered: Any = tail(shown.clone())
+    if not isinstance(answered, torch.Tensor):
+        raise ValueError(f"the network gives {type(answered).__name__}, {task.name} takes one tensor; wrap the network")
+    task.check(answered.numpy())
     order = np.random.default_rng(seed).permutation(len(frames))
     fitted_to, others = order[:_FITTED_TO], order[_FITTED_TO : 2 * _FITTED_TO]
 
@@ -203,33 +211,45 @@ def _hold_back(frames: Frame, labels: np.ndarray | None, seed: int) -> tuple[Fra
 
 
 def fitting_bottleneck(network: TorchSource, spec: InputSpec, cut: str, *, rectified: bool = True) -> Bottleneck:
-    """An untrained one that takes frames and gives what the module gives. Its latent has the map's size or half of it,
-    or a quarter where the map is as large as the frame.
+    """An untrained one that takes frames and gives what the module gives.
+
+    Along each axis its latent is a quarter of the frame, halved for as long as it stays no smaller than the map. Where
+    doublings make more of it than the map they are cut off, if that is less than one position of the latent, and else
+    averaged.
 
     Args:
         rectified: What the module gives is never negative.
     Raises:
-        ValueError: as `make_split`.
+        ValueError: as `make_split`, or the latent has more symbols than a payload holds.
     """
     if min(spec.height, spec.width) < 2 * PATCH:
         raise ValueError(f"frames are {spec.height} x {spec.width}, a split needs {2 * PATCH} x {2 * PATCH} or more")
     channels, height, width = _check_map(head_of(network.module, cut).cpu().float().eval(), spec, cut)
-    halvings = max(0, math.floor(math.log2(max(spec.height / (PATCH * height), 1))))
-    latent = [side // PATCH for side in (spec.height, spec.width)]
-    for _ in range(halvings):
-        latent = [math.ceil(side / 2) for side in latent]
-    doublings = max(math.ceil(math.log2(max(height / latent[0], width / latent[1], 1))), 0)
-    fits = (latent[0] << doublings, latent[1] << doublings) == (height, width)
+    whole = (math.ceil(spec.height / PATCH), math.ceil(spec.width / PATCH))
+    (down, latent_height), (across, latent_width) = _halved(whole[0], height), _halved(whole[1], width)
+    check_symbols(_LATENT, latent_height, latent_width, f"for {cut!r} and frames of {spec.height} x {spec.width}")
+    doublings = max(math.ceil(math.log2(max(height / latent_height, width / latent_width, 1))), 0)
+    below, right = (latent_height << doublings) - height, (latent_width << doublings) - width
     return product(
         in_channels=spec.channels,
         out_channels=channels,
         num_channels=_LATENT,
         patch=PATCH,
-        strides=(2,) * halvings,
+        strides=[(2 if step < down else 1, 2 if step < across else 1) for step in range(max(down, across))],
         upsamplings=doublings,
-        size=None if fits else (height, width),
+        frame_size=(spec.height, spec.width),
+        size=(height, width) if below or right else None,
+        averaged=max(below, right) >= 1 << doublings,
         rectified=rectified,
     )
+
+
+def _halved(side: int, least: int) -> tuple[int, int]:
+    """How often a side can be halved, rounded up, until it would be less than the least one; and what is left."""
+    halvings = 0
+    while side > least and math.ceil(side / 2) >= least:
+        side, halvings = math.ceil(side / 2), halvings + 1
+    return halvings, side
 
 
 def check_parts(

@@ -166,8 +166,8 @@ def product_recipe(
     """
     if not 0 <= hard_epochs < epochs:
         raise ValueError(
-            f"{epochs} epochs, {hard_epochs} of them on rounded latents, were asked for; at least one must train the "
-            "encoder"
+            f"{epochs} epochs were asked for, the last {hard_epochs} for decoder and tail alone, on rounded latents; "
+            f"at least one must train the encoder: give {max(hard_epochs, 0) + 1} or more"
         )
     loss = SplitLoss(features=dict(features or {}), pooled=dict(pooled or {}))
     scales = {"tail": tail_lr_scale, "prior": 5.0, "gains": 5.0, "scales": 5.0}

@@ -55,7 +55,8 @@ class TableOptions:
     """How tables are made."""
 
     prior_share: float = 0.01
-    """The weight of the learned prior beside the histogram: it fills in values that the source did not show."""
+    """The weight of the learned prior beside the histogram: it fills in values that the source did not show. Infinite:
+    the prior alone, such as `littoral.models.entropy.UniformPrior`'s code of fixed length."""
     prior_symbols: float = 100.0
     """The least weight of the learned prior, in symbols."""
     most_values: int = 4096
@@ -189,6 +190,8 @@ def mixed(symbols: Symbols, prior: ChannelPrior, options: TableOptions = TableOp
     Args:
         symbols: int32 of any shape, at least one.
     """
+    if options.prior_share == math.inf:
+        return prior
     values, counts = np.unique(symbols, return_counts=True)
     weight = max(options.prior_share * symbols.size, options.prior_symbols)
     middle = int(values[np.searchsorted(np.cumsum(counts), symbols.size / 2)])

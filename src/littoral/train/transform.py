@@ -19,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from littoral.core.codec_tables import MAX_LEVELS, MAX_SYMBOLS
 from littoral.core.tasks import Task
 from littoral.models.architectures import TransformEncoder, transform
-from littoral.models.bottleneck import Bottleneck
+from littoral.models.bottleneck import Bottleneck, check_symbols
 from littoral.models.decoders import TransformDecoder
 from littoral.train.distortions import distortion_of
 
@@ -50,7 +51,7 @@ class TransformOptions:
     """How large a fitted split is, and how it is fitted."""
 
     num_channels: int = 256
-    """Of the latent, at most; no more than a block of features has values."""
+    """Of the latent, at most; no more than a block of features has values, or than a payload holds."""
     block: int = 4
     """Side of a block of features that becomes one position of the latent; halved where a block has over 2,048."""
     steps: tuple[float, ...] | None = None
@@ -80,6 +81,8 @@ class TransformOptions:
             raise ValueError(
                 f"keeps are {self.keeps}, expected shares between 0 and 1, each larger than the one before"
             )
+        if (num_levels := len(self.steps or self.keeps)) > MAX_LEVELS:
+            raise ValueError(f"{num_levels} levels were asked for by steps or keeps, at most {MAX_LEVELS} are taken")
         if (steps := self.steps) is None:
             return
         if not steps or list(steps) != sorted({*steps}, reverse=True) or not 0 < min(steps) <= max(steps) < math.inf:
@@ -218,6 +221,8 @@ class _Turned:
         block = options.block
         while block > 1 and channels * block**2 > _MOST_VALUES:
             block //= 2
+        rows, columns = math.ceil(height / block), math.ceil(width / block)
+        check_symbols(1, rows, columns, "of the transform")
         centre_C = features_NCHW.mean((0, 2, 3), dtype=torch.float64)
         spread_C = features_NCHW.std((0, 2, 3), unbiased=False).double()
         weight_C = sensitivity_C.double().sqrt()
@@ -229,7 +234,7 @@ class _Turned:
             squares += blocks.T @ blocks
             num_blocks += len(blocks)
         variance, directions = torch.linalg.eigh(squares / num_blocks)
-        count = min(options.num_channels, len(variance))
+        count = min(options.num_channels, len(variance), MAX_SYMBOLS // (rows * columns))
         unit = math.sqrt(float(variance.clamp(min=0).mean()))
         return cls(
             size=(height, width),
@@ -303,7 +308,8 @@ def _choose_steps(
     if not most > nothing:
         raise ValueError(
             f"the answers to {len(frames)} frames are as much the network's own where nothing is sent ({nothing:.3g}) "
-            f"as where all is ({most:.3g}); give frames with more to tell apart, or the steps"
+            f"as where all is ({most:.3g}); give frames to which it answers differently, more of them, or cut it at "
+            "another module. A caller from Python can also give the steps (TransformOptions.steps)"
         )
     found: list[float] = []
     for keep in keeps:

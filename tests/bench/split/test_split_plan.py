@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 
 from littoral.bench.rows import chosen_by_name
 from littoral.bench.split.local_only import SHAPES, local_network, macs_of, size_for
@@ -20,11 +22,12 @@ from littoral.bench.split.plan import (
 from littoral.bench.split.steps import steps_taken
 from littoral.bench.split.table import SplitTable
 from littoral.bench.split.training import _METHODS, steps_of, tables_of
-from littoral.models.architectures import product
+from littoral.core.codec import HEADER_BYTES
+from littoral.models.architectures import calibrate_8_bit, channel_reduction, product
 from littoral.models.bottleneck import count_macs
 from littoral.models.parts import head_of
 from littoral.models.zoo import resnet20
-from littoral.train.tables import TableOptions
+from littoral.train.tables import TableOptions, build_codec
 
 
 @pytest.mark.parametrize("given", INPUTS)
@@ -105,5 +108,18 @@ def test_the_product_s_deadzones_are_chosen_as_a_build_chooses_them_and_its_riva
     tables = {unit.name: tables_of(unit.training) for unit in full_plan() if unit.kind == "split"}
     for name, options in tables.items():
         expected = TableOptions() if name.startswith("split product/") else TableOptions(deadzones=())
-        assert options == expected, name
+        if not name.startswith("split channel_reduction/"):
+            assert options == expected, name
     assert tables["split product/layer2.1 20 epochs seed 0"].deadzones is None, "to be chosen"
+
+
+def test_channel_reduction_has_no_entropy_coder() -> None:
+    (unit,) = (unit for unit in full_plan() if unit.method == "channel_reduction" and unit.variant == "2-channels")
+    bottleneck = channel_reduction(num_channels=2)
+    latents = np.random.default_rng(0).normal(0, 1, (40, 2, 8, 8)).astype(np.float32)
+    calibrate_8_bit(bottleneck, torch.from_numpy(latents))
+    latents -= bottleneck.shift.numpy()[:, None, None]
+    codec = build_codec(bottleneck, latents, tables_of(unit.training))
+    sizes = {len(codec.encode(latent, 0)) for latent in latents}
+    assert len(sizes) == 1, "all frames cost the same"
+    assert 128 <= sizes.pop() <= 128 + HEADER_BYTES + 4

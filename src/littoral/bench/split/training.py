@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,8 @@ as many steps."""
 TABLE_FRAMES = 2_000
 TO_NEAREST = TableOptions(deadzones=())
 """Symbols without a deadzone."""
+FIXED_LENGTH = TableOptions(deadzones=(), contexts=None, prior_share=math.inf)
+"""8 bits a symbol, whatever it is: channel reduction has no entropy coder."""
 TASK = Classification(num_classes=len(CLASS_NAMES))
 _STILL = 2.0**14
 """A gain at which rounding is nothing, for a network whose latent is its own scores."""
@@ -170,7 +173,10 @@ def codec_digest(codec: SplitCodec) -> str:
 
 
 def tables_of(training: Training) -> TableOptions:
-    """How the tables of a training's codec are made: as a build makes them, but that rivals have no deadzones."""
+    """How the tables of a training's codec are made: as a build makes them, but that rivals have no deadzones, and
+    channel reduction a code of fixed length."""
+    if training.method == "channel_reduction":
+        return FIXED_LENGTH
     return TableOptions() if training.method == "product" else TO_NEAREST
 
 
