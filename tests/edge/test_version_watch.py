@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from attacks.target import Target, make_bundle, make_envelope, make_version
-from littoral.bundle import Bundle
+from littoral.bundle import Bundle, Envelope, SignedVersion, SigningKey
+from littoral.core.affine import encode_delta
 from littoral.edge.device import Device
 from littoral.edge.device_config import DeviceConfig
 from littoral.edge.entropies import Entropies
@@ -215,6 +216,48 @@ def test_what_the_source_says_by_its_own_statistics_is_no_baseline(tiny_bundle: 
                 assert device._maintenance.updater is not None
                 seen.append(sum(num for _, num in device._maintenance.updater.state.recent))
         assert seen == counts, "a device that never has others goes by the source's"
+
+
+@pytest.mark.parametrize("nats", [UNSURE, LOST + SURE_AND_WRONG], ids=["unsure", "harmful"])
+def test_a_device_that_is_new_in_a_dark_world_keeps_the_last_good_version(
+    tiny_bundle: Path, tmp_path: Path, nats: float
+) -> None:
+    """The whole device, but that it is told how unsure it is. 32 frames are a batch; versions come every 96."""
+    bundle = Bundle.open(tiny_bundle)
+    config = DeviceConfig()
+    config = replace(config, statistics=replace(config.statistics, near_factor=0.0))
+    frames, bounds = (np.array(bundle.probe[0]) // 3 + 20).astype(np.uint8), bundle.manifest.envelope_max_delta
+    key, digest = SigningKey(b"k" * 32), bundle.digest
+    envelope = Envelope(cohort="c", cohort_key=key.public.hex, bundle_digest=digest.hex(), max_delta=bounds)
+    with Device(bundle, state_dir=tmp_path, config=config) as device:
+        maintenance, updater = device._maintenance, device._maintenance.updater
+        assert updater is not None
+
+        def see(batches: int, nats: float) -> None:
+            for _ in range(batches):
+                for frame in frames:
+                    maintenance.saw(frame, 0, nats)
+                assert device.settle()
+
+        def come(version: int) -> None:
+            delta = {name: np.full_like(value, bounds[name] * 0.01) for name, value in bundle.source_affine.items()}
+            data = encode_delta(delta, bundle.manifest.norm_layers)
+            signed = SignedVersion.make(key=key, cohort="c", bundle_digest=digest, version=version, payload=data)
+            receipt = maintenance.call(lambda: updater.receive(signed), 10.0)
+            assert receipt is not None
+            assert receipt.outcome == "installed"
+
+        maintenance.call(lambda: updater.set_envelope(envelope), 10.0)
+        see(1, SURE_AND_WRONG)
+        for version in (1, 2, 3):
+            come(version)
+            see(3, UNSURE)
+        come(4)
+        see(WATCH // len(frames), nats)
+        status = device.status()
+    assert (status.version, status.versions_reverted) == ((4, 0) if nats == UNSURE else (3, 1))
+    assert updater.state.phase == "trusted"
+    assert ("2.048 nats, it was 0.895 before" in status.last_refusal) == (nats != UNSURE)
 
 
 # What is said of it.
