@@ -189,13 +189,14 @@ def test_a_record_of_an_earlier_release_gets_its_indexes(store: Store, opened: B
     def old(db):
         db.execute("DROP INDEX jobs_by_domain")
         db.execute("DROP INDEX samples_by_image")
+        db.execute("DROP INDEX receipts_reverted")
 
     store.write(old).result()
     store.close()
     again = Store(store.path.parent, bundle_digest=opened.digest)
     names = {row[0] for row in again.read("SELECT name FROM sqlite_master WHERE type = 'index'")}
     again.close()
-    assert {"jobs_by_domain", "samples_by_image"} <= names
+    assert {"jobs_by_domain", "samples_by_image", "receipts_reverted"} <= names
 
 
 def test_what_a_session_asks_does_not_wait_for_a_long_query(store: Store, device: EnrolledDevice) -> None:

@@ -269,10 +269,10 @@ def test_an_early_answer_says_nothing_of_the_version_in_service(bundle: Bundle) 
         in_force(device, 0.0, 0.0)
         for frame in FRAMES[:4]:
             device.infer(frame)
-        assert (maintenance._seen, maintenance._entropy_count, maintenance._entropy_sum) == (4, 0, 0.0)
+        assert (maintenance._seen, maintenance.entropies.num_frames, maintenance.entropies.sum_nats) == (4, 0, 0.0)
         in_force(device, OFF, OFF)
         answer = device.infer(FRAMES[4])
-        assert (maintenance._entropy_count, maintenance._entropy_sum) == (1, answer.entropy_nats)
+        assert (maintenance.entropies.num_frames, maintenance.entropies.sum_nats) == (1, answer.entropy_nats)
 
 
 def test_what_cannot_be_is_refused(bundle: Bundle, tiny_bundle: Path) -> None:

@@ -71,6 +71,11 @@ def status_in_words(status: DeviceStatus, args: argparse.Namespace) -> str:
     if args.exits:
         text += f", by exit {' '.join(map(str, status.frames_by_exit))}, {status.exit_state}"
         text += f", {status.personal_heads} personal heads, {status.exit_audits} exit audits"
+    for number, what in ((status.versions_reverted, "reverted"), (status.versions_rejected, "rejected")):
+        if number:
+            text += f", {number} version{'' if number == 1 else 's'} {what}"
+    if status.last_refusal:
+        text += f"; {status.last_refusal}"
     if status.link_error and status.cloud == "away":
         text += f"; {status.link_error}"
     if status.storage_error and status.storage_error not in text:  # the link may have met the same disk

@@ -270,7 +270,7 @@ def _device_row(device: Mapping[str, Any], document: Document) -> str:
         f'<tr><td>{_text(device["name"])} <span class="note">{_text(device["id"])}</span></td>'
         f'<td><span class="badge {state}">{state}</span>{apart}{seen}</td><td class="number">{device["domain"]}</td>'
         + "".join(f'<td class="number">{counter}</td>' for counter in (*counters, _samples(device)))
-        + f"<td>{_receipt(device['last_receipt'])}</td></tr>"
+        + f"<td>{_receipt(device['last_receipt'])}{_reverted(device, now)}</td></tr>"
         + _quarantined(device, now)
         + _routed(status)
     )
@@ -329,6 +329,17 @@ def _receipt(receipt: Mapping[str, Any] | None) -> str:
         return said
     why = ": ".join(_text(receipt[key]) for key in ("code", "reason") if receipt[key])
     return f'<span class="held">{said}</span><br><span class="note">{why}</span>'
+
+
+def _reverted(device: Mapping[str, Any], now: float) -> str:
+    """That a device took a version back, where it has said something else since."""
+    said = device["last_revert"]
+    if said is None or said == device["last_receipt"]:
+        return ""
+    return (
+        f'<br><span class="note">{_ago(said["received_at"], now)}: {_text(said["version"])} reverted, '
+        f"{_text(said['reason'])}</span>"
+    )
 
 
 def _table(head: Sequence[str], rows: Sequence[str], when_empty: str) -> str:

@@ -23,10 +23,16 @@ def fleet_document(hub: Hub) -> dict[str, Any]:
     Raises:
         StorageError: the record cannot be read.
     """
-    receipts, apart = hub.store.last_receipts(), hub.store.quarantines()
+    receipts, reverts, apart = hub.store.last_receipts(), hub.store.last_reverts(), hub.store.quarantines()
     presence = dict(hub.presence)
     devices = [
-        _device(d, presence.get(d.id, Presence()), receipts.get(d.id), apart.get(d.id, "")) for d in hub.store.devices()
+        {
+            **_device(d, presence.get(d.id, Presence())),
+            "quarantined_for": apart.get(d.id, ""),
+            "last_receipt": receipts.get(d.id),
+            "last_revert": reverts.get(d.id),
+        }
+        for d in hub.store.devices()
     ]
     versions = [_version(entry) for entry in hub.ledger.history(limit=MAX_VERSIONS)]
     return {
@@ -75,14 +81,13 @@ def _domains(hub: Hub, devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _device(device: EnrolledDevice, presence: Presence, receipt: dict[str, Any] | None, apart: str) -> dict[str, Any]:
+def _device(device: EnrolledDevice, presence: Presence) -> dict[str, Any]:
     return {
         "id": device.id,
         "name": device.name,
         "enrolled_at": device.enrolled_at,
         "revoked_at": device.revoked_at,
         "quarantined_at": device.quarantined_at,
-        "quarantined_for": apart,
         "online": presence.online,
         "last_seen": presence.last_seen,
         "status": dataclasses.asdict(presence.status) if presence.status else None,
@@ -90,7 +95,6 @@ def _device(device: EnrolledDevice, presence: Presence, receipt: dict[str, Any] 
         "sample_bytes": device.sample_bytes,
         "malformed": device.num_malformed,
         "domain": device.domain,
-        "last_receipt": receipt,
     }
 
 

@@ -10,6 +10,7 @@ SCHEMA = 4  # 2 held deltas of a byte a value, 3 knew no quarantine
 LATER_INDEXES = (
     "CREATE INDEX IF NOT EXISTS jobs_by_domain ON jobs (cohort, domain, id)",
     "CREATE INDEX IF NOT EXISTS samples_by_image ON samples (sha256)",
+    "CREATE INDEX IF NOT EXISTS receipts_reverted ON receipts (device_id, id) WHERE outcome = 'reverted'",
 )
 """Added to records of this schema that are older than they; an index changes nothing for whoever does not know it."""
 

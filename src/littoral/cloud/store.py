@@ -253,9 +253,16 @@ class Store:
 
     def last_receipts(self) -> dict[str, dict[str, Any]]:
         """Per device id the newest receipt: version, outcome, code, reason, received_at."""
+        return self._newest_receipts("")
+
+    def last_reverts(self) -> dict[str, dict[str, Any]]:
+        """Likewise the newest that says that a version was taken back; not of devices that said so of none."""
+        return self._newest_receipts(" AND r.outcome = 'reverted'")
+
+    def _newest_receipts(self, those: str) -> dict[str, dict[str, Any]]:
         rows = self.read(
             "SELECT device_id, version, outcome, code, reason, received_at FROM receipts"
-            " WHERE id IN (SELECT (SELECT max(r.id) FROM receipts r WHERE r.device_id = d.id) FROM devices d)"
+            f" WHERE id IN (SELECT (SELECT max(r.id) FROM receipts r WHERE r.device_id = d.id{those}) FROM devices d)"
         )
         return {row["device_id"]: {key: row[key] for key in row.keys() if key != "device_id"} for row in rows}  # noqa: SIM118
 

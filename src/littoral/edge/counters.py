@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from littoral.edge.follow import is_near
 from littoral.edge.outbox import Counters
-from littoral.wire.messages import Status
+from littoral.wire.messages import Receipt, Status
 
 if TYPE_CHECKING:
     from littoral.core.product import ProductSelector
@@ -43,6 +45,8 @@ class DeviceStatus(NamedTuple):
     versions_installed: int = 0
     versions_rejected: int = 0
     versions_reverted: int = 0
+    last_refusal: str = ""
+    """Which version was rejected or taken back last, and why; "" where none was in this run."""
     scene: int = 0
     """The number of the world that the device is in; 0 before the first statistics."""
     recalls: int = 0
@@ -96,6 +100,26 @@ class DeviceStatus(NamedTuple):
     """Messages of such answers that were none, or too many at a time; nothing of them counted."""
     pictures: int = 0
     """Of the frames that the cloud answered those that it answered from a picture."""
+
+
+class Outcomes(Counter[str]):
+    """How many versions became what in this run."""
+
+    last_refusal = ""
+    """Which version was rejected or taken back last, and why."""
+
+    def note(self, receipt: Receipt) -> None:
+        """Count a version, and keep why it does not serve."""
+        self[receipt.outcome] += 1
+        if receipt.outcome in ("rejected", "reverted"):
+            why = ": ".join(filter(None, (receipt.code, receipt.reason)))
+            self.last_refusal = f"version {receipt.version} {receipt.outcome}: {why}"
+
+    def note_start(self, before: Mapping[str, str], after: Mapping[str, str]) -> None:
+        """Keep what the start gave as reasons; the cloud is told nothing of versions that are taken back there."""
+        for version, why in after.items():
+            if before.get(version) != why:
+                self.last_refusal = f"version {version} taken back: {why}"
 
 
 @dataclass
@@ -177,6 +201,7 @@ def read_counters(
         versions_installed=maintenance.outcomes["installed"],
         versions_rejected=maintenance.outcomes["rejected"],
         versions_reverted=maintenance.outcomes["reverted"],
+        last_refusal=maintenance.outcomes.last_refusal,
         scene=maintenance.scenes.number,
         recalls=maintenance.outcomes["recalled"],
     )

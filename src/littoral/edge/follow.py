@@ -178,6 +178,11 @@ def is_near(follower: Follower | None) -> bool:
     return follower is not None and follower.near
 
 
+def serves_own(follower: Follower | None) -> bool:
+    """Whether frames are answered by statistics of the device's own, or there are none to be had."""
+    return follower is None or follower.measured_frames > 0
+
+
 def tell_near(follower: Follower | None, updater: Updater[Any] | None) -> None:
     """Tell whoever counts starts and watches entropies what serves; nothing before the first look has said it."""
     near = is_near(follower)

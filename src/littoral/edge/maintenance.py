@@ -13,7 +13,6 @@ import math
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
@@ -28,10 +27,11 @@ from littoral.core.product import ProductConfig, ProductSelector
 from littoral.edge.background import FewWaiting, LastOne, Task, result_of
 from littoral.edge.candidate import Candidate, probe
 from littoral.edge.choose import Chooser, Waiting
-from littoral.edge.counters import wire_status
+from littoral.edge.counters import Outcomes, wire_status
+from littoral.edge.entropies import Entropies
 from littoral.edge.exit_config import ExitConfig
 from littoral.edge.exits import ExitRuntime
-from littoral.edge.follow import Follower, is_near, tell_near
+from littoral.edge.follow import Follower, is_near, serves_own, tell_near
 from littoral.edge.link import CloudLink
 from littoral.edge.outbox import Outbox
 from littoral.edge.route import Routing
@@ -72,7 +72,7 @@ class Maintenance:
         self.uplink = link is not None
         self.outbox: Outbox | None = None
         self.updater: Updater[Candidate] | None = None
-        self.outcomes: Counter[str] = Counter()
+        self.outcomes = Outcomes()
         self.swaps = 0
         self._state_dir, self._status = state_dir, status
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
@@ -90,12 +90,12 @@ class Maintenance:
         self.routing: Routing | None = None
         with self.closing_on_error():
             self.model = self._open(state_dir)
+        self.entropies = Entropies(self.model.version, own=serves_own(self.follower))
 
         self._stride, shape = config.statistics_stride_frames, bundle.manifest.input.shape
         self._filling, self._resting = np.empty((2, config.statistics_batch_frames, *shape), np.uint8)
         self._labels: list[int] = []
-        self._filled = self._seen = self._entropy_count = 0
-        self._entropy_sum = 0.0
+        self._filled = self._seen = 0
         self._left: FloatArray | None = None
         self._measuring = self._looking = False  # looking: what comes into service is for another world
 
@@ -118,7 +118,9 @@ class Maintenance:
                 fits=self.scenes.fits,
                 config=config.updater,
             )
+            before = self.updater.state.disk.reasons
             version, affine = self.updater.boot()
+            self.outcomes.note_start(before, self.updater.state.disk.reasons)
         self._affine: Tensors = affine
         self._version = version
         self.follower: Follower | None = None
@@ -145,8 +147,7 @@ class Maintenance:
                 says nothing of the version in service.
         """
         if entropy_nats is not None:
-            self._entropy_sum += entropy_nats
-            self._entropy_count += 1
+            self.entropies.add(entropy_nats)
         self._seen += 1
         if self._seen % self._stride:
             return
@@ -161,9 +162,8 @@ class Maintenance:
             return  # the thread is still busy with the last buffer: measure the next one instead
         self._measuring = True
         batch, self._filling, self._resting = self._filling, self._resting, self._filling
-        num_frames, mean_entropy = self._entropy_count, self._entropy_sum / max(self._entropy_count, 1)
-        self._entropy_sum, self._entropy_count = 0.0, 0
-        self._tasks.put(lambda: self._measure(batch, labels, mean_entropy, num_frames))
+        told = self.entropies.take()
+        self._tasks.put(lambda: self._measure(batch, labels, *self.entropies.charged(told)))
 
     def offer(self, frame: Frame, frame_id: int, label: int, entropy_nats: float, version: int) -> bool:
         """Hand over a chosen frame for the outbox; False when too many are waiting already."""
@@ -315,8 +315,7 @@ class Maintenance:
     def _put_receipt(self, receipt: Receipt | None) -> None:
         if receipt is None or self.outbox is None:
             return
-        self.outcomes[receipt.outcome] += 1
-        log.info("version %d %s %s", receipt.version, receipt.outcome, receipt.reason)
+        self.outcomes.note(receipt)
         self.outbox.put(receipt, value=math.inf)
         self._wake()
 
@@ -393,6 +392,7 @@ class Maintenance:
         same, left = not self._looking, self._left if self._looking else None
         then = [] if self.exits is None else [self.exits.prepare(model, same_world=same, left=left)]
         self.model, self._affine, self._version = model, affine, version
+        self.entropies.serve(model.version, own=serves_own(self.follower))
         self.swaps += 1
         for task in (*then, release_memory):
             task()

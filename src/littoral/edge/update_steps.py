@@ -59,6 +59,8 @@ class UpdaterConfig:
     Attributes:
         watch_frames: For how many frames a new version is watched before it is trusted, and over how many the mean
             entropy before it is taken.
+        min_frames: What fewer frames say is neither a mean to hold a version against, nor makes one that it is gone
+            back to; never more than ``watch_frames``.
         max_entropy_rise_nats: How far the mean entropy over the watch may be above the mean before.
         max_attempts: A version whose building was cut short (power, memory) this often is not tried again.
         max_boots: A version that was not trusted after this many starts of the device is taken back; starts after
@@ -68,6 +70,7 @@ class UpdaterConfig:
     """
 
     watch_frames: int = 256
+    min_frames: int = 64
     max_entropy_rise_nats: float = 0.5
     max_attempts: int = 3
     max_boots: int = 5
@@ -206,35 +209,60 @@ def _on_probed(state: UpdateState, agreement: float, min_agreement: float, confi
         disk = replace(
             disk,
             installed=state.version,
-            previous=_way_back(state),
+            previous=_way_back(state, config),
             trusted=False,
-            baseline_nats=_baseline(state),
+            baseline_nats=_baseline(state, config),
             boots=0,
         )
     return replace(state, phase="probed"), [Record(disk)]
 
 
-def _way_back(state: UpdateState) -> int:
+def _way_back(state: UpdateState, config: UpdaterConfig) -> int:
     """What serves if the version under way fails: for one recalled, the last that was trusted in its own domain."""
     disk = state.disk
     if state.recalled and state.claim is not None:
         known = trusted_of(disk.remembered, state.claim.domain, but=state.version)
         if known is not None:
             return known.version
-    back = disk.installed if disk.trusted else disk.previous
+    back = disk.installed if _has_served_well(state, config) else disk.previous
     return back if back != state.version else SOURCE
 
 
-def _baseline(state: UpdateState) -> float | None:
-    """The mean entropy that the watch compares with.
+def _has_served_well(state: UpdateState, config: UpdaterConfig) -> bool:
+    """Whether the installed version got through its watch, or so far through it that it is better than nothing.
+
+    Where versions come faster than watches end none is ever trusted, and what was before the first is long past.
+    """
+    return state.disk.trusted or (_says_enough(state.recent, config) and not _has_risen(state, config))
+
+
+def _baseline(state: UpdateState, config: UpdaterConfig) -> float | None:
+    """The mean entropy that the watch compares with; None where too little is known.
 
     A version that is recalled serves in another world than the one before it did, so it is held against its own past.
+    Of a chain in which no version is trusted yet all are held against the first mean that is known.
     """
+    disk = state.disk
     if state.recalled and state.claim is not None:
         known = state.claim if state.claim.trusted else None
-        known = known or trusted_of(state.disk.remembered, state.claim.domain, but=state.version)
+        known = known or trusted_of(disk.remembered, state.claim.domain, but=state.version)
         return known.entropy_nats if known is not None else None
-    return mean_nats(state.recent) if state.disk.trusted else state.disk.baseline_nats
+    if not disk.trusted and disk.baseline_nats is not None:
+        return disk.baseline_nats
+    if _says_enough(state.recent, config):
+        return mean_nats(state.recent)
+    past = None if state.claim is None else trusted_of(disk.remembered, state.claim.domain, but=state.version)
+    return past.entropy_nats if past is not None else None
+
+
+def _says_enough(recent: tuple[tuple[float, int], ...], config: UpdaterConfig) -> bool:
+    return num_frames(recent) >= min(config.min_frames, config.watch_frames)
+
+
+def _has_risen(state: UpdateState, config: UpdaterConfig) -> bool:
+    """Whether the version in service is less sure than its watch allows."""
+    mean, before = mean_nats(state.recent), state.disk.baseline_nats
+    return mean is not None and before is not None and mean > before + config.max_entropy_rise_nats
 
 
 def _reject(state: UpdateState, code: str, reason: str, version: int | None) -> Step:
@@ -258,17 +286,17 @@ def _on_observed(state: UpdateState, entropy_nats: float, frames: int, config: U
         return _take_back(state, "reverted", "watch", "an answer of this version was not finite")
     recent = (*state.recent, (entropy_nats, frames))
     if state.phase == "trusted":
-        while sum(count for _, count in recent[1:]) >= config.watch_frames:
+        while num_frames(recent[1:]) >= config.watch_frames:
             recent = recent[1:]
         return replace(state, recent=recent), []
     state = replace(state, recent=recent)
-    if sum(count for _, count in recent) < config.watch_frames:
+    if num_frames(recent) < config.watch_frames:
         return state, []
-    mean, before = mean_nats(recent), state.disk.baseline_nats
-    if mean is not None and before is not None and mean > before + config.max_entropy_rise_nats:
+    mean = mean_nats(recent)
+    if _has_risen(state, config):
         reason = (
-            f"the mean entropy over {config.watch_frames} frames is {mean:.3f} nats, it was {before:.3f} before; "
-            f"at most {config.max_entropy_rise_nats:.3f} more are allowed"
+            f"the mean entropy over {num_frames(recent)} frames is {mean:.3f} nats, it was "
+            f"{state.disk.baseline_nats:.3f} before; at most {config.max_entropy_rise_nats:.3f} more are allowed"
         )
         return _take_back(state, "reverted", "watch", reason)
     remembered = trust(state.disk.remembered, state.disk.installed, mean, capacity=config.remembered_versions)
@@ -298,7 +326,12 @@ def gone_back(disk: VersionState, reason: str) -> VersionState:
     return back.because(disk.installed, reason)
 
 
+def num_frames(recent: tuple[tuple[float, int], ...]) -> int:
+    """How many frames were observed."""
+    return sum(count for _, count in recent)
+
+
 def mean_nats(recent: tuple[tuple[float, int], ...]) -> float | None:
     """The mean over all frames; None when there were none."""
-    frames = sum(count for _, count in recent)
+    frames = num_frames(recent)
     return sum(nats * count for nats, count in recent) / frames if frames else None

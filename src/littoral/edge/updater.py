@@ -276,9 +276,11 @@ class Updater(Generic[C]):
         return receipt
 
     def _say(self, action: Say) -> Receipt | None:
-        log.info("version %d %s %s %s", action.version, action.outcome, action.code, action.reason)
-        about = (action.version, action.code)
-        if action.outcome == "rejected" and about in self._said:
+        about, refused = (action.version, action.code), action.outcome in ("rejected", "reverted")
+        known = action.outcome == "rejected" and about in self._said
+        level = logging.WARNING if refused and not known else logging.INFO
+        log.log(level, "version %d %s %s %s", action.version, action.outcome, action.code, action.reason)
+        if known:
             return None
         self._said.append(about)
         return Receipt(

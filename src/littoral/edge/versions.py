@@ -44,7 +44,7 @@ class VersionState:
 
     Attributes:
         installed: The version to serve; `SOURCE` when none is.
-        previous: The version to go back to: the last one that was trusted.
+        previous: The version to go back to: the last one that was trusted, or that served well for long enough.
         highest_seen: No version up to this one is taken.
         pending: A version that is being built and probed, or None. After a power cut it says what was interrupted.
         attempts: How often ``pending`` was begun.
