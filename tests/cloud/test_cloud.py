@@ -125,8 +125,12 @@ def test_a_bundle_of_another_owner_or_another_state_folder_is_refused(bundle: Pa
     other = write_bundle(tmp_path / "other", name="other")
     with pytest.raises(BundleError, match="state folder of its own"):
         Cloud(other, tmp_path / "state", CloudConfig(port=0))
-    with pytest.raises(BundleError, match="littoral bundle sign"):
+    with pytest.raises(BundleError, match=r"--release-key FILE.*littoral bundle sign"):
         Cloud(bundle, tmp_path / "second state", CloudConfig(port=0))
+    assert not (tmp_path / "second state" / "keys").exists(), "so that the right key can still be put there"
+    release_key = tmp_path / "state" / "keys" / "release.key"
+    with running(bundle, tmp_path / "second state", release_key=release_key):
+        pass
 
 
 def test_a_damaged_cloud_part_is_found_before_anything_starts(bundle: Path, tmp_path: Path) -> None:

@@ -43,6 +43,13 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         help="finish splits only: answer no pictures of whole frames, and load no second teacher for them",
     )
     parser.add_argument(
+        "--release-key",
+        type=Path,
+        metavar="FILE",
+        help="the release key that signed the bundle, as of 'build --key': copied into a new state folder (default: "
+        "one is made for a bundle that nobody has signed)",
+    )
+    parser.add_argument(
         "--fleet-from",
         type=Path,
         metavar="FOLDER",
@@ -86,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         tls_certificate=args.tls_certificate,
         tls_key=args.tls_key,
+        release_key=args.release_key,
         fleet_from=args.fleet_from,
         first_version=args.first_version,
         max_record_bytes=args.max_record_bytes,

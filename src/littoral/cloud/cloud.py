@@ -59,6 +59,8 @@ class CloudConfig:
     max_sessions: int = 10_000
     max_record_bytes: int | None = None
     """The most that the record may grow to; None for as much as the disk holds."""
+    release_key: Path | None = None
+    """The file of the release key that signed the bundle: copied into a new state folder, else held against its key."""
     fleet_from: Path | None = None
     """The state folder of the cloud whose keys and devices this one begins with (`littoral.cloud.moving`)."""
     first_version: int = 1
@@ -138,7 +140,7 @@ class Cloud:
     Raises:
         LittoralError: the port or the state folder is in use.
         BundleError: the bundle is damaged, signed by another release key, or not the one of this state folder; or the
-            state folder has a record and not the keys that its devices know.
+            state folder has a record and not the keys that its devices know, or another release key than the given.
         StorageError: the state folder cannot be written.
     """
 
@@ -164,8 +166,9 @@ class Cloud:
             if old is not None:
                 take_keys(self.state_dir, old)
             has_record = (self.state_dir / RECORD_FILE).exists()
-            self._keys = Keys.load(self.state_dir) if has_record else Keys.load_or_make(self.state_dir)
-            self._keys.adopt(self.bundle)
+            self._keys = Keys.for_bundle(
+                self.state_dir, self.bundle, is_new=not has_record, release_key=self.config.release_key
+            )
             self._store = Store(
                 self.state_dir,
                 bundle_digest=self.bundle.digest,
