@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from safetensors.numpy import save_file
 from littoral.bundle import Bundle
 from littoral.cli.main import main
 from littoral.core.tasks import Detection
+from littoral.edge.http import Endpoint
 from littoral.edge.link import CloudLink
 
 Said = Callable[..., tuple[int, str, str]]
@@ -156,6 +158,13 @@ def test_a_device_without_a_clear_source_or_state_ends_with_2(said: Said, words:
     status, out, err = said(*words)
     assert (status, out) == (2, "")
     assert told in err
+
+
+@pytest.mark.parametrize("option", ["--tls-certificate", "--tls-key"])
+def test_half_of_tls_ends_with_2_and_names_both_options(said: Said, option: str) -> None:
+    status, out, err = said("cloud", "x", "--state", "s", option, "file.pem")
+    assert (status, out) == (2, "")
+    assert "both --tls-certificate and --tls-key" in err
 
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
@@ -310,16 +319,15 @@ def test_a_changed_byte_is_one_line_and_status_1(said: Said, signed: Path, tmp_p
         (["edge", "{bundle}", "{tmp}/none"], "is not a folder; give a folder of images, --stdin or --http"),
         (["edge", "{bundle}", "{tmp}"], "there is no image below"),
         (["edge", "{bundle}", "{tmp}", "--measure-batch", "1"], "statistics_batch_frames >= 2"),
-        (["edge", "{bundle}", "--http", "70000"], "ports are 0 to 65535"),
         (["enrol", "list", "--state", "{tmp}/none"], "{tmp}/none"),
     ],
-    ids=["no-bundle", "no-key", "no-folder", "no-image", "batch-of-one", "no-port", "no-record"],
+    ids=["no-bundle", "no-key", "no-folder", "no-image", "batch-of-one", "no-record"],
 )
 def test_what_is_missing_is_one_line_that_says_what_to_do(
     said: Said, tiny_bundle: Path, tmp_path: Path, words: list[str], told: str
 ) -> None:
-    status, _, err = said(*(word.format(bundle=tiny_bundle, tmp=tmp_path) for word in words))
-    assert status == 1
+    status, out, err = said(*(word.format(bundle=tiny_bundle, tmp=tmp_path) for word in words))
+    assert (status, out) == (1, "")
     assert told.format(tmp=tmp_path) in one_line(err)
 
 
@@ -359,6 +367,42 @@ def test_a_bad_image_is_a_line_and_status_1_and_the_stream_goes_on(said: Said, t
     assert said("edge", tiny_bundle, frames, "--resize", "--json")[1].count('"answer"') == 2
 
 
+def test_a_file_that_cannot_be_read_is_named_once(
+    said: Said, tiny_bundle: Path, frames: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{frames}/none.png\n"))
+    status, out, _ = said("edge", tiny_bundle, "--stdin", "paths")
+    assert status == 1
+    assert out.startswith(f"{frames}/none.png cannot be read (No such file or directory)")
+
+
+@pytest.mark.parametrize("way", [[], ["--json"]], ids=["words", "json"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_an_endpoint_ends_with_the_counters(
+    tiny_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    way: list[str],
+    number: signal.Signals,
+) -> None:
+    def stopped(endpoint: Endpoint) -> None:
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(Endpoint, "serve", stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        status = main(["edge", str(tiny_bundle), "--http", "0", *way])
+    except SystemExit as ended:
+        status = int(str(ended.code))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    listening, *last = capsys.readouterr().out.splitlines()
+    assert status == 128 + number
+    assert "http://127.0.0.1:" in listening
+    assert len(last) == 1
+    assert (json.loads(last[0])["type"] == "status") if way else last[0].startswith("0 frames, version 0, no cloud")
+
+
 def test_a_file_name_that_is_not_text_is_shown_and_does_not_end_the_stream(
     said: Said, tiny_bundle: Path, frames: Path
 ) -> None:
@@ -390,6 +434,9 @@ def test_an_endless_stream_ends_with_ctrl_c_and_the_counters(
         ["edge", "x", "folder", "--status-every", "soon"],
         ["enrol", "make", "--state", "s", "--count", "0"],
         ["enrol", "make", "--state", "s", "--count", "1.5"],
+        ["edge", "x", "--http", "70000"],
+        ["cloud", "x", "--state", "s", "--port", "99999"],
+        ["cloud", "x", "--state", "s", "--port", "-1"],
     ],
     ids=" ".join,
 )

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from littoral.cli.ranges import whole
+
 if TYPE_CHECKING:
     from littoral.cloud.cloud import Cloud
 
@@ -22,7 +24,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
     )
-    parser.add_argument("--port", type=int, default=8600, help="port to listen on, 0 for any free one")
+    parser.add_argument("--port", type=whole(0, 65_535), default=8600, help="port to listen on, 0 for any free one")
     parser.add_argument("--cohort", default="default", help="name of the cohort that this cloud serves")
     parser.add_argument(
         "--device",
@@ -79,6 +81,9 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
+    if (args.tls_certificate is None) != (args.tls_key is None):
+        print("littoral cloud: TLS needs both --tls-certificate and --tls-key", file=sys.stderr)
+        return 2
     from dataclasses import replace
 
     from littoral.cloud.cloud import Cloud, CloudConfig

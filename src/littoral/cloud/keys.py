@@ -1,8 +1,8 @@
 """The cloud's keys, what they sign, and the one-time tokens that let a device in.
 
 Both keys are made at the first start under ``<state>/keys``, readable by their owner only, and are there at every start
-after it: a release key made anew would be another cloud's to every device that was enrolled. Where the bundle was signed
-before, the release key that signed it is given at the first start and copied.
+after it: a release key made anew would be another cloud's to every device that was enrolled. Where the bundle was
+signed before, the release key that signed it is given at the first start and copied.
 """
 
 from __future__ import annotations
