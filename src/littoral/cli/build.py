@@ -7,9 +7,12 @@ import errno
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
+
+from littoral.cli.numbers import all_plain
 
 Subparsers = argparse._SubParsersAction
 _ARRAYS = ("frames", "labels", "boxes", "counts")
@@ -204,13 +207,18 @@ def run(args: argparse.Namespace) -> int:
     if args.key:
         bundle.sign(SigningKey.load_or_make(args.key))
     told = {"bundle": str(bundle.path), "digest": bundle.digest.hex(), "source_metrics": bundle.manifest.source_metrics}
-    measured = ", ".join(f"{name} {value:.3g}" for name, value in bundle.manifest.source_metrics.items())
+    measured = all_plain(bundle.manifest.source_metrics, 3)
     print(json.dumps(told) if args.json else f"{bundle.path}: {bundle.digest.hex()}\non its source frames: {measured}")
     return 0
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _saying(what: str) -> Callable[[str], None]:
+    """Says lines of what is at work, which does not know what it is called here."""
+    return lambda line: _say(f"{what}: {line}")
 
 
 def _check_words(args: argparse.Namespace) -> None:
@@ -248,7 +256,7 @@ def _exits(student: Any, spec: Any, frames: Any, truths: Any, wish: dict[str, An
     """Trained exits."""
     from littoral.train.exit_build import make_exits
 
-    return make_exits(student.module, spec, frames, truths, **wish, progress=_say)
+    return make_exits(student.module, spec, frames, truths, **wish, progress=_saying("exits"))
 
 
 def _deadzones(given: str | None) -> tuple[float, ...] | None:
@@ -274,7 +282,8 @@ def _splits(
     made: list[Any] = []
     if args.fit_split is not None:
         _say(f"split 0: fitting, the device runs up to {args.fit_split}")
-        made.append(fit_split(student, spec, frames, task, cut=args.fit_split, seed=args.seed, progress=_say))
+        say = _saying("split 0")
+        made.append(fit_split(student, spec, frames, task, cut=args.fit_split, seed=args.seed, progress=say))
     for cut in args.split:
         _say(f"split {len(made)}: training, the cloud goes on after {cut}")
         made.append(
@@ -284,7 +293,7 @@ def _splits(
                 epochs=args.split_epochs,
                 deadzones=deadzones,
                 seed=args.seed,
-                progress=_say,
+                progress=_saying(f"split {len(made)}"),
             )
         )
     return made
@@ -315,11 +324,16 @@ def _tensors(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             tensors = {name: data[name] for name in _ARRAYS if name in data}
-            frames = tensors["frames"]
+            has = ", ".join(map(repr, data.files)) or "none"
     except BadZipFile as error:
         raise ValueError(f"{path} should be an .npz with an array 'frames', and is no zip file") from error
-    except (OSError, KeyError, ValueError) as error:
+    except TypeError as error:
+        raise ValueError(f"{path} is one array without a name; save it with numpy.savez(FILE, frames=...)") from error
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} should be an .npz with an array 'frames' ({error})") from error
+    if "frames" not in tensors:
+        raise ValueError(f"{path} should be an .npz with an array 'frames', it has {has}")
+    frames = tensors["frames"]
     if frames.dtype != np.uint8 or frames.ndim != 4:
         raise ValueError(f"'frames' in {path} is {frames.dtype} {frames.shape}, expected uint8 (N, H, W, C)")
     return tensors
