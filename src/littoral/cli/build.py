@@ -10,13 +10,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
+from littoral.cli.frames import read_arrays
 from littoral.cli.numbers import all_plain
 
 Subparsers = argparse._SubParsersAction
-_ARRAYS = ("frames", "labels", "boxes", "counts")
-"""What is read of ``--frames``; see `littoral.core.truths`."""
 
 
 def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
@@ -145,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     check_target(args.out)
     if (args.out / SIGNATURE_FILE).exists():
         _say(f"{args.out} is signed: the new bundle is another one, to be signed and given to its devices anew")
-    tensors = _tensors(args.frames)
+    tensors = read_arrays(args.frames)
     frames, classes = tensors["frames"], _classes(args.classes)
     _, height, width, channels = frames.shape
     task = task_of(
@@ -308,7 +306,7 @@ def _router(args: argparse.Namespace, spec: Any, num_classes: int) -> Any:
     from littoral.train.options import RouterSource
     from littoral.train.route_build import check_router
 
-    tensors = _tensors(args.router)
+    tensors = read_arrays(args.router)
     source = RouterSource(frames=tensors["frames"], labels=tensors.get("labels"))
     if args.pictures is not None:
         pictures = () if args.pictures == "none" else tuple(args.pictures.split(","))
@@ -316,27 +314,6 @@ def _router(args: argparse.Namespace, spec: Any, num_classes: int) -> Any:
     has_exits = args.exits is not None or bool(args.exit)
     check_router(source, spec, num_classes, has_exits=has_exits, has_splits=bool(args.split or args.fit_split))
     return source
-
-
-def _tensors(path: Path) -> dict[str, Any]:
-    import numpy as np
-
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
-            tensors = {name: data[name] for name in _ARRAYS if name in data}
-            has = ", ".join(map(repr, data.files)) or "none"
-    except BadZipFile as error:
-        raise ValueError(f"{path} should be an .npz with an array 'frames', and is no zip file") from error
-    except TypeError as error:
-        raise ValueError(f"{path} is one array without a name; save it with numpy.savez(FILE, frames=...)") from error
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} should be an .npz with an array 'frames' ({error})") from error
-    if "frames" not in tensors:
-        raise ValueError(f"{path} should be an .npz with an array 'frames', it has {has}")
-    frames = tensors["frames"]
-    if frames.dtype != np.uint8 or frames.ndim != 4:
-        raise ValueError(f"'frames' in {path} is {frames.dtype} {frames.shape}, expected uint8 (N, H, W, C)")
-    return tensors
 
 
 def _truths(path: Path, task: Any, tensors: dict[str, Any]) -> Any:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -30,16 +28,16 @@ from littoral.cloud.jobs import AdaptConfig
 from littoral.cloud.keys import Keys, make_token
 from littoral.cloud.ledger import Ledger
 from littoral.cloud.listener import Listener, allow_descriptors, listen
+from littoral.cloud.lock import hold
 from littoral.cloud.moving import has_fleet, take_fleet, take_keys
 from littoral.cloud.reissue import pass_over
 from littoral.cloud.store import RECORD_FILE, Store
 from littoral.cloud.tails import RunsTail, TailConfig
 from littoral.cloud.witnesses import WitnessConfig
 from littoral.core.codec import encode
-from littoral.errors import LittoralError, StorageError
+from littoral.errors import LittoralError
 
 STATE_FILE = "cloud.json"
-LOCK_FILE = "lock"
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +158,7 @@ class Cloud:
             import littoral.cloud.adapt  # noqa: F401  # a PyTorch that is missing shows before anything is touched
         with ExitStack() as stack:
             self._socket = stack.enter_context(listen(self.config.host, self.config.port))
-            stack.enter_context(_lock(self.state_dir))
+            stack.enter_context(hold(self.state_dir, otherwise="stop it, or give this one a folder of its own"))
             self.bundle = Bundle.open(bundle, require_cloud=True)
             old = self.config.fleet_from if not has_fleet(self.state_dir) else None
             if old is not None:
@@ -312,21 +310,3 @@ class Cloud:
         path = self.state_dir / STATE_FILE
         replace_file(path, json.dumps({"url": self.url, "pid": os.getpid()}).encode())
         self._close.callback(path.unlink, missing_ok=True)
-
-
-@contextlib.contextmanager
-def _lock(state_dir: Path) -> Iterator[None]:
-    """Hold a state folder; no second cloud may share it."""
-    try:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        file = (state_dir / LOCK_FILE).open("a")
-    except OSError as error:
-        raise StorageError(f"the state folder {state_dir} cannot be used ({error}); give a writable one") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise LittoralError(
-                f"another cloud uses the state folder {state_dir}; stop it, or give this one a folder of its own"
-            ) from error
-        yield
