@@ -10,11 +10,10 @@ from pathlib import Path
 
 import torch
 
-from littoral import Cloud, CloudConfig, CloudLink, Device, DeviceConfig, ExitConfig, InputSpec
+from littoral import Cloud, CloudConfig, CloudLink, Device, DeviceConfig, ExitConfig, InputSpec, RouteConfig
 from littoral.bench.digits import teacher_frames, train_digit_split
 from littoral.bench.streams.digits import drifting_stream, held_out_frames, source_frames
 from littoral.core.route_plan import Prices
-from littoral.core.route_words import RouteConfig
 from littoral.models.zoo import small_cnn
 from littoral.train import ExitRecipe, RouterSource, TorchSource, build_bundle, fit_classifier
 from littoral.train.exit_build import make_exits

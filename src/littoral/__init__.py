@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from littoral.core.budget import BudgetConfig as BudgetConfig
     from littoral.core.drift import StatisticsConfig as StatisticsConfig
     from littoral.core.product import ProductConfig as ProductConfig
+    from littoral.core.route_words import RouteConfig as RouteConfig
     from littoral.core.scenes import RecallConfig as RecallConfig
     from littoral.core.selection import SelectionConfig as SelectionConfig
     from littoral.edge.answer import Answer as Answer
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from littoral.edge.device_config import DeviceConfig as DeviceConfig
     from littoral.edge.exit_config import ExitConfig as ExitConfig
     from littoral.edge.link import CloudLink as CloudLink
+    from littoral.edge.link import LinkConfig as LinkConfig
     from littoral.edge.offload_config import OffloadConfig as OffloadConfig
     from littoral.errors import BundleError as BundleError
     from littoral.errors import FrameError as FrameError
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from littoral.train.build import build_bundle as build_bundle
     from littoral.train.options import BuildOptions as BuildOptions
     from littoral.train.options import ExitSource as ExitSource
+    from littoral.train.options import RouterSource as RouterSource
     from littoral.train.options import SplitSource as SplitSource
     from littoral.train.options import TorchSource as TorchSource
 
@@ -61,6 +64,7 @@ _HOME = {
     "ExitSource": "littoral.train.options",
     "FrameError": "littoral.errors",
     "InputSpec": "littoral.bundle",
+    "LinkConfig": "littoral.edge.link",
     "LinkError": "littoral.errors",
     "LittoralError": "littoral.errors",
     "ModelOutputError": "littoral.errors",
@@ -68,6 +72,8 @@ _HOME = {
     "PayloadError": "littoral.errors",
     "ProductConfig": "littoral.core.product",
     "RecallConfig": "littoral.core.scenes",
+    "RouteConfig": "littoral.core.route_words",
+    "RouterSource": "littoral.train.options",
     "SelectionConfig": "littoral.core.selection",
     "SplitSource": "littoral.train.options",
     "StatisticsConfig": "littoral.core.drift",

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -21,7 +22,9 @@ from safetensors.numpy import save_file
 
 from littoral.bundle import Bundle
 from littoral.cli.main import main
+from littoral.cli.numbers import all_plain, plain
 from littoral.core.tasks import Detection
+from littoral.edge.http import Endpoint
 from littoral.edge.link import CloudLink
 
 Said = Callable[..., tuple[int, str, str]]
@@ -156,6 +159,13 @@ def test_a_device_without_a_clear_source_or_state_ends_with_2(said: Said, words:
     status, out, err = said(*words)
     assert (status, out) == (2, "")
     assert told in err
+
+
+@pytest.mark.parametrize("option", ["--tls-certificate", "--tls-key"])
+def test_half_of_tls_ends_with_2_and_names_both_options(said: Said, option: str) -> None:
+    status, out, err = said("cloud", "x", "--state", "s", option, "file.pem")
+    assert (status, out) == (2, "")
+    assert "both --tls-certificate and --tls-key" in err
 
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
@@ -310,16 +320,15 @@ def test_a_changed_byte_is_one_line_and_status_1(said: Said, signed: Path, tmp_p
         (["edge", "{bundle}", "{tmp}/none"], "is not a folder; give a folder of images, --stdin or --http"),
         (["edge", "{bundle}", "{tmp}"], "there is no image below"),
         (["edge", "{bundle}", "{tmp}", "--measure-batch", "1"], "statistics_batch_frames >= 2"),
-        (["edge", "{bundle}", "--http", "70000"], "ports are 0 to 65535"),
         (["enrol", "list", "--state", "{tmp}/none"], "{tmp}/none"),
     ],
-    ids=["no-bundle", "no-key", "no-folder", "no-image", "batch-of-one", "no-port", "no-record"],
+    ids=["no-bundle", "no-key", "no-folder", "no-image", "batch-of-one", "no-record"],
 )
 def test_what_is_missing_is_one_line_that_says_what_to_do(
     said: Said, tiny_bundle: Path, tmp_path: Path, words: list[str], told: str
 ) -> None:
-    status, _, err = said(*(word.format(bundle=tiny_bundle, tmp=tmp_path) for word in words))
-    assert status == 1
+    status, out, err = said(*(word.format(bundle=tiny_bundle, tmp=tmp_path) for word in words))
+    assert (status, out) == (1, "")
     assert told.format(tmp=tmp_path) in one_line(err)
 
 
@@ -359,6 +368,42 @@ def test_a_bad_image_is_a_line_and_status_1_and_the_stream_goes_on(said: Said, t
     assert said("edge", tiny_bundle, frames, "--resize", "--json")[1].count('"answer"') == 2
 
 
+def test_a_file_that_cannot_be_read_is_named_once(
+    said: Said, tiny_bundle: Path, frames: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{frames}/none.png\n"))
+    status, out, _ = said("edge", tiny_bundle, "--stdin", "paths")
+    assert status == 1
+    assert out.startswith(f"{frames}/none.png cannot be read (No such file or directory)")
+
+
+@pytest.mark.parametrize("way", [[], ["--json"]], ids=["words", "json"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_an_endpoint_ends_with_the_counters(
+    tiny_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    way: list[str],
+    number: signal.Signals,
+) -> None:
+    def stopped(endpoint: Endpoint) -> None:
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(Endpoint, "serve", stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        status = main(["edge", str(tiny_bundle), "--http", "0", *way])
+    except SystemExit as ended:
+        status = int(str(ended.code))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    listening, *last = capsys.readouterr().out.splitlines()
+    assert status == 128 + number
+    assert "http://127.0.0.1:" in listening
+    assert len(last) == 1
+    assert (json.loads(last[0])["type"] == "status") if way else last[0].startswith("0 frames, version 0, no cloud")
+
+
 def test_a_file_name_that_is_not_text_is_shown_and_does_not_end_the_stream(
     said: Said, tiny_bundle: Path, frames: Path
 ) -> None:
@@ -390,6 +435,9 @@ def test_an_endless_stream_ends_with_ctrl_c_and_the_counters(
         ["edge", "x", "folder", "--status-every", "soon"],
         ["enrol", "make", "--state", "s", "--count", "0"],
         ["enrol", "make", "--state", "s", "--count", "1.5"],
+        ["edge", "x", "--http", "70000"],
+        ["cloud", "x", "--state", "s", "--port", "99999"],
+        ["cloud", "x", "--state", "s", "--port", "-1"],
     ],
     ids=" ".join,
 )
@@ -434,6 +482,12 @@ def test_a_tar_for_devices_says_how_it_is_unpacked(said: Said, tiny_bundle: Path
     status, _, err = said("edge", tar, frames)
     assert status == 1
     assert f"mkdir b && tar xf {tar} -C b" in one_line(err)
+
+
+def test_a_file_that_is_no_tar_is_not_to_be_unpacked(said: Said, tmp_path: Path) -> None:
+    (tmp_path / "b1.py").write_text("")
+    err = one_line(said("bundle", "inspect", tmp_path / "b1.py")[2])
+    assert err.endswith("is a file, a bundle is a folder; give the folder that 'littoral build' made\n")
 
 
 def test_names_come_on_stdin(said: Said, tiny_bundle: Path, frames: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -558,11 +612,16 @@ def test_classes_are_a_file_or_names_of_which_there_may_be_many(tmp_path: Path) 
         _classes(str(tmp_path / "picture"))
 
 
-@pytest.mark.parametrize("spoil", ["frames", "weights", "kwargs", "floats"])
+@pytest.mark.parametrize("spoil", ["frames", "names", "npy", "weights", "kwargs", "floats"])
 def test_what_build_cannot_read_is_one_line(said: Said, tmp_path: Path, spoil: str) -> None:
     pytest.importorskip("torch")
     if spoil == "frames":
         (tmp_path / "frames.npz").write_bytes(b"PK\x03\x04 a damaged archive")
+    elif spoil == "names":
+        np.savez(tmp_path / "frames.npz", images=np.zeros(1), y=np.zeros(1))
+    elif spoil == "npy":
+        np.save(tmp_path / "frames.npy", np.zeros((4, 16, 16, 1), np.uint8))
+        (tmp_path / "frames.npy").rename(tmp_path / "frames.npz")
     else:
         np.savez(tmp_path / "frames.npz", frames=np.zeros((4, 16, 16, 1), np.uint8))
     (tmp_path / "weights").write_bytes(b"no tensors")
@@ -574,6 +633,8 @@ def test_what_build_cannot_read_is_one_line(said: Said, tmp_path: Path, spoil: s
     status, _, err = said("build", tmp_path / "out", *words)
     told = {
         "frames": "should be an .npz with an array 'frames'",
+        "names": "should be an .npz with an array 'frames', it has 'images', 'y'",
+        "npy": "is one array without a name; save it with numpy.savez(FILE, frames=...)",
         "weights": "should be a .safetensors file with the state dict of littoral.models.zoo:small_cnn",
         "kwargs": "'{width' of littoral.models.zoo:small_cnn are not JSON",
         "floats": "'0.1,0.2' has 2 values, expected 1 or 1",
@@ -581,6 +642,16 @@ def test_what_build_cannot_read_is_one_line(said: Said, tmp_path: Path, spoil: s
     assert status == 1
     assert told[spoil] in one_line(err)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_was_measured_is_told_in_plain_numbers(said: Said, tiny_bundle: Path, tmp_path: Path) -> None:
+    measured = {"num_frames": 20_000.0, "accuracy": 0.91234, "split0.level0.payload_bytes": 1312.5}
+    assert all_plain(measured, 3) == "num_frames 20000, accuracy 0.912, split0.level0.payload_bytes 1312"
+    assert [plain(value) for value in (65.25, 999.96, 0.00012)] == ["65.25", "1000", "0.00012"]
+    copy = Path(shutil.copytree(tiny_bundle, tmp_path / "b"))
+    raw = json.loads((copy / "bundle.json").read_bytes())
+    (copy / "bundle.json").write_text(json.dumps({**raw, "source_metrics": measured}))
+    assert re.search(r"source metrics *num_frames 20000, accuracy 0.9123\n", said("bundle", "inspect", copy)[1])
 
 
 @pytest.mark.parametrize(
@@ -605,6 +676,7 @@ def test_exits_are_trained_before_the_build_and_reach_it(
 
     def make_exits(_model: Any, _spec: Any, frames: Any, labels: Any, **told: Any) -> str:
         asked.update(told, trained_on=len(frames), labels=labels)
+        told["progress"]("epoch 1/4")
         return "the exits"
 
     monkeypatch.setattr("littoral.train.build.build_bundle", build)
@@ -614,7 +686,9 @@ def test_exits_are_trained_before_the_build_and_reach_it(
     save_file({}, tmp_path / "none.safetensors")
     common: list[Any] = ["build", tmp_path / "out", "--frames", tmp_path / "frames.npz", "--classes", "a,b"]
     common += ["--student", "torch.nn:Identity", "--student-weights", tmp_path / "none.safetensors"]
-    assert "seen" in said(*common, *words, "--exit-epochs", "7", "--seed", "5")[2]
+    err = said(*common, *words, "--exit-epochs", "7", "--seed", "5")[2]
+    assert "exits: epoch 1/4\n" in err
+    assert "seen" in err
     assert (asked["exits"], asked["where"], asked["trained_on"]) == ("the exits", where, 2)
     assert asked["checked"] == where
     assert asked["labels"].tolist() == [0, 1]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import json
 import os
 import shutil
@@ -17,10 +15,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from certificates import self_signed
 from cloud_peer import SMALL, FakeGate, FakeWorker, Peer, fetch, running, sample, until, write_bundle
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.exceptions import ConnectionClosed
 
 from littoral.bundle import Bundle
@@ -125,8 +121,12 @@ def test_a_bundle_of_another_owner_or_another_state_folder_is_refused(bundle: Pa
     other = write_bundle(tmp_path / "other", name="other")
     with pytest.raises(BundleError, match="state folder of its own"):
         Cloud(other, tmp_path / "state", CloudConfig(port=0))
-    with pytest.raises(BundleError, match="littoral bundle sign"):
+    with pytest.raises(BundleError, match=r"--release-key FILE.*littoral bundle sign"):
         Cloud(bundle, tmp_path / "second state", CloudConfig(port=0))
+    assert not (tmp_path / "second state" / "keys").exists(), "so that the right key can still be put there"
+    release_key = tmp_path / "state" / "keys" / "release.key"
+    with running(bundle, tmp_path / "second state", release_key=release_key):
+        pass
 
 
 def test_a_damaged_cloud_part_is_found_before_anything_starts(bundle: Path, tmp_path: Path) -> None:
@@ -245,28 +245,6 @@ def test_a_held_version_never_reaches_a_device(bundle: Path, tmp_path: Path) -> 
             line.upload(1, 8)
             assert line.welcome is not None
             assert peer.verified(line.wait(Version), line.welcome).version == 2
-
-
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "chain.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return folder / "chain.pem", folder / "key.pem"
 
 
 def test_the_port_speaks_tls_when_it_has_a_certificate(bundle: Path, tmp_path: Path) -> None:

@@ -84,12 +84,13 @@ def test_the_status_is_the_devices(device: Device, endpoint: Endpoint) -> None:
     ("method", "path", "body", "code", "told"),
     [
         ("POST", "/infer", b"no image", 400, "is not a readable PNG"),
+        ("POST", "/infer", b"\0" * 255, 400, "a raw frame has 256 bytes (16 x 16 x 1), 255 came"),
         ("POST", "/infer", b"", 400, "is not a readable PNG"),
         ("POST", "/infer", png(np.zeros((4, 4, 1), np.uint8)), 400, "the image is 4 x 4, the bundle takes 16 x 16"),
         ("POST", "/else", b"x", 404, "POST /infer with a Content-Length"),
         ("GET", "/", None, 404, "there is no /; GET /status or POST /infer"),
     ],
-    ids=["no-image", "empty", "size", "post-elsewhere", "get-elsewhere"],
+    ids=["no-image", "raw-too-short", "empty", "size", "post-elsewhere", "get-elsewhere"],
 )
 def test_what_is_wrong_is_told(
     endpoint: Endpoint, method: str, path: str, body: bytes | None, code: int, told: str

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from certificates import self_signed
 
 from littoral.bundle.signing import SigningKey
 from littoral.edge.identity import (
@@ -158,6 +160,57 @@ def test_a_strange_answer_is_an_error_with_nothing_kept(
 def test_a_cloud_that_is_away_is_a_link_error(tmp_path: Path) -> None:
     with pytest.raises(LinkError, match="cannot be reached"):
         enrol("http://127.0.0.1:1", TOKEN, tmp_path, "porch")
+
+
+@contextmanager
+def hanging_up(chain: tuple[Path, Path] | None) -> Iterator[int]:
+    """The port of a server that takes one connection, reads and hangs up; with TLS if it has a certificate."""
+    tls = None
+    if chain is not None:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(*chain)
+    with socket.create_server(("", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection, suppress(OSError):
+                if tls is not None:
+                    connection = tls.wrap_socket(connection, server_side=True)
+                if not connection.recv(65_536).startswith(b"POST"):
+                    connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+                connection.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        thread.join(10.0)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "tls", "trusted", "hint"),
+    [
+        pytest.param("https", True, False, "; give the certificates to trust with --ca-file", id="untrusted"),
+        pytest.param(
+            "http", True, False, r"; does it speak TLS\? Then its address begins with https", id="http-to-tls"
+        ),
+        pytest.param(
+            "https",
+            False,
+            False,
+            r"; does it speak TLS\? Without it its address begins with http$",
+            id="https-to-plain",
+        ),
+        pytest.param("https", True, True, r"not valid for '127.0.0.2'.*\)$", id="another-name"),
+    ],
+)
+def test_where_the_two_do_not_agree_on_tls_it_is_said_what_to_do(
+    tmp_path: Path, scheme: str, tls: bool, trusted: bool, hint: str
+) -> None:
+    chain = self_signed(tmp_path)
+    host = "127.0.0.2" if trusted else "127.0.0.1"
+    with hanging_up(chain if tls else None) as port, pytest.raises(LinkError, match=hint) as caught:
+        enrol(f"{scheme}://{host}:{port}", TOKEN, tmp_path, "porch", ca_file=chain[0] if trusted else None)
+    assert "tried again" not in str(caught.value), "nobody does"
 
 
 @pytest.mark.parametrize(

@@ -65,12 +65,13 @@ def test_a_state_that_does_not_fit_is_refused(tensors, words):
     [
         ("littoral.models.zoo", {}, "expected 'package.module:function'"),
         ("no_such_package_here:net", {}, "cannot be imported .*; install the package"),
-        ("littoral.models.zoo:alexnet", {}, "has no 'alexnet'"),
+        ("littoral.models.zoo:alexnet", {}, "has no 'alexnet'; is another version of it installed here"),
+        ("littoral.models.zoo:smal_cnn", {}, "has no 'smal_cnn'; is it small_cnn"),
         ("littoral.models.zoo:small_cnn", {"wide": 3}, "does not take {'wide': 3}"),
         ("littoral.models.zoo:small_cnn", {"norm": "none"}, "norm is 'none'"),
         ("builtins:dict", {}, "returned dict, expected a torch.nn.Module"),
     ],
-    ids=["no-colon", "no-package", "no-function", "unknown-argument", "bad-argument", "no-module"],
+    ids=["no-colon", "no-package", "no-function", "near-function", "unknown-argument", "bad-argument", "no-module"],
 )
 def test_a_factory_that_fails_is_named(factory, kwargs, words):
     with pytest.raises(BundleError, match=words):

@@ -111,9 +111,15 @@ def make(out: Any, **changes: Any) -> Bundle:
     return build_bundle(**{**arguments, **changes})
 
 
+SAID: list[str] = []
+"""By the build of `built`."""
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make(tmp_path_factory.mktemp("exits") / "bundle")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("littoral.train.build.what_does_not_pay", lambda _manifest, macs: [f"{tuple(macs)}"])
+        return make(tmp_path_factory.mktemp("exits") / "bundle", progress=SAID.append)
 
 
 def sessions(bundle: Bundle) -> list[ort.InferenceSession]:
@@ -144,6 +150,10 @@ def test_a_bundles_stems_and_heads_answer_as_they_did_in_torch(built: Bundle) ->
         assert came.shape == (5, spec.num_features)
     deep = ExitHeads.open(built).heads[-1]
     np.testing.assert_allclose(deep.logits(maps[-2]), maps[-1], atol=1e-4)
+
+
+def test_what_does_not_pay_is_warned_of_at_the_end_of_the_build(built: Bundle) -> None:
+    assert SAID[-1] == f"warning: {built.manifest.segment_macs}"
 
 
 def test_the_deep_exit_stands_right_before_a_segment_that_is_one_layer(built: Bundle) -> None:

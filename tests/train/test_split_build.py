@@ -147,7 +147,9 @@ def test_levels_that_take_long_to_measure_say_how_far_they_are(student, frames, 
         progress=said.append,
     )
     far = [line for line in said if "done" in line]
-    assert far == [f"split 0: level {level}: 50 % done, 0.0 min left" for level in range(LEVELS)]
+    assert far == [
+        f"split 0: level {level} ({level + 1} of {LEVELS}): 50 % done, 0.0 min left" for level in range(LEVELS)
+    ]
 
 
 def values_of(bundle: Bundle, segment: int | None, frames: np.ndarray) -> np.ndarray:

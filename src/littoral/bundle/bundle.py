@@ -56,11 +56,11 @@ class Bundle:
         """
         path = Path(path)
         if path.is_file():
+            told = f"{path} is a file, a bundle is a folder"
             name = path.name.removesuffix(".tar")
-            raise BundleError(
-                f"{path} is a file, a bundle is a folder; unpack a .tar for devices with: "
-                f"mkdir {name} && tar xf {path} -C {name}"
-            )
+            if name == path.name:
+                raise BundleError(f"{told}; give the folder that 'littoral build' made")
+            raise BundleError(f"{told}; unpack a .tar for devices with: mkdir {name} && tar xf {path} -C {name}")
         try:
             raw = (path / MANIFEST_FILE).read_bytes()
         except OSError as error:

@@ -87,8 +87,17 @@ class SigningKey:
             ValueError: what is there is no key.
         """
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, os.urandom(KEY_BYTES).hex().encode(), mode=0o600)
+            cls.generate().save(path)
+        return cls.load(path)
+
+    @classmethod
+    def load(cls, path: Path) -> SigningKey:
+        """Read the key at ``path``.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: what is there is no key.
+        """
         try:
             return cls(bytes.fromhex(path.read_text().strip()))
         except ValueError as error:
@@ -96,6 +105,14 @@ class SigningKey:
                 f"{path} is no key of {2 * KEY_BYTES} hexadecimal digits ({error}); restore it from a backup, or "
                 "remove it and have a new one made"
             ) from error
+
+    def save(self, path: Path) -> None:
+        """Write the key to a file that only its owner can read; the folder is made if missing."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        raw = self._key.private_bytes(
+            serialization.Encoding.Raw, serialization.PrivateFormat.Raw, serialization.NoEncryption()
+        )
+        replace_file(path, raw.hex().encode(), mode=0o600)
 
     def sign(self, purpose: str, data: bytes) -> bytes:
         """The 64-byte signature of ``data`` for ``purpose``."""

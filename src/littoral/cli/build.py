@@ -7,13 +7,14 @@ import errno
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+
+from littoral.cli.frames import read_arrays
+from littoral.cli.numbers import all_plain
 
 Subparsers = argparse._SubParsersAction
-_ARRAYS = ("frames", "labels", "boxes", "counts")
-"""What is read of ``--frames``; see `littoral.core.truths`."""
 
 
 def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
@@ -142,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     check_target(args.out)
     if (args.out / SIGNATURE_FILE).exists():
         _say(f"{args.out} is signed: the new bundle is another one, to be signed and given to its devices anew")
-    tensors = _tensors(args.frames)
+    tensors = read_arrays(args.frames)
     frames, classes = tensors["frames"], _classes(args.classes)
     _, height, width, channels = frames.shape
     task = task_of(
@@ -204,13 +205,18 @@ def run(args: argparse.Namespace) -> int:
     if args.key:
         bundle.sign(SigningKey.load_or_make(args.key))
     told = {"bundle": str(bundle.path), "digest": bundle.digest.hex(), "source_metrics": bundle.manifest.source_metrics}
-    measured = ", ".join(f"{name} {value:.3g}" for name, value in bundle.manifest.source_metrics.items())
+    measured = all_plain(bundle.manifest.source_metrics, 3)
     print(json.dumps(told) if args.json else f"{bundle.path}: {bundle.digest.hex()}\non its source frames: {measured}")
     return 0
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _saying(what: str) -> Callable[[str], None]:
+    """Says lines of what is at work, which does not know what it is called here."""
+    return lambda line: _say(f"{what}: {line}")
 
 
 def _check_words(args: argparse.Namespace) -> None:
@@ -253,7 +259,7 @@ def _exits(student: Any, spec: Any, frames: Any, truths: Any, wish: dict[str, An
     """Trained exits."""
     from littoral.train.exit_build import make_exits
 
-    return make_exits(student.module, spec, frames, truths, **wish, progress=_say)
+    return make_exits(student.module, spec, frames, truths, **wish, progress=_saying("exits"))
 
 
 def _deadzones(given: str | None) -> tuple[float, ...] | None:
@@ -279,7 +285,8 @@ def _splits(
     made: list[Any] = []
     if args.fit_split is not None:
         _say(f"split 0: fitting, the device runs up to {args.fit_split}")
-        made.append(fit_split(student, spec, frames, task, cut=args.fit_split, seed=args.seed, progress=_say))
+        say = _saying("split 0")
+        made.append(fit_split(student, spec, frames, task, cut=args.fit_split, seed=args.seed, progress=say))
     for cut in args.split:
         _say(f"split {len(made)}: training, the cloud goes on after {cut}")
         made.append(
@@ -289,7 +296,7 @@ def _splits(
                 epochs=args.split_epochs,
                 deadzones=deadzones,
                 seed=args.seed,
-                progress=_say,
+                progress=_saying(f"split {len(made)}"),
             )
         )
     return made
@@ -304,7 +311,7 @@ def _router(args: argparse.Namespace, spec: Any, num_classes: int) -> Any:
     from littoral.train.options import RouterSource
     from littoral.train.route_build import check_router
 
-    tensors = _tensors(args.router)
+    tensors = read_arrays(args.router)
     source = RouterSource(frames=tensors["frames"], labels=tensors.get("labels"))
     if args.pictures is not None:
         pictures = () if args.pictures == "none" else tuple(args.pictures.split(","))
@@ -312,22 +319,6 @@ def _router(args: argparse.Namespace, spec: Any, num_classes: int) -> Any:
     has_exits = args.exits is not None or bool(args.exit)
     check_router(source, spec, num_classes, has_exits=has_exits, has_splits=bool(args.split or args.fit_split))
     return source
-
-
-def _tensors(path: Path) -> dict[str, Any]:
-    import numpy as np
-
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
-            tensors = {name: data[name] for name in _ARRAYS if name in data}
-            frames = tensors["frames"]
-    except BadZipFile as error:
-        raise ValueError(f"{path} should be an .npz with an array 'frames', and is no zip file") from error
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} should be an .npz with an array 'frames' ({error})") from error
-    if frames.dtype != np.uint8 or frames.ndim != 4:
-        raise ValueError(f"'frames' in {path} is {frames.dtype} {frames.shape}, expected uint8 (N, H, W, C)")
-    return tensors
 
 
 def _truths(path: Path, task: Any, tensors: dict[str, Any]) -> Any:

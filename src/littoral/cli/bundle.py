@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from littoral.bundle import Bundle
 
+from littoral.cli.numbers import all_plain, plain
+
 Subparsers = argparse._SubParsersAction
 
 
@@ -68,10 +70,8 @@ def _inspect(args: argparse.Namespace) -> int:
         "segments": ", ".join(segment.file for segment in manifest.segments),
         "normalisation": ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))),
         "affine values": str(affine),
-        "source metrics": ", ".join(
-            f"{key} {value:.4g}"
-            for key, value in manifest.source_metrics.items()
-            if not key.startswith(("split", "exit", "router"))
+        "source metrics": all_plain(
+            {k: v for k, v in manifest.source_metrics.items() if not k.startswith(("split", "exit", "router"))}
         ),
         "student": manifest.student.factory,
         "teacher": "none, so nothing adapts" if manifest.teacher is None else manifest.teacher.factory,
@@ -129,7 +129,7 @@ def _split_lines(split: dict[str, Any]) -> list[str]:
         told = "" if value is None else f", {split['metric']} {value:.4g}"
         lines.append(
             f"  level {number}: {level['kept_channels']} of {channels} channels, typically "
-            f"{level['typical_bytes']:.4g} bytes, at most {level['max_bytes']}{told}"
+            f"{plain(level['typical_bytes'])} bytes, at most {level['max_bytes']}{told}"
         )
     return lines
 

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from littoral.cli.ranges import whole
+
 if TYPE_CHECKING:
     from littoral.cloud.cloud import Cloud
 
@@ -22,7 +24,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
     )
-    parser.add_argument("--port", type=int, default=8600, help="port to listen on, 0 for any free one")
+    parser.add_argument("--port", type=whole(0, 65_535), default=8600, help="port to listen on, 0 for any free one")
     parser.add_argument("--cohort", default="default", help="name of the cohort that this cloud serves")
     parser.add_argument(
         "--device",
@@ -41,6 +43,13 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         "--no-pictures",
         action="store_true",
         help="finish splits only: answer no pictures of whole frames, and load no second teacher for them",
+    )
+    parser.add_argument(
+        "--release-key",
+        type=Path,
+        metavar="FILE",
+        help="the release key that signed the bundle, as of 'build --key': copied into a new state folder (default: "
+        "one is made for a bundle that nobody has signed)",
     )
     parser.add_argument(
         "--fleet-from",
@@ -72,6 +81,9 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
+    if (args.tls_certificate is None) != (args.tls_key is None):
+        print("littoral cloud: TLS needs both --tls-certificate and --tls-key", file=sys.stderr)
+        return 2
     from dataclasses import replace
 
     from littoral.cloud.cloud import Cloud, CloudConfig
@@ -86,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         tls_certificate=args.tls_certificate,
         tls_key=args.tls_key,
+        release_key=args.release_key,
         fleet_from=args.fleet_from,
         first_version=args.first_version,
         max_record_bytes=args.max_record_bytes,

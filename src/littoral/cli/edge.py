@@ -7,15 +7,16 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from littoral.cli.edge_words import by_whom, in_words, status_in_words
-from littoral.cli.ranges import number
+from littoral.cli.ranges import number, whole
 
 if TYPE_CHECKING:
+    from littoral.bundle import InputSpec
     from littoral.edge.answer import Answer
     from littoral.edge.dense import DenseAnswer
     from littoral.edge.device import Device
@@ -36,7 +37,12 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         choices=("paths", "frames"),
         help="read file names, one to a line, or frames, each after its length (4 bytes, little endian)",
     )
-    parser.add_argument("--http", type=int, metavar="PORT", help="answer POST /infer on this loopback port, 0 for any")
+    parser.add_argument(
+        "--http",
+        type=whole(0, 65_535),
+        metavar="PORT",
+        help="answer POST /infer on this loopback port, 0 for any",
+    )
     parser.add_argument("--state", type=Path, help="folder for key, outbox and versions; needed with --cloud")
     parser.add_argument("--cloud", help="the cloud's address, such as https://cloud.example:8600")
     parser.add_argument("--token", help="one-time token, if this device is not enrolled yet")
@@ -139,16 +145,16 @@ def run(args: argparse.Namespace) -> int:
             print(f"littoral edge: --maps is for segmentation, this bundle for {bundle.manifest.task}", file=sys.stderr)
             return 2
         args.maps.mkdir(parents=True, exist_ok=True)
+    config = _config(args)
+    items = _items(bundle.manifest.input, args) if args.http is None else None
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # by way of Device.close
-    with Device(bundle, state_dir=args.state, link=_link(args), config=_config(args)) as device:
-        if args.http is not None:
+    with Device(bundle, state_dir=args.state, link=_link(args), config=config) as device:
+        if items is None:
             return _serve(device, args)
         try:
-            failed = _answer_all(device, args)
+            failed = _answer_all(device, items, args)
         finally:  # also after Ctrl-C, which is how an endless stream ends
-            cloud = device.status().cloud
-            device.close(args.flush)
-            _print_status(device, args, cloud=cloud)
+            _end(device, args)
     return 1 if failed else 0
 
 
@@ -253,10 +259,9 @@ def _link(args: argparse.Namespace) -> Any:
     return CloudLink(args.cloud, config=LinkConfig(ca_file=args.ca_file), token=args.token, name=args.name)
 
 
-def _items(device: Device, args: argparse.Namespace) -> Iterator[Item]:
+def _items(spec: InputSpec, args: argparse.Namespace) -> Iterator[Item]:
     from littoral.edge.sources import from_folder, from_frames, from_paths
 
-    spec = device.bundle.manifest.input
     if args.folder is not None:
         return from_folder(args.folder, spec, resize=args.resize)
     if args.stdin == "paths":
@@ -264,7 +269,7 @@ def _items(device: Device, args: argparse.Namespace) -> Iterator[Item]:
     return from_frames(sys.stdin.buffer, spec, resize=args.resize)
 
 
-def _answer_all(device: Device, args: argparse.Namespace) -> int:
+def _answer_all(device: Device, items: Iterable[Item], args: argparse.Namespace) -> int:
     """Answer every frame of the source; how many could not be answered."""
     from littoral.edge.http import answer_as_dict
     from littoral.errors import FrameError, ModelOutputError
@@ -273,7 +278,7 @@ def _answer_all(device: Device, args: argparse.Namespace) -> int:
     if args.offload is not None or args.picture is not None or args.route:
         _await_cloud(device)
     pace, tell_status = _pacer(args.fps), _teller(device, args)
-    for name, frame in _items(device, args):
+    for name, frame in items:
         pace()
         try:
             if isinstance(frame, FrameError):
@@ -281,7 +286,8 @@ def _answer_all(device: Device, args: argparse.Namespace) -> int:
             answer = device.infer(frame)
         except (FrameError, ModelOutputError) as error:
             failed += 1
-            _print(args, {"type": "error", "input": name, "error": str(error)}, f"{name}: {error}")
+            text = str(error) if str(error).startswith(name) else f"{name}: {error}"
+            _print(args, {"type": "error", "input": name, "error": str(error)}, text)
             continue
         if maps is not None:
             _write_map(maps / f"{answer.frame_id}.png", answer)
@@ -353,8 +359,15 @@ def _serve(device: Device, args: argparse.Namespace) -> int:
         endpoint.serve()
     finally:
         endpoint.close()
-        device.close(args.flush)
+        _end(device, args)
     return 0
+
+
+def _end(device: Device, args: argparse.Namespace) -> None:
+    """Go on sending for a while, and print the counters."""
+    cloud = device.status().cloud
+    device.close(args.flush)
+    _print_status(device, args, cloud=cloud)
 
 
 def _print_status(device: Device, args: argparse.Namespace, *, cloud: str | None = None) -> None:

@@ -10,11 +10,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from littoral import __version__
-from littoral.cli import bench, build, bundle, cloud, data, demo, doctor, edge, enrol
+from littoral.cli import bench, build, bundle, cloud, data, demo, doctor, edge, enrol, versions
 from littoral.errors import LittoralError, MissingExtra
 
-_EXTRA_OF_COMMAND = {"edge": "edge", "bundle": "edge", "enrol": "edge", "cloud": "cloud", "build": "cloud"}
-COMMANDS = (demo, build, bundle, cloud, edge, enrol, bench, data, doctor)
+_EXTRA_OF_COMMAND = {
+    "edge": "edge",
+    "bundle": "edge",
+    "enrol": "edge",
+    "cloud": "cloud",
+    "build": "cloud",
+    "versions": "cloud",
+}
+COMMANDS = (demo, build, bundle, cloud, edge, enrol, versions, bench, data, doctor)
 
 
 _EPILOG = (

@@ -7,16 +7,17 @@ import math
 from collections.abc import Callable
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """An argparse type: a whole number, ``least`` or more."""
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """An argparse type: a whole number, ``least`` or more, and no more than ``most``."""
 
     def read(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} on")
+        if value < least or (most is not None and value > most):
+            until = "on" if most is None else f"to {most}"
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} {until}")
         return value
 
     return read

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -30,16 +28,16 @@ from littoral.cloud.jobs import AdaptConfig
 from littoral.cloud.keys import Keys, make_token
 from littoral.cloud.ledger import Ledger
 from littoral.cloud.listener import Listener, allow_descriptors, listen
+from littoral.cloud.lock import hold
 from littoral.cloud.moving import has_fleet, take_fleet, take_keys
 from littoral.cloud.reissue import pass_over
 from littoral.cloud.store import RECORD_FILE, Store
 from littoral.cloud.tails import RunsTail, TailConfig
 from littoral.cloud.witnesses import WitnessConfig
 from littoral.core.codec import encode
-from littoral.errors import LittoralError, StorageError
+from littoral.errors import LittoralError
 
 STATE_FILE = "cloud.json"
-LOCK_FILE = "lock"
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +57,8 @@ class CloudConfig:
     max_sessions: int = 10_000
     max_record_bytes: int | None = None
     """The most that the record may grow to; None for as much as the disk holds."""
+    release_key: Path | None = None
+    """The file of the release key that signed the bundle: copied into a new state folder, else held against its key."""
     fleet_from: Path | None = None
     """The state folder of the cloud whose keys and devices this one begins with (`littoral.cloud.moving`)."""
     first_version: int = 1
@@ -138,7 +138,7 @@ class Cloud:
     Raises:
         LittoralError: the port or the state folder is in use.
         BundleError: the bundle is damaged, signed by another release key, or not the one of this state folder; or the
-            state folder has a record and not the keys that its devices know.
+            state folder has a record and not the keys that its devices know, or another release key than the given.
         StorageError: the state folder cannot be written.
     """
 
@@ -158,14 +158,15 @@ class Cloud:
             import littoral.cloud.adapt  # noqa: F401  # a PyTorch that is missing shows before anything is touched
         with ExitStack() as stack:
             self._socket = stack.enter_context(listen(self.config.host, self.config.port))
-            stack.enter_context(_lock(self.state_dir))
+            stack.enter_context(hold(self.state_dir, otherwise="stop it, or give this one a folder of its own"))
             self.bundle = Bundle.open(bundle, require_cloud=True)
             old = self.config.fleet_from if not has_fleet(self.state_dir) else None
             if old is not None:
                 take_keys(self.state_dir, old)
             has_record = (self.state_dir / RECORD_FILE).exists()
-            self._keys = Keys.load(self.state_dir) if has_record else Keys.load_or_make(self.state_dir)
-            self._keys.adopt(self.bundle)
+            self._keys = Keys.for_bundle(
+                self.state_dir, self.bundle, is_new=not has_record, release_key=self.config.release_key
+            )
             self._store = Store(
                 self.state_dir,
                 bundle_digest=self.bundle.digest,
@@ -309,21 +310,3 @@ class Cloud:
         path = self.state_dir / STATE_FILE
         replace_file(path, json.dumps({"url": self.url, "pid": os.getpid()}).encode())
         self._close.callback(path.unlink, missing_ok=True)
-
-
-@contextlib.contextmanager
-def _lock(state_dir: Path) -> Iterator[None]:
-    """Hold a state folder; no second cloud may share it."""
-    try:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        file = (state_dir / LOCK_FILE).open("a")
-    except OSError as error:
-        raise StorageError(f"the state folder {state_dir} cannot be used ({error}); give a writable one") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise LittoralError(
-                f"another cloud uses the state folder {state_dir}; stop it, or give this one a folder of its own"
-            ) from error
-        yield

@@ -30,6 +30,7 @@ from littoral.cloud.ledger import Claim, Head, Ledger, NewVersion, StoredSample
 from littoral.cloud.memory import ReplayMemory, decode_all
 from littoral.cloud.reissue import forgotten, reissue
 from littoral.cloud.retention import begin_replay, drop_idle_states, drop_images, idle_images
+from littoral.cloud.roll_back import sign_version, source_payload
 from littoral.cloud.shares import newest_by_turns, oldest_by_turns, plan
 from littoral.cloud.verdicts import (
     BLAMED,
@@ -42,9 +43,8 @@ from littoral.cloud.verdicts import (
     shipped,
 )
 from littoral.cloud.witnesses import WitnessConfig, outvoted, suspects_of, too_often
-from littoral.core.affine import diff, encode_delta
 from littoral.core.arrays import Frame
-from littoral.core.recall import encode_fingerprint, fingerprint_layer
+from littoral.core.recall import fingerprint_layer
 from littoral.core.sample_labels import sample_key
 from littoral.errors import LittoralError, StorageError
 
@@ -290,8 +290,7 @@ class Cohort:
 
     def _back(self, claim: Claim, new: NewVersion) -> NewVersion:
         """In a held version's place the source's values, as a version: what serves is worse than they are."""
-        layers, source = self._bundle.manifest.norm_layers, self._bundle.source_affine
-        payload = encode_delta(diff(source, source, layers), layers)
+        payload = source_payload(self._bundle)
         return back(new, payload, self._sign(payload, claim.head_version + 1, claim.domain))
 
     def _blame(
@@ -343,16 +342,7 @@ class Cohort:
         return shipped(result, verdict, self._sign(result.payload, claim.head_version + 1, claim.domain)), verdict
 
     def _sign(self, payload: bytes, version: int, domain: int) -> SignedVersion:
-        centre = next((entry.centre for entry in self._ledger.domains() if entry.number == domain), None)
-        return SignedVersion.make(
-            key=self._key,
-            cohort=self._ledger.cohort,
-            bundle_digest=self._bundle.digest,
-            version=version,
-            payload=payload,
-            domain=domain,
-            fingerprint=b"" if centre is None else encode_fingerprint(centre),
-        )
+        return sign_version(self._ledger, self._key, self._bundle.digest, payload, version, domain)
 
     def _memory(self) -> ReplayMemory:
         if self._replay is None:

@@ -1,7 +1,8 @@
 """The cloud's keys, what they sign, and the one-time tokens that let a device in.
 
 Both keys are made at the first start under ``<state>/keys``, readable by their owner only, and are there at every start
-after it: a release key made anew would be another cloud's to every device that was enrolled.
+after it: a release key made anew would be another cloud's to every device that was enrolled. Where the bundle was
+signed before, the release key that signed it is given at the first start and copied.
 """
 
 from __future__ import annotations
@@ -46,8 +47,7 @@ class Keys:
         Raises:
             BundleError: a key file is there and is not a key.
         """
-        folder = state_dir / KEYS_FOLDER
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = _make_folder(state_dir)
         try:
             return cls(
                 release=SigningKey.load_or_make(folder / KEY_FILES[0]),
@@ -68,6 +68,41 @@ class Keys:
                 raise BundleError(f"{path} is missing; put it back, or restore it from a backup")
         return cls.load_or_make(state_dir)
 
+    @classmethod
+    def for_bundle(cls, state_dir: Path, bundle: Bundle, *, is_new: bool, release_key: Path | None = None) -> Keys:
+        """The keys of a bundle's cloud, with the bundle signed by the release key.
+
+        Args:
+            is_new: Whether the state folder has no record yet; else its keys are never made, nor the given one copied.
+            release_key: A file with the release key. Copied where there is none, and held against the one that is.
+        Raises:
+            BundleError: another key has signed the bundle, a key is missing or is none, or another release key is
+                there. Nothing was written.
+        """
+        here = state_dir / KEYS_FOLDER / KEY_FILES[0]
+        given = None if release_key is None else _read_key(release_key)
+        if is_new and not here.exists():
+            signer = bundle.signer()
+            if signer is not None and (given is None or given.public != signer):
+                raise BundleError(
+                    f"bundle {bundle.path} is signed by release key {signer.fingerprint}, "
+                    + ("and none is given" if given is None else f"{release_key} is {given.public.fingerprint}")
+                    + "; give the key that signed it with --release-key FILE, or sign the bundle anew with 'littoral "
+                    "bundle sign' and give that key"
+                )
+            if given is not None:
+                _make_folder(state_dir)
+                given.save(here)
+        keys = cls.load_or_make(state_dir) if is_new else cls.load(state_dir)
+        if given is not None and given.public != keys.release.public:
+            raise BundleError(
+                f"{release_key} is the release key {given.public.fingerprint}, the state folder {state_dir} has "
+                f"{keys.release.public.fingerprint}, which its devices know; leave out --release-key, or give a new "
+                "state folder"
+            )
+        keys.adopt(bundle)
+        return keys
+
     def adopt(self, bundle: Bundle) -> None:
         """Make sure that the bundle carries our release key's signature; sign it if it carries none.
 
@@ -85,8 +120,8 @@ class Keys:
         elif signer != self.release.public:
             raise BundleError(
                 f"bundle {bundle.path} is signed by release key {signer.fingerprint}, this cloud's is "
-                f"{self.release.public.fingerprint}; put that release key into the state folder's keys/release.key, "
-                "or sign the bundle again with 'littoral bundle sign'"
+                f"{self.release.public.fingerprint}; give a new state folder and that key with --release-key FILE, or "
+                "sign the bundle again with 'littoral bundle sign' and the state folder's keys/release.key"
             )
 
     def envelope(self, bundle: Bundle, cohort: str) -> SignedEnvelope:
@@ -98,6 +133,21 @@ class Keys:
             max_delta=bundle.manifest.envelope_max_delta,
         ).to_bytes()
         return SignedEnvelope(data=data, signature=self.release.sign(ENVELOPE_PURPOSE, data))
+
+
+def _make_folder(state_dir: Path) -> Path:
+    folder = state_dir / KEYS_FOLDER
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def _read_key(path: Path) -> SigningKey:
+    try:
+        return SigningKey.load(path)
+    except OSError as error:
+        raise BundleError(f"the release key {path} cannot be read ({error.strerror}); give its file") from error
+    except ValueError as error:
+        raise BundleError(str(error)) from error
 
 
 def make_token(release: PublicKey) -> tuple[str, bytes]:

@@ -20,7 +20,7 @@ from littoral.core.metrics import LabelMap
 from littoral.edge.answer import Answer
 from littoral.edge.dense import DenseAnswer
 from littoral.edge.device import Device
-from littoral.edge.sources import MAX_IMAGE_BYTES, decode_image
+from littoral.edge.sources import MAX_IMAGE_BYTES, decode_frame
 from littoral.errors import FrameError, LittoralError, ModelOutputError
 
 _BODY_TIMEOUT_S = 10.0
@@ -90,10 +90,7 @@ class Endpoint:
                 data = self.rfile.read(int(length))
                 spec = device.bundle.manifest.input
                 try:
-                    if len(data) == spec.num_bytes:
-                        frame = np.frombuffer(data, dtype=np.uint8).reshape(spec.shape)
-                    else:
-                        frame = decode_image(data, spec, "the image", resize=resize)
+                    frame = decode_frame(data, spec, "the image", resize=resize)
                     with lock:
                         answer = device.infer(frame)
                     return self._reply(200, answer_as_dict(answer, device.bundle.manifest.class_names))

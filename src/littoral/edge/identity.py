@@ -35,6 +35,10 @@ MAX_DIGESTS = 16
 """Of bundles that a device may go back to without their signature."""
 log = logging.getLogger("littoral.edge.link")
 _TOKEN = re.compile(r"lit1-([A-Za-z2-7]+)-([0-9a-f]{16})")
+_UNTRUSTED = (18, 19, 20)
+"""OpenSSL's codes of a certificate that signed itself, alone or in a chain, and of one whose issuer is not known."""
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE")
+_NO_HTTP = (ConnectionResetError, http.client.BadStatusLine, EOFError)
 _SCHEMES = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
 
 
@@ -202,6 +206,20 @@ def tls_context(url: str, ca_file: Path | None = None) -> ssl.SSLContext | None:
     return ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
 
 
+def why_unreachable(url: str, error: Exception) -> str:
+    """That a cloud cannot be reached, why, and what to do where TLS is what the two do not agree on."""
+    causes = (error, error.reason if isinstance(error, urllib.error.URLError) else error.__cause__)
+    is_tls = http_url(url).startswith("https:")
+    hint = ""
+    if any(isinstance(cause, ssl.SSLCertVerificationError) and cause.verify_code in _UNTRUSTED for cause in causes):
+        hint = "; give the certificates to trust with --ca-file"
+    elif is_tls and any(isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS for cause in causes):
+        hint = "; does it speak TLS? Without it its address begins with http"
+    elif not is_tls and any(isinstance(cause, _NO_HTTP) for cause in causes):
+        hint = "; does it speak TLS? Then its address begins with https"
+    return f"the cloud at {url} cannot be reached ({error or type(error).__name__}){hint}"
+
+
 def enrol(url: str, token: str, state_dir: Path | str, name: str, *, ca_file: Path | None = None) -> Identity:
     """Redeem a one-time token and keep what the cloud answers.
 
@@ -274,7 +292,7 @@ def _post(url: str, document: dict[str, str], context: ssl.SSLContext | None) ->
         with error:
             raise _refusal(error.code, error.read(MAX_ANSWER_BYTES)) from error
     except (OSError, ValueError, http.client.HTTPException) as error:  # the last where it is no HTTP that answers
-        raise LinkError(f"the cloud at {url} cannot be reached ({error}); it will be tried again") from error
+        raise LinkError(why_unreachable(url, error)) from error
     if len(data) > MAX_ANSWER_BYTES:
         raise ProtocolError(f"the cloud's answer has more than {MAX_ANSWER_BYTES} bytes")
     return _object(data)
@@ -284,7 +302,7 @@ def _refusal(status: int, data: bytes) -> LinkError:
     try:
         raw = _object(data)
     except ProtocolError:
-        return LinkError(f"the cloud answered the enrolment with status {status}; it will be tried again")
+        return LinkError(f"the cloud answered the enrolment with status {status}")
     return LinkRefused(str(raw.get("code", "protocol")), f"the cloud refuses to enrol: {raw.get('message', status)}")
 
 

@@ -24,7 +24,7 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 
 from littoral.bundle import Envelope, SignedVersion
 from littoral.edge.counted import CountedConnection
-from littoral.edge.identity import Identity, enrol, tls_context, warn_if_in_the_clear, websocket_url
+from littoral.edge.identity import Identity, enrol, tls_context, warn_if_in_the_clear, websocket_url, why_unreachable
 from littoral.edge.link_session import Closed, LinkSession, Outcome, Ports
 from littoral.edge.outbox import Outbox
 from littoral.errors import LinkError, LinkRefused, StorageError, UpdateRejected
@@ -275,7 +275,7 @@ class CloudLink:
                 final = isinstance(error, LinkRefused) and error.code not in _PASSING
                 retry_after_ms = 0 if final else None
             except (OSError, WebSocketException) as error:
-                self._say(f"the cloud at {self.url} cannot be reached ({error or type(error).__name__})")
+                self._say(why_unreachable(self.url, error))
                 retry_after_ms = _retry_after_ms(error)
             except Exception:
                 log.exception("the link failed; it goes on")

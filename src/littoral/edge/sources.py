@@ -84,6 +84,23 @@ def decode_image(data: bytes, spec: InputSpec, name: str, *, resize: bool = Fals
     return frame.reshape(spec.shape)
 
 
+def decode_frame(data: bytes, spec: InputSpec, name: str, *, resize: bool = False) -> Frame:
+    """A frame from a pipe or a request: exactly H * W * C bytes are raw uint8, any other an image file.
+
+    Raises:
+        FrameError: neither; see `decode_image`.
+    """
+    if len(data) == spec.num_bytes:
+        return np.frombuffer(data, dtype=np.uint8).reshape(spec.shape)
+    try:
+        return decode_image(data, spec, name, resize=resize)
+    except FrameError as error:
+        if spec.channels in _MODES and not isinstance(error.__cause__, UnidentifiedImageError):
+            raise
+        size = f"{spec.height} x {spec.width} x {spec.channels}"
+        raise FrameError(f"{error}; a raw frame has {spec.num_bytes} bytes ({size}), {len(data)} came") from error
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """A picture that is loaded, as its camera was held. What is wrong with a tag is no reason to refuse it."""
     try:
@@ -117,8 +134,7 @@ def from_folder(folder: Path, spec: InputSpec, *, resize: bool = False) -> Itera
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise LittoralError(f"there is no image below {folder} ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    for path in paths:
-        yield str(path), _from_file(path, spec, resize)
+    return ((str(path), _from_file(path, spec, resize)) for path in paths)
 
 
 def from_paths(lines: Iterable[str], spec: InputSpec, *, resize: bool = False) -> Iterator[Item]:
@@ -148,10 +164,7 @@ def from_frames(pipe: BinaryIO, spec: InputSpec, *, resize: bool = False) -> Ite
         if len(data) < length:
             raise LittoralError(f"the stream ends within frame {number}: {len(data)} of {length} bytes came")
         name = f"frame {number}"
-        if length == spec.num_bytes:
-            yield name, np.frombuffer(data, dtype=np.uint8).reshape(spec.shape)
-            continue
         try:
-            yield name, decode_image(data, spec, name, resize=resize)
+            yield name, decode_frame(data, spec, name, resize=resize)
         except FrameError as error:
             yield name, error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,7 +40,9 @@ def make_model(factory: str, kwargs: Mapping[str, Any]) -> nn.Module:
             "or run 'littoral' in the folder of the module"
         ) from error
     except AttributeError as error:
-        raise BundleError(f"{module_name!r} has no {attribute!r}; is another version of it installed here?") from error
+        near = difflib.get_close_matches(attribute, dir(sys.modules.get(module_name)))
+        hint = f"is it {' or '.join(near)}" if near else "is another version of it installed here"
+        raise BundleError(f"{module_name!r} has no {attribute!r}; {hint}?") from error
     try:
         model = function(**kwargs)
     except (TypeError, ValueError) as error:

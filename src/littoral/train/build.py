@@ -25,7 +25,7 @@ from littoral.models.factory import load_model, state_arrays
 from littoral.models.frames import normalise
 from littoral.models.modes import in_eval_mode
 from littoral.models.norm import prepare
-from littoral.train.cuts import choose_cut_points, describe, find_cut_points, named_cut_points, split
+from littoral.train.cuts import choose_cut_points, describe, find_cut_points, named_cut_points, split, total_macs
 from littoral.train.exit_build import BuiltExits, build_exits, exit_cuts
 from littoral.train.export import ExportedModel, export_model, external_names, norm_layers
 from littoral.train.options import BuildOptions, ExitSource, RouterSource, SplitSource, TorchSource
@@ -35,6 +35,7 @@ from littoral.train.run import MAX_RELATIVE_ERROR, open_session, predict, relati
 from littoral.train.sample import check_frames, check_truths, take_sample
 from littoral.train.source_statistics import measured_statistics
 from littoral.train.split import BuiltSplit, build_split
+from littoral.train.worth import what_does_not_pay
 from littoral.train.write import check_target, staged, tensors_to_bytes, write_files
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -194,6 +195,8 @@ def build_bundle(
             write_router(folder, router, say)
     bundle = Bundle.open(out, require_cloud=True)
     bundle.pack()
+    for line in what_does_not_pay(manifest, [total_macs(graph) for graph in segments]):
+        say(f"warning: {line}")
     return bundle
 
 

@@ -108,7 +108,8 @@ def build_split(
     metrics = {f"split{index}.encoder_macs": float(total_macs(encoder.graph))}
     for level in range(codec.num_levels):
         what = f"split {index}: level {level}"
-        starts = watched(range(0, len(latents), at_a_time), what, progress)
+        far = f"{what} ({level + 1} of {codec.num_levels})"
+        starts = watched(range(0, len(latents), at_a_time), far, progress)
         size, value = _measure(codec, level, latents, tail, task, truths, starts, at_a_time)
         metrics[f"split{index}.level{level}.payload_bytes"] = size
         told = ""
