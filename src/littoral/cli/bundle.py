@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from littoral.cli.numbers import all_plain, plain
+
 if TYPE_CHECKING:
     from littoral.bundle import Bundle
-
-from littoral.cli.numbers import all_plain, plain
 
 Subparsers = argparse._SubParsersAction
 
