@@ -391,12 +391,14 @@ def test_an_endpoint_ends_with_the_counters(
 
     monkeypatch.setattr(Endpoint, "serve", stopped)
     before = signal.getsignal(signal.SIGTERM)
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts behind "&" ignores it
     try:
         status = main(["edge", str(tiny_bundle), "--http", "0", *way])
     except SystemExit as ended:
         status = int(str(ended.code))
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, ignored)
     listening, *last = capsys.readouterr().out.splitlines()
     assert status == 128 + number
     assert "http://127.0.0.1:" in listening

@@ -457,6 +457,9 @@ def test_of_a_payload_that_is_too_long_it_is_said_that_it_is_anothers() -> None:
     with pytest.raises(PayloadError, match=f"these are {tables.name.hex()}; both sides must run") as caught:
         decode(three_payloads()[0], tables)
     assert caught.value.code == "other-tables"
+    with pytest.raises(PayloadError) as caught:
+        decode(b"L" * 1000, tables)
+    assert caught.value.code == "too-large"
 
 
 def test_a_level_has_its_own_ceiling() -> None:

@@ -143,7 +143,8 @@ def decode(payload: bytes, tables: CodecTables, *, use_reference: bool = False) 
     """
     ceiling = max(level.max_bytes for level in tables.levels)
     if len(payload) > ceiling:
-        if (name := payload[1 : 1 + NAME_BYTES]) != tables.name:
+        name = payload[1 : 1 + NAME_BYTES]
+        if payload[0] >> 4 in (STATIC, CONTEXTS) and name != tables.name:  # not noise, as far as its first bytes go
             raise _other_tables(name, tables)
         raise PayloadError("too-large", f"a payload of {len(payload)} bytes came, these tables allow {ceiling}")
     header = read_header(payload)
