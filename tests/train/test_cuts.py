@@ -70,7 +70,7 @@ def test_work_before_a_module_is_counted_as_torch_does_it(network):
     assert points["layer2"] == pytest.approx(before / sum(macs.values()))
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "resnet20", "resnet18", MOBILENET])
+@pytest.mark.parametrize("name", ["small_cnn", "resnet20", pytest.param("resnet18", marks=pytest.mark.slow), MOBILENET])
 def test_a_chosen_cut_leaves_a_convolution_with_its_normalisation(network, name):
     graph = network(name).exported.graph
     readers = {name: node.op_type for node in graph.graph.node for name in node.input}

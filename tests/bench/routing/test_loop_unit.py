@@ -76,6 +76,7 @@ def test_every_policy_that_the_table_promises_plays_and_the_rows_are_flat(made: 
     assert device["accuracy"] > 1  # percent
 
 
+@pytest.mark.slow
 def test_prices_are_chosen_without_a_look_at_the_stream(made: Made) -> None:
     unit, given = unit_of("policies", "fixed"), small_halves()
     wrong = {
@@ -110,6 +111,7 @@ def test_with_nothing_getting_through_ours_answers_all_frames_in_time_and_says_t
     assert max(point["cloud_rate"] for point in points) == 0
 
 
+@pytest.mark.slow
 def test_a_stream_with_phases_has_a_row_for_each_phase_of_ours(made: Made) -> None:
     points = made("policies", "fixed", "drift")["points"]
     phases = {point["phase"] for point in points if point["family"] == "ours"}
