@@ -15,7 +15,9 @@ from littoral.train.cuts import CutPoint, choose_cut_points, find_cut_points, na
 from littoral.train.run import open_session, predict
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "group_norm", "resnet20", "vit_tiny"])
+@pytest.mark.parametrize(
+    "name", ["small_cnn", "group_norm", *(pytest.param(n, marks=pytest.mark.slow) for n in ("resnet20", "vit_tiny"))]
+)
 def test_every_cut_gives_the_same_output(network, name):
     net = network(name)
     frames = random_frames(net.spec, 3)

@@ -82,7 +82,7 @@ def reference(name, changed, batch):
     return tensors, frames, torch_logits(model, net.spec, frames), torch_float64(model, net.spec, frames)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "resnet18" else n for n in NAMES])
 @pytest.mark.parametrize(("num_segments", "batches"), [(1, (1, 4)), (3, (1, 4, 64)), (4, (1, 4))], ids=["1", "3", "4"])
 def test_chained_segments_equal_torch_before_and_after_a_swap(network, name, num_segments, batches):
     if name == "small_cnn" and num_segments == 4:
