@@ -1,7 +1,10 @@
 """What the keys of the split table's summary mean, where they are easily taken for something else."""
 
 EXPLAINED = {
-    "bytes_product_over_parity_at_91": "where the product and Entropic Student are right on 91 % of all test frames",
+    "bytes_product_over_parity_at_91": "where the product and Entropic Student are right on 91 % of all test frames; "
+    "`…_epochs` is how long both were trained",
+    "bytes_product_over_parity": "the product's bytes over Entropic Student's where it is as often right as the "
+    "latter at one of its own points; the worst of them",
     "bytes_product_over_webp_at_91": "where both are right on 91 % of the codecs' frames; the payload's header counts, "
     "WebP's does not",
     "product_best_top1": "right, %, of all test frames, at the best level",
@@ -11,7 +14,7 @@ EXPLAINED = {
     "points_over_local_only_at_equal_macs": "the product's worst level, over the better `local_only` of at most the "
     "device's work",
     "multi_rate_over_single_rate_bytes": "one model for all rates over a model for one rate, at the accuracy of the "
-    "latter; the worst rate",
+    "latter; the worst rate; trained as the table side by side says",
     "seg_bytes_over_webp": "at equal mIoU, at the level where it is most; WebP's header does not count",
     "det_bytes_over_webp": "the same at equal AP50",
     "link_latency_split_over_webp": "to the cloud's answer and back at 40 ms: link and work together, so no figure of "

@@ -21,6 +21,23 @@ _BUSY = 1.3
 _LOCAL = "points_over_local_only"
 _TOOK = ("seconds", "cpu_seconds")
 _CURVES = ("split", "codec", "features")
+SIDE_PLOT = "split-side-by-side.svg"
+_TRAINED = (
+    (
+        "split",
+        "Splits",
+        "All with the same teacher, frames and epochs; the same epochs are not the same number of the optimiser's "
+        "*steps*, since batches differ. A segment's work is what the device does anyway where it runs its own network "
+        "on every frame; the device pays both. `encode ms`: encoder on ONNX Runtime and coder, one thread.",
+    ),
+    (
+        "compared",
+        "Side by side",
+        "Every method with the same teacher and frames, and {epochs} epochs each: too few for the best of any, and so "
+        "many that a night is enough for all of them. `product_single` is the product's network trained for one rate.",
+    ),
+)
+"""Kinds of rows with a split's points, a title, and what there is to say."""
 _PLOT_WORDS = (
     "Bytes with headers, but for *webp, no header*. Dashed: what sends nothing (`local_only` the better of its "
     "shapes that are there) and what sends the frame losslessly."
@@ -69,16 +86,26 @@ def _codec_frames(rows: Rows) -> int | None:
 
 def points(rows: Rows, table: Callable[..., str]) -> list[str]:
     """What was trained, by level."""
-    chosen = [row for row in rows if row["kind"] == "split"]
-    if not chosen:
-        return []
+    sections = []
+    for kind, title, words in _TRAINED:
+        if chosen := [row for row in rows if row["kind"] == kind]:
+            epochs = " and ".join(str(n) for n in sorted({row["epochs"] for row in chosen if "epochs" in row}))
+            sections += [f"## {title}", words.format(epochs=epochs), *_picture(kind), _points(rows, chosen, table)]
+    return sections
+
+
+def _picture(kind: str) -> list[str]:
+    return [f"![right answers against bytes of a frame, side by side]({SIDE_PLOT})"] if kind == "compared" else []
+
+
+def _points(rows: Rows, chosen: Rows, table: Callable[..., str]) -> str:
     encode = {
         (row["variant"], row["level"]): row["encode_ms"] for row in rows if row["kind"] == "timing"
     }  # of the product
     lines = []
     for (method, variant, level), group in _grouped(chosen, "method", "variant", "level"):
         first = group[0]
-        ms = encode.get((variant, level)) if method == "product" else None
+        ms = encode.get((variant, level)) if (method, first["kind"]) == ("product", "split") else None
         lines.append(
             [method, variant, level, len(group), _steps(group), _spread(group, "accuracy", 2),
              _spread(group, "bytes", 1), _mean(group, "bytes_p95", 0), _spread(group, "subset_accuracy", 2),
@@ -88,13 +115,7 @@ def points(rows: Rows, table: Callable[..., str]) -> list[str]:
     few = f"of the first {count:,}" if (count := _codec_frames(rows)) else "of the codecs' frames"
     head = ["method", "variant", "level", "seeds", "steps", "right, %", "bytes", "p95", f"{few}: right, %", "bytes",
             "encoder MMAC", "segment MMAC", "encode ms"]  # fmt: skip
-    words = (
-        "All with the same teacher, frames and epochs; the same epochs are not the same number of the optimiser's "
-        "*steps*, since batches differ. A segment's work is what the device does anyway where it "
-        "runs its own network on every frame; the device pays both. `encode ms`: encoder on ONNX Runtime and coder, "
-        "one thread."
-    )
-    return ["## Splits", words, table(head, lines)]
+    return table(head, lines)
 
 
 def readme_table(document: dict[str, Any], table: TableMaker) -> str:
@@ -328,11 +349,11 @@ def _spread(group: Rows, key: str, digits: int) -> str:
 # -- the plot ----------------------------------------------------------------------------------------------------------
 
 
-def curves(rows: Rows) -> dict[str, Curve]:
+def curves(rows: Rows, kinds: tuple[str, ...] = _CURVES) -> dict[str, Curve]:
     """By name the points ``(bytes, right)`` in the order of their bytes, each the mean over the seeds: on the frames
     that the codecs' curves are of."""
     out: dict[str, Curve] = {}
-    chosen = [row for row in rows if row["kind"] in _CURVES and row.get("bytes") and "accuracy" in row]
+    chosen = [row for row in rows if row["kind"] in kinds and row.get("bytes") and "accuracy" in row]
     for (method, variant, _, quality), group in _grouped(chosen, "method", "variant", "level", "quality"):
         name = f"product, from {variant}" if method == "product" else method
         size, right = (fmean(_on_few(row, key) for row in group) for key in ("bytes", "accuracy"))
@@ -367,4 +388,5 @@ def plot(document: dict[str, Any]) -> str | None:
 
 def plots(document: dict[str, Any]) -> dict[str, str]:
     """By name of file, what the page shows."""
-    return svg.named(PLOT, plot(document)) | split_dense_section.plots(document)
+    side = draw(curves(document["rows"], ("compared",)), {}, ours="product")
+    return svg.named(PLOT, plot(document)) | svg.named(SIDE_PLOT, side) | split_dense_section.plots(document)

@@ -118,6 +118,27 @@ def test_the_readme_says_what_share_of_its_network_the_device_runs_before_it_sen
     assert "an encoder (71% of the whole network's work)" in split_page.readme_table(made, make_docs.table)
 
 
+def test_what_was_trained_shortly_stands_apart_in_a_table_and_a_picture_of_its_own() -> None:
+    split = {"bytes_p95": 130.0, "encoder_macs": 10_000_000, "segment_macs": 0, "steps": 3_124, "epochs": 4}
+    side = [
+        row("compared", "product", "pixels", level=1, bytes=70.0, accuracy=86.5, **split),
+        row("compared", "parity", "beta0.08", level=0, bytes=700.0, accuracy=85.5, **split),
+    ]
+    told = page_of(side)
+    assert "## Side by side" in told
+    assert "and 4 epochs each" in told
+    assert "(split-side-by-side.svg)" in told
+    assert "| product | pixels | 1 | 1 | 3,124 | 86.50 | 70.0 | 130 |  |  | 10 | 0 |  |" in told, "never measured in ms"
+    assert "| product | pixels | 1 | 2 | 15,620 | 90.50 (1.00) |" in told, "the long training's rows are as they were"
+    made = document([])
+    assert "split-side-by-side.svg" not in split_page.plots(made)
+    made["rows"] += side
+    drawn = split_page.plots(made)
+    assert ">parity</text>" in drawn["split-side-by-side.svg"]
+    assert ">parity</text>" not in drawn["split.svg"]
+    assert "Side by side" not in page_of([])
+
+
 def test_a_dense_device_that_sends_nothing_is_said_to_be_better_only_where_it_is() -> None:
     words = "sends nothing is right on 64.3: more than every split here, which reach 57.5 at most"
     assert words in page_of([])

@@ -55,7 +55,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     runtime.add_argument("--quick", action="store_true", help="fewer rounds and swaps")
     resumable = {name: _add_resumable(tables, name, words) for name, words in _RESUMABLE.items()}
     for name, least, trained in (
-        ("split", 2, "every training of the full table (default: 20)"),
+        ("split", 2, "the full table's long trainings (default: 20)"),
         ("loop", 1, "the full table's splits (default: 20)"),
     ):
         resumable[name].add_argument("--epochs", type=whole(least), help=f"epochs of {trained}; not with --quick")

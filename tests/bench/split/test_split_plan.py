@@ -15,13 +15,17 @@ from littoral.bench.split.plan import (
     LOCAL,
     NETWORKS,
     PIXELS,
+    SEGMENT,
     SEGMENT_MACS,
+    SIDE_BY_SIDE_EPOCHS,
     full_plan,
     quick_plan,
 )
+from littoral.bench.split.rates import TRAINED
 from littoral.bench.split.steps import steps_taken
 from littoral.bench.split.table import SplitTable
 from littoral.bench.split.training import _METHODS, steps_of, tables_of
+from littoral.bench.split.unit import SplitUnit
 from littoral.core.codec import HEADER_BYTES
 from littoral.models.architectures import calibrate_8_bit, channel_reduction, product
 from littoral.models.bottleneck import count_macs
@@ -50,11 +54,32 @@ def test_a_network_that_sends_nothing_has_the_work_that_it_is_said_to_have(shape
     assert size_for(macs_of(width=2, blocks=1, stride=2) - 1, "halved") is None
 
 
-def test_everything_that_is_trained_has_the_same_budget() -> None:
-    for plan in (full_plan(), quick_plan()):
-        budgets = {(t.teacher, t.frames, t.epochs, t.views) for u in plan if (t := u.training) is not None}
-        assert len(budgets) == 1
-    assert {unit.training.epochs for unit in full_plan(epochs=7) if unit.training} == {7}
+def budgets(plan: list[SplitUnit], *, side_by_side: bool) -> set[tuple[str, int, int, int]]:
+    trainings = [unit.training for unit in plan if (unit.kind == "compared") is side_by_side]
+    return {(t.teacher, t.frames, t.epochs, t.views) for t in trainings if t is not None}
+
+
+def test_what_is_held_against_one_another_has_the_same_budget() -> None:
+    assert budgets(full_plan(), side_by_side=False) == {("resnet56", 50_000, 20, 8)}
+    assert budgets(full_plan(), side_by_side=True) == {("resnet56", 50_000, SIDE_BY_SIDE_EPOCHS, 4)}
+    assert len({*budgets(quick_plan(), side_by_side=False), *budgets(quick_plan(), side_by_side=True)}) == 1
+    for asked, short in ((7, SIDE_BY_SIDE_EPOCHS), (2, 2)):
+        assert {budget[2] for budget in budgets(full_plan(epochs=asked), side_by_side=False)} == {asked}
+        assert {budget[2] for budget in budgets(full_plan(epochs=asked), side_by_side=True)} == {short}
+
+
+def test_side_by_side_there_is_every_method_and_the_product_has_what_a_single_rate_is_held_against() -> None:
+    trained = [unit.training for unit in full_plan() if unit.kind == "compared" and unit.training is not None]
+    assert {training.method for training in trained} == set(_METHODS) - {LOCAL}
+    whole = next(training for training in trained if (training.method, training.variant) == ("product", SEGMENT))
+    singles = [training for training in trained if training.method == "product_single"]
+    assert [training.options["rate_weights"] for training in singles] == [
+        [weight] for weight in whole.options["rate_weights"]
+    ]
+    for training in singles:
+        assert {**training.options, "rate_weights": 0, "starting_gains": 0} == {
+            **whole.options, "rate_weights": 0, "starting_gains": 0,
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize("method", sorted(_METHODS))
@@ -62,13 +87,14 @@ def test_the_same_epochs_are_as_many_steps_but_for_published_batches(method: str
     training = next(u.training for u in full_plan() if u.training is not None and u.training.method == method)
     options = {name: value for name, value in training.options.items() if name not in ("segment", "cut")}
     _, recipe = _METHODS[method](training, options)
-    halves = 10 * (50_000 // 64) + 10 * (50_000 // 128)
-    assert steps_of(recipe, training.frames) == (halves if method == "parity" else 20 * (50_000 // 64))
+    half = training.epochs // 2
+    halves = half * (50_000 // 64) + half * (50_000 // 128)
+    assert steps_of(recipe, training.frames) == (halves if method == "parity" else training.epochs * (50_000 // 64))
 
 
 @pytest.mark.parametrize(("method", "steps"), [("product", 15_620), ("parity", 11_710), ("local_only", 7_800)])
 def test_a_row_that_is_older_than_its_steps_has_those_of_its_time(method: str, steps: int) -> None:
-    training = next(u.training for u in full_plan() if u.training is not None and u.training.method == method)
+    training = next(u.training for u in full_plan() if u.kind != "compared" and u.training and u.method == method)
     assert steps_taken(training, {}) == steps
     assert steps_taken(training, {"steps": 7}) == 7
 
@@ -91,7 +117,9 @@ def test_there_is_a_network_that_sends_nothing_for_each_product_s_device() -> No
 
 def test_units_are_chosen_by_method_and_variant_or_also_by_kind() -> None:
     plan = full_plan()
-    assert {unit.kind for unit in chosen_by_name(plan, ["*/pixels"])} == {"split", "timing", "leakage", "robust"}
+    assert {unit.kind for unit in chosen_by_name(plan, ["*/pixels"])} == {
+        "split", "compared", "timing", "leakage", "robust",
+    }  # fmt: skip
     assert {unit.name for unit in chosen_by_name(plan, ["split/product/pixels"])} == {
         f"split product/pixels 20 epochs seed {seed}" for seed in (0, 1, 2)
     }
@@ -105,10 +133,10 @@ def test_a_codec_s_numbers_do_not_hang_on_how_a_split_is_trained() -> None:
 
 
 def test_the_product_s_deadzones_are_chosen_as_a_build_chooses_them_and_its_rivals_have_none() -> None:
-    tables = {unit.name: tables_of(unit.training) for unit in full_plan() if unit.kind == "split"}
+    tables = {unit.name: tables_of(unit.training) for unit in full_plan() if unit.kind in TRAINED}
     for name, options in tables.items():
-        expected = TableOptions() if name.startswith("split product/") else TableOptions(deadzones=())
-        if not name.startswith("split channel_reduction/"):
+        expected = TableOptions() if " product/" in name else TableOptions(deadzones=())
+        if not name.startswith("compared channel_reduction/"):
             assert options == expected, name
     assert tables["split product/layer2.1 20 epochs seed 0"].deadzones is None, "to be chosen"
 

@@ -68,6 +68,26 @@ def test_ratios_are_taken_seed_by_seed_at_ninety_one_percent(results: dict[str, 
     assert summary["product_over_parity_delta_rate"] == pytest.approx(-0.725, abs=0.01)
 
 
+def test_entropic_student_is_held_against_the_product_of_the_longest_budget_that_both_have(
+    results: dict[str, dict[str, Any]],
+) -> None:
+    at, own = "bytes_product_over_parity_at_91", "bytes_product_over_parity"
+    summary = summarise(PLAN, results)
+    assert summary[own] == pytest.approx(0.3), "240 of 800 at 92 %; 50 of 200 at 90 %"
+    assert (summary[f"{own}_points"], summary[f"{own}_epochs"], summary[f"{at}_epochs"]) == (4, 20, 20)
+    for unit in PLAN:
+        if unit.method == "parity" and unit.kind == "split":
+            results.pop(unit.key, None)
+    results[units("compared", "product", PIXELS)[0].key] = points((100, 86.0), (400, 90.0))
+    results[units("compared", "parity", "beta0.08")[0].key] = points((800, 88.0))
+    results[units("compared", "parity", "beta0.02")[0].key] = points((900, 99.0))
+    summary = summarise(PLAN, results)
+    assert summary[own] == pytest.approx(0.25), "where the product is not as right there is nothing to compare"
+    assert (summary[f"{own}_points"], summary[f"{own}_epochs"]) == (1, 4)
+    assert summary[at] is None
+    assert "product spans 86.00 to 90.00 %" in summary[f"{at}_reason"]
+
+
 def test_the_product_is_held_against_the_better_local_network_at_its_worst_level(
     results: dict[str, dict[str, Any]],
 ) -> None:
@@ -120,11 +140,13 @@ def test_one_model_for_all_rates_is_told_by_the_rate_at_which_it_costs_most(resu
     product = points((20, 89.0), (60, 91.9))  # with deadzones, which the others do not have
     for point, size, right in zip(product["points"], (50, 200), (90.0, 92.0), strict=True):
         point |= {"nearest_bytes": size, "nearest_accuracy": right}
-    results[units("split", "product", SEGMENT)[0].key] = product
+    results[units("compared", "product", SEGMENT)[0].key] = product
+    results[units("split", "product", SEGMENT)[0].key] = points((10, 90.0), (20, 92.0))  # of another budget
     for rate, pair in enumerate([(40, 90.0), (100, 91.0)]):
-        results[units("split", "product_single", f"{SEGMENT}-rate{rate}")[0].key] = points(pair)
+        results[units("compared", "product_single", f"{SEGMENT}-rate{rate}")[0].key] = points(pair)
     summary = summarise(PLAN, results)
     assert summary["multi_rate_over_single_rate_bytes"] == pytest.approx(50 / 40)
+    assert summary["multi_rate_over_single_rate_bytes_epochs"] == 4
     assert summary["multi_rate_over_single_rate_bytes_layer2.1_rate1"] == pytest.approx(1.0)
 
 

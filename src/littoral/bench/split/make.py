@@ -208,6 +208,7 @@ def _dense_split(unit: SplitUnit, material: SplitMaterial, tell: Tell) -> Result
 
 _MAKERS: dict[str, Callable[[SplitUnit, SplitMaterial, Tell], Result]] = {
     "split": _split,
+    "compared": _split,
     "local_only": _local,
     "codec": _codec,
     "features": _features,
@@ -224,6 +225,7 @@ _MAKERS: dict[str, Callable[[SplitUnit, SplitMaterial, Tell], Result]] = {
 }
 _MODULES: dict[str, tuple[str, ...]] = {
     "split": ("points", "training"),
+    "compared": ("points", "training"),
     "local_only": ("local_only", "training"),
     "codec": ("untrained_points",),
     "features": ("untrained_points",),

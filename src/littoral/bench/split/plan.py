@@ -1,12 +1,14 @@
 """Which units the split table has, in the order in which they are worth having.
 
-What is trained has the same teacher, the same frames and the same number of epochs, whatever the method: `Budget`.
+What is trained has the same teacher, the same frames and the same number of epochs, whatever the method: `Budget`. The
+product, Entropic Student and what sends nothing have the long one; side by side, as units of kind ``compared``, all
+methods have `SIDE_BY_SIDE_EPOCHS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from littoral.bench.split.codecs import QUALITIES, QUICK_QUALITIES
@@ -41,7 +43,9 @@ GAINS = (1.0, 2.0, 4.0, 8.0)
 ENCODER_MACS = {PIXELS: 10_844_160, SEGMENT: 5_963_776}
 """Of `NETWORKS`, and of the device's own network up to there; a test counts them."""
 SEGMENT_MACS = {PIXELS: 0, SEGMENT: 22_855_680}
-BETAS = (0.02, 0.08, 0.32, 1.28, 5.12)
+SIDE_BY_SIDE_EPOCHS = 4
+BETAS = (0.08, 0.02, 0.32, 1.28, 5.12)
+LONG_BETAS = (0.32, 0.08, 1.28)
 END_TO_END_BETAS = (1e-5, 5e-5, 2.5e-4)
 CHANNELS = (1, 2, 4, 8)
 RAC_WEIGHTS = (1e-5, 4e-5, 1.5e-4, 5e-4)
@@ -144,9 +148,9 @@ class _Plan:
             options=options,
         )
 
-    def split(self, training: Training) -> SplitUnit:
+    def split(self, training: Training, kind: Kind = "split") -> SplitUnit:
         subset = min(self.budget.codec_frames, self.budget.test_frames)
-        return self.unit("split", training.method, training.variant, self.budget.test_frames, training, subset=subset)
+        return self.unit(kind, training.method, training.variant, self.budget.test_frames, training, subset=subset)
 
     def product(self, given: str, seed: int) -> Training:
         return self.training(PRODUCT, given, seed, **self._options(given, RATE_WEIGHTS, GAINS))
@@ -253,6 +257,7 @@ def full_plan(*, epochs: int | None = None, seeds: Sequence[int] = (0, 1, 2)) ->
     if epochs is not None and epochs < 2:
         raise ValueError(f"{epochs} epochs were asked for; the trainings have two stages and need at least 2")
     plan = _Plan(Budget() if epochs is None else Budget(epochs=epochs))
+    short = _Plan(replace(plan.budget, epochs=min(SIDE_BY_SIDE_EPOCHS, plan.budget.epochs)))
     first, others = seeds[0], seeds[1:]
     levels = range(len(RATE_WEIGHTS))
     main = {given: plan.product(given, first) for given in INPUTS}
@@ -261,17 +266,13 @@ def full_plan(*, epochs: int | None = None, seeds: Sequence[int] = (0, 1, 2)) ->
         *plan.fixed(),
         *(plan.split(main[given]) for given in INPUTS),
         plan.codec("webp", QUALITIES),
-        *(plan.split(plan.parity(beta, first)) for beta in (0.32, 0.08, 1.28)),
         *(unit for given in INPUTS for unit in plan.local(totals[given], first)),
-        *(plan.split(plan.single(SEGMENT, level, first)) for level in levels),
+        *_side_by_side(short, first),
+        *(plan.split(plan.parity(beta, first)) for beta in LONG_BETAS),
         plan.unit("codec_speed", "codec_speed", "laplace", 0, quick=False),
         plan.unit("codec_exact", "codec_exact", "drawn", 0, num_round_trips=100_000, num_damaged=1_000),
         *(unit for given in INPUTS for unit in plan.derived(main[given], corruptions=COMMON, levels=levels)),
-        *(plan.split(plan.parity(beta, first)) for beta in BETAS if beta not in (0.32, 0.08, 1.28)),
         *plan.local(ENCODER_MACS[SEGMENT], first),
-        *(_channels(plan, channels, first) for channels in CHANNELS),
-        *(_end_to_end(plan, beta, first) for beta in END_TO_END_BETAS),
-        *(_rac(plan, weight, first) for weight in RAC_WEIGHTS),
         *(plan.codec(name, QUALITIES) for name in ("jpeg", "jpeg_444")),
         *(plan.codec(name, AVIF_QUALITIES) for name in ("avif", "avif_444")),
         *(
@@ -291,10 +292,23 @@ def full_plan(*, epochs: int | None = None, seeds: Sequence[int] = (0, 1, 2)) ->
         )
     for seed in others:
         units += [plan.split(plan.product(given, seed)) for given in INPUTS]
-        units += [plan.split(plan.parity(beta, seed)) for beta in (0.32, 0.08, 1.28)]
         units += [unit for given in INPUTS for unit in plan.local(totals[given], seed)]
-        units += [plan.split(plan.single(SEGMENT, level, seed)) for level in levels]
+        units += [plan.split(plan.parity(beta, seed)) for beta in LONG_BETAS]
     return _once(units)
+
+
+def _side_by_side(plan: _Plan, seed: int) -> list[SplitUnit]:
+    """Every method at the same small budget: the product, at one rate too, and its rivals."""
+    trainings = [
+        plan.product(SEGMENT, seed),
+        *(plan.single(SEGMENT, level, seed) for level in range(len(RATE_WEIGHTS))),
+        *(plan.parity(beta, seed) for beta in BETAS),
+        plan.product(PIXELS, seed),
+        *(_channels(plan, channels, seed) for channels in CHANNELS),
+        *(_rac(plan, weight, seed) for weight in RAC_WEIGHTS),
+        *(_end_to_end(plan, beta, seed) for beta in END_TO_END_BETAS),
+    ]
+    return [plan.split(training, "compared") for training in trainings]
 
 
 def product_training(budget: Budget, given: str, seed: int) -> Training:
@@ -313,8 +327,7 @@ def quick_plan() -> list[SplitUnit]:
             plan.split(pixels),
             plan.split(plan.product(SEGMENT, 0)),
             *plan.local(ENCODER_MACS[PIXELS], 0),
-            plan.split(plan.single(PIXELS, 1, 0)),
-            _channels(plan, 2, 0),
+            *(plan.split(training, "compared") for training in (plan.single(PIXELS, 1, 0), _channels(plan, 2, 0))),
             plan.codec("webp", QUICK_QUALITIES),
             plan.codec("jpeg", QUICK_QUALITIES),
             plan.codec("avif", (50,)),
@@ -333,16 +346,16 @@ def quick_plan() -> list[SplitUnit]:
     )
 
 
-def _channels(plan: _Plan, channels: int, seed: int) -> SplitUnit:
-    return plan.split(plan.training("channel_reduction", f"{channels}-channels", seed, channels=channels))
+def _channels(plan: _Plan, channels: int, seed: int) -> Training:
+    return plan.training("channel_reduction", f"{channels}-channels", seed, channels=channels)
 
 
-def _end_to_end(plan: _Plan, beta: float, seed: int) -> SplitUnit:
-    return plan.split(plan.training("end_to_end", f"beta{beta:g}", seed, beta=beta))
+def _end_to_end(plan: _Plan, beta: float, seed: int) -> Training:
+    return plan.training("end_to_end", f"beta{beta:g}", seed, beta=beta)
 
 
-def _rac(plan: _Plan, weight: float, seed: int) -> SplitUnit:
-    return plan.split(plan.training("rac_shaped", f"weight{weight:g}", seed, rate_weight=weight, recipe=plan.recipe))
+def _rac(plan: _Plan, weight: float, seed: int) -> Training:
+    return plan.training("rac_shaped", f"weight{weight:g}", seed, rate_weight=weight, recipe=plan.recipe)
 
 
 def _once(units: Iterable[SplitUnit]) -> list[SplitUnit]:

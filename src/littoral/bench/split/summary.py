@@ -9,8 +9,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from littoral.bench.split.curves import Curve, bytes_at, delta_accuracy, delta_rate
 from littoral.bench.split.dense_split import bytes_over
+from littoral.bench.split.found import Found, Result, Units
 from littoral.bench.split.plan import (
     CAMVID_NETWORK,
     COCO_NETWORK,
@@ -21,22 +21,17 @@ from littoral.bench.split.plan import (
     INPUTS,
     LOCAL,
     LOSSLESS,
-    PARITY,
     PIXELS,
     PRODUCT,
-    SINGLE,
 )
+from littoral.bench.split.rates import RIVALS, TRAINED, distances, multi_rate, over_parity, ratio
 from littoral.bench.split.steps import steps_taken
 from littoral.bench.split.unit import SplitUnit
 
-Result = Mapping[str, Any]
-Found = tuple[SplitUnit, Result]
-AT = 91.0
-"""Percent: where bytes are compared."""
 KEYS = (
-    "bytes_product_over_parity_at_91", "bytes_product_over_webp_at_91", "product_best_top1",
-    "encoder_macs_over_resnet20", "device_macs_over_resnet20", "points_over_local_only_at_equal_macs",
-    "multi_rate_over_single_rate_bytes",
+    "bytes_product_over_parity_at_91", "bytes_product_over_parity", "bytes_product_over_webp_at_91",
+    "product_best_top1", "encoder_macs_over_resnet20", "device_macs_over_resnet20",
+    "points_over_local_only_at_equal_macs", "multi_rate_over_single_rate_bytes",
     "codec_overhead_fraction", "codec_reference_ms_2000_symbols", "codec_speedup_over_compressai",
     "seg_bytes_over_webp", "det_bytes_over_webp", "link_latency_split_over_webp", "link_road_split_over_webp",
     "link_work_split_over_webp",
@@ -51,40 +46,6 @@ LINK_PARTS: Mapping[str, tuple[str, ...]] = {
 }
 """Of the way to an answer and back: all of it, what the link is to blame for, and what is computed at its ends."""
 ANOTHER_CODEC = "another than the split row's, or not known"
-RIVALS = (PARITY, "rac_shaped", "end_to_end", "channel_reduction")
-
-
-class Units:
-    """Finished units by what one asks for."""
-
-    def __init__(self, planned: Sequence[SplitUnit], results: Mapping[str, Result]) -> None:
-        self.planned = planned
-        self.found: list[Found] = [(unit, results[unit.key]) for unit in planned if unit.key in results]
-
-    def of(self, kind: str, method: str | None = None, variant: str | None = None) -> list[Found]:
-        """Those of a kind, and of a method and a variant where they are given."""
-        return [
-            (unit, result)
-            for unit, result in self.found
-            if unit.kind == kind
-            and (method is None or unit.method == method)
-            and (variant is None or unit.variant == variant)
-        ]
-
-    def curves(self, found: Iterable[Found], size: str = "bytes", accuracy: str = "accuracy") -> dict[int, Curve]:
-        """By seed the curve through all points of these units."""
-        points: dict[int, list[tuple[float, float]]] = {}
-        for unit, result in found:
-            for point in result["points"]:
-                if point.get(size) and accuracy in point:
-                    points.setdefault(unit.seed, []).append((point[size], point[accuracy]))
-        return {seed: Curve.of(of_seed) for seed, of_seed in sorted(points.items())}
-
-    def accuracy(self, kind: str, method: str) -> float | None:
-        """Of the only point of a unit."""
-        for _, result in self.of(kind, method):
-            return float(result["points"][0]["accuracy"])
-        return None
 
 
 def default_input(units: Units) -> str | None:
@@ -109,7 +70,7 @@ def summarise(planned: Sequence[SplitUnit], results: Mapping[str, Result]) -> di
         for other in INPUTS:
             if units.of("split", PRODUCT, other):
                 out.update(_product(units, other, f"_{other}"))
-    out.update(_multi_rate(units))
+    out.update(multi_rate(units))
     out.update(_codec(units))
     out.update(_exactness(units))
     out.update(_link(units, given))
@@ -127,20 +88,18 @@ def summarise(planned: Sequence[SplitUnit], results: Mapping[str, Result]) -> di
 
 def _product(units: Units, given: str, suffix: str) -> dict[str, Any]:
     product = units.of("split", PRODUCT, given)
-    curves = units.curves(product)
-    out: dict[str, Any] = {}
-    parity = units.curves(units.of("split", PARITY))
-    out.update(_ratio(f"bytes_product_over_parity_at_91{suffix}", curves, parity, "parity"))
+    out: dict[str, Any] = over_parity(units, given, suffix)
     on_subset = units.curves(product, "subset_bytes", "subset_accuracy")
     for size, name in (("bytes_without_header", ""), ("bytes", "_with_header")):
         webp = units.curves(units.of("codec", "webp"), size)
         same = {seed: webp[0] for seed in on_subset} if webp else {}
-        out.update(_ratio(f"bytes_product_over_webp{name}_at_91{suffix}", on_subset, same, "WebP"))
+        out.update(ratio(f"bytes_product_over_webp{name}_at_91{suffix}", on_subset, same, "WebP"))
         if not name:
-            out.update(_distances(f"product_over_webp{suffix}", on_subset, same))
-    for rival in RIVALS:
-        theirs = units.curves(units.of("split", rival))
-        out.update(_distances(f"product_over_{rival}{suffix}", curves, theirs))
+            out.update(distances(f"product_over_webp{suffix}", on_subset, same))
+    for kind in reversed(TRAINED):
+        ours = units.curves(units.of(kind, PRODUCT, given))
+        for rival in RIVALS:
+            out.update(distances(f"product_over_{rival}{suffix}", ours, units.curves(units.of(kind, rival))))
     out[f"product_best_top1{suffix}"] = _mean(
         max(point["accuracy"] for point in result["points"]) for _, result in product
     )
@@ -154,39 +113,6 @@ def _product(units: Units, given: str, suffix: str) -> dict[str, Any]:
     out.update(_over_local(units, product, both, f"points_over_local_only_at_equal_macs{suffix}"))
     if one["segment_macs"]:
         out.update(_over_local(units, product, one["encoder_macs"], f"points_over_local_only_at_added_macs{suffix}"))
-    return out
-
-
-def _ratio(key: str, ours: Mapping[int, Curve], theirs: Mapping[int, Curve], name: str) -> dict[str, Any]:
-    """Bytes over bytes at `AT`, the mean over the seeds that both have."""
-    ratios = []
-    for seed in sorted(set(ours) & set(theirs)):
-        a, b = bytes_at(ours[seed], AT), bytes_at(theirs[seed], AT)
-        if a is not None and b is not None:
-            ratios.append(a / b)
-    if ratios:
-        more = {f"{key}_spread": round(max(ratios) - min(ratios), 4)} if len(ratios) > 1 else {}
-        return {key: round(statistics.fmean(ratios), 4), f"{key}_seeds": len(ratios), **more}
-    if not ours or not theirs:
-        return {key: None}
-    ranges = [
-        f"{who} spans {min(c.accuracy[0] for c in curves.values()):.2f} to "
-        f"{max(c.accuracy[-1] for c in curves.values()):.2f} %"
-        for who, curves in (("product", ours), (name, theirs))
-    ]
-    return {key: None, f"{key}_reason": f"not both reach over {AT:g} %: {', '.join(ranges)}"}
-
-
-def _distances(key: str, ours: Mapping[int, Curve], theirs: Mapping[int, Curve]) -> dict[str, Any]:
-    """Mean distances of two curves, over the seeds that both have."""
-    common = sorted(set(ours) & set(theirs))
-    points = [d for seed in common if (d := delta_accuracy(ours[seed], theirs[seed])) is not None]
-    rates = [d for seed in common if (d := delta_rate(ours[seed], theirs[seed])) is not None]
-    out = {}
-    if points:
-        out[f"{key}_delta_points"] = round(statistics.fmean(points), 3)
-    if rates:
-        out[f"{key}_delta_rate"] = round(statistics.fmean(rates), 4)
     return out
 
 
@@ -227,36 +153,6 @@ def _over_local(units: Units, product: Sequence[Found], budget_macs: int, key: s
 
 def _steps(found: Iterable[Found]) -> list[int]:
     return [steps_taken(unit.training, result) for unit, result in found if unit.training is not None]
-
-
-def _multi_rate(units: Units) -> dict[str, Any]:
-    """The most that one model for all rates costs at the accuracy of a model of one rate, both without deadzones."""
-    key = "multi_rate_over_single_rate_bytes"
-    singles = units.of("split", SINGLE)
-    ratios: dict[str, list[float]] = {}
-    outside = []
-    for unit, result in singles:
-        given = unit.variant.split("-")[0]
-        product = units.of("split", PRODUCT, given)
-        curve = units.curves(product, "nearest_bytes", "nearest_accuracy").get(unit.seed)
-        (point,) = result["points"]
-        if curve is None:
-            continue
-        ours = bytes_at(curve, point["accuracy"])
-        if ours is None:
-            outside.append(f"{unit.variant} at {point['accuracy']:.2f} %")
-        else:
-            ratios.setdefault(unit.variant, []).append(ours / point["bytes"])
-    out: dict[str, Any] = {key: None}
-    if ratios:
-        means = {variant: statistics.fmean(values) for variant, values in ratios.items()}
-        out[key] = round(max(means.values()), 4)
-        out |= {f"{key}_{variant.replace('-', '_')}": round(value, 4) for variant, value in sorted(means.items())}
-    if outside:
-        out[f"{key}_outside"] = ", ".join(outside)
-        if not ratios:
-            out[f"{key}_reason"] = "no single-rate point lies on the curve of the model for all rates"
-    return out
 
 
 def _codec(units: Units) -> dict[str, Any]:

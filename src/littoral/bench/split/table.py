@@ -18,6 +18,7 @@ from littoral.bench.split.dense_networks import network_files
 from littoral.bench.split.make import modules_of, modules_without
 from littoral.bench.split.material import NEEDED, check_data
 from littoral.bench.split.plan import full_plan, quick_plan
+from littoral.bench.split.rates import TRAINED
 from littoral.bench.split.steps import steps_taken
 from littoral.bench.split.summary import KEYS, summarise
 from littoral.bench.split.unit import SplitUnit
@@ -95,7 +96,16 @@ class SplitTable(UnitTable[SplitUnit]):
         for column in (*left, *right):
             table.add_column(column, justify="left" if column in left else "right")
         for row in document["rows"]:
-            if row["kind"] not in ("split", "local_only", "codec", "features", "fixed", "robust", *DENSE_KINDS):
+            if row["kind"] not in (
+                "split",
+                "compared",
+                "local_only",
+                "codec",
+                "features",
+                "fixed",
+                "robust",
+                *DENSE_KINDS,
+            ):
                 continue
             macs = row.get("encoder_macs", row.get("network_macs"))
             table.add_row(
@@ -118,7 +128,7 @@ def flat_rows(unit: SplitUnit, document: Mapping[str, Any]) -> Iterable[dict[str
     result = document["result"]
     shared = {key: value for key, value in result.items() if key != "points" and not isinstance(value, list)}
     training = unit.training
-    if training is not None and unit.kind in ("split", "local_only"):
+    if training is not None and unit.kind in (*TRAINED, "local_only"):
         shared["steps"] = steps_taken(training, result)
     for point in result["points"]:
         yield {

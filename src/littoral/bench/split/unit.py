@@ -10,6 +10,7 @@ from littoral.bench.unit import TIMED, BenchUnit, config_of, key_of
 
 Kind = Literal[
     "split",
+    "compared",
     "local_only",
     "codec",
     "features",
