@@ -6,6 +6,7 @@ import dataclasses
 import http.client
 import json
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -516,6 +517,18 @@ def test_a_bad_enrolment_gets_a_clear_error(cloud: Cloud, raw: bytes, status: in
     assert (came, answer["code"]) == (status, code)
     assert answer["message"]
     assert everything(cloud) == before
+
+
+def test_who_goes_away_in_the_middle_of_an_enrolment_leaves_nothing_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(write_bundle(tmp_path / "b"), tmp_path / "s") as cloud:
+        caplog.clear()
+        host, port = cloud.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as stranger:
+            stranger.sendall(b"POST /v1/enrol HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+            assert fetch(f"{cloud.url}/healthz")[0] == 200, "the half of a request is being read"
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(("name", "status"), [("zz", 400), ("00" * 32, 404), ("..%2f..%2fcloud.json", 404)])
