@@ -432,6 +432,23 @@ def test_a_message_that_is_checked_while_the_one_before_it_is_committed_is_commi
         line.wait(Ack, lambda ack: ack.sequence == 2)
 
 
+@pytest.mark.parametrize("side", [100, 1_000], ids=["small", "large"])
+def test_a_large_frame_of_few_bytes_is_not_decoded_where_all_devices_wait(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch, side: int
+) -> None:
+    threads = []
+    manifest = peer.cloud._hub.manifest
+    large = dataclasses.replace(manifest, input=dataclasses.replace(manifest.input, height=side, width=side))
+    monkeypatch.setattr(peer.cloud._hub, "manifest", large)
+    checked = "littoral.cloud.session.check_message"
+    monkeypatch.setattr(checked, lambda *_: threads.append(threading.current_thread().name))
+    with peer.session() as line:
+        line.send(sample(1, coding="webp", image=b"a blank frame in 40 bytes"), sequence=1)
+        line.wait(Ack)
+    assert (threads == ["littoral-gateway"]) == (side == 100)
+    assert len(threads) == 1
+
+
 def test_a_device_that_has_seen_more_than_the_record_has_is_told_of_once(
     peer: Peer, caplog: pytest.LogCaptureFixture
 ) -> None:

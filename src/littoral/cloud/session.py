@@ -65,7 +65,7 @@ PROTOCOL_RETRY_MS = 5_000
 QUIET_POLL_S = 0.02
 """How often labels that wait look whether the socket is free."""
 INLINE_BODY_BYTES = 65_536
-"""Images in larger messages are decoded off the event loop."""
+"""Images that are larger, coded or decoded, are decoded off the event loop: a blank one has few bytes, many pixels."""
 
 log = logging.getLogger(__name__)
 
@@ -260,7 +260,8 @@ class Session:
         """What goes into the record for a durable frame: its message, or why it is none."""
         try:
             message = cast("DurableMessage", from_frame(frame))
-            if len(frame.body) <= INLINE_BODY_BYTES:
+            decoded_bytes = self._hub.manifest.input.num_bytes if isinstance(message, Sample) else 0
+            if max(len(frame.body), decoded_bytes) <= INLINE_BODY_BYTES:
                 check_message(message, self._hub.manifest)
             else:
                 await asyncio.to_thread(check_message, message, self._hub.manifest)
