@@ -320,6 +320,18 @@ def test_bytes_that_break_the_protocol_end_the_session(peer: Peer, frame: bytes 
     assert device_entry(peer.cloud, peer)["samples"] == 0
 
 
+def test_sessions_that_break_the_protocol_again_and_again_do_not_fill_the_audit(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("littoral.cloud.hub.MAX_AUDITED", 2)
+    for _ in range(4):
+        with peer.session() as line:
+            line.socket.send("text")
+            assert refused(line).code == "protocol"
+    audited = [kind for _, kind, device, _ in peer.cloud._store.audit_entries() if device == peer.device_id]
+    assert audited.count("protocol") == 2
+
+
 def test_an_oversized_frame_is_refused_by_the_listener(peer: Peer) -> None:
     with peer.session() as line:
         line.socket.send(bytes(MAX_FRAME_BYTES + 1))

@@ -378,8 +378,8 @@ class Session:
             await self._send(Refusal(code=code, message=message[:400], retry_after_ms=retry_after_ms))
 
     async def _audit(self, kind: str, detail: str) -> None:
-        """Only what an authenticated device did is written down: a stranger changes nothing."""
-        if self._device is not None:
+        """Only what an authenticated device did is written down, and only so much: a stranger changes nothing."""
+        if self._device is not None and self._hub.may_audit(self._device.id):
             with contextlib.suppress(StorageError):
                 await asyncio.wrap_future(
                     self._hub.store.audit(kind, self._device.id, detail[:400], now=self._hub.clock())
