@@ -81,18 +81,24 @@ class _EvenProtocol(WebSocketsSansIOProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.transport.pause_reading()
+        self._read_on_or_not()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if not self.read_paused:
-            self.transport.resume_reading()
+        self._read_on_or_not()
 
     async def receive(self) -> ASGIReceiveEvent:
         event = await super().receive()
-        if not self.writable.is_set():  # it reads on after each message
-            self.transport.pause_reading()
+        self._read_on_or_not()
         return event
+
+    def _read_on_or_not(self) -> None:
+        if self.transport.is_closing():  # over TLS it is not to be touched then
+            return
+        if self.read_paused or not self.writable.is_set():
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
 
 
 class _Loop(asyncio.SelectorEventLoop):
