@@ -51,7 +51,14 @@ class StorageError(LittoralError):
 
 
 class LinkError(LittoralError):
-    """The road between device and cloud failed."""
+    """The road between device and cloud failed.
+
+    The message may quote the other side, and goes into logs and on terminals: a character that is not printed is
+    replaced, so that nobody can write lines of their own there.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in message))
 
 
 class ProtocolError(LinkError):

@@ -182,6 +182,15 @@ def test_a_bomb_of_another_coding_costs_no_memory_either(coding: str, bomb: byte
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize(("more", "is_read"), [(0, True), (10, True), (3_000, False)])
+def test_a_jpeg_whose_scans_say_the_same_again_and_again_is_not_decoded(more: int, is_read: bool) -> None:
+    """Each is a few bytes, and the decoder goes through the picture for each."""
+    data = saved(np.zeros((4, 5, 1), np.uint8), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    with contextlib.nullcontext() if is_read else pytest.raises(FrameError, match="scans came, at most 32 are read"):
+        decode_image("jpeg", data[:-2] + more * last + data[-2:], COLOUR)
+
+
 def test_a_bomb_costs_no_memory() -> None:
     bomb = header(40_000, 40_000) + bytes(1_000)
     tracemalloc.start()

@@ -6,6 +6,7 @@ import dataclasses
 import http.client
 import json
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -319,6 +320,18 @@ def test_bytes_that_break_the_protocol_end_the_session(peer: Peer, frame: bytes 
     assert device_entry(peer.cloud, peer)["samples"] == 0
 
 
+def test_sessions_that_break_the_protocol_again_and_again_do_not_fill_the_audit(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("littoral.cloud.hub.MAX_AUDITED", 2)
+    for _ in range(4):
+        with peer.session() as line:
+            line.socket.send("text")
+            assert refused(line).code == "protocol"
+    audited = [kind for _, kind, device, _ in peer.cloud._store.audit_entries() if device == peer.device_id]
+    assert audited.count("protocol") == 2
+
+
 def test_an_oversized_frame_is_refused_by_the_listener(peer: Peer) -> None:
     with peer.session() as line:
         line.socket.send(bytes(MAX_FRAME_BYTES + 1))
@@ -431,6 +444,23 @@ def test_a_message_that_is_checked_while_the_one_before_it_is_committed_is_commi
         line.wait(Ack, lambda ack: ack.sequence == 2)
 
 
+@pytest.mark.parametrize("side", [100, 1_000], ids=["small", "large"])
+def test_a_large_frame_of_few_bytes_is_not_decoded_where_all_devices_wait(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch, side: int
+) -> None:
+    threads = []
+    manifest = peer.cloud._hub.manifest
+    large = dataclasses.replace(manifest, input=dataclasses.replace(manifest.input, height=side, width=side))
+    monkeypatch.setattr(peer.cloud._hub, "manifest", large)
+    checked = "littoral.cloud.session.check_message"
+    monkeypatch.setattr(checked, lambda *_: threads.append(threading.current_thread().name))
+    with peer.session() as line:
+        line.send(sample(1, coding="webp", image=b"a blank frame in 40 bytes"), sequence=1)
+        line.wait(Ack)
+    assert (threads == ["littoral-gateway"]) == (side == 100)
+    assert len(threads) == 1
+
+
 def test_a_device_that_has_seen_more_than_the_record_has_is_told_of_once(
     peer: Peer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -516,6 +546,18 @@ def test_a_bad_enrolment_gets_a_clear_error(cloud: Cloud, raw: bytes, status: in
     assert (came, answer["code"]) == (status, code)
     assert answer["message"]
     assert everything(cloud) == before
+
+
+def test_who_goes_away_in_the_middle_of_an_enrolment_leaves_nothing_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(write_bundle(tmp_path / "b"), tmp_path / "s") as cloud:
+        caplog.clear()
+        host, port = cloud.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as stranger:
+            stranger.sendall(b"POST /v1/enrol HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+            assert fetch(f"{cloud.url}/healthz")[0] == 200, "the half of a request is being read"
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(("name", "status"), [("zz", 400), ("00" * 32, 404), ("..%2f..%2fcloud.json", 404)])

@@ -7,12 +7,14 @@ import contextlib
 import logging
 import resource
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import uvicorn
+from certificates import self_signed
 from cloud_peer import fetch, running, write_bundle
 from uvicorn.server import ServerState
 
@@ -20,10 +22,15 @@ from littoral.cloud import listener
 from littoral.cloud.hub import Limits
 
 PATIENCE_S = 0.3
+OURS = listener._Loop
+UPGRADE = (
+    b"GET /v1/session HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
 
 
 def dial(url: str) -> socket.socket:
-    host, port = url.removeprefix("http://").split(":")
+    host, port = url.partition("://")[2].split(":")
     return socket.create_connection((host, int(port)), timeout=10)
 
 
@@ -40,6 +47,20 @@ def test_who_never_finishes_a_request_is_shut_out(tmp_path: Path, monkeypatch: p
         assert stranger.recv(100) == b""
         assert time.monotonic() - begun > PATIENCE_S / 2
         assert fetch(f"{cloud.url}/healthz")[0] == 200
+
+
+@pytest.mark.parametrize("loop", [OURS, asyncio.SelectorEventLoop], ids=["ours", "pythons-own"])
+def test_who_never_begins_tls_is_shut_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: type[asyncio.SelectorEventLoop]
+) -> None:
+    monkeypatch.setattr(listener, "REQUEST_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr(listener, "_Loop", loop)
+    certificate, key = self_signed(tmp_path)
+    config = {"tls_certificate": certificate, "tls_key": key}
+    with running(write_bundle(tmp_path / "b"), tmp_path / "s", **config) as cloud, dial(cloud.url) as stranger:
+        stranger.settimeout(3 * PATIENCE_S)
+        with contextlib.nullcontext() if loop is OURS else pytest.raises(TimeoutError):
+            assert stranger.recv(100) == b""
 
 
 def test_uvicorn_alone_waits_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +106,44 @@ def test_a_long_answer_is_not_cut_off(tmp_path: Path, monkeypatch: pytest.Monkey
             if data.count(b"data:") >= 3:
                 break
         assert data.count(b"data:") >= 2
+
+
+def sent_in_pings(url: str) -> int:
+    """How many bytes of pings a cloud takes from a peer that reads none of its pongs, in MiB; 32 at most."""
+    with socket.socket() as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        stranger.connect(("127.0.0.1", int(url.rsplit(":", 1)[1])))
+        stranger.sendall(UPGRADE)
+        assert stranger.recv(12) == b"HTTP/1.1 101"
+        stranger.settimeout(1.0)
+        ping, num_bytes = b"\x89\xfd" + bytes(4 + 125), 0
+        pings = ping * 2_000
+        with contextlib.suppress(TimeoutError):
+            while num_bytes < 32 << 20:
+                num_bytes += stranger.send(pings[num_bytes % len(ping) :])
+        return num_bytes >> 20
+
+
+def test_who_pings_and_reads_no_pong_is_not_read_any_more(tmp_path: Path) -> None:
+    with running(write_bundle(tmp_path / "b"), tmp_path / "s") as cloud:
+        assert sent_in_pings(cloud.url) < 24
+        assert fetch(f"{cloud.url}/healthz")[0] == 200
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system cannot end such a connection")
+@pytest.mark.parametrize("timeout_s", [0.3, 30.0], ids=["short", "longer-than-the-test"])
+def test_who_takes_no_answer_is_shut_out_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timeout_s: float
+) -> None:
+    ended, lost = threading.Event(), listener._ImpatientProtocol.connection_lost
+    monkeypatch.setattr(listener, "TAKE_TIMEOUT_S", timeout_s)
+    monkeypatch.setattr(listener, "GRACE_S", 0)
+    monkeypatch.setattr(listener._ImpatientProtocol, "connection_lost", lambda *gone: (lost(*gone), ended.set()))
+    with running(write_bundle(tmp_path / "b"), tmp_path / "s") as cloud, socket.socket() as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        stranger.connect(("127.0.0.1", int(cloud.url.rsplit(":", 1)[1])))
+        stranger.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 3_000)
+        assert ended.wait(5.0 if timeout_s < 1 else 1.0) == (timeout_s < 1)
 
 
 @pytest.mark.parametrize(

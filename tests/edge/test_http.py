@@ -18,7 +18,7 @@ from PIL import Image
 from littoral.bundle import Bundle
 from littoral.edge.device import Device
 from littoral.edge.device_config import DeviceConfig
-from littoral.edge.http import Endpoint
+from littoral.edge.http import Endpoint, is_here
 from littoral.edge.sources import MAX_IMAGE_BYTES
 from littoral.errors import LittoralError, ModelOutputError
 
@@ -73,6 +73,38 @@ def test_a_frame_is_answered_as_the_device_answers(tiny: Bundle, endpoint: Endpo
             "frame_id", "label", "name", "confidence", "entropy_nats", "version", "cloud", "latency_ms",
             "source", "degraded", "reason", "exit_index", "way", "compute_share",
         }  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/infer"), ("GET", "/status")])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://page.example"},
+        {"Origin": "null", "Content-Type": "text/plain"},
+        {"Host": "page.example:8080"},
+        {"Host": "127.0.0.1.page.example"},
+        {"Host": "[::1"},
+        {"Host": ""},
+    ],
+    ids=["another-site", "a-sandboxed-page", "a-name-made-to-point-here", "a-name-like-it", "no-host", "empty-host"],
+)
+def test_a_web_page_learns_nothing_and_shows_the_device_nothing(
+    device: Device, endpoint: Endpoint, headers: dict[str, str], method: str, path: str
+) -> None:
+    before, frame = device.status().frames, np.zeros((16, 16, 1), np.uint8)
+    code, answer = ask(endpoint, method, path, frame.tobytes() if method == "POST" else None, **headers)
+    assert (code, list(answer)) == (403, ["error"])
+    assert device.status().frames == before
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost:1", "LOCALHOST", "192.0.2.7:80", "[::1]:8080"])
+def test_a_program_may_call_the_device_by_any_address(endpoint: Endpoint, host: str) -> None:
+    assert ask(endpoint, "GET", "/status", Host=host)[0] == 200
+
+
+def test_a_device_that_is_given_a_name_is_called_by_it() -> None:
+    assert is_here("camera.local:80", "camera.local")
+    assert not is_here("camera.local:80", "127.0.0.1")
 
 
 def test_the_status_is_the_devices(device: Device, endpoint: Endpoint) -> None:

@@ -225,7 +225,7 @@ def test_a_token_does_not_show_its_secret() -> None:
     assert "ABCDEFGH" not in repr(Token.parse(TOKEN))
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"device_id": 1}', b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"device_id": 1}', b"\xff\xfe", b"[" * 100_000])
 def test_a_damaged_record_means_not_enrolled(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ENROLMENT_FILE).write_bytes(content)
     assert Identity.load(tmp_path) is None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -18,8 +20,9 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import Response
 from websockets.sync.server import Server, ServerConnection, serve
+from websockets.utils import accept_key
 
-from attacks.target import RELEASE, STRANGER, make_bundle, make_envelope, make_version, sign_envelope
+from attacks.target import COHORT, RELEASE, STRANGER, make_bundle, make_envelope, make_version, sign_envelope
 from littoral.bundle import Bundle, Envelope, SignedVersion, SigningKey
 from littoral.edge.identity import ENROLMENT_FILE, KEY_FILE, Identity
 from littoral.edge.link import CloudLink, LinkConfig, _retry_after_ms
@@ -55,6 +58,7 @@ class TinyCloud:
 
     bundle: Bundle
     release: SigningKey = RELEASE
+    cohort: str = COHORT
     credit_bytes: int = 1_000_000
     refusal: Refusal | None = None
     text: str | None = None
@@ -97,7 +101,7 @@ class TinyCloud:
         if self.refusal is not None:
             send(socket, self.refusal)
             return
-        envelope, signature = sign_envelope(make_envelope(self.bundle), self.release)
+        envelope, signature = sign_envelope(make_envelope(self.bundle, cohort=self.cohort), self.release)
         send(
             socket,
             Welcome(
@@ -342,6 +346,40 @@ def test_no_more_is_in_flight_than_the_credit(cloud: TinyCloud, device: TinyDevi
         cloud.wait(lambda: len(cloud.frames) == 5)
         send(cloud.socket, Ack(sequence=5))
         cloud.wait(lambda: len(cloud.frames) == 10)
+
+
+def test_a_cloud_that_pings_and_reads_no_pong_is_hung_up_on(device: TinyDevice) -> None:
+    """A device answers each ping, and what is not read of it would fill its memory."""
+    ping, sent = b"\x89\x7d" + bytes(125), 0
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        link = device.start(f"ws://127.0.0.1:{listener.getsockname()[1]}")
+        hostile, _ = listener.accept()
+        with hostile:
+            request = hostile.recv(4_096).decode()
+            key = request.partition("Sec-WebSocket-Key: ")[2].partition("\r\n")[0]
+            accepted = f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept_key(key)}"
+            hostile.sendall(f"HTTP/1.1 101 Switching Protocols\r\n{accepted}\r\n\r\n".encode())
+            hostile.settimeout(5.0)
+            with contextlib.suppress(ConnectionError):
+                while sent < 32 << 20:
+                    sent += hostile.send((ping * 2_000)[sent % len(ping) :])
+    assert sent < 28 << 20
+    device.wait(lambda: link.last_error is not None)
+
+
+def test_an_envelope_of_another_cohort_is_refused_so_that_no_recorded_one_makes_a_device_forget(
+    cloud: TinyCloud, device: TinyDevice
+) -> None:
+    cloud.cohort = "lagoon"
+    cloud.version = make_version(cloud.bundle, 8, cohort="lagoon")
+    with serving(cloud) as url:
+        link = device.start(url)
+        cloud.wait(lambda: cloud.closed >= 2)
+        device.wait(lambda: link.last_error is not None)
+        assert "the envelope is for the cohort 'lagoon', this device is in 'harbour'" in str(link.last_error)
+        assert not link.connected
+    assert (device.envelopes, device.versions) == ([], [])
 
 
 def test_a_cloud_whose_envelope_is_not_signed_by_the_pinned_key_gets_nothing(

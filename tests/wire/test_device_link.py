@@ -195,6 +195,16 @@ def test_a_refusal_closes_in_any_state_and_says_when_to_try_again(state: str) ->
     assert (action.error.code, action.retry_after_ms, link.state) == ("busy", 1500, "closed")
 
 
+def test_a_refusal_writes_no_lines_of_its_own_into_a_log_and_nothing_on_a_terminal() -> None:
+    link = make_link()
+    link.on_connected()
+    said = "caf\u00e9 \u2026\n2026-12-01 INFO all is well\x1b[2J\x9b2J\u202e"
+    (action,) = link.on_bytes(encoded(Refusal(code="busy", message=said, retry_after_ms=1)))
+    assert isinstance(action, Close)
+    assert str(action.error).isprintable()
+    assert "caf\u00e9 \u2026\ufffd2026-12-01 INFO all is well\ufffd[2J\ufffd2J\ufffd" in str(action.error)
+
+
 @pytest.mark.parametrize("state", ["waiting-challenge", "waiting-welcome", "open"])
 @pytest.mark.parametrize(
     "message",

@@ -56,6 +56,10 @@ _VP8_START = b"\x9d\x01\x2a"
 _VP8L_START = 0x2F
 _JPEG_SIZES = frozenset({0xC0, 0xC1, 0xC2})
 """Markers of a frame header that Pillow decodes: baseline, extended, progressive."""
+_JPEG_SCAN = b"\xff\xda"
+_MOST_SCANS = 32
+"""Of a JPEG; encoders make one, or about ten of a progressive one. Each may be a few bytes long, and the decoder goes
+through the whole picture for each."""
 _JPEG_SKIPPED = frozenset({0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)})
 """Markers that may come before it: tables, restart interval, comment, application data."""
 
@@ -225,6 +229,8 @@ def _check_jpeg(data: bytes, spec: InputSpec) -> None:
     _refuse_channels("JPEG", spec)
     if not data.startswith(b"\xff\xd8"):
         raise FrameError("an image came that is not a JPEG")
+    if (num_scans := data.count(_JPEG_SCAN)) > _MOST_SCANS:
+        raise FrameError(f"a JPEG of {num_scans} scans came, at most {_MOST_SCANS} are read; send a baseline JPEG")
     at = 2
     while at + 4 <= len(data):
         start, marker, length = struct.unpack_from(">BBH", data, at)

@@ -17,7 +17,7 @@ import secrets
 from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
@@ -152,6 +152,8 @@ async def _read_json(request: Request) -> object:
                 body += chunk
                 if len(body) > MAX_ENROL_BYTES:
                     raise RequestError(413, "too-large", f"an enrolment has at most {MAX_ENROL_BYTES} bytes")
+    except ClientDisconnect as error:  # it would be logged with its trace, which is longer than the request
+        raise RequestError(400, "bad-request", "the connection ended before the body did") from error
     except TimeoutError as error:
         raise RequestError(408, "timeout", f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from error
     try:

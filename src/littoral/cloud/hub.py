@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from littoral.bundle import Manifest
+from littoral.cloud.intake import MAX_AUDITED
 from littoral.cloud.keys import SignedEnvelope
 from littoral.cloud.labels import LabelDesk, LabelOf
 from littoral.cloud.ledger import Ledger, ShippedVersion
@@ -61,6 +62,8 @@ class Presence:
     takes_labels: bool = True
     """As its newest Hello said."""
     told_behind: bool = False
+    num_audited: int = 0
+    """Lines of the audit that its sessions wrote."""
 
 
 _UNSEEN = Presence()
@@ -159,6 +162,12 @@ class Hub:
         presence = self.presence.setdefault(device_id, Presence())
         presence.last_seen = self.clock()
         return presence
+
+    def may_audit(self, device_id: str) -> bool:
+        """Whether a device's session may write one more line of the audit; so that none fills the record with them."""
+        presence = self.see(device_id)
+        presence.num_audited += 1
+        return presence.num_audited <= MAX_AUDITED
 
     def stop(self) -> None:
         """End all sessions and event streams."""

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from littoral.cloud.gateway import make_app
 from littoral.cloud.hub import Hub, Limits
@@ -25,7 +27,10 @@ BACKLOG = 2_048
 GRACE_S = 3
 """How long open requests may go on when the cloud stops."""
 REQUEST_TIMEOUT_S = 10.0
-"""From a connection's opening, or the first byte of a further request, to the end of the request's header."""
+"""From a connection's opening, or the first byte of a further request, to the end of the request's header; and for the
+handshake of TLS before it."""
+TAKE_TIMEOUT_S = 30.0
+"""For a peer to take something of what waits for it; after it the system ends the connection, where it can."""
 SPARE_DESCRIPTORS = 256
 """For files, models and the record."""
 
@@ -71,6 +76,40 @@ class _ImpatientProtocol(H11Protocol):
             self.transport.close()
 
 
+class _EvenProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, which reads from a peer that reads nothing: its pongs to it would fill the memory."""
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._read_on_or_not()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read_on_or_not()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        event = await super().receive()
+        self._read_on_or_not()
+        return event
+
+    def _read_on_or_not(self) -> None:
+        if self.transport.is_closing():  # over TLS it is not to be touched then
+            return
+        if self.read_paused or not self.writable.is_set():
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop whose servers wait for the handshake of TLS no longer than for a request."""
+
+    async def create_server(self, *args: Any, **options: Any) -> asyncio.Server:
+        if options.get("ssl") is not None:
+            options["ssl_handshake_timeout"] = REQUEST_TIMEOUT_S
+        return await super().create_server(*args, **options)
+
+
 class _Server(uvicorn.Server):
     """Says when it listens."""
 
@@ -95,7 +134,7 @@ class Listener:
         config = uvicorn.Config(
             make_app(hub),
             http=_ImpatientProtocol,
-            ws="websockets-sansio",
+            ws=_EvenProtocol,
             ws_max_size=MAX_FRAME_BYTES,
             ws_per_message_deflate=False,
             ws_ping_interval=PING_INTERVAL_S,
@@ -133,7 +172,8 @@ class Listener:
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._serve())
+            with asyncio.Runner(loop_factory=_Loop) as runner:
+                runner.run(self._serve())
         except (Exception, SystemExit) as error:  # noqa: BLE001 -- the thread's outermost frame; start() reports it
             log.error("the listener ended: %s", error)
             self._problem = error
@@ -149,7 +189,10 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket, so that the port is ours before anything else is touched."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        sock = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        if (option := getattr(socket, "TCP_USER_TIMEOUT", None)) is not None:  # its connections have it from it
+            sock.setsockopt(socket.IPPROTO_TCP, option, round(TAKE_TIMEOUT_S * 1000))
+        return sock
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise LittoralError(

@@ -65,7 +65,7 @@ PROTOCOL_RETRY_MS = 5_000
 QUIET_POLL_S = 0.02
 """How often labels that wait look whether the socket is free."""
 INLINE_BODY_BYTES = 65_536
-"""Images in larger messages are decoded off the event loop."""
+"""Images that are larger, coded or decoded, are decoded off the event loop: a blank one has few bytes, many pixels."""
 
 log = logging.getLogger(__name__)
 
@@ -260,7 +260,8 @@ class Session:
         """What goes into the record for a durable frame: its message, or why it is none."""
         try:
             message = cast("DurableMessage", from_frame(frame))
-            if len(frame.body) <= INLINE_BODY_BYTES:
+            decoded_bytes = self._hub.manifest.input.num_bytes if isinstance(message, Sample) else 0
+            if max(len(frame.body), decoded_bytes) <= INLINE_BODY_BYTES:
                 check_message(message, self._hub.manifest)
             else:
                 await asyncio.to_thread(check_message, message, self._hub.manifest)
@@ -377,8 +378,8 @@ class Session:
             await self._send(Refusal(code=code, message=message[:400], retry_after_ms=retry_after_ms))
 
     async def _audit(self, kind: str, detail: str) -> None:
-        """Only what an authenticated device did is written down: a stranger changes nothing."""
-        if self._device is not None:
+        """Only what an authenticated device did is written down, and only so much: a stranger changes nothing."""
+        if self._device is not None and self._hub.may_audit(self._device.id):
             with contextlib.suppress(StorageError):
                 await asyncio.wrap_future(
                     self._hub.store.audit(kind, self._device.id, detail[:400], now=self._hub.clock())

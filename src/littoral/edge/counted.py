@@ -7,6 +7,11 @@ from typing import Any, Protocol, cast
 
 from websockets.asyncio.client import ClientConnection
 
+from littoral.wire.envelope import MAX_FRAME_BYTES
+
+MAX_UNSENT_BYTES = 4 * MAX_FRAME_BYTES
+"""Of what we send ourselves about one frame waits at a time."""
+
 
 class Tally(Protocol):
     """Where the bytes are added up."""
@@ -43,3 +48,5 @@ class CountedConnection(ClientConnection):
     def data_received(self, data: bytes) -> None:
         self._tally.bytes_down += len(data)
         super().data_received(data)
+        if self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            self.transport.abort()  # it pings and reads no answer, which would fill the memory

@@ -2,13 +2,18 @@
 
 POST /infer    an image file, or H * W * C raw bytes      -> the answer
 GET  /status                                              -> the device's counters
+
+It is for programs. A web page that is open in a browser on the same machine could reach it, too: what says that it
+comes from a page, or calls this machine by another name than its own, is refused.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 import threading
+import urllib.parse
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -59,6 +64,20 @@ def pixels_by_class(labels_HW: LabelMap, class_names: Sequence[str]) -> dict[str
     return {class_names[label]: int(counts[label]) for label in np.argsort(-counts, kind="stable") if counts[label]}
 
 
+def is_here(host: str, *names: str) -> bool:
+    """Whether a ``Host`` header has an address, ``localhost`` or one of ``names``.
+
+    A page whose own name has been made to point here would say that name.
+    """
+    try:
+        name = urllib.parse.urlsplit(f"//{host}").hostname or ""
+        if name not in ("localhost", *names):
+            ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
 class Endpoint:
     """Serves a device on a loopback port.
 
@@ -76,11 +95,15 @@ class Endpoint:
             timeout = _BODY_TIMEOUT_S
 
             def do_GET(self) -> None:
+                if not self._from_a_program():
+                    return None
                 if self.path != "/status":
                     return self._reply(404, {"error": f"there is no {self.path}; GET /status or POST /infer"})
                 return self._reply(200, device.status()._asdict())
 
             def do_POST(self) -> None:
+                if not self._from_a_program():
+                    return None
                 length = self.headers.get("Content-Length", "")
                 if self.path != "/infer" or not _LENGTH.fullmatch(length) or int(length) > MAX_IMAGE_BYTES:
                     self.close_connection = True  # the body was not read
@@ -98,6 +121,14 @@ class Endpoint:
                     return self._reply(400, {"error": str(error)})
                 except ModelOutputError as error:
                     return self._reply(500, {"error": str(error)})
+
+            def _from_a_program(self) -> bool:
+                if "Origin" not in self.headers and is_here(self.headers.get("Host", "localhost"), host):
+                    return True
+                self.close_connection = True  # the body was not read
+                told = "this is for programs and not for web pages; send no Origin, and an address or localhost as Host"
+                self._reply(403, {"error": told})
+                return False
 
             def _reply(self, code: int, document: dict[str, Any]) -> None:
                 body = json.dumps(document).encode()

@@ -97,7 +97,7 @@ class Identity:
             if not (state_dir / KEY_FILE).exists():
                 return None
             key = SigningKey.load_or_make(state_dir / KEY_FILE)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return cls(
             device_id=texts[0],

@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed
 from littoral.bundle import Envelope, SignedVersion
 from littoral.edge.identity import Identity, trust_bundle
 from littoral.edge.outbox import Outbox
-from littoral.errors import LinkError, ProtocolError, StorageError
+from littoral.errors import LinkError, ProtocolError, StorageError, UpdateRejected
 from littoral.wire.link import (
     AckedUpTo,
     Action,
@@ -239,6 +239,12 @@ class LinkSession:
             trust=self._identity.release_key,
             bundle_digest=self._ports.bundle_digest,
         )
+        if envelope.cohort != self._identity.cohort:  # one of before, sent again, would have it forget what it has seen
+            raise UpdateRejected(
+                "other-cohort",
+                f"the envelope is for the cohort {envelope.cohort!r}, this device is in {self._identity.cohort!r}; "
+                "to move it, enrol it again",
+            )
         outbox = self._ports.outbox
         if not outbox.acked_sequence <= welcome.acked_sequence <= outbox.last_sequence:
             came, expected = welcome.acked_sequence, f"{outbox.acked_sequence} to {outbox.last_sequence}"
