@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -87,7 +86,7 @@ class _EvenProtocol(WebSocketsSansIOProtocol):
         super().resume_writing()
         self._read_on_or_not()
 
-    async def receive(self) -> ASGIReceiveEvent:
+    async def receive(self) -> Any:
         event = await super().receive()
         self._read_on_or_not()
         return event
