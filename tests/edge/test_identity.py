@@ -200,7 +200,7 @@ def hanging_up(chain: tuple[Path, Path] | None) -> Iterator[int]:
             r"; does it speak TLS\? Without it its address begins with http$",
             id="https-to-plain",
         ),
-        pytest.param("https", True, True, r"not valid for '127.0.0.2'.*\)$", id="another-name"),
+        pytest.param("https", True, True, r"not valid for '127.0.0.2'.*\); dial one of", id="another-name"),
     ],
 )
 def test_where_the_two_do_not_agree_on_tls_it_is_said_what_to_do(

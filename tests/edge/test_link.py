@@ -623,4 +623,6 @@ def test_a_cloud_with_an_unknown_certificate_is_not_spoken_to(
         link = device.start(url.replace("ws:", "wss:"))
         device.wait(lambda: link.last_error is not None)
         assert "CERTIFICATE_VERIFY_FAILED" in str(link.last_error)
+        assert str(link.last_error).startswith(f"the cloud at {link.url} cannot be reached (")
+        assert str(link.last_error).endswith("; give the certificates to trust with --ca-file")
     assert cloud.hellos == []

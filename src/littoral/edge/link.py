@@ -270,13 +270,13 @@ class CloudLink:
             except Closed as closed:
                 self._say(str(closed.error))
                 retry_after_ms = closed.retry_after_ms
+            except (OSError, WebSocketException) as error:  # before ValueError, which a certificate's error is as well
+                self._say(why_unreachable(self.url, error))
+                retry_after_ms = _retry_after_ms(error)
             except (LinkError, UpdateRejected, StorageError, ValueError) as error:
                 self._say(str(error))
                 final = isinstance(error, LinkRefused) and error.code not in _PASSING
                 retry_after_ms = 0 if final else None
-            except (OSError, WebSocketException) as error:
-                self._say(why_unreachable(self.url, error))
-                retry_after_ms = _retry_after_ms(error)
             except Exception:
                 log.exception("the link failed; it goes on")
                 self._say("the link failed; see the log")
