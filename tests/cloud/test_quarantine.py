@@ -260,8 +260,8 @@ def test_without_blames_no_device_is_ever_quarantined(rig: Rig, device: Enrolled
 def test_the_dashboard_says_who_is_apart_and_why() -> None:
     device = {
         "id": "d1", "name": "<pier>", "online": True, "revoked_at": None, "last_seen": 1.0, "status": None,
-        "samples": 3, "malformed": 0, "domain": 2, "last_receipt": None, "last_revert": None, "quarantined_at": 90.0,
-        "quarantined_for": "version 9: <it> costs d2",
+        "samples": 3, "malformed": 0, "domain": 2, "refused": None, "last_receipt": None, "last_revert": None,
+        "quarantined_at": 90.0, "quarantined_for": "version 9: <it> costs d2",
     }  # fmt: skip
     document = {
         "now": 100.0, "started_at": 0.0, "shipped_version": 0, "head_version": 0, "versions": [],

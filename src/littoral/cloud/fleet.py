@@ -90,6 +90,7 @@ def _device(device: EnrolledDevice, presence: Presence) -> dict[str, Any]:
         "quarantined_at": device.quarantined_at,
         "online": presence.online,
         "last_seen": presence.last_seen,
+        "refused": dataclasses.asdict(presence.refused) if presence.refused and not presence.online else None,
         "status": dataclasses.asdict(presence.status) if presence.status else None,
         "samples": device.num_samples,
         "sample_bytes": device.sample_bytes,

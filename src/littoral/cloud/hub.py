@@ -18,6 +18,7 @@ from littoral.cloud.keys import SignedEnvelope
 from littoral.cloud.labels import LabelDesk, LabelOf
 from littoral.cloud.ledger import Ledger, ShippedVersion
 from littoral.cloud.metrics import Metrics
+from littoral.cloud.repeats import Repeats
 from littoral.cloud.store import Store
 from littoral.cloud.tails import RunsTail, TailConfig, Tails
 from littoral.wire.link import MAX_REQUESTS
@@ -51,6 +52,15 @@ class Limits:
     """Offloaded requests of a device in flight."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """What the cloud told a device that proved who it is. ``at`` is in seconds since the epoch."""
+
+    at: float
+    code: str
+    message: str
+
+
 @dataclass
 class Presence:
     """What is known of a device since this process started. Times are seconds since the epoch."""
@@ -61,6 +71,8 @@ class Presence:
     takes_labels: bool = True
     """As its newest Hello said."""
     told_behind: bool = False
+    refused: Refused | None = None
+    """Why its last session was refused or ended by us; None since one has opened."""
 
 
 _UNSEEN = Presence()
@@ -93,6 +105,7 @@ class Hub:
         self.metrics = Metrics(ledger.cohort)
         self.tails = Tails({}, manifest.make_task(), TailConfig(), self.metrics)
         self.labels = LabelDesk()
+        self.said = Repeats()
         self.sessions: dict[str, Session] = {}
         self.presence: dict[str, Presence] = {}
         self.num_handshakes = 0
@@ -124,7 +137,8 @@ class Hub:
         if old is not None:
             old.end()
         self.sessions[device_id] = session
-        self.see(device_id).online = True
+        presence = self.see(device_id)
+        presence.online, presence.refused = True, None
         self.metrics.set_online(len(self.sessions))
 
     def takes_labels(self, device_id: str, takes: bool) -> None:
@@ -153,6 +167,10 @@ class Hub:
             del self.sessions[device_id]
             self.see(device_id).online = False
             self.metrics.set_online(len(self.sessions))
+
+    def refused(self, device_id: str, code: str, message: str) -> None:
+        """A device that proved who it is was told no; kept for people."""
+        self.see(device_id).refused = Refused(at=self.clock(), code=code, message=message)
 
     def see(self, device_id: str) -> Presence:
         """The device's presence, its ``last_seen`` set to now."""
