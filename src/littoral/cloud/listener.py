@@ -149,7 +149,8 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket, so that the port is ours before anything else is touched."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        everywhere = address[0] == "::" and socket.has_dualstack_ipv6()  # else a device of IPv4 would not get in
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=everywhere)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise LittoralError(
