@@ -266,6 +266,7 @@ def test_the_dashboard_says_who_is_apart_and_why() -> None:
     document = {
         "now": 100.0, "started_at": 0.0, "shipped_version": 0, "head_version": 0, "versions": [],
         "bundle": {"name": "b", "digest": "00"}, "link_bytes": {"up": {}, "down": {}}, "samples_per_second": [0],
+        "last_sample_at": 40.0,
         "totals": {
             "devices": 1, "online": 1, "samples": 3, "sample_bytes": 0, "labels_sent": 0, "quarantined": 1
         },
@@ -277,4 +278,5 @@ def test_the_dashboard_says_who_is_apart_and_why() -> None:
     assert "quarantined 10 s ago: it learns alone, and nobody from it. " in shown["devices"]
     assert "version 9: &lt;it&gt; costs d2." in shown["devices"]
     assert "1 quarantined" in shown["summary"]
+    assert "the newest 1 min ago; 0 B of images" in shown["summary"]
     assert "of one device, beside 1" in shown["domains"]

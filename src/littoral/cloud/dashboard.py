@@ -78,7 +78,8 @@ def _summary(document: Document) -> str:
         (
             "samples recorded",
             f"{totals['samples']:,}",
-            f"{_bytes(totals['sample_bytes'])} of images; {totals['labels_sent']:,} labels sent back",
+            (f"the newest {_ago(newest, now)}; " if (newest := document["last_sample_at"]) else "")
+            + f"{_bytes(totals['sample_bytes'])} of images; {totals['labels_sent']:,} labels sent back",
         ),
         ("came up", _bytes(sum(link["up"].values())), _purposes(link["up"])),
         ("went down", _bytes(sum(link["down"].values())), _purposes(link["down"])),

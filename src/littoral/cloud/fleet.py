@@ -15,6 +15,16 @@ FLEET_SCHEMA = 1
 MAX_VERSIONS = 200
 
 
+def measure_fleet(hub: Hub) -> None:
+    """Bring the metrics that tell of now up to date. May be called from any thread.
+
+    Raises:
+        StorageError: the record cannot be read.
+    """
+    num_bytes, room_bytes = hub.store.size()
+    hub.metrics.set_state(fleet_document(hub), record_bytes=num_bytes, room_bytes=room_bytes)
+
+
 def fleet_document(hub: Hub) -> dict[str, Any]:
     """Devices with presence and counters, domains, the newest versions with verdicts, totals, bytes by purpose.
 
@@ -53,6 +63,7 @@ def fleet_document(hub: Hub) -> dict[str, Any]:
             "labels_sent": hub.metrics.num_labels["sent"],
             "pictures": hub.metrics.num_pictures,
         },
+        "last_sample_at": hub.store.last_sample_at(hub.ledger.cohort),
         "link_bytes": {direction: dict(totals) for direction, totals in hub.metrics.num_bytes.items()},
         "samples_per_second": hub.rates(),
         "devices": devices,

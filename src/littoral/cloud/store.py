@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -72,6 +73,7 @@ class Store:
         keep_images: bool = False,
     ) -> None:
         self.path, self.rule, self.keep_images = folder / RECORD_FILE, rule, keep_images
+        self._max_bytes = max_bytes
         if bundle_digest is None and not self.path.exists():
             raise StorageError(f"no record at {self.path}; start a cloud with this state folder first")
         try:
@@ -273,6 +275,28 @@ class Store:
             " WHERE a.kind = 'device-quarantined' AND d.quarantined_at IS NOT NULL ORDER BY a.id"
         )
         return {row["subject"]: row["detail"] for row in rows}
+
+    def last_sample_at(self, cohort: str) -> float | None:
+        """When the newest sample came, in seconds since the epoch; None before the first."""
+        rows = self.read("SELECT received_at FROM samples WHERE cohort = ? ORDER BY id DESC LIMIT 1", cohort)
+        return float(rows[0][0]) if rows else None
+
+    def size(self) -> tuple[int, int]:
+        """Bytes of the record's files, and how many more can be written, those that it uses again among them.
+
+        Raises:
+            StorageError: the record cannot be read.
+        """
+        pages, unused = (int(self.read(f"PRAGMA {name}")[0][0]) for name in ("page_count", "freelist_count"))
+        beside = self.path.with_name(f"{RECORD_FILE}-wal")
+        try:
+            num_bytes = sum(path.stat().st_size for path in (self.path, beside) if path.exists())
+            room_bytes = shutil.disk_usage(self.path.parent).free
+        except OSError as error:
+            raise StorageError(f"the record {self.path} cannot be looked at ({error})") from error
+        if self._max_bytes is not None:
+            room_bytes = min(room_bytes, max(self._max_bytes - pages * PAGE_BYTES, 0))
+        return num_bytes, room_bytes + unused * PAGE_BYTES
 
     # -- the rest ----------------------------------------------------------------------------------------------------
 
