@@ -261,9 +261,7 @@ def _device_row(device: Mapping[str, Any], document: Document) -> str:
         if is_so
     )
     status, now = device["status"], document["now"]
-    last = (
-        "not seen since the cloud started" if device["last_seen"] is None else f"seen {_ago(device['last_seen'], now)}"
-    )
+    last = "not seen yet" if device["last_seen"] is None else f"seen {_ago(device['last_seen'], now)}"
     seen = "" if state == "online" else f' <span class="note">{last}</span>'
     if status:
         share = f' <span class="note">{status["selected"] / max(status["frames"], 1):.0%}</span>'

@@ -8,6 +8,7 @@ from typing import Any
 
 from littoral.cloud.hub import Hub, Presence
 from littoral.cloud.ledger import VersionEntry
+from littoral.cloud.seen import last_seen
 from littoral.cloud.store import EnrolledDevice
 from littoral.core.recall import NO_DOMAIN
 
@@ -34,10 +35,10 @@ def fleet_document(hub: Hub) -> dict[str, Any]:
         StorageError: the record cannot be read.
     """
     receipts, reverts, apart = hub.store.last_receipts(), hub.store.last_reverts(), hub.store.quarantines()
-    presence = dict(hub.presence)
+    presence, seen = dict(hub.presence), last_seen(hub.store)
     devices = [
         {
-            **_device(d, presence.get(d.id, Presence())),
+            **_device(d, presence.get(d.id, Presence(last_seen=seen.get(d.id)))),
             "quarantined_for": apart.get(d.id, ""),
             "last_receipt": receipts.get(d.id),
             "last_revert": reverts.get(d.id),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from littoral.cloud.labels import LabelDesk, LabelOf
 from littoral.cloud.ledger import Ledger, ShippedVersion
 from littoral.cloud.metrics import Metrics
 from littoral.cloud.repeats import Repeats
+from littoral.cloud.seen import write_seen
 from littoral.cloud.store import Store
 from littoral.cloud.tails import RunsTail, TailConfig, Tails
+from littoral.errors import StorageError
 from littoral.wire.link import MAX_REQUESTS
 from littoral.wire.messages import Status
 
@@ -165,7 +168,11 @@ class Hub:
         """A session ended; if another one took its place nothing changes."""
         if self.sessions.get(device_id) is session:
             del self.sessions[device_id]
-            self.see(device_id).online = False
+            presence = self.see(device_id)
+            presence.online = False
+            if presence.refused is None:
+                with contextlib.suppress(StorageError):  # it is closed already
+                    write_seen(self.store, device_id, now=self.clock())
             self.metrics.set_online(len(self.sessions))
 
     def refused(self, device_id: str, code: str, message: str) -> None:

@@ -22,7 +22,8 @@ from littoral.bundle.signing import PublicKey
 from littoral.cloud.domains import DomainRule
 from littoral.cloud.intake import Entry, Origin, insert
 from littoral.cloud.quarantine import release
-from littoral.cloud.schema import LATER_INDEXES, SCHEMA, TABLES, note
+from littoral.cloud.schema import LATER, SCHEMA, TABLES, note
+from littoral.cloud.seen import mark_seen
 from littoral.cloud.writer import GroupWriter, Work
 from littoral.errors import BundleError, LinkRefused, ProtocolError, StorageError
 
@@ -242,6 +243,7 @@ class Store:
                 " ON CONFLICT (device_id, stream) DO UPDATE SET acked_sequence = excluded.acked_sequence",
                 (device_id, _signed(stream), acked),
             )
+            mark_seen(db, device_id, now)
             return acked
 
         return self.write(work)
@@ -364,7 +366,7 @@ def _prepare(db: sqlite3.Connection, bundle_digest: bytes | None) -> None:
                 f"the record has schema {meta.get('schema')}, this littoral reads {SCHEMA}; "
                 "use the littoral that made it, or a new state folder"
             )
-        for statement in LATER_INDEXES:
+        for statement in LATER:
             db.execute(statement)
         if bundle_digest is not None and meta["bundle_digest"] != bundle_digest.hex():
             raise BundleError(
