@@ -251,6 +251,8 @@ class CloudLink:
         deadline = self._loop.time() + self._flush_s
         while self._ports.outbox.queued and not live.done() and self._loop.time() < deadline:
             await asyncio.sleep(_FLUSH_POLL_S)
+        if self._serving is not None and self._flush_s > 0:
+            await self._serving.report()
         live.cancel()
         await asyncio.wait([live])
         self._ports.outbox.on_stored = None
