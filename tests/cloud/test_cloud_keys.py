@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from cloud_peer import running, write_bundle
 
 from littoral.bundle import Bundle, Envelope, SigningKey
 from littoral.cloud.keys import Keys, make_token, token_digest
@@ -45,6 +46,15 @@ def test_a_bundle_of_another_release_key_is_refused(opened: Bundle, tmp_path: Pa
     opened.sign(SigningKey(b"o" * 32))
     with pytest.raises(BundleError, match="littoral bundle sign"):
         Keys.load_or_make(tmp_path / "state").adopt(opened)
+
+
+def test_a_bundle_that_the_state_folder_does_not_belong_to_is_not_signed(bundle: Path, tmp_path: Path) -> None:
+    with running(bundle, tmp_path / "state"):
+        pass
+    other = write_bundle(tmp_path / "other", name="other")
+    with pytest.raises(BundleError, match="the state folder belongs to bundle"), running(other, tmp_path / "state"):
+        pass
+    assert Bundle.open(other).signer() is None, "it would be refused in a state folder of its own"
 
 
 def key_files(state: Path) -> list[str]:

@@ -6,6 +6,7 @@ import dataclasses
 import http.client
 import json
 import os
+import re
 import socket
 import sqlite3
 import subprocess
@@ -159,6 +160,9 @@ def test_a_second_session_replaces_the_first(peer: Peer) -> None:
         assert (refusal.code, refusal.retry_after_ms > 0) == ("busy", True)
         second.upload(1, 1)
         assert device_entry(peer.cloud, peer)["online"] is True
+        assert "has a copy of this one's state folder" in refusal.message
+    until(lambda: device_entry(peer.cloud, peer)["online"] is False, "the end of both")
+    assert device_entry(peer.cloud, peer)["refused"] is None, "it was let in"
 
 
 # -- who does not get in -----------------------------------------------------------------------------------------------
@@ -213,6 +217,44 @@ def test_a_device_of_another_bundle_is_refused(peer: Peer) -> None:
         line.send(peer.hello(line.get(Challenge).nonce))
         refusal = refused(line)
     assert (refusal.code, refusal.retry_after_ms) == ("other-bundle", 0)
+
+
+def test_people_see_which_device_is_refused_and_why_until_it_is_let_in(
+    peer: Peer, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, peer.digest = peer.digest, b"x" * 32
+    for _ in range(3):
+        with peer.dial() as line:
+            line.send(peer.hello(line.get(Challenge).nonce))
+            refused(line)
+    lines = [r.getMessage() for r in caplog.records if "other-bundle" in r.getMessage()]
+    assert len(lines) == 1, "the same again is no news"
+    assert lines[0].startswith(f"device {peer.device_id}: refused (other-bundle): this cloud serves bundle ")
+    entry = device_entry(peer.cloud, peer)
+    assert (entry["refused"]["code"], entry["online"]) == ("other-bundle", False)  # type: ignore[index]
+    page = fetch(f"{peer.cloud.url}/")[1].decode()
+    assert '<span class="badge held">refused</span>' in page
+    assert "(other-bundle): this cloud serves bundle " in page
+    peer.digest = ours
+    with peer.session():
+        assert device_entry(peer.cloud, peer)["refused"] is None
+    until(lambda: device_entry(peer.cloud, peer)["online"] is False, "its end")
+    assert device_entry(peer.cloud, peer)["refused"] is None
+
+
+def test_a_stranger_is_named_in_the_log_as_it_names_itself_and_nowhere_else(
+    peer: Peer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with peer.dial() as line:
+        line.send(peer.hello(line.get(Challenge).nonce, signature=bytes(64)))
+        refused(line)
+    with peer.dial() as line:
+        line.send(peer.hello(line.get(Challenge).nonce, device_id="me\nERROR forged"))
+        refused(line)
+    lines = [r.getMessage() for r in caplog.records if "refused" in r.getMessage()]
+    assert lines[0].startswith(f"device that says it is '{peer.device_id}': refused (bad-signature)")
+    assert lines[1].startswith(r"device that says it is 'me\nERROR forged': refused (not-enrolled)")
+    assert device_entry(peer.cloud, peer)["refused"] is None, "whoever knows its name could say so of it"
 
 
 def test_a_revoked_device_is_shut_out_of_an_open_session_and_of_the_next(peer: Peer) -> None:
@@ -492,7 +534,9 @@ def test_a_cloud_begins_with_the_version_that_it_is_told(tmp_path: Path) -> None
         assert (status, json.loads(body)["shipped_version"]) == (200, 0)
 
 
-def test_a_failing_record_refuses_the_session_with_storage(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_record_refuses_the_session_with_storage(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def record(*_: object, **__: object) -> Future[int]:
         raise StorageError("disk on fire")
 
@@ -502,6 +546,7 @@ def test_a_failing_record_refuses_the_session_with_storage(peer: Peer, monkeypat
         refusal = refused(line)
     assert (refusal.code, refusal.retry_after_ms > 0) == ("storage", True)
     assert "fire" not in refusal.message
+    assert any("refused (storage): disk on fire" in record.getMessage() for record in caplog.records)
 
 
 # -- HTTP --------------------------------------------------------------------------------------------------------------
@@ -588,6 +633,10 @@ def test_the_dashboard_escapes_what_devices_say_and_needs_no_other_host(tmp_path
             line.wait(Ack)
             status, body, headers = fetch(f"{cloud.url}/")
     page = body.decode()
+    assert '<td class="number"><span class="held">1 rejected</span></td>' in page, "short: a column is narrow"
+    assert re.search(
+        r"<span>version 1 rejected \d+ s ago: &lt;i&gt;: &quot;&gt;&lt;img src=x&gt;</span></td></tr>", page
+    )
     assert status == 200
     for said in ("<script>alert", "<b>collapse", "<i>", "<img"):
         assert said not in page

@@ -260,12 +260,13 @@ def test_without_blames_no_device_is_ever_quarantined(rig: Rig, device: Enrolled
 def test_the_dashboard_says_who_is_apart_and_why() -> None:
     device = {
         "id": "d1", "name": "<pier>", "online": True, "revoked_at": None, "last_seen": 1.0, "status": None,
-        "samples": 3, "malformed": 0, "domain": 2, "last_receipt": None, "last_revert": None, "quarantined_at": 90.0,
-        "quarantined_for": "version 9: <it> costs d2",
+        "samples": 3, "malformed": 0, "domain": 2, "refused": None, "last_receipt": None, "last_revert": None,
+        "quarantined_at": 90.0, "quarantined_for": "version 9: <it> costs d2",
     }  # fmt: skip
     document = {
         "now": 100.0, "started_at": 0.0, "shipped_version": 0, "head_version": 0, "versions": [],
         "bundle": {"name": "b", "digest": "00"}, "link_bytes": {"up": {}, "down": {}}, "samples_per_second": [0],
+        "last_sample_at": 40.0,
         "totals": {
             "devices": 1, "online": 1, "samples": 3, "sample_bytes": 0, "labels_sent": 0, "quarantined": 1
         },
@@ -277,4 +278,5 @@ def test_the_dashboard_says_who_is_apart_and_why() -> None:
     assert "quarantined 10 s ago: it learns alone, and nobody from it. " in shown["devices"]
     assert "version 9: &lt;it&gt; costs d2." in shown["devices"]
     assert "1 quarantined" in shown["summary"]
+    assert "the newest 1 min ago; 0 B of images" in shown["summary"]
     assert "of one device, beside 1" in shown["domains"]

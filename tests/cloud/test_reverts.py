@@ -36,9 +36,10 @@ SAID: dict[str, Any] = {"version": 3, "outcome": "reverted", "code": "watch", "r
     [
         (None, None, ""),
         (SAID, SAID, ""),
-        (SAID, {**SAID, "version": 4}, '<br><span class="note">1 min ago: 3 reverted, &lt;so&gt;</span>'),
+        (SAID, {**SAID, "version": 4}, "version 3 reverted 1 min ago: &lt;so&gt;"),
     ],
     ids=["none", "shown-already", "said-more-since"],
 )
 def test_the_dashboard_keeps_it(revert: dict[str, Any] | None, last: dict[str, Any] | None, shown: str) -> None:
-    assert _reverted({"last_revert": revert, "last_receipt": last}, 100.0) == shown
+    said = _reverted({"last_revert": revert, "last_receipt": last}, 100.0)
+    assert (shown in said) if shown else said == ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from littoral.cloud.dashboard import _what_runs
+from littoral.cloud.dashboard import _by_need, _what_runs
 
 NEWEST, OLDER, NEAR = (5, False), (3, False), (0, True)
 AT_HOME = "; 1 of {} online devices are near the source and need none"
@@ -32,3 +32,11 @@ def test_a_device_that_is_near_the_source_is_not_behind(devices: list[tuple[int,
         {"online": True, "domain": 1, "status": {"version": version, "near_source": near}} for version, near in devices
     ]
     assert _what_runs({"domains": [{"domain": 1, "shipped_version": 5}], "devices": shown}) == said
+
+
+def test_devices_that_are_away_stand_first_and_those_that_were_shut_out_last() -> None:
+    shown = [
+        {"name": name, "id": name, "online": online, "revoked_at": revoked}
+        for name, online, revoked in (("a", True, None), ("b", False, 9.0), ("d", False, None), ("c", False, None))
+    ]
+    assert [device["name"] for device in sorted(shown, key=_by_need)] == ["c", "d", "a", "b"]

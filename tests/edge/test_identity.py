@@ -26,6 +26,7 @@ from littoral.edge.identity import (
     http_url,
     tls_context,
     websocket_url,
+    why_unreachable,
 )
 from littoral.errors import LinkError, LinkRefused, ProtocolError, StorageError
 
@@ -200,7 +201,7 @@ def hanging_up(chain: tuple[Path, Path] | None) -> Iterator[int]:
             r"; does it speak TLS\? Without it its address begins with http$",
             id="https-to-plain",
         ),
-        pytest.param("https", True, True, r"not valid for '127.0.0.2'.*\)$", id="another-name"),
+        pytest.param("https", True, True, r"not valid for '127.0.0.2'.*\); dial one of", id="another-name"),
     ],
 )
 def test_where_the_two_do_not_agree_on_tls_it_is_said_what_to_do(
@@ -211,6 +212,14 @@ def test_where_the_two_do_not_agree_on_tls_it_is_said_what_to_do(
     with hanging_up(chain if tls else None) as port, pytest.raises(LinkError, match=hint) as caught:
         enrol(f"{scheme}://{host}:{port}", TOKEN, tmp_path, "porch", ca_file=chain[0] if trusted else None)
     assert "tried again" not in str(caught.value), "nobody does"
+
+
+@pytest.mark.parametrize(("code", "asks"), [(9, True), (10, True), (23, False)], ids=["early", "expired", "revoked"])
+def test_where_a_certificates_time_is_not_now_a_person_is_asked_for_the_clock(code: int, asks: bool) -> None:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code, error.reason = code, "CERTIFICATE_VERIFY_FAILED"
+    said = why_unreachable("https://cloud.example:8600", error)
+    assert said.endswith("; is the clock of this machine right?") == asks
 
 
 @pytest.mark.parametrize(

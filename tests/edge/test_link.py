@@ -592,6 +592,19 @@ def test_a_token_is_redeemed_when_the_device_is_not_enrolled_or_refused(
     assert (tmp_path / ENROLMENT_FILE).exists()
 
 
+@pytest.mark.parametrize(("flush_s", "num_said"), [(1.0, 2), (0.0, 1)], ids=["flushed", "at-once"])
+def test_the_last_counters_are_said_at_the_end_where_there_is_time(
+    cloud: TinyCloud, device: TinyDevice, flush_s: float, num_said: int
+) -> None:
+    with serving(cloud) as url:
+        link = device.start(url, config=replace(FAST, status_interval_s=3_600.0))
+        cloud.wait(lambda: cloud.statuses)
+        link.stop(flush_s)
+        if num_said > 1:
+            cloud.wait(lambda: len(cloud.statuses) == num_said)
+    assert len(cloud.statuses) == num_said
+
+
 def test_a_callback_that_raises_does_not_end_the_link(cloud: TinyCloud, device: TinyDevice) -> None:
     calls: list[int] = []
 
@@ -661,4 +674,6 @@ def test_a_cloud_with_an_unknown_certificate_is_not_spoken_to(
         link = device.start(url.replace("ws:", "wss:"))
         device.wait(lambda: link.last_error is not None)
         assert "CERTIFICATE_VERIFY_FAILED" in str(link.last_error)
+        assert str(link.last_error).startswith(f"the cloud at {link.url} cannot be reached (")
+        assert str(link.last_error).endswith("; give the certificates to trust with --ca-file")
     assert cloud.hellos == []

@@ -164,6 +164,8 @@ class Cloud:
             if old is not None:
                 take_keys(self.state_dir, old)
             has_record = (self.state_dir / RECORD_FILE).exists()
+            if has_record:  # one of another bundle refuses this one here, before it is signed
+                Store(self.state_dir, bundle_digest=self.bundle.digest).close()
             self._keys = Keys.for_bundle(
                 self.state_dir, self.bundle, is_new=not has_record, release_key=self.config.release_key
             )

@@ -29,6 +29,7 @@ from littoral.cloud.labels import LabelOf
 from littoral.cloud.ledger import Claim, Head, Ledger, NewVersion, StoredSample
 from littoral.cloud.memory import ReplayMemory, decode_all
 from littoral.cloud.reissue import forgotten, reissue
+from littoral.cloud.repeats import Repeats
 from littoral.cloud.retention import begin_replay, drop_idle_states, drop_images, idle_images
 from littoral.cloud.roll_back import sign_version, source_payload
 from littoral.cloud.shares import newest_by_turns, oldest_by_turns, plan
@@ -127,6 +128,7 @@ class Cohort:
         self._held: Claim | None = None
         self._sole_worker = sole_worker
         self._wake, self._stop = threading.Event(), threading.Event()
+        self._said = Repeats()
         self._thread: threading.Thread | None = None
 
     # -- the thread --------------------------------------------------------------------------------------------------
@@ -155,11 +157,12 @@ class Cohort:
             try:
                 while not self._stop.is_set() and self.step() is not None:
                     pass
-            except StorageError as error:
-                log.error("cohort %s: %s; trying again in %g s", self._ledger.cohort, error, RETRY_S)
-                self._stop.wait(RETRY_S)
-            except Exception:
-                log.exception("cohort %s: a step failed; trying again in %g s", self._ledger.cohort, RETRY_S)
+                self._said.over("step")
+            except Exception as error:
+                if (more := self._said.news("step", str(error))) is not None:
+                    text, unexpected = "cohort %s: %s; trying again every %g s%s", not isinstance(error, StorageError)
+                    told = f"a step failed ({error})" if unexpected else error
+                    log.error(text, self._ledger.cohort, told, RETRY_S, more, exc_info=unexpected)
                 self._stop.wait(RETRY_S)
 
     # -- one job -----------------------------------------------------------------------------------------------------

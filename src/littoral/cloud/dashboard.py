@@ -78,7 +78,8 @@ def _summary(document: Document) -> str:
         (
             "samples recorded",
             f"{totals['samples']:,}",
-            f"{_bytes(totals['sample_bytes'])} of images; {totals['labels_sent']:,} labels sent back",
+            (f"the newest {_ago(newest, now)}; " if (newest := document["last_sample_at"]) else "")
+            + f"{_bytes(totals['sample_bytes'])} of images; {totals['labels_sent']:,} labels sent back",
         ),
         ("came up", _bytes(sum(link["up"].values())), _purposes(link["up"])),
         ("went down", _bytes(sum(link["down"].values())), _purposes(link["down"])),
@@ -197,7 +198,7 @@ def _version_row(version: Mapping[str, Any], document: Document) -> str:
     )
     if version["reason"]:
         held = " held" if version["status"] == "held" else ""
-        row += f'<tr class="why{held}"><td></td><td colspan="8">why: {_text(version["reason"])}</td></tr>'
+        row += f'<tr class="why{held}"><td></td><td colspan="8"><span>why: {_text(version["reason"])}</span></td></tr>'
     return row
 
 
@@ -220,13 +221,14 @@ def _beside(domain: Mapping[str, Any]) -> str:
 
 
 def _devices(document: Document) -> str:
-    devices = sorted(document["devices"], key=lambda d: (not d["online"], d["name"], d["id"]))
+    devices = sorted(document["devices"], key=_by_need)
     rows = [_device_row(device, document) for device in devices[:MAX_DEVICES]]
     head = (
         "device",
         "state",
         "domain",
         "runs version",
+        "last said",
         "frames",
         "selected",
         "queued",
@@ -237,20 +239,29 @@ def _devices(document: Document) -> str:
         "early",
         "exits",
         "samples",
-        "last said",
     )
     more = len(devices) - MAX_DEVICES
     tail = f'<p class="note">and {more} more: /v1/fleet has them all</p>' if more > 0 else ""
     return _table(head, rows, "No device yet: make a token with 'littoral enrol make'.") + tail
 
 
+def _by_need(device: Mapping[str, Any]) -> tuple[object, ...]:
+    """What may need somebody first: devices that are away, then those that are here, then those that were shut out."""
+    return device["revoked_at"] is not None, device["online"], device["name"], device["id"]
+
+
 def _device_row(device: Mapping[str, Any], document: Document) -> str:
     state = "revoked" if device["revoked_at"] is not None else "online" if device["online"] else "offline"
-    apart = ' <span class="badge held">quarantined</span>' if device["quarantined_at"] is not None else ""
-    status, now = device["status"], document["now"]
-    last = (
-        "not seen since the cloud started" if device["last_seen"] is None else f"seen {_ago(device['last_seen'], now)}"
+    apart = "".join(
+        f' <span class="badge held">{word}</span>'
+        for word, is_so in (
+            ("refused", state == "offline" and device["refused"] is not None),
+            ("quarantined", device["quarantined_at"] is not None),
+        )
+        if is_so
     )
+    status, now = device["status"], document["now"]
+    last = "not seen yet" if device["last_seen"] is None else f"seen {_ago(device['last_seen'], now)}"
     seen = "" if state == "online" else f' <span class="note">{last}</span>'
     if status:
         share = f' <span class="note">{status["selected"] / max(status["frames"], 1):.0%}</span>'
@@ -266,25 +277,41 @@ def _device_row(device: Mapping[str, Any], document: Document) -> str:
         ]
     else:
         counters = ["–"] * 10
+    receipt = f'<td class="number">{_receipt(device["last_receipt"])}</td>'
     return (
         f'<tr><td>{_text(device["name"])} <span class="note">{_text(device["id"])}</span></td>'
         f'<td><span class="badge {state}">{state}</span>{apart}{seen}</td><td class="number">{device["domain"]}</td>'
-        + "".join(f'<td class="number">{counter}</td>' for counter in (*counters, _samples(device)))
-        + f"<td>{_receipt(device['last_receipt'])}{_reverted(device, now)}</td></tr>"
+        + f'<td class="number">{counters[0]}</td>{receipt}'
+        + "".join(f'<td class="number">{counter}</td>' for counter in (*counters[1:], _samples(device)))
+        + "</tr>"
+        + (_refused(device, now) if state == "offline" else "")
+        + _why(device["last_receipt"], now)
+        + _reverted(device, now)
         + _quarantined(device, now)
         + _routed(status)
     )
+
+
+def _below(text: str, *, is_bad: bool = True) -> str:
+    """A row below a device's, as wide as the table."""
+    held = " held" if is_bad else ""
+    return f'<tr class="why{held}"><td></td><td colspan="{_DEVICE_COLUMNS - 1}"><span>{text}</span></td></tr>'
+
+
+def _refused(device: Mapping[str, Any], now: float) -> str:
+    told = device["refused"]
+    if told is None:
+        return ""
+    return _below(f"refused {_ago(told['at'], now)} ({_text(told['code'])}): {_text(told['message'])}")
 
 
 def _quarantined(device: Mapping[str, Any], now: float) -> str:
     """A row below the device's: since when it learns alone, why, and how that ends."""
     if device["quarantined_at"] is None:
         return ""
-    return (
-        f'<tr class="why held"><td></td><td colspan="{_DEVICE_COLUMNS - 1}">quarantined '
-        f"{_ago(device['quarantined_at'], now)}: it learns alone, and nobody from it. "
+    return _below(
+        f"quarantined {_ago(device['quarantined_at'], now)}: it learns alone, and nobody from it. "
         f"{_text(device['quarantined_for'])}. 'littoral enrol release' ends it, 'littoral enrol revoke' shuts it out."
-        "</td></tr>"
     )
 
 
@@ -297,10 +324,10 @@ def _routed(status: Mapping[str, Any] | None) -> str:
     shares = ", ".join(f"{status[key] / frames:.0%} {text}" for key, text in told.items())
     if status["pictures"]:
         shares += f" ({status['pictures'] / frames:.0%} from pictures)"
-    return (
-        f'<tr class="why"><td></td><td colspan="{_DEVICE_COLUMNS - 1}">routed: {shares}; '
-        f"{status['hedged']:,} hedged, {status['labels']:,} labels, {status['asked']:,} asked for behind an answer, "
-        f"{_bytes(round(status['payload_bytes'] / frames))} of payloads a frame</td></tr>"
+    return _below(
+        f"routed: {shares}; {status['hedged']:,} hedged, {status['labels']:,} labels, {status['asked']:,} asked for "
+        f"behind an answer, {_bytes(round(status['payload_bytes'] / frames))} of payloads a frame",
+        is_bad=False,
     )
 
 
@@ -321,14 +348,20 @@ def _samples(device: Mapping[str, Any]) -> str:
 
 
 def _receipt(receipt: Mapping[str, Any] | None) -> str:
-    """What the device last said of a version: ``31 installed``, or what went wrong and why."""
+    """What the device last said of a version: ``31 installed``, or what went wrong."""
     if receipt is None:
         return "–"
     said = f"{_text(receipt['version'])} {_text(receipt['outcome'])}"
-    if receipt["outcome"] == "installed":
-        return said
+    return said if receipt["outcome"] == "installed" else f'<span class="held">{said}</span>'
+
+
+def _why(receipt: Mapping[str, Any] | None, now: float) -> str:
+    """A row below the device's with what it said of a version that is not installed."""
+    if receipt is None or receipt["outcome"] == "installed":
+        return ""
     why = ": ".join(_text(receipt[key]) for key in ("code", "reason") if receipt[key])
-    return f'<span class="held">{said}</span><br><span class="note">{why}</span>'
+    said = f"version {_text(receipt['version'])} {_text(receipt['outcome'])}"
+    return _below(f"{said} {_ago(receipt['received_at'], now)}" + (f": {why}" if why else ""))
 
 
 def _reverted(device: Mapping[str, Any], now: float) -> str:
@@ -336,10 +369,8 @@ def _reverted(device: Mapping[str, Any], now: float) -> str:
     said = device["last_revert"]
     if said is None or said == device["last_receipt"]:
         return ""
-    return (
-        f'<br><span class="note">{_ago(said["received_at"], now)}: {_text(said["version"])} reverted, '
-        f"{_text(said['reason'])}</span>"
-    )
+    when = _ago(said["received_at"], now)
+    return _below(f"version {_text(said['version'])} reverted {when}: {_text(said['reason'])}", is_bad=False)
 
 
 def _table(head: Sequence[str], rows: Sequence[str], when_empty: str) -> str:

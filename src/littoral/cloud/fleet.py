@@ -8,11 +8,22 @@ from typing import Any
 
 from littoral.cloud.hub import Hub, Presence
 from littoral.cloud.ledger import VersionEntry
+from littoral.cloud.seen import last_seen
 from littoral.cloud.store import EnrolledDevice
 from littoral.core.recall import NO_DOMAIN
 
 FLEET_SCHEMA = 1
 MAX_VERSIONS = 200
+
+
+def measure_fleet(hub: Hub) -> None:
+    """Bring the metrics that tell of now up to date. May be called from any thread.
+
+    Raises:
+        StorageError: the record cannot be read.
+    """
+    num_bytes, room_bytes = hub.store.size()
+    hub.metrics.set_state(fleet_document(hub), record_bytes=num_bytes, room_bytes=room_bytes)
 
 
 def fleet_document(hub: Hub) -> dict[str, Any]:
@@ -24,10 +35,10 @@ def fleet_document(hub: Hub) -> dict[str, Any]:
         StorageError: the record cannot be read.
     """
     receipts, reverts, apart = hub.store.last_receipts(), hub.store.last_reverts(), hub.store.quarantines()
-    presence = dict(hub.presence)
+    presence, seen = dict(hub.presence), last_seen(hub.store)
     devices = [
         {
-            **_device(d, presence.get(d.id, Presence())),
+            **_device(d, presence.get(d.id, Presence(last_seen=seen.get(d.id)))),
             "quarantined_for": apart.get(d.id, ""),
             "last_receipt": receipts.get(d.id),
             "last_revert": reverts.get(d.id),
@@ -53,6 +64,7 @@ def fleet_document(hub: Hub) -> dict[str, Any]:
             "labels_sent": hub.metrics.num_labels["sent"],
             "pictures": hub.metrics.num_pictures,
         },
+        "last_sample_at": hub.store.last_sample_at(hub.ledger.cohort),
         "link_bytes": {direction: dict(totals) for direction, totals in hub.metrics.num_bytes.items()},
         "samples_per_second": hub.rates(),
         "devices": devices,
@@ -90,6 +102,7 @@ def _device(device: EnrolledDevice, presence: Presence) -> dict[str, Any]:
         "quarantined_at": device.quarantined_at,
         "online": presence.online,
         "last_seen": presence.last_seen,
+        "refused": dataclasses.asdict(presence.refused) if presence.refused and not presence.online else None,
         "status": dataclasses.asdict(presence.status) if presence.status else None,
         "samples": device.num_samples,
         "sample_bytes": device.sample_bytes,

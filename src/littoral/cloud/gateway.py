@@ -12,6 +12,7 @@ GET  /metrics  /healthz
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 from collections.abc import AsyncIterator
@@ -24,7 +25,7 @@ from starlette.websockets import WebSocket
 
 from littoral.bundle import PublicKey
 from littoral.cloud.dashboard import render_page, render_sections
-from littoral.cloud.fleet import fleet_document
+from littoral.cloud.fleet import fleet_document, measure_fleet
 from littoral.cloud.hub import Hub
 from littoral.cloud.keys import token_digest
 from littoral.cloud.session import Session
@@ -109,6 +110,8 @@ class _Gateway:
         return JSONResponse(await asyncio.to_thread(fleet_document, self._hub), headers=_SECURITY)
 
     async def metrics(self, request: Request) -> Response:
+        with contextlib.suppress(StorageError):  # then these stay as they were, and the others are told all the same
+            await asyncio.to_thread(measure_fleet, self._hub)
         return Response(self._hub.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def health(self, request: Request) -> Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ from littoral.cloud.keys import SignedEnvelope
 from littoral.cloud.labels import LabelDesk, LabelOf
 from littoral.cloud.ledger import Ledger, ShippedVersion
 from littoral.cloud.metrics import Metrics
+from littoral.cloud.repeats import Repeats
+from littoral.cloud.seen import write_seen
 from littoral.cloud.store import Store
 from littoral.cloud.tails import RunsTail, TailConfig, Tails
+from littoral.errors import StorageError
 from littoral.wire.link import MAX_REQUESTS
 from littoral.wire.messages import Status
 
@@ -52,6 +56,15 @@ class Limits:
     """Offloaded requests of a device in flight."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """What the cloud told a device that proved who it is. ``at`` is in seconds since the epoch."""
+
+    at: float
+    code: str
+    message: str
+
+
 @dataclass
 class Presence:
     """What is known of a device since this process started. Times are seconds since the epoch."""
@@ -64,6 +77,8 @@ class Presence:
     told_behind: bool = False
     num_audited: int = 0
     """Lines of the audit that its sessions wrote."""
+    refused: Refused | None = None
+    """Why its last session was refused or ended by us; None since one has opened."""
 
 
 _UNSEEN = Presence()
@@ -96,6 +111,7 @@ class Hub:
         self.metrics = Metrics(ledger.cohort)
         self.tails = Tails({}, manifest.make_task(), TailConfig(), self.metrics)
         self.labels = LabelDesk()
+        self.said = Repeats()
         self.sessions: dict[str, Session] = {}
         self.presence: dict[str, Presence] = {}
         self.num_handshakes = 0
@@ -127,7 +143,8 @@ class Hub:
         if old is not None:
             old.end()
         self.sessions[device_id] = session
-        self.see(device_id).online = True
+        presence = self.see(device_id)
+        presence.online, presence.refused = True, None
         self.metrics.set_online(len(self.sessions))
 
     def takes_labels(self, device_id: str, takes: bool) -> None:
@@ -154,8 +171,16 @@ class Hub:
         """A session ended; if another one took its place nothing changes."""
         if self.sessions.get(device_id) is session:
             del self.sessions[device_id]
-            self.see(device_id).online = False
+            presence = self.see(device_id)
+            presence.online = False
+            if presence.refused is None:
+                with contextlib.suppress(StorageError):  # it is closed already
+                    write_seen(self.store, device_id, now=self.clock())
             self.metrics.set_online(len(self.sessions))
+
+    def refused(self, device_id: str, code: str, message: str) -> None:
+        """A device that proved who it is was told no; kept for people."""
+        self.see(device_id).refused = Refused(at=self.clock(), code=code, message=message)
 
     def see(self, device_id: str) -> Presence:
         """The device's presence, its ``last_seen`` set to now."""

@@ -188,7 +188,8 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket, so that the port is ours before anything else is touched."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        sock = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        everywhere = address[0] == "::" and socket.has_dualstack_ipv6()  # else a device of IPv4 would not get in
+        sock = socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=everywhere)
         if (option := getattr(socket, "TCP_USER_TIMEOUT", None)) is not None:  # its connections have it from it
             sock.setsockopt(socket.IPPROTO_TCP, option, round(TAKE_TIMEOUT_S * 1000))
         return sock

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 Direction = Literal["up", "down"]
+_REFUSALS = ("not-enrolled", "bad-signature", "revoked", "other-bundle", "busy", "storage", "protocol")
+_DURABLE = ("sample", "receipt", "scene")
+_STATE = {
+    "devices_enrolled": "Devices that may connect",
+    "devices_refused": "Of them those that were refused since they were last let in",
+    "devices_quarantined": "Of them those that learn alone",
+    "samples_waiting": "Samples that no job has taken yet",
+    "outbox_messages": "Messages that wait on the devices that are online, as they last said",
+    "record_bytes": "The record's files",
+    "record_room_bytes": "What can still be written: of the disk, or below the limit, and what the record uses again",
+    "last_sample_timestamp_seconds": "When the newest sample came; absent before the first",
+    "last_shipped_timestamp_seconds": "When the newest shipped version was made; absent before the first",
+}
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
@@ -18,6 +31,7 @@ class Metrics:
     def __init__(self, cohort: str) -> None:
         self.cohort = cohort
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self.num_bytes: dict[Direction, dict[str, int]] = {"up": {}, "down": {}}
         self._bytes = Counter(
             "littoral_link_bytes", "Message bytes by direction and purpose", ["cohort", "direction", "purpose"],
@@ -68,6 +82,43 @@ class Metrics:
             "littoral_tail_compute_seconds", "One batch of a tail, decoding included", ["cohort"], buckets=_SECONDS,
             registry=self.registry,
         )  # fmt: skip
+
+        self._state = {
+            name: Gauge(f"littoral_{name}", text, ["cohort"], registry=self.registry) for name, text in _STATE.items()
+        }
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """What an alert looks at is there from the start: no rate sees the first increase of a series that was not."""
+        for counter, values in (
+            (self._refusals, _REFUSALS),
+            (self._malformed, _DURABLE),
+            (self._versions, ("shipped", "held")),
+            (self._labels, self.num_labels),
+        ):
+            for value in values:
+                counter.labels(self.cohort, value)
+        for metric in (self._samples, self._scenes, self._quarantined, self._pictures, self._online):
+            metric.labels(self.cohort)
+
+    def set_state(self, document: Mapping[str, Any], *, record_bytes: int, room_bytes: int) -> None:
+        """What a fleet document (`littoral.cloud.fleet`) says of now."""
+        devices = [device for device in document["devices"] if device["revoked_at"] is None]
+        shipped = [version["created_at"] for version in document["versions"] if version["status"] == "shipped"]
+        values = {
+            "devices_enrolled": len(devices),
+            "devices_refused": sum(device["refused"] is not None for device in devices),
+            "devices_quarantined": sum(device["quarantined_at"] is not None for device in devices),
+            "samples_waiting": sum(domain["waiting"] for domain in document["domains"]),
+            "outbox_messages": sum(d["status"]["queued"] for d in devices if d["online"] and d["status"]),
+            "record_bytes": record_bytes,
+            "record_room_bytes": room_bytes,
+            "last_sample_timestamp_seconds": document["last_sample_at"],
+            "last_shipped_timestamp_seconds": max(shipped, default=None),
+        }
+        for name, value in values.items():
+            if value is not None:
+                self._state[name].labels(self.cohort).set(value)
 
     def count_bytes(self, direction: Direction, purpose: str, num_bytes: int) -> None:
         totals = self.num_bytes[direction]

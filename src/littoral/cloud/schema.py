@@ -7,12 +7,14 @@ import sqlite3
 SCHEMA = 4  # 2 held deltas of a byte a value, 3 knew no quarantine
 """Written to ``meta`` when the record is made; a record of another number is refused."""
 
-LATER_INDEXES = (
+LATER = (
     "CREATE INDEX IF NOT EXISTS jobs_by_domain ON jobs (cohort, domain, id)",
     "CREATE INDEX IF NOT EXISTS samples_by_image ON samples (sha256)",
     "CREATE INDEX IF NOT EXISTS receipts_reverted ON receipts (device_id, id) WHERE outcome = 'reverted'",
+    "CREATE TABLE IF NOT EXISTS seen (device_id TEXT PRIMARY KEY REFERENCES devices (id), at REAL NOT NULL)"
+    " STRICT, WITHOUT ROWID",
 )
-"""Added to records of this schema that are older than they; an index changes nothing for whoever does not know it."""
+"""Added to records of this schema that are older than they; neither changes anything for whoever does not know it."""
 
 TABLES = """
 CREATE TABLE meta (

@@ -81,6 +81,8 @@ class Session:
         """Set when there may be labels to send."""
         self._takes_labels = False
         self._device: EnrolledDevice | None = None
+        self._who, self._is_proven = "(not known)", False
+        """For people: who the Hello says that it is, and whether its signature holds."""
         self._stream = CONTROL_STREAM
         self._highest_version = 0
         self.domain = NO_DOMAIN
@@ -104,8 +106,8 @@ class Session:
             await self._audit("protocol", str(error))
             await self._refuse("protocol", str(error), PROTOCOL_RETRY_MS)
         except StorageError as error:
-            log.error("device %s: %s", self._name, error)
-            await self._refuse("storage", "the cloud cannot store what you send now", RETRY_AFTER_MS["storage"])
+            told = "the cloud cannot store what you send now"
+            await self._refuse("storage", told, RETRY_AFTER_MS["storage"], why=str(error))
         except (WebSocketDisconnect, TimeoutError):
             pass
         finally:
@@ -121,7 +123,7 @@ class Session:
 
     @property
     def _name(self) -> str:
-        return self._device.id if self._device else "(not known)"
+        return self._device.id if self._device else self._who
 
     async def _serve(self) -> None:
         self._device = device = await self._handshake()
@@ -168,6 +170,7 @@ class Session:
             hub.num_handshakes -= 1
         hello = expect(from_frame(decode_frame(data)), Hello)
         hub.metrics.count_bytes("up", "control", len(data))
+        self._who = f"that says it is {hello.device_id!r:.80}"
         device = self._admit(hello, nonce)
         self._stream, self._highest_version = hello.outbox_stream, hello.highest_version
         self._takes_labels = bool(hello.takes & TAKES_LABELS)
@@ -183,6 +186,7 @@ class Session:
         message = hello_message(nonce, hello.device_id, hello.bundle_digest, hello.outbox_stream)
         if not device.public_key.verifies(HELLO_PURPOSE, message, hello.signature):
             raise LinkRefused("bad-signature", "the Hello is not signed by the key that this device was enrolled with")
+        self._who, self._is_proven = device.id, True
         if device.revoked_at is not None:
             raise LinkRefused(
                 "revoked",
@@ -266,7 +270,8 @@ class Session:
             else:
                 await asyncio.to_thread(check_message, message, self._hub.manifest)
         except (ProtocolError, FrameError) as error:
-            log.warning("device %s: a malformed %s is dropped: %s", self._name, purpose, error)
+            if (more := self._hub.said.news(self._name, "malformed", purpose)) is not None:
+                log.warning("device %s: a malformed %s is dropped: %s%s", self._name, purpose, error, more)
             return Malformed(kind=purpose, reason=str(error))
         return message
 
@@ -351,7 +356,11 @@ class Session:
         """Wait for a reason to end that does not come from the peer."""
         await self._end.wait()
         if not self._hub.stopping.is_set():
-            raise LinkRefused("busy", "another session of this device took over")
+            raise LinkRefused(
+                "busy",
+                "another session of this device took over; if that goes on, a second device has a copy of this one's "
+                "state folder: remove device.key from it and enrol it with a new token",
+            )
 
     # -- bytes -------------------------------------------------------------------------------------------------------
 
@@ -371,9 +380,13 @@ class Session:
                 await self._socket.send_bytes(data)
         self._hub.metrics.count_bytes("down", PURPOSES.get(type(message), "control"), len(data))
 
-    async def _refuse(self, code: str, message: str, retry_after_ms: int) -> None:
-        log.warning("device %s: refused (%s): %s", self._name, code, message)
+    async def _refuse(self, code: str, message: str, retry_after_ms: int, *, why: str = "") -> None:
+        """Tell the peer that it is refused; ``why`` is for our log where the peer need not know it."""
+        if (more := self._hub.said.news(self._who, code)) is not None:
+            log.warning("device %s: refused (%s): %s%s", self._who, code, why or message, more)
         self._hub.metrics.count_refusal(code)
+        if self._is_proven and self._hub.sessions.get(self._who, self) is self:  # else its next session serves already
+            self._hub.refused(self._who, code, message)
         with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
             await self._send(Refusal(code=code, message=message[:400], retry_after_ms=retry_after_ms))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,8 @@ from littoral.bundle.signing import PublicKey
 from littoral.cloud.domains import DomainRule
 from littoral.cloud.intake import Entry, Origin, insert
 from littoral.cloud.quarantine import release
-from littoral.cloud.schema import LATER_INDEXES, SCHEMA, TABLES, note
+from littoral.cloud.schema import LATER, SCHEMA, TABLES, note
+from littoral.cloud.seen import mark_seen
 from littoral.cloud.writer import GroupWriter, Work
 from littoral.errors import BundleError, LinkRefused, ProtocolError, StorageError
 
@@ -72,6 +74,7 @@ class Store:
         keep_images: bool = False,
     ) -> None:
         self.path, self.rule, self.keep_images = folder / RECORD_FILE, rule, keep_images
+        self._max_bytes = max_bytes
         if bundle_digest is None and not self.path.exists():
             raise StorageError(f"no record at {self.path}; start a cloud with this state folder first")
         try:
@@ -240,6 +243,7 @@ class Store:
                 " ON CONFLICT (device_id, stream) DO UPDATE SET acked_sequence = excluded.acked_sequence",
                 (device_id, _signed(stream), acked),
             )
+            mark_seen(db, device_id, now)
             return acked
 
         return self.write(work)
@@ -273,6 +277,28 @@ class Store:
             " WHERE a.kind = 'device-quarantined' AND d.quarantined_at IS NOT NULL ORDER BY a.id"
         )
         return {row["subject"]: row["detail"] for row in rows}
+
+    def last_sample_at(self, cohort: str) -> float | None:
+        """When the newest sample came, in seconds since the epoch; None before the first."""
+        rows = self.read("SELECT received_at FROM samples WHERE cohort = ? ORDER BY id DESC LIMIT 1", cohort)
+        return float(rows[0][0]) if rows else None
+
+    def size(self) -> tuple[int, int]:
+        """Bytes of the record's files, and how many more can be written, those that it uses again among them.
+
+        Raises:
+            StorageError: the record cannot be read.
+        """
+        pages, unused = (int(self.read(f"PRAGMA {name}")[0][0]) for name in ("page_count", "freelist_count"))
+        beside = self.path.with_name(f"{RECORD_FILE}-wal")
+        try:
+            num_bytes = sum(path.stat().st_size for path in (self.path, beside) if path.exists())
+            room_bytes = shutil.disk_usage(self.path.parent).free
+        except OSError as error:
+            raise StorageError(f"the record {self.path} cannot be looked at ({error})") from error
+        if self._max_bytes is not None:
+            room_bytes = min(room_bytes, max(self._max_bytes - pages * PAGE_BYTES, 0))
+        return num_bytes, room_bytes + unused * PAGE_BYTES
 
     # -- the rest ----------------------------------------------------------------------------------------------------
 
@@ -340,7 +366,7 @@ def _prepare(db: sqlite3.Connection, bundle_digest: bytes | None) -> None:
                 f"the record has schema {meta.get('schema')}, this littoral reads {SCHEMA}; "
                 "use the littoral that made it, or a new state folder"
             )
-        for statement in LATER_INDEXES:
+        for statement in LATER:
             db.execute(statement)
         if bundle_digest is not None and meta["bundle_digest"] != bundle_digest.hex():
             raise BundleError(

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from littoral.cloud.repeats import Repeats
 from littoral.errors import StorageError
 
 T = TypeVar("T")
@@ -36,6 +37,7 @@ class GroupWriter:
         self._queue: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
+        self._said = Repeats()
         self._thread = threading.Thread(target=self._run, name="littoral-record", daemon=True)
         self._thread.start()
 
@@ -84,8 +86,11 @@ class GroupWriter:
             for work, _ in group:
                 outcomes.append(self._run_one(work))
             self._connection.execute("COMMIT")
+            if self._said.over("record"):
+                log.warning("the record can be written again")
         except sqlite3.Error as error:
-            log.error("the record could not be written: %s", error)
+            if (more := self._said.news("record")) is not None:
+                log.error("the record could not be written: %s%s", error, more)
             self._roll_back()
             failure = StorageError(
                 f"the record could not be written ({error}); free space or make the state folder writable"

@@ -37,6 +37,10 @@ log = logging.getLogger("littoral.edge.link")
 _TOKEN = re.compile(r"lit1-([A-Za-z2-7]+)-([0-9a-f]{16})")
 _UNTRUSTED = (18, 19, 20)
 """OpenSSL's codes of a certificate that signed itself, alone or in a chain, and of one whose issuer is not known."""
+_MISNAMED = (62, 64)
+"""Of a certificate for other names, and for other addresses."""
+_MISTIMED = (9, 10)
+"""Of one that is not valid yet, and of one that is not any more."""
 _NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE")
 _NO_HTTP = (ConnectionResetError, http.client.BadStatusLine, EOFError)
 _SCHEMES = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
@@ -213,6 +217,10 @@ def why_unreachable(url: str, error: Exception) -> str:
     hint = ""
     if any(isinstance(cause, ssl.SSLCertVerificationError) and cause.verify_code in _UNTRUSTED for cause in causes):
         hint = "; give the certificates to trust with --ca-file"
+    elif any(isinstance(cause, ssl.SSLCertVerificationError) and cause.verify_code in _MISNAMED for cause in causes):
+        hint = "; dial one of the certificate's alternative names"
+    elif any(isinstance(cause, ssl.SSLCertVerificationError) and cause.verify_code in _MISTIMED for cause in causes):
+        hint = "; is the clock of this machine right?"
     elif is_tls and any(isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS for cause in causes):
         hint = "; does it speak TLS? Without it its address begins with http"
     elif not is_tls and any(isinstance(cause, _NO_HTTP) for cause in causes):

@@ -251,6 +251,8 @@ class CloudLink:
         deadline = self._loop.time() + self._flush_s
         while self._ports.outbox.queued and not live.done() and self._loop.time() < deadline:
             await asyncio.sleep(_FLUSH_POLL_S)
+        if self._serving is not None and self._flush_s > 0:
+            await self._serving.report()
         live.cancel()
         await asyncio.wait([live])
         self._ports.outbox.on_stored = None
@@ -270,13 +272,13 @@ class CloudLink:
             except Closed as closed:
                 self._say(str(closed.error))
                 retry_after_ms = closed.retry_after_ms
+            except (OSError, WebSocketException) as error:  # before ValueError, which a certificate's error is as well
+                self._say(why_unreachable(self.url, error))
+                retry_after_ms = _retry_after_ms(error)
             except (LinkError, UpdateRejected, StorageError, ValueError) as error:
                 self._say(str(error))
                 final = isinstance(error, LinkRefused) and error.code not in _PASSING
                 retry_after_ms = 0 if final else None
-            except (OSError, WebSocketException) as error:
-                self._say(why_unreachable(self.url, error))
-                retry_after_ms = _retry_after_ms(error)
             except Exception:
                 log.exception("the link failed; it goes on")
                 self._say("the link failed; see the log")

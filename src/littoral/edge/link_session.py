@@ -259,6 +259,12 @@ class LinkSession:
         self._ports.on_envelope(envelope)
         self._owner.opened(self, takes_pictures=self._link.takes_pictures)
 
+    async def report(self) -> None:
+        """Say the counters as a last word; that the connection is lost or too slow matters to nobody any more."""
+        with contextlib.suppress(ConnectionClosed, TimeoutError):
+            async with asyncio.timeout(self._owner.config.close_timeout_s):
+                await self._do(self._link.report(self._ports.status()))
+
     async def _pump(self) -> None:
         loop, woken = asyncio.get_running_loop(), self._owner.woken
         report_at = loop.time()
