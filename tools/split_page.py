@@ -34,7 +34,8 @@ _TRAINED = (
         "compared",
         "Side by side",
         "Every method with the same teacher and frames, and {epochs} epochs each: too few for the best of any, and so "
-        "many that a night is enough for all of them. `product_single` is the product's network trained for one rate.",
+        "many that a night is enough for all of them. `product_single` is the product's network trained for one rate. "
+        "Entropic Student's stages have half of the epochs each; with few of them its mimicry is far from done.",
     ),
 )
 """Kinds of rows with a split's points, a title, and what there is to say."""

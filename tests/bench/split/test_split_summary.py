@@ -86,6 +86,11 @@ def test_entropic_student_is_held_against_the_product_of_the_longest_budget_that
     assert (summary[f"{own}_points"], summary[f"{own}_epochs"]) == (1, 4)
     assert summary[at] is None
     assert "product spans 86.00 to 90.00 %" in summary[f"{at}_reason"]
+    for beta in ("beta0.08", "beta0.02"):
+        results[units("compared", "parity", beta)[0].key] = points((170, 54.0))
+    summary = summarise(PLAN, results)
+    assert summary[own] is None
+    assert summary[f"{own}_reason"].endswith("product spans 86.00 to 90.00 %, parity spans 54.00 to 54.00 %")
 
 
 def test_the_product_is_held_against_the_better_local_network_at_its_worst_level(

@@ -27,7 +27,7 @@ def over_parity(units: Units, given: str, suffix: str) -> dict[str, Any]:
         ours, parity = units.curves(units.of(kind, PRODUCT, given)), units.of(kind, PARITY)
         for key, tried, told in (
             (at, told_at, ratio(at, ours, units.curves(parity), "parity")),
-            (own, told_own, _at_their_points(own, ours, parity)),
+            (own, told_own, _at_their_points(own, ours, parity, units.curves(parity))),
         ):
             tried.append(told | ({f"{key}_epochs": _epochs(parity)} if told[key] is not None else {}))
     return _first(at, told_at) | _first(own, told_own)
@@ -42,7 +42,9 @@ def _first(key: str, tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return next((told for told in tried if told[key] is not None), max(tried, key=len))
 
 
-def _at_their_points(key: str, ours: Mapping[int, Curve], theirs: Iterable[Found]) -> dict[str, Any]:
+def _at_their_points(
+    key: str, ours: Mapping[int, Curve], theirs: Iterable[Found], their_curves: Mapping[int, Curve]
+) -> dict[str, Any]:
     """The most that ours takes of their bytes, of their points that lie on our curve; and how many these are."""
     over = [
         size / point["bytes"]
@@ -50,7 +52,11 @@ def _at_their_points(key: str, ours: Mapping[int, Curve], theirs: Iterable[Found
         for point in result["points"]
         if unit.seed in ours and (size := bytes_at(ours[unit.seed], point["accuracy"])) is not None
     ]
-    return {key: round(max(over), 4), f"{key}_points": len(over)} if over else {key: None}
+    if over:
+        return {key: round(max(over), 4), f"{key}_points": len(over)}
+    if not ours or not their_curves:
+        return {key: None}
+    return {key: None, f"{key}_reason": f"no point is on the product's curve: {_spans(ours, their_curves, 'parity')}"}
 
 
 def ratio(key: str, ours: Mapping[int, Curve], theirs: Mapping[int, Curve], name: str) -> dict[str, Any]:
@@ -65,12 +71,15 @@ def ratio(key: str, ours: Mapping[int, Curve], theirs: Mapping[int, Curve], name
         return {key: round(statistics.fmean(ratios), 4), f"{key}_seeds": len(ratios), **more}
     if not ours or not theirs:
         return {key: None}
-    ranges = [
+    return {key: None, f"{key}_reason": f"not both reach over {AT:g} %: {_spans(ours, theirs, name)}"}
+
+
+def _spans(ours: Mapping[int, Curve], theirs: Mapping[int, Curve], name: str) -> str:
+    return ", ".join(
         f"{who} spans {min(c.accuracy[0] for c in curves.values()):.2f} to "
         f"{max(c.accuracy[-1] for c in curves.values()):.2f} %"
         for who, curves in (("product", ours), (name, theirs))
-    ]
-    return {key: None, f"{key}_reason": f"not both reach over {AT:g} %: {', '.join(ranges)}"}
+    )
 
 
 def distances(key: str, ours: Mapping[int, Curve], theirs: Mapping[int, Curve]) -> dict[str, Any]:

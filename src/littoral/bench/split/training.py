@@ -55,6 +55,7 @@ from littoral.train.tables import TableOptions
 
 CUT = "layer2"
 """The tail begins after it, where a training says nothing else: 32 channels of 16 x 16."""
+STAGES = ("layer1", "layer2", "layer3")
 BATCH_SIZE = 64
 """Frames of a step of what has no published batch to keep to, as the plan has it for the product: so as many epochs are
 as many steps."""
@@ -277,7 +278,7 @@ def _parity(training: Training, options: dict[str, Any]) -> tuple[Bottleneck, Sp
     first = max(1, training.epochs // 2)
     recipe = parity_recipe(
         beta=options["beta"],
-        features=(CUT, "layer3"),
+        features=STAGES[STAGES.index(training.options.get("cut", CUT)) :],
         stage1_epochs=first,
         stage2_epochs=training.epochs - first,
         seed=training.seed,
