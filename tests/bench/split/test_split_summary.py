@@ -86,6 +86,9 @@ def test_entropic_student_is_held_against_the_product_of_the_longest_budget_that
     assert (summary[f"{own}_points"], summary[f"{own}_epochs"]) == (1, 4)
     assert summary[at] is None
     assert "product spans 86.00 to 90.00 %" in summary[f"{at}_reason"]
+    results[units("compared", "parity_first_stage", "beta1.28")[0].key] = points((500, 88.0))
+    assert summarise(PLAN, results)[own] == pytest.approx(0.4), "the cut that is harder to beat"
+    del results[units("compared", "parity_first_stage", "beta1.28")[0].key]
     for beta in ("beta0.08", "beta0.02"):
         results[units("compared", "parity", beta)[0].key] = points((170, 54.0))
     summary = summarise(PLAN, results)

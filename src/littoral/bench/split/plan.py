@@ -17,7 +17,7 @@ from littoral.bench.split.material import POOLED, STUDENT, TEACHER
 from littoral.bench.split.unit import Kind, SplitUnit, Training
 from littoral.bench.streams.corruptions import COMMON
 
-PRODUCT, SINGLE, PARITY = "product", "product_single", "parity"
+PRODUCT, SINGLE, PARITY, PARITY_FIRST_STAGE = "product", "product_single", "parity", "parity_first_stage"
 LOCAL, DEVICE_ONLY, LOSSLESS = "local_only", "device_only", "cloud_lossless"
 PIXELS, SEGMENT, FEATURES = "pixels", "layer2.1", "features"
 INPUTS = (PIXELS, SEGMENT)
@@ -179,7 +179,7 @@ class _Plan:
 
     def parity_of_first_stage(self, beta: float, seed: int) -> Training:
         options = {"beta": beta, "cut": FIRST_STAGE, "network": FIRST_STAGE_NETWORK}
-        return self.training(PARITY, f"beta{beta:g}-{FIRST_STAGE}", seed, **options)
+        return self.training(PARITY_FIRST_STAGE, f"beta{beta:g}", seed, **options)
 
     def local(self, budget_macs: int, seed: int) -> list[SplitUnit]:
         units = []

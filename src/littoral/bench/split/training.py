@@ -332,6 +332,7 @@ _METHODS: dict[str, Callable[[Training, dict[str, Any]], tuple[Bottleneck, Split
     "product": _product,
     "product_single": _product,
     "parity": _parity,
+    "parity_first_stage": _parity,
     "end_to_end": _end_to_end,
     "channel_reduction": _channel_reduction,
     "rac_shaped": _rac_shaped,
