@@ -160,8 +160,9 @@ class Cohort:
                 self._said.over("step")
             except Exception as error:
                 if (more := self._said.news("step", str(error))) is not None:
-                    text, unexpected = "cohort %s: %s; trying again every %g s%s", not isinstance(error, StorageError)
-                    told = f"a step failed ({error})" if unexpected else error
+                    unexpected = not isinstance(error, StorageError)
+                    told = f"a step failed ({error})" if unexpected else str(error)
+                    text = "cohort %s: %s; trying again every %g s%s"
                     log.error(text, self._ledger.cohort, told, RETRY_S, more, exc_info=unexpected)
                 self._stop.wait(RETRY_S)
 

@@ -96,7 +96,7 @@ def _product(units: Units, given: str, suffix: str) -> dict[str, Any]:
         out.update(ratio(f"bytes_product_over_webp{name}_at_91{suffix}", on_subset, same, "WebP"))
         if not name:
             out.update(distances(f"product_over_webp{suffix}", on_subset, same))
-    for kind in reversed(TRAINED):
+    for kind in reversed(TRAINED):  # where both have a distance the longer training's stays
         ours = units.curves(units.of(kind, PRODUCT, given))
         for rival in RIVALS:
             out.update(distances(f"product_over_{rival}{suffix}", ours, units.curves(units.of(kind, rival))))

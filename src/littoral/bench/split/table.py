@@ -26,6 +26,7 @@ from littoral.bench.table import Done, UnitTable
 
 DENSE_KINDS = ("dense_fixed", "dense_codec", "dense_split")
 """Whose accuracy is mIoU or AP50."""
+_SHOWN = (*TRAINED, "local_only", "codec", "features", "fixed", "robust", *DENSE_KINDS)
 _OF_NO_FILES = ("codec_speed", "codec_exact")
 """Kinds that draw their symbols."""
 _GUESSED_MS = {
@@ -96,16 +97,7 @@ class SplitTable(UnitTable[SplitUnit]):
         for column in (*left, *right):
             table.add_column(column, justify="left" if column in left else "right")
         for row in document["rows"]:
-            if row["kind"] not in (
-                "split",
-                "compared",
-                "local_only",
-                "codec",
-                "features",
-                "fixed",
-                "robust",
-                *DENSE_KINDS,
-            ):
+            if row["kind"] not in _SHOWN:
                 continue
             macs = row.get("encoder_macs", row.get("network_macs"))
             table.add_row(
