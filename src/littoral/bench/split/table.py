@@ -27,6 +27,7 @@ from littoral.bench.table import Done, UnitTable
 DENSE_KINDS = ("dense_fixed", "dense_codec", "dense_split")
 """Whose accuracy is mIoU or AP50."""
 _SHOWN = (*TRAINED, "local_only", "codec", "features", "fixed", "robust", *DENSE_KINDS)
+"""Kinds of rows that are printed."""
 _OF_NO_FILES = ("codec_speed", "codec_exact")
 """Kinds that draw their symbols."""
 _GUESSED_MS = {
